@@ -1,0 +1,74 @@
+"""Every error a person or a peer can meet: its code, its words and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+EXIT_CONFIG: Final = 78
+"""Exit status for a mistake in the configuration (sysexits.h, EX_CONFIG)."""
+EXIT_FAILURE: Final = 1
+"""Exit status for a start that the machine refuses, such as a port in use."""
+
+
+class EndpointError(Exception):
+    """A mistake a person can mend, said in both languages.
+
+    `en` and `zh` say what happened, why, and what to do; `place` is `file:line:column` where there is one.
+    """
+
+    exit_code: int = EXIT_FAILURE
+
+    def __init__(self, en: str, zh: str, *, place: str = "") -> None:
+        super().__init__(en)
+        self.en = en
+        self.zh = zh
+        self.place = place
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        return f"{where}{self.zh}\n{where}{self.en}"
+
+
+class ConfigError(EndpointError):
+    """The configuration cannot be used; nothing was changed and nothing was guessed."""
+
+    exit_code = EXIT_CONFIG
+
+
+class Code(NamedTuple):
+    """One JSON-RPC error of ours: the number on the wire and its two-language message."""
+
+    number: int
+    message: str
+
+
+# JSON-RPC 2.0 §5.1
+PARSE_ERROR: Final = Code(-32700, "JSON 解析失败 / Parse error")
+INVALID_REQUEST: Final = Code(-32600, "无效的请求 / Invalid request")
+METHOD_NOT_FOUND: Final = Code(-32601, "方法不存在 / Method not found")
+INVALID_PARAMS: Final = Code(-32602, "参数无效 / Invalid params")
+# Ours. -32002 stays unused: MCP gives it to "resource not found".
+NO_PROVIDER: Final = Code(-32001, "工具端未连接 / No tool is connected to this endpoint")
+PROVIDER_GONE: Final = Code(-32003, "工具端在调用中断开 / The tool left during the call")
+NOT_ALLOWED: Final = Code(-32004, "密钥验证失败 / Not allowed")
+BUSY: Final = Code(-32005, "繁忙，请稍后再试 / Busy, try again later")
+TIMED_OUT: Final = Code(-32006, "工具端超时未应答 / The tool did not answer in time")
+ANSWER_TOO_BIG: Final = Code(-32007, "工具端的应答过大 / The tool's answer is too big")
+
+
+class Goodbye(NamedTuple):
+    """How a link ends: an RFC 6455 §7.4 close code with its ASCII reason (at most 123 bytes)."""
+
+    code: int
+    reason: str
+
+
+# The one table of goodbyes. The code says whether to come back: 1001, 1011, 1012 and 1013 do, 1008 and 1009 mend first.
+GOING_AWAY: Final = Goodbye(1001, "going away")
+RESTARTING: Final = Goodbye(1012, "restarting, reconnect in a moment")
+TOO_MANY_BAD_FRAMES: Final = Goodbye(1008, "too many frames that are not JSON-RPC")
+TOO_MANY_FRAGMENTS: Final = Goodbye(1008, "too many fragments in one message")
+TOO_BIG: Final = Goodbye(1009, "message too big")
+KEEPALIVE: Final = Goodbye(1011, "keepalive ping timeout")
+NOT_READING: Final = Goodbye(1013, "not reading, queue full")
+INTERNAL: Final = Goodbye(1011, "internal error")
