@@ -1,0 +1,65 @@
+# Everything starts here: `make run` and `make test` do all the set-up on a fresh machine. Needs bash, make and Python >= 3.11 with venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# Modules whose every branch must be walked: floors 0 to 2 of the house (see [tool.importlinter] in pyproject.toml).
+WALKED := errors config config_ini tokens log jsonrpc calls catalog greeting endpoint credentials broker taps metrics
+comma := ,
+empty :=
+space := $(empty) $(empty)
+WALKED_FILES := $(subst $(space),$(comma),$(wildcard $(WALKED:%=src/mcp_endpoint/%.py)))
+
+.PHONY: help run test check lint clean
+
+help: ## show this list / 显示本列表
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.core ## start the server / 启动服务器
+	@exec $(PY) main.py $(ARGS)
+
+test: lint ## lint, types, import rules, tests, coverage / 全部检查与测试
+	@$(PY) -m pytest --cov --cov-report= $(ARGS)
+	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
+
+check: lint ## the long form of test: more examples, each module from its own test file / 更长的测试
+	@HYPOTHESIS_PROFILE=check $(PY) -m pytest --cov --cov-report= $(ARGS)
+	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
+	@for module in $(WALKED); do \
+		if [[ -f tests/test_$$module.py ]]; then \
+			$(PY) -m pytest -q --cov --cov-report= tests/test_$$module.py; \
+			$(PY) -m coverage report --include="src/mcp_endpoint/$$module.py" --fail-under=100; \
+		fi; \
+	done
+
+lint: $(VENV)/.test
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+
+clean: ## remove what the commands above made, never data/ or logs/ / 清理生成物（不动 data/ 与 logs/）
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist benchmarks/build
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf src/*.egg-info
+
+$(VENV)/bin/python:
+	@for python in $${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.14 python; do \
+		if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			"$$python" -m venv $(VENV); exit 0; \
+		fi; \
+	done; \
+	echo 'Python >= 3.11 with venv is needed (Debian/Ubuntu: apt install python3 python3-venv; macOS: brew install python) / 需要带 venv 的 Python >= 3.11' >&2; \
+	exit 1
+
+$(VENV)/.core: requirements.txt | $(VENV)/bin/python
+	@echo 'Installing the packages it needs, once … / 正在安装依赖（仅一次）…'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.test: pyproject.toml requirements.txt | $(VENV)/bin/python
+	@echo 'Installing the packages the tests need, once … / 正在安装测试依赖（仅一次）…'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
