@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
@@ -17,7 +19,7 @@ import msgspec
 import tomli
 from msgspec import Meta, Struct
 
-from mcp_endpoint import config_ini
+from mcp_endpoint import config_ini, tokens
 from mcp_endpoint.errors import ConfigError
 
 FILE: Final = "data/.mcp-endpoint-server.cfg"
@@ -249,6 +251,15 @@ _FLOAT: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _BOOL: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _TOOL: Final = "endpoint.tools."
 _KEY: Final = re.compile(r"[A-Za-z0-9._~!$'()*,;:@=?-]{1,512}")
+_NOT_WRITTEN: Final = (
+    f"{FILE} cannot be written: the key of this run is kept in memory and its tokens end with it;"
+    " make data/ writable or set MES_SERVER_KEY",
+    f"{FILE} 无法写入：本次运行的密钥只保存在内存中，重启后令牌全部失效；请让 data/ 可写，或设置环境变量 MES_SERVER_KEY",
+)
+_WAS_SHORT: Final = (
+    f"the [server] key in {FILE} had fewer than {KEY_CHARS} characters and was replaced; make addresses again that were made with it",
+    f"{FILE} 中的 [server] key 少于 {KEY_CHARS} 个字符，已更换；用它生成的接入点地址需要重新生成",
+)
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
@@ -261,8 +272,8 @@ def _number(number: _Number, noun: tuple[str, str], unit: str) -> tuple[str, str
     seconds = (" seconds", " 秒") if unit == "seconds" else ("", "")
     chinese = "大于" if number.gt is not None else "不小于"
     return (
-        f"{noun[0]} {above} {low:g} and at most {number.le:.12g}{seconds[0]}",
-        f"{noun[1]}，{chinese} {low:g}，不大于 {number.le:.12g}{seconds[1]}",
+        f"{noun[0]} {above} {low:.15g} and at most {number.le:.15g}{seconds[0]}",
+        f"{noun[1]}，{chinese} {low:.15g}，不大于 {number.le:.15g}{seconds[1]}",
     )
 
 
@@ -327,14 +338,64 @@ def load(root: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = 
     Raises ConfigError, with its place, for the first thing that is wrong in any of the sources, also where another source
     has the last word.
     """
+    return _load(_text(root / FILE, FILE), FILE, environ, overrides, made_key, root / FILE)
+
+
+def prepare(root: Path, environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}) -> Prepared:
+    """What the first start writes: the live file, copied from the example, and a key, where nobody gave a usable one.
+
+    Comments, order and every other value stay as they are. A usable key is never replaced, and nothing is written while
+    anything in the configuration is wrong: that raises ConfigError as `load` does. Where the file cannot be written, the
+    key lives in memory only.
+    """
     path = root / FILE
+    live = _text(path, FILE)
+    example = _text(root / EXAMPLE, EXAMPLE) if live is None else None
+    text = live or example or ""
+    file = EXAMPLE if live is None else FILE
+    key = tokens.make_key()
+    loaded = _load(text, file, environ, overrides, key, path)
+    key_needed = loaded.sources["server.key"] == "memory"
+    if live is not None and not key_needed:
+        return Prepared("", (), ())
+    keyed = _with_key(text, key) if key_needed else text
+    try:
+        # What was written must say what was meant; a file too unusual to be changed is left alone.
+        if _load(keyed, file, environ, overrides, "", path).config != loaded.config:
+            raise OSError("unusual file")
+        write(path, keyed)
+    except (OSError, ConfigError):
+        return Prepared(key, (), (_NOT_WRITTEN,)) if key_needed else Prepared("", (), ())
+    created = ((f"created {FILE}", f"已创建 {FILE}"),) if live is None else ()
+    made = ((f"made a new [server] key in {FILE}", f"已在 {FILE} 中生成新的 [server] key"),) if key_needed else ()
+    short = (_WAS_SHORT,) if key_needed and live is not None and _file_key(live) else ()
+    return Prepared("", created + made, short)
+
+
+def write(path: Path, text: str) -> None:
+    """Put `text` in the place of a file at once or not at all, readable by the owner only. Raises OSError."""
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except OSError:
+        os.unlink(beside)
+        raise
+
+
+def _load(text: str | None, file: str, environ: Mapping[str, str], overrides: Mapping[str, str], made_key: str, path: Path) -> Loaded:
     warnings: list[tuple[str, str]] = []
     values: dict[str, object] = {}
     winners: dict[str, _Found] = {}
-    for found in _all_found(path, environ, overrides, warnings):
+    for found in (*_in_file(text or "", file, warnings), *_in_environment(environ, warnings), *_on_command_line(overrides)):
         values[found.name] = _value(found)
         winners[found.name] = found
-    _settle_key(values, winners, made_key)
+    _settle_key(values, winners, made_key, file)
     _check_together(values, winners, warnings)
     parts: dict[str, dict[str, object]] = {section: {} for section in _SECTIONS}
     tools: dict[str, ToolSettings] = {}
@@ -370,7 +431,7 @@ def _literal(line: config_ini.Line, file: str) -> str | None:
     value = _value(_Found(setting.name, line.value, True, "", place))
     if setting.kind in ("text", "choice", "list", "size"):
         return _quoted(line.value)
-    return str(value).lower()
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).lower()
 
 
 def _quoted(text: str) -> str:
@@ -378,70 +439,107 @@ def _quoted(text: str) -> str:
     return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
-def _all_found(path: Path, environ: Mapping[str, str], overrides: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[_Found]:
-    """What the file, the environment and the command line say, the weakest first."""
-    text = _text(path)
-    if text is not None:
-        yield from _in_ini(text, warnings) if config_ini.recognised(text) else _in_toml(text)
+def _with_key(text: str, key: str) -> str:
+    """`text` with `key` as its `[server] key`; all else, to the byte, as it was."""
+    lines = text.split("\n")
+    ending = "\r" if lines[0].endswith("\r") else ""
+    if config_ini.recognised(text):
+        parsed = [line for line in config_ini.read(text, FILE) if line.section == "server" and line.kind != "blank"]
+        given = next(((line.number, line.value_column, line.value) for line in parsed if line.key == "key"), None)
+        header = next((line.number for line in parsed if line.kind == "section"), None)
+        spelling = key
+    else:
+        places = toml_places(text)
+        place = places.get(("server", "key"))
+        given = (place.value_line, place.value_column, place.value) if place else None
+        header = places[("server",)].line if ("server",) in places else None
+        spelling = f'"{key}"'
+    if given:
+        number, column, old = given
+        line, start = lines[number - 1], column - 1
+        gap = "" if old else " "
+        lines[number - 1] = line[:start] + gap + spelling + gap + line[start + len(old) :]
+    elif header:
+        lines.insert(header, f"key = {spelling}{ending}")
+    else:
+        lines[len(lines) - (lines[-1] == "") :] = [f"[server]{ending}", f"key = {spelling}{ending}", ""]
+    return "\n".join(lines)
+
+
+def _file_key(text: str) -> str:
+    """The key a file gives, usable or not."""
+    return "".join(str(found.raw) for found in _in_file(text, FILE, []) if found.name == "server.key")
+
+
+def _in_file(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+    """What a file says, in whichever of its two forms."""
+    return _in_ini(text, file, warnings) if config_ini.recognised(text) else _in_toml(text, file)
+
+
+def _in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+    """What the environment says; names that are no settings become warnings, as they may belong to somebody else."""
     by_variable = {environment_name(setting): setting.name for setting in SETTINGS.values()}
     for variable, raw in sorted(environ.items()):
-        if variable.startswith(ENVIRONMENT) and raw:
-            if variable in by_variable:
-                source = f"environment {variable}"
-                yield _Found(by_variable[variable], raw, True, source, source)
-            else:
-                guess = _guess(variable, by_variable)
-                warnings.append(
-                    (
-                        f"environment variable {variable} is not a setting and is ignored" + (f"; did you mean {guess}?" if guess else ""),
-                        f"环境变量 {variable} 不是设置项，已忽略" + (f"；是否想写 {guess}？" if guess else ""),
-                    )
+        if variable in by_variable and raw:
+            source = f"environment {variable}"
+            yield _Found(by_variable[variable], raw, True, source, source)
+        elif variable.startswith(ENVIRONMENT) and raw:
+            guess = _guess(variable, by_variable)
+            warnings.append(
+                (
+                    f"environment variable {variable} is not a setting and is ignored" + (f"; did you mean {guess}?" if guess else ""),
+                    f"环境变量 {variable} 不是设置项，已忽略" + (f"；是否想写 {guess}？" if guess else ""),
                 )
+            )
+
+
+def _on_command_line(overrides: Mapping[str, str]) -> Iterator[_Found]:
+    """What the command line says."""
     for name, raw in overrides.items():
         if name not in SETTINGS:
             raise _unknown("command line", *name.rpartition(".")[::2])
         yield _Found(name, raw, True, "command line", "command line")
 
 
-def _text(path: Path) -> str | None:
+def _text(path: Path, file: str) -> str | None:
     """The file's text without a byte order mark; None if there is no file."""
     try:
         raw = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=FILE) from error
+        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=file) from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode("utf-8")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise ConfigError(
-            "this is not UTF-8; save the file as UTF-8", "这里不是 UTF-8 编码，请将文件另存为 UTF-8", place=f"{FILE}:{line}:{column}"
+            "this is not UTF-8; save the file as UTF-8", "这里不是 UTF-8 编码，请将文件另存为 UTF-8", place=f"{file}:{line}:{column}"
         ) from error
 
 
-def _in_ini(text: str, warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[_Found]:
     """What an old INI file says; names it does not know become warnings."""
     warnings.append(
         (
-            f"{FILE} is in the old INI form; it works, and `mcp-endpoint config convert` rewrites it as TOML",
-            f"{FILE} 是旧的 INI 格式，仍可使用；运行 `mcp-endpoint config convert` 可改写为 TOML",
+            f"{file} is in the old INI form; it works, and `mcp-endpoint config convert` rewrites it as TOML",
+            f"{file} 是旧的 INI 格式，仍可使用；运行 `mcp-endpoint config convert` 可改写为 TOML",
         )
     )
-    for line in config_ini.read(text, FILE):
+    for line in config_ini.read(text, file):
         name = f"{line.section}.{line.key}"
         if line.kind != "pair":
             continue
         if name in SETTINGS:
-            yield _Found(name, line.value, True, f"{FILE}:{line.number}", f"{FILE}:{line.number}:{line.value_column}")
+            yield _Found(name, line.value, True, f"{file}:{line.number}", f"{file}:{line.number}:{line.value_column}")
         else:
-            error = _unknown(f"{FILE}:{line.number}:{line.column}", line.section, line.key)
+            error = _unknown(f"{file}:{line.number}:{line.column}", line.section, line.key)
             warnings.append((f"{error.place}: {error.en} (ignored)", f"{error.place}: {error.zh}（已忽略）"))
 
 
-def _in_toml(text: str) -> Iterator[_Found]:
+def _in_toml(text: str, file: str) -> Iterator[_Found]:
     """What a TOML file says."""
     try:
         data = tomli.loads(text)
@@ -451,17 +549,17 @@ def _in_toml(text: str) -> Iterator[_Found]:
         raise ConfigError(
             f"not valid TOML: {reason}; text values need quotes",
             f"TOML 语法错误：{reason}；文字类的值要加引号",
-            place=f"{FILE}:{line}:{column}",
+            place=f"{file}:{line}:{column}",
         ) from error
     places = toml_places(text)
 
     def found(name: str, raw: object, *path: str) -> _Found:
         place = places.nearest(path)
-        return _Found(name, raw, False, f"{FILE}:{place.value_line}", f"{FILE}:{place.value_line}:{place.value_column}")
+        return _Found(name, raw, False, f"{file}:{place.value_line}", f"{file}:{place.value_line}:{place.value_column}")
 
     for section, table in data.items():
         at = places.nearest((section,))
-        here = f"{FILE}:{at.line}:{at.column}"
+        here = f"{file}:{at.line}:{at.column}"
         if section not in _SECTIONS:
             raise _unknown(here, "", section)
         if not isinstance(table, dict):
@@ -470,15 +568,15 @@ def _in_toml(text: str) -> Iterator[_Found]:
             )
         for key, raw in table.items():
             if (section, key) == ("endpoint", "tools"):
-                yield from _tools(raw, found, places)
+                yield from _tools(raw, file, found, places)
             elif f"{section}.{key}" in SETTINGS:
                 yield found(f"{section}.{key}", raw, section, key)
             else:
                 at = places.nearest((section, key))
-                raise _unknown(f"{FILE}:{at.line}:{at.column}", section, key)
+                raise _unknown(f"{file}:{at.line}:{at.column}", section, key)
 
 
-def _tools(raw: object, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
+def _tools(raw: object, file: str, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
     """What `[endpoint.tools."NAME"]` says."""
     for tool, table in raw.items() if isinstance(raw, dict) else [("", None)]:
         if not isinstance(table, dict):
@@ -486,12 +584,12 @@ def _tools(raw: object, found: Callable[..., _Found], places: Places) -> Iterato
             raise ConfigError(
                 'write [endpoint.tools."NAME"] and below it timeout = 60',
                 '请写 [endpoint.tools."工具名"]，下面一行写 timeout = 60',
-                place=f"{FILE}:{at.line}:{at.column}",
+                place=f"{file}:{at.line}:{at.column}",
             )
         for key, value in table.items():
             if key != "timeout":
                 at = places.nearest(("endpoint", "tools", tool, key))
-                raise _unknown(f"{FILE}:{at.line}:{at.column}", "endpoint.tools", key)
+                raise _unknown(f"{file}:{at.line}:{at.column}", "endpoint.tools", key)
             yield found(f"{_TOOL}{tool}.timeout", value, "endpoint", "tools", tool, key)
 
 
@@ -581,10 +679,10 @@ def _settled(setting: Setting, value: Any) -> object:
             return value
 
 
-def _settle_key(values: dict[str, object], winners: dict[str, _Found], made_key: str) -> None:
+def _settle_key(values: dict[str, object], winners: dict[str, _Found], made_key: str, file: str) -> None:
     """Put `made_key` where no usable key was given; refuse a key that manager-api cannot carry in an address."""
     key = str(values.get("server.key", ""))
-    if len(key) < KEY_CHARS and made_key and ("server.key" not in winners or winners["server.key"].source.startswith(FILE)):
+    if len(key) < KEY_CHARS and made_key and ("server.key" not in winners or winners["server.key"].source.startswith(f"{file}:")):
         values["server.key"] = made_key
         winners["server.key"] = _Found("server.key", made_key, True, "memory", "")
     elif key and len(key) < KEY_CHARS:
