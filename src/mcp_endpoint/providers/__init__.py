@@ -1,0 +1,1 @@
+"""Who answers: the providers this program brings to an endpoint itself."""
