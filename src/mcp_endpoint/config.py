@@ -129,7 +129,7 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
     """`[endpoint]`: how devices and tools meet."""
 
     greet: Annotated[
-        Literal["consumer", "endpoint"], Meta(description="whose initialize a tool process hears: the first device's or ours")
+        Literal["consumer", "endpoint"], Meta(description="whose initialize a provider hears: the first device's or ours")
     ] = "consumer"
     call_timeout: Annotated[
         float, Meta(gt=0, le=300, description="how long a call may take; xiaozhi-server gives up after 30", extra={"unit": "seconds"})
@@ -143,7 +143,7 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
 class Limits(Struct, frozen=True, kw_only=True):
     """`[limits]`: every bound of the program; names ending in `_bytes` and `_seconds` say their unit, the others count."""
 
-    provider_message_bytes: Annotated[Bytes, Meta(description="largest message from a tool process; 1009 beyond")] = 8 * MIB
+    provider_message_bytes: Annotated[Bytes, Meta(description="largest message from a provider; 1009 beyond")] = 8 * MIB
     consumer_message_bytes: Annotated[Bytes, Meta(description="largest message from a device; 1009 beyond")] = MIB
     device_answer_bytes: Annotated[Bytes, Meta(description="largest answer to a device; xiaozhi-server hangs beyond 1 MiB")] = MIB
     http_answer_bytes: Annotated[Bytes, Meta(description="largest answer to an HTTP consumer")] = 8 * MIB
@@ -161,16 +161,16 @@ class Limits(Struct, frozen=True, kw_only=True):
     failed_tokens_per_minute: Annotated[Count, Meta(description="bad tokens from one address before it hears 429")] = 10
     failed_token_addresses: Annotated[Count, Meta(description="addresses remembered for bad tokens")] = 10_000
     late_answers: Annotated[Count, Meta(description="expired or cancelled calls remembered, so that their answers count as late")] = 1024
-    initialize_seconds: Annotated[Seconds, Meta(description="time a tool process has to answer initialize; manager-api waits 10")] = 8.0
-    list_seconds: Annotated[Seconds, Meta(description="time a tool process has to answer a list; manager-api waits 10")] = 8.0
+    initialize_seconds: Annotated[Seconds, Meta(description="time a provider has to answer initialize; manager-api waits 10")] = 8.0
+    list_seconds: Annotated[Seconds, Meta(description="time a provider has to answer a list; manager-api waits 10")] = 8.0
     merged_list_seconds: Annotated[Seconds, Meta(description="after this a merged list goes out with what has come")] = 5.0
-    greeting_seconds: Annotated[Seconds, Meta(description="silence after which a greeted tool process counts as bare")] = 5.0
+    greeting_seconds: Annotated[Seconds, Meta(description="silence after which a greeted provider counts as bare")] = 5.0
     progress_seconds: Annotated[Seconds, Meta(description="longest life of a call that reports progress")] = 300.0
     ask_seconds: Annotated[Seconds, Meta(description="time a device has to answer a tool's question (sampling, elicitation, roots)")] = 10.0
-    grace_seconds: Annotated[Seconds, Meta(description="how long the tools of a lost tool process stay listed")] = 10.0
+    grace_seconds: Annotated[Seconds, Meta(description="how long the tools of a lost provider stay listed")] = 10.0
     grace_call_seconds: Annotated[Seconds, Meta(description="how long a call to a lost tool waits for its return")] = 4.0
     hold_quiet_seconds: Annotated[Seconds, Meta(description="a held list is answered when no greeting began for this long")] = 1.0
-    hold_total_seconds: Annotated[Seconds, Meta(description="a held list is answered this long after the first ready tool")] = 3.0
+    hold_total_seconds: Annotated[Seconds, Meta(description="a held list is answered this long after the first ready provider")] = 3.0
     list_changed_seconds: Annotated[Seconds, Meta(description="least time between two list_changed to a consumer")] = 1.0
     integer_id_chars: Annotated[int, Meta(ge=10, le=1_000, description="digits of an integer request id; 64-bit numbers have 20")] = 20
     string_id_bytes: Annotated[
