@@ -1,0 +1,328 @@
+"""Brings MCP servers that speak on stdin and stdout to an endpoint, one WebSocket link for each.
+
+The life of a link: connect; once accepted, start the server; carry frames both ways until either side ends; say why; wait; again. Every
+link gets a fresh process, because an MCP server is initialised once in its life. Frames become lines towards the server (raw line ends
+between JSON tokens become blanks) and lines become frames towards the endpoint; a line that is no JSON-RPC message is shown and dropped.
+
+The endpoint's address carries a token: it is never printed, only its host and path are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+from urllib.parse import parse_qs, quote, urlsplit
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.uri import parse_uri
+
+from .errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
+from .providers.backoff import Backoff
+from .providers.child import LINE_BYTES, Child, Command, Line
+
+ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
+"""The environment variable that mcp_pipe and its relatives read."""
+OPEN_SECONDS: Final = 10.0
+"""For the TCP connection and the WebSocket handshake together."""
+PING_SECONDS: Final = 20.0
+"""Between two keepalive pings, and for the answer to one: below the idle limits of common proxies (nginx: 60 s)."""
+CLOSE_SECONDS: Final = 2.0
+"""For the other side to answer our close frame."""
+FRAME_BYTES: Final = LINE_BYTES
+"""Longest frame taken from the endpoint."""
+QUEUED_FRAMES: Final = 4
+"""Frames taken from the socket ahead of the child's stdin, which has its own bound in bytes."""
+LAST_WORDS_SECONDS: Final = 1.0
+"""For what a dead child had still written to reach the endpoint, and for one that closed its output to be dead."""
+SHOWN_CHARACTERS: Final = 300
+"""So much of a line that is not JSON-RPC is shown."""
+
+SLOW_STATUSES: Final = frozenset((400, 401, 403, 404, 426, 429))
+"""HTTP refusals that somebody has to mend first."""
+SLOW_CODES: Final = frozenset((1008, 4001, 4003))
+"""Close codes that say the same: policy, replaced, revoked. All others, 1012 (restart) and 1013 (overload) too, mean come back soon."""
+
+Say = Callable[[str], None]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What `run` needs to know."""
+
+    endpoint: str
+    """Address of the tool side, ws:// or wss://, with its token."""
+    commands: Mapping[str, Command]
+    """What to start, by name; the name is the link's `server_id` ("" sends none)."""
+
+
+class Ending(NamedTuple):
+    """How an attempt ended: in words, and what that means for the next one."""
+
+    text: str
+    lasted: float = 0.0
+    slow: bool = False
+    at_least: float = 0.0
+
+
+class _Message(msgspec.Struct):
+    """The mark of a JSON-RPC message (JSON-RPC 2.0 §4); everything else in it is carried unread."""
+
+    jsonrpc: str
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+def endpoint_address(given: str | None, environ: Mapping[str, str]) -> str:
+    """The address of the endpoint: `given`, else MCP_ENDPOINT.
+
+    Raises ConfigError when there is none or it cannot be one.
+    """
+    address = (given or environ.get(ENDPOINT_VARIABLE, "")).strip().strip("\"'")
+    if not address:
+        raise ConfigError(
+            f"no endpoint: give --endpoint ws://… or set {ENDPOINT_VARIABLE}; `mcp-endpoint url` prints the address",
+            f"没有接入点地址：请用 --endpoint ws://… 或环境变量 {ENDPOINT_VARIABLE} 指定；`mcp-endpoint url` 可打印地址",
+        )
+    try:
+        parse_uri(address)
+    except (InvalidURI, ValueError):
+        # Not chained and not quoted: the address holds the token.
+        raise ConfigError("the endpoint is not a ws:// or wss:// address", "接入点地址不是 ws:// 或 wss:// 地址") from None
+    if urlsplit(address).path.rstrip("/").endswith("/mcp_endpoint/call"):
+        raise ConfigError(
+            "this is the address for devices (/mcp_endpoint/call/); tools use the one with /mcp_endpoint/mcp/",
+            "这是设备使用的地址（/mcp_endpoint/call/）；工具端请使用带 /mcp_endpoint/mcp/ 的地址",
+        )
+    return address
+
+
+def named_variables(named: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """`NAME=VALUE` sets a variable for the child, `NAME` hands ours on.
+
+    Raises ConfigError for a NAME that is not set here.
+    """
+    variables = {}
+    for item in named:
+        name, equals, value = item.partition("=")
+        if not equals and name not in environ:
+            raise ConfigError(f"the environment variable {name} is not set", f"环境变量 {name} 没有设置")
+        variables[name] = value if equals else environ[name]
+    return variables
+
+
+def run(options: Options) -> int:
+    """Runs until Ctrl-C or SIGTERM, which end it clean; a second signal skips the waits. Returns the exit status.
+
+    Raises EndpointError when there is nothing that can be run.
+    """
+    with contextlib.suppress(KeyboardInterrupt):  # where the loop cannot handle signals (Windows)
+        asyncio.run(_until_signal(options))
+    return 0
+
+
+async def serve(options: Options, say: Say) -> None:
+    """Keeps every command of `options` linked to its endpoint until cancelled; `say` hears one line per event.
+
+    Raises EndpointError when none of them can be run.
+    """
+    runnable: dict[str, Command] = {}
+    problem = EndpointError("there is nothing to run", "没有可运行的服务器")
+    for name, command in options.commands.items():
+        try:
+            command.found()
+        except EndpointError as error:
+            problem = error
+            say(f"{_title(name, command)}: 已跳过，{error.zh} / left out, {error.en}")
+        else:
+            runnable[name] = command
+    if not runnable:
+        raise problem
+    # Not a TaskGroup: that swallows a second cancellation, which is how a second Ctrl-C reaches the waits in Child.stop.
+    await asyncio.gather(
+        *(_keep_linked(_title(name, command), _with_server_id(options.endpoint, name), command, say) for name, command in runnable.items())
+    )
+
+
+async def _until_signal(options: Options) -> None:
+    serving = asyncio.ensure_future(serve(options, tell))
+    if sys.platform != "win32":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        tell("已结束 / ended")
+
+
+async def _keep_linked(title: str, address: str, command: Command, say: Say) -> None:
+    backoff = Backoff(random.random)
+    while True:
+        ending = await _link(title, address, command, say)
+        wait = backoff.wait(ending.lasted, slow=ending.slow, at_least=ending.at_least)
+        say(f"{title}: {ending.text}; {wait:.1f} 秒后重连 / next attempt in {wait:.1f} s")
+        await asyncio.sleep(wait)
+
+
+async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
+    """One life of one link."""
+    shown = _shown(address)
+    try:
+        socket = await connect(
+            address,
+            compression=None,
+            open_timeout=OPEN_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
+            close_timeout=CLOSE_SECONDS,
+            max_size=FRAME_BYTES,
+            max_queue=QUEUED_FRAMES,
+            proxy=None if _is_loopback(address) else True,
+        )
+    except InvalidStatus as refusal:
+        return _refused(refusal, shown)
+    except (OSError, WebSocketException, EOFError, ValueError, ImportError) as error:
+        # ValueError: a host name that cannot be one; ImportError: a SOCKS proxy in the environment needs the package python-socks.
+        return Ending(f"无法连接 {shown} / cannot reach {shown} ({_brief(error, address)})")
+    since = time.monotonic()
+    goodbye = GOING_AWAY
+    child: Child | None = None
+    try:
+        child = await Child.start(command)
+        say(f"{title}: 已连接 / connected to {shown}")
+        text, slow, goodbye = await _carry(title, socket, child, say)
+        return Ending(text, time.monotonic() - since, slow)
+    except EndpointError as error:
+        goodbye = TOOL_ENDED
+        return Ending(f"{error.zh} / {error.en}")
+    finally:
+        closing = socket.close(goodbye.code, goodbye.reason)
+        await (closing if child is None else asyncio.gather(closing, child.stop()))
+
+
+async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -> tuple[str, bool, Goodbye]:
+    """Carries frames until either side ends; returns what happened, whether it has to be mended first, and our goodbye."""
+    down: asyncio.Future[object] = asyncio.ensure_future(_to_child(socket, child))
+    up: asyncio.Future[object] = asyncio.ensure_future(_to_endpoint(title, child, socket, say))
+    dead: asyncio.Future[object] = asyncio.ensure_future(child.exited.wait())
+    try:
+        await asyncio.wait((down, up, dead), return_when=asyncio.FIRST_COMPLETED)
+        if socket.close_code is None:
+            await asyncio.wait((up, dead), timeout=LAST_WORDS_SECONDS)
+    finally:
+        for task in (down, up, dead):
+            task.cancel()
+        await asyncio.wait((down, up, dead))
+    for task in (down, up, dead):
+        if not task.cancelled():
+            task.result()
+    if socket.close_code is not None:
+        code, reason = socket.close_code, _readable(socket.close_reason or "")
+        why = f"{code} {reason}".strip()
+        return f"连接已关闭 / link closed ({why})", code in SLOW_CODES, GOING_AWAY
+    if child.exited.is_set():
+        words = f"工具进程已退出 / the tool's process ended (status {child.status})"
+        return words, False, Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
+    return "工具进程关闭了输出 / the tool's process closed its output", False, TOOL_ENDED
+
+
+async def _to_child(socket: ClientConnection, child: Child) -> None:
+    try:
+        while True:
+            frame = await socket.recv(decode=False)
+            if line := frame.translate(_ONE_LINE).strip():
+                await child.send(line)
+    except ConnectionClosed:
+        return
+
+
+async def _to_endpoint(title: str, child: Child, socket: ClientConnection, say: Say) -> None:
+    try:
+        async for line in child.lines():
+            if _is_message(line):
+                await socket.send(line.data, text=True)
+            elif not line.whole:
+                shown = _readable(line.data.decode("utf-8", "replace"))
+                say(f"{title}: 输出行超过 {LINE_BYTES} 字节，已丢弃 / a line of more than {LINE_BYTES} bytes was dropped: {shown}…")
+            elif line.data.strip():
+                say(f"{title}: 非 JSON-RPC 输出，已丢弃 / not JSON-RPC, dropped: {_readable(line.data.decode('utf-8', 'replace'))}")
+    except ConnectionClosed:
+        return
+
+
+def _is_message(line: Line) -> bool:
+    try:
+        _MESSAGE.decode(line.data)
+        line.data.isascii() or line.data.decode("utf-8")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return line.whole
+
+
+def _refused(refusal: InvalidStatus, shown: str) -> Ending:
+    status = refusal.response.status_code
+    remedy = {
+        401: "令牌无效，请重新复制接入点地址 / the token was not accepted, copy the address again",
+        403: "不允许 / not allowed",
+        404: "地址的路径不对 / the address has a wrong path",
+        429: "失败次数过多 / too many failures from this address",
+        503: "服务器已满或正在退出 / the server is full or leaving",
+    }.get(status, "")
+    asked = refusal.response.headers.get("Retry-After", "")
+    return Ending(
+        f"{shown} 拒绝了连接 / refused the link: HTTP {status} {remedy}".rstrip(),
+        slow=status in SLOW_STATUSES,
+        at_least=float(asked) if asked.isascii() and asked.isdigit() else 0.0,
+    )
+
+
+def _with_server_id(address: str, name: str) -> str:
+    query = urlsplit(address).query
+    if not name or "server_id" in parse_qs(query):
+        return address
+    return f"{address}{'&' if query else '?'}server_id={quote(name, safe='')}"
+
+
+def _shown(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _brief(error: Exception, address: str) -> str:
+    """What went wrong, in one line and without the address, which holds the token."""
+    text = str(error) or type(error).__name__
+    return _readable(text.replace(address, _shown(address)))
+
+
+def _readable(text: str) -> str:
+    """At most SHOWN_CHARACTERS of `text` in one line, with everything that could steer a terminal or turn its writing written out."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text[:SHOWN_CHARACTERS]
+    )
+
+
+def _title(name: str, command: Command) -> str:
+    """How messages call a server. Never its arguments: they may hold a secret."""
+    return _readable(name or command.program.replace("\\", "/").rpartition("/")[2])
+
+
+def tell(text: str) -> None:
+    """One line for the operator, on stderr like what the server itself writes there."""
+    print(f"{time.strftime('%H:%M:%S')} pipe | {text}", file=sys.stderr, flush=True)
