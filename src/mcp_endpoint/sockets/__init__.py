@@ -1,0 +1,1 @@
+"""The WebSocket wire: devices and tools reach the broker over it."""

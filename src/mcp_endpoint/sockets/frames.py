@@ -1,0 +1,419 @@
+"""WebSocket frames: the plain ones are read in place, everything unusual is the websockets library's work (RFC 6455 §5).
+
+A *plain* frame is final, text or binary, masked, without reserved bits, not too big and not part of a fragmented message: what devices
+and tools send all day. Any other frame goes, byte for byte, to a fresh `websockets.protocol.Protocol`, made when it is needed and dropped
+when its frame and its message are complete. So close codes, pongs, fragments and protocol errors are the library's, and a quiet link
+pays for none of it. Nothing here waits or writes: the owner of the socket is told through three methods it overrides.
+
+Rules:
+1. A declared length is checked before the first byte of its payload is kept.
+2. Bytes of an incomplete frame are kept in pieces and joined once.
+3. At most `FRAMES_PER_TURN` frames are taken at a time; `take` says that more wait, `go_on` takes the next.
+4. After `ended`, `failed` or `stop_messages` no message is delivered any more.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import OPEN, SERVER, Protocol
+
+from ..errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # an interpreter for which websockets has no compiled part
+    from websockets.utils import apply_mask
+
+FRAMES_PER_TURN: Final = 128
+"""Frames taken from one link before the others have their turn: about a millisecond of work."""
+UTF8_STEP: Final = 64 * 1024
+"""Bytes of text checked at a time, so that a large message is never decoded as a whole."""
+SMALL_PIECE: Final = 1024
+"""Pieces of an incomplete frame below this many bytes are put together, lest a peer that drips costs more than it sends."""
+PROTOCOL_LOG: Final = "mcp_endpoint.sockets.protocol"
+"""Name of the websockets library's logger for our links; it writes whole frames and heads at DEBUG, so it stays at ERROR."""
+
+_TEXT: Final = 0x81
+_BINARY: Final = 0x82
+_OPCODES: Final = frozenset(int(opcode) for opcode in Opcode)
+_CONTROL: Final = 0x08
+_CONTROL_EXTENT: Final = 2 + 4 + 126
+"""Above this many bytes a control frame is wrong and is not waited for (RFC 6455 §5.5)."""
+_SHORT: Final = tuple(bytes((_TEXT, size)) for size in range(126))
+_MEDIUM: Final = bytes((_TEXT, 126))
+_LONG: Final = bytes((_TEXT, 127))
+
+
+def text_head(size: int) -> bytes:
+    """The head of an unmasked text frame with a payload of `size` bytes (RFC 6455 §5.2)."""
+    if size < 126:
+        return _SHORT[size]
+    if size < 65_536:
+        return _MEDIUM + size.to_bytes(2, "big")
+    return _LONG + size.to_bytes(8, "big")
+
+
+def ping_frame(data: bytes) -> bytes:
+    """A ping with at most 125 bytes of `data`."""
+    return Frame(Opcode.PING, data).serialize(mask=False)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame; `reason` is ASCII and cut to the 123 bytes that fit (RFC 6455 §5.5.1)."""
+    return Frame(Opcode.CLOSE, Close(code, reason[:123]).serialize()).serialize(mask=False)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether `data` is well-formed UTF-8, without ever making a text of more than `UTF8_STEP` bytes of it."""
+    if data.isascii():
+        return True
+    end = len(data)
+    try:
+        if end <= UTF8_STEP:
+            data.decode()
+            return True
+        view = memoryview(data)
+        at = 0
+        while at < end:
+            at += codecs.utf_8_decode(view[at : at + UTF8_STEP], "strict", at + UTF8_STEP >= end)[1]
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class Frames:
+    """What has come from one peer and is not yet a message.
+
+    `says(party, payload, now, utf8)` hears each message; `utf8` tells that the payload is known to be UTF-8 (all text is, binary may be).
+    """
+
+    __slots__ = (
+        "_fragments_limit",
+        "_held",
+        "_held_bytes",
+        "_limit",
+        "_owed",
+        "_parts",
+        "_protocol",
+        "_rest",
+        "_rest_at",
+        "_seeking",
+        "_text",
+        "party",
+        "says",
+    )
+
+    def __init__(self) -> None:
+        self.says: Callable[[Any, bytes, float, bool], None] | None = None
+        self.party: Any = None
+        self._limit = 0
+        self._fragments_limit = 0
+        self._held: list[bytes | bytearray] | None = None
+        """Pieces of one frame that is not complete."""
+        self._held_bytes = 0
+        self._owed = 0
+        """With pieces held: how many bytes make the next step possible. With a protocol: bytes of its frame that are still to come."""
+        self._rest: bytes | None = None
+        """What was left when the turn was over, from `_rest_at` on."""
+        self._rest_at = 0
+        self._protocol: Protocol | None = None
+        self._parts: list[bytes] | None = None
+        """The fragments of a message that is not complete."""
+        self._text = False
+        self._seeking = False
+        """Whether only the peer's close frame is looked for."""
+
+    def start_messages(self, says: Callable[[Any, bytes, float, bool], None], party: Any, limit: int, fragments: int) -> None:
+        """From now on messages of up to `limit` bytes and `fragments` fragments go to `says`."""
+        self.says = says
+        self.party = party
+        self._limit = limit
+        self._fragments_limit = fragments
+
+    def stop_messages(self) -> None:
+        """We have sent a close frame: deliver nothing more, look only for the peer's."""
+        held, rest, at = self._held, self._rest, self._rest_at
+        skip = 0 if held else self._owed
+        self._over()
+        self._seeking = True
+        self._owed = skip
+        if rest is not None:
+            self._seek(rest[at:])
+        elif held is not None:
+            self._seek(b"".join(held))
+
+    # What the owner of the socket overrides.
+
+    def reply(self, frame: bytes) -> None:
+        """`frame` (a pong) is to be sent."""
+
+    def ended(self, code: int, reason: str, frame: bytes) -> None:
+        """The peer has closed with `code` and `reason`; `frame` is the answer to send before the socket is closed."""
+
+    def failed(self, goodbye: Goodbye, frame: bytes) -> None:
+        """The peer broke a rule; `frame` tells it, and nothing it sends is read any more."""
+
+    def answered(self) -> None:
+        """The peer has answered our close frame."""
+
+    # Bytes in, messages out.
+
+    def take(self, data: bytes, now: float) -> bool:
+        """Deliver the messages that `data` completes; True if some wait for another turn."""
+        if self.says is None:
+            if self._seeking:
+                self._seek(data)
+            return False
+        if self._rest is not None:
+            data = self._rest[self._rest_at :] + data
+            self._rest = None
+        elif self._held is not None:
+            joined = self._join(data)
+            if joined is None:
+                return False
+            data = joined
+        return self._read(data, 0, now)
+
+    def go_on(self, now: float) -> bool:
+        """Deliver what the last turn left; True if some still waits."""
+        data = self._rest
+        if data is None:
+            return False
+        self._rest = None
+        return self._read(data, self._rest_at, now)
+
+    def _read(self, data: bytes, at: int, now: float) -> bool:
+        end = len(data)
+        says = self.says
+        party = self.party
+        budget = FRAMES_PER_TURN
+        while at < end:
+            if says is None:
+                if self._seeking:
+                    self._seek(data[at:])
+                return False
+            if not budget:
+                self._rest = data
+                self._rest_at = at
+                return True
+            budget -= 1
+            first = data[at]
+            left = end - at
+            if _TEXT <= first <= _BINARY and left > 5 and data[at + 1] > 127 and self._protocol is None:
+                size = data[at + 1] - 128
+                if size < 126:
+                    start = at + 6
+                elif size == 126 and left > 7:
+                    size = data[at + 2] << 8 | data[at + 3]
+                    start = at + 8
+                elif size == 127 and left > 13:
+                    size = int.from_bytes(data[at + 2 : at + 10], "big")
+                    start = at + 14
+                else:
+                    self._extent(data, at, left)
+                    return False
+                if size > self._limit:
+                    self._fail(TOO_BIG)
+                    return False
+                stop = start + size
+                if stop > end:
+                    self._hold(data, at, stop - at)
+                    return False
+                if size < SMALL_PIECE:
+                    payload = apply_mask(data[start:stop], data[start - 4 : start])
+                else:
+                    payload = apply_mask(memoryview(data)[start:stop], data[start - 4 : start])
+                if first == _BINARY:
+                    says(party, payload, now, payload.isascii())
+                elif payload.isascii() or is_utf8(payload):
+                    says(party, payload, now, True)
+                else:
+                    self._fail(INVALID_TEXT)
+                    return False
+                at = stop
+            else:
+                used = self._unusual(data, at, now)
+                if not used:
+                    return False
+                at += used
+            says = self.says
+        return False
+
+    # Incomplete frames.
+
+    def _hold(self, data: bytes, at: int, wanted: int) -> None:
+        """Keep `data` from `at` on until there are `wanted` bytes."""
+        piece = data[at:] if at else data
+        self._held = [piece]
+        self._held_bytes = len(piece)
+        self._owed = wanted
+
+    def _join(self, data: bytes) -> bytes | None:
+        """Add `data` to what is held; all of it in one piece as soon as that completes something."""
+        held = self._held
+        assert held is not None
+        self._held_bytes += len(data)
+        last = held[-1]
+        if self._held_bytes < self._owed and len(data) < SMALL_PIECE:
+            if isinstance(last, bytearray) and len(last) < UTF8_STEP:
+                last += data
+            else:
+                held.append(bytearray(data))
+            return None
+        held.append(data)
+        if self._held_bytes < self._owed:
+            return None
+        self._held = None
+        self._owed = 0
+        return b"".join(held)
+
+    # Everything that is not a plain frame.
+
+    def _unusual(self, data: bytes, at: int, now: float) -> int:
+        """Give the frame at `at`, or what has come of it, to the protocol; the bytes taken, 0 if too few have come or it is too big."""
+        left = len(data) - at
+        protocol = self._protocol
+        if protocol is not None and self._owed:
+            used = min(left, self._owed)
+            self._owed -= used
+        else:
+            size = self._extent(data, at, left)
+            if not size:
+                return 0
+            if left < size < _CONTROL_EXTENT and data[at] & _CONTROL:
+                self._hold(data, at, size)
+                return 0
+            used = min(left, size)
+            self._owed = size - used
+        if protocol is None:
+            log = logging.getLogger(PROTOCOL_LOG)
+            protocol = self._protocol = Protocol(SERVER, state=OPEN, max_size=self._limit, logger=log)
+        protocol.receive_data(data[at : at + used])
+        self._follow(protocol, now)
+        return used
+
+    def _extent(self, data: bytes, at: int, left: int) -> int:
+        """Bytes of the frame at `at` with its head; 0 if too few have come to tell (they are held) or it is too big.
+
+        A frame that is wrong from its second byte on, so that its length means nothing, extends to the end.
+        """
+        if left < 2:
+            self._hold(data, at, 2)
+            return 0
+        first, second = data[at], data[at + 1]
+        if second < 128 or first & 0x0F not in _OPCODES:
+            return left
+        size = second - 128
+        wide = 0
+        if size > 125:
+            wide = 2 if size == 126 else 8
+            if left < 2 + wide:
+                self._hold(data, at, 2 + wide)
+                return 0
+            size = int.from_bytes(data[at + 2 : at + 2 + wide], "big")
+        taken = self._protocol.current_size or 0 if self._protocol is not None else 0
+        if not first & _CONTROL and size > self._limit - taken:
+            self._fail(TOO_BIG)
+            return 0
+        head = 2 + wide + 4
+        if left < head:
+            self._hold(data, at, head)
+            return 0
+        return head + size
+
+    def _follow(self, protocol: Protocol, now: float) -> None:
+        """Do what the protocol found in the bytes it was given."""
+        writes = protocol.data_to_send()
+        for event in protocol.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode is Opcode.TEXT or event.opcode is Opcode.BINARY:
+                self._parts = [bytes(event.data)]
+                self._text = event.opcode is Opcode.TEXT
+            elif event.opcode is Opcode.CONT:
+                assert self._parts is not None
+                self._parts.append(bytes(event.data))
+            elif event.opcode is Opcode.CLOSE:
+                closed = protocol.close_rcvd
+                assert closed is not None
+                self._over()
+                self.ended(int(closed.code), closed.reason, writes[0])
+                return
+            else:
+                continue
+            self._fragment(event.fin, now)
+            if self.says is None:
+                return
+        if protocol.parser_exc is not None:
+            sent = protocol.close_sent
+            assert sent is not None
+            self._over()
+            goodbye = TOO_BIG if isinstance(protocol.parser_exc, PayloadTooBig) else Goodbye(int(sent.code), sent.reason)
+            self.failed(goodbye, close_frame(*goodbye))
+            return
+        for frame in writes:
+            self.reply(frame)
+        if not self._owed and protocol.current_size is None:
+            self._protocol = None
+
+    def _fragment(self, final: bool, now: float) -> None:
+        """One more fragment has been kept: deliver the message if it was the last."""
+        parts = self._parts
+        assert parts is not None
+        if len(parts) > self._fragments_limit:
+            self._fail(TOO_MANY_FRAGMENTS)
+        elif final:
+            self._parts = None
+            payload = b"".join(parts)
+            utf8 = is_utf8(payload)
+            if self._text and not utf8:
+                self._fail(INVALID_TEXT)
+            else:
+                assert self.says is not None
+                self.says(self.party, payload, now, utf8)
+
+    # The end.
+
+    def _fail(self, goodbye: Goodbye) -> None:
+        self._over()
+        self.failed(goodbye, close_frame(*goodbye))
+
+    def _over(self) -> None:
+        """Forget everything that is not complete."""
+        self.says = None
+        self._held = None
+        self._owed = 0
+        self._rest = None
+        self._protocol = None
+        self._parts = None
+
+    def _seek(self, data: bytes) -> None:
+        """Skip frames until the peer's close frame."""
+        if self._held is not None:
+            data = b"".join(self._held) + data
+            self._held = None
+        end = len(data)
+        at = self._owed
+        while at < end:
+            left = end - at
+            size = data[at + 1] & 0x7F if left > 1 else 0
+            wide = 0 if size < 126 else 2 if size == 126 else 8
+            head = 2 + wide + (4 if left > 1 and data[at + 1] > 127 else 0)
+            closing = data[at] & 0x0F == Opcode.CLOSE
+            if wide and left >= head:
+                size = int.from_bytes(data[at + 2 : at + 2 + wide], "big")
+            if left < head or (closing and left < head + size):
+                self._hold(data, at, head)
+                self._owed = 0
+                return
+            if closing:
+                self._seeking = False
+                self.answered()
+                return
+            at += head + size
+        self._owed = at - end
