@@ -503,7 +503,7 @@ static void receive(struct link *l) {
 
 static void turn(int milliseconds) {
     struct epoll_event events[EVENTS];
-    int n = epoll_wait(poller, events, EVENTS, milliseconds);
+    int n = epoll_wait(poller, events, EVENTS, dirty_count ? 0 : milliseconds);
     for (int i = 0; i < n; i++) {
         struct link *l = events[i].data.ptr;
         uint32_t what = events[i].events;
@@ -521,13 +521,15 @@ static void turn(int milliseconds) {
         if (what & EPOLLOUT) enqueue(l);
         if (what & (EPOLLIN | EPOLLHUP | EPOLLERR)) receive(l);
     }
-    for (int i = 0; i < dirty_count; i++) {
+    int now_dirty = dirty_count;                          /* misbehaving adds to the list: that is the next turn's work */
+    for (int i = 0; i < now_dirty; i++) {
         struct link *l = dirty[i];
         l->queued = 0;
         flush(l);
         if (l->kind != POLITE && l->kind != HANGING && !l->out.size) misbehave(l);
     }
-    dirty_count = 0;
+    dirty_count -= now_dirty;
+    memmove(dirty, dirty + now_dirty, dirty_count * sizeof *dirty);
 }
 
 static void run(double time) {

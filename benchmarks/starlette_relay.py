@@ -37,7 +37,8 @@ async def tool(ws: WebSocket) -> None:
     name = endpoint(ws.query_params["token"])
     await ws.accept()
     tools[name] = ws
-    waiting = asked[ws] = {}
+    waiting: dict[int, tuple[WebSocket, object]] = {}
+    asked[ws] = waiting
     try:
         while True:
             message = orjson.loads(await ws.receive_text())
@@ -71,6 +72,7 @@ if __name__ == "__main__":
     app = Starlette(routes=[WebSocketRoute("/mcp_endpoint/mcp/", tool), WebSocketRoute("/mcp_endpoint/call/", device)])
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 0), backlog=4096)
     print(listener.getsockname()[1], flush=True)
-    server = uvicorn.Server(uvicorn.Config(app, http="httptools", ws="websockets-sansio", loop="uvloop", log_level="error", access_log=False))
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+    settings = uvicorn.Config(app, http="httptools", ws="websockets-sansio", loop="uvloop", log_level="error", access_log=False)
+    server = uvicorn.Server(settings)
+    with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
         runner.run(asyncio.wait_for(server.serve([listener]), float(sys.argv[2]) if sys.argv[2:] else 900))
