@@ -1,0 +1,176 @@
+"""Names to endpoints, and the endpoints' deadlines to one timer."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from . import __version__
+from .calls import NEVER, Consumer, Counters, Link
+from .config import EndpointSettings, Limits
+from .endpoint import Endpoint, Farewell, Watch
+from .greeting import Provider
+
+
+class Cancellable(Protocol):
+    """What `call_at` gives: a timer that can be called off."""
+
+    def cancel(self) -> None:
+        """Call it off."""
+
+
+class Broker:
+    """All endpoints of one server, found by name. Everything is called from one thread, and nothing here waits."""
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        call_at: Callable[[float, Callable[[], None]], Cancellable],
+        epoch: Callable[[], float],
+        watch: Watch,
+    ) -> None:
+        """`clock` is monotonic, in seconds, and is what `call_at` understands; `epoch` is the wall clock, read once."""
+        self.settings = settings
+        self.limits = limits
+        self.counters = Counters()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.providers = 0
+        self.consumers = 0
+        self._clock = clock
+        self._call_at = call_at
+        self._offset = epoch() - clock()
+        self._watch = watch
+        self._farewells: OrderedDict[str, Farewell] = OrderedDict()
+        self._alarms: list[tuple[float, int, Endpoint]] = []
+        self._alarm_number = 0
+        self._timer: Cancellable | None = None
+        self._timer_at = NEVER
+        self._draining = False
+
+    # -- links -----------------------------------------------------------------------------------------------------------
+
+    def attach_provider(self, name: str, shown: str, link: Link, *, server_id: str = "") -> Provider:
+        """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed."""
+        endpoint = self._endpoint(name, shown)
+        self.providers += 1
+        provider = endpoint.attach_provider(link, self._clock(), server_id=server_id)
+        self.arm(endpoint)
+        return provider
+
+    def attach_consumer(self, name: str, shown: str, link: Link, *, answer_bytes: int | None = None) -> Consumer:
+        """Somebody who asks is at the endpoint `name`."""
+        endpoint = self._endpoint(name, shown)
+        self.consumers += 1
+        return endpoint.attach_consumer(link, self._clock(), answer_bytes=answer_bytes)
+
+    def detach(self, party: Provider | Consumer, code: int, reason: str) -> None:
+        """A link is gone; delivered exactly once per link. An endpoint without links is forgotten, its last farewell is not."""
+        endpoint = party.endpoint
+        endpoint.detach(party, code, reason, self._clock())
+        if party.side == "tool":
+            self.providers -= 1
+        else:
+            self.consumers -= 1
+        if endpoint.empty:
+            del self.endpoints[endpoint.name]
+            if endpoint.farewell is not None:
+                self._farewells[endpoint.name] = endpoint.farewell
+                self._farewells.move_to_end(endpoint.name)
+                if len(self._farewells) > self.limits.remembered_endpoints:
+                    self._farewells.popitem(last=False)
+        else:
+            self.arm(endpoint)
+
+    def _endpoint(self, name: str, shown: str) -> Endpoint:
+        endpoint = self.endpoints.get(name)
+        if endpoint is None:
+            endpoint = self.endpoints[name] = Endpoint(
+                name,
+                shown,
+                self.settings,
+                self.limits,
+                counters=self.counters,
+                watch=self._watch,
+                version=__version__,
+                epoch=self._offset,
+                elsewhere=lambda: self.providers,
+                farewell=self._farewells.get(name),
+                arm=self.arm,
+            )
+            endpoint.draining = self._draining
+        return endpoint
+
+    # -- time ------------------------------------------------------------------------------------------------------------
+
+    def arm(self, endpoint: Endpoint) -> None:
+        """See to it that the endpoint is woken at its deadline."""
+        when = endpoint.deadline()
+        if when >= endpoint.armed:
+            return
+        endpoint.armed = when
+        self._alarm_number += 1
+        heapq.heappush(self._alarms, (when, self._alarm_number, endpoint))
+        self._set_timer(when)
+
+    def _set_timer(self, when: float) -> None:
+        if when >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self._call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        now = self._clock()
+        self._timer = None
+        self._timer_at = NEVER
+        while self._alarms and self._alarms[0][0] <= now:
+            when, _, endpoint = heapq.heappop(self._alarms)
+            if when != endpoint.armed:
+                continue  # an earlier alarm of this endpoint has rung meanwhile
+            endpoint.armed = NEVER
+            endpoint.expire(now)
+            if not endpoint.empty:
+                self.arm(endpoint)
+        if self._alarms:
+            self._set_timer(self._alarms[0][0])
+
+    # -- the end ---------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take no new work; what is in flight goes on."""
+        self._draining = True
+        now = self._clock()
+        for endpoint in self.endpoints.values():
+            endpoint.drain(now)
+
+    def finish(self) -> None:
+        """Answer whatever is still in flight."""
+        for endpoint in self.endpoints.values():
+            endpoint.finish()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are owed an answer."""
+        return sum(endpoint.in_flight for endpoint in self.endpoints.values())
+
+    # -- looking in ------------------------------------------------------------------------------------------------------
+
+    def snapshot(self, *, detail: bool) -> dict[str, Any]:
+        """The state in numbers, ready for JSON; with `detail` every endpoint by its printable name."""
+        now = self._clock()
+        found: dict[str, Any] = {
+            "endpoints": len(self.endpoints),
+            "tool_connections": self.providers,
+            "device_connections": self.consumers,
+            "in_flight": self.in_flight,
+            "counters": self.counters.as_dict(),
+        }
+        if detail:
+            found["endpoint_details"] = [endpoint.describe(now) for endpoint in self.endpoints.values()]
+        return found

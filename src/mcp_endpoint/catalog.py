@@ -1,0 +1,280 @@
+"""The tools of one endpoint under one roof: who brought them, what they are called outside, who answers now.
+
+Rules of this module:
+
+1. A tool belongs to a label. The same name under the same label, brought by several providers, are replicas of one tool: the newest
+   answers, and the older resume when it leaves. A replica whose last call timed out is second choice until it answers anything.
+2. The first label that owns a name exports it as it is, Chinese names too; another label's tool of that name is exported as
+   `label__name`. What was exported once means the same (label, tool) for as long as the catalog lives.
+3. Names are given in the order in which the providers attached, when somebody first needs them (`settle`), so that the order in
+   which greetings happen to finish does not matter.
+4. The list is a function of the shelves: the same shelves give the same bytes, in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from .jsonrpc import Malformed, Span, members, splice
+
+if TYPE_CHECKING:
+    from .greeting import Provider
+
+NAME_CHARS: Final = 64
+"""Characters. What the interfaces of language models take for a function's name behind xiaozhi-server."""
+
+_OUTSIDE_LABEL: Final = re.compile(r"[^A-Za-z0-9_-]")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Tool(NamedTuple):
+    """One function as its provider described it; `definition` are the provider's bytes, `name` stands in them at `place`."""
+
+    name: str
+    definition: bytes
+    place: Span
+
+
+class Shelf:
+    """The tools one provider brought; it stays a while after the provider left (`left` is then the time)."""
+
+    __slots__ = ("label", "left", "order", "provider", "tools")
+
+    def __init__(self, provider: Provider, label: str, order: int, tools: dict[str, Tool]) -> None:
+        self.provider = provider
+        self.label = label
+        self.order = order
+        self.tools = tools
+        self.left: float | None = None
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Page(msgspec.Struct):
+    tools: list[msgspec.Raw]
+    nextCursor: str | None = None
+
+
+_page_decoder: Final = msgspec.json.Decoder(_Page)
+_named_decoder: Final = msgspec.json.Decoder(_Named)
+
+
+def read_page(result: bytes | msgspec.Raw) -> tuple[list[Tool], str | None] | None:
+    """The tools and the next cursor of one `tools/list` result, or None if it is not one.
+
+    A tool without a name, or with a repeated key, cannot be called and is left out.
+    """
+    try:
+        page = _page_decoder.decode(result)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    tools: list[Tool] = []
+    for raw in page.tools:
+        tool = read_tool(bytes(raw))
+        if tool is not None:
+            tools.append(tool)
+    return tools, page.nextCursor or None
+
+
+def read_tool(definition: bytes) -> Tool | None:
+    """One tool's definition, or None if it has no usable name."""
+    try:
+        name = _named_decoder.decode(definition).name
+        place = members(definition)["name"]
+    except (msgspec.DecodeError, Malformed):
+        return None
+    return Tool(name, definition, place)
+
+
+def clean_label(text: str) -> str:
+    """A label in the alphabet that every consumer's name rules allow (xiaozhi-server: contract 1.4)."""
+    return _OUTSIDE_LABEL.sub("_", text)[:NAME_CHARS]
+
+
+def joined_name(label: str, name: str) -> str:
+    """`label__name`, cut to 64 characters with six hex digits of the whole's SHA-256."""
+    whole = f"{label}__{name}"
+    return whole if len(whole) <= NAME_CHARS else f"{whole[: NAME_CHARS - 7]}_{_digest(whole)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+class Catalog:
+    """All tools of one endpoint. `limit` is the number of tools, `page_bytes` the size above which a list is paged."""
+
+    def __init__(self, limit: int, page_bytes: int) -> None:
+        self.limit = limit
+        self.page_bytes = page_bytes
+        self.shelves: list[Shelf] = []
+        self.owners: dict[str, tuple[str, str]] = {}
+        self.exported: dict[tuple[str, str], str] = {}
+        self.revision = 0
+        self.left_out = 0
+        self._labels: dict[str, str] = {}
+        self._pages: list[bytes] | None = None
+        self._fingerprint = b""
+
+    # -- who brought what ------------------------------------------------------------------------------------------------
+
+    def label_for(self, server_id: str, server_name: str) -> str:
+        """The label of a provider: its server_id, else its serverInfo.name, else `tool`.
+
+        Two different server_ids never share a label, also when they differ only in characters a label cannot hold.
+        """
+        label = clean_label(server_id or server_name) or "tool"
+        if not server_id:
+            return label
+        if self._labels.setdefault(label, server_id) == server_id:
+            return label
+        return f"{label[: NAME_CHARS - 7]}_{_digest(server_id)}"
+
+    def shelf_of(self, provider: Provider) -> Shelf | None:
+        """The provider's own shelf, also one that stayed behind."""
+        for shelf in self.shelves:
+            if shelf.provider is provider:
+                return shelf
+        return None
+
+    def put(self, provider: Provider, label: str, order: int, tools: list[Tool]) -> int:
+        """Take a provider's tools in, in place of what it, or one of its label that left, brought before.
+
+        Gives the number of tools that found no room.
+        """
+        self.shelves = [shelf for shelf in self.shelves if shelf.left is None or shelf.label != label]
+        old = self.shelf_of(provider)
+        named = {tool.name: tool for tool in tools}
+        room = self.limit - sum(len(shelf.tools) for shelf in self.shelves if shelf is not old and shelf.left is None)
+        left_out = max(0, len(named) - max(0, room))
+        if left_out:
+            named = dict(list(named.items())[: max(0, room)])
+        if old is not None:
+            self.shelves.remove(old)
+        self.shelves.append(Shelf(provider, label, order, named))
+        self.shelves.sort(key=lambda shelf: shelf.order)
+        self.left_out += left_out
+        self.changed()
+        return left_out
+
+    def leave(self, provider: Provider, now: float) -> None:
+        """The provider is gone; its shelf stays until it is taken out by `sweep`."""
+        shelf = self.shelf_of(provider)
+        if shelf is not None:
+            shelf.left = now
+            self.changed()
+
+    def sweep(self, before: float) -> bool:
+        """Take out the shelves that were left at or before `before`; says whether there were any."""
+        kept = [shelf for shelf in self.shelves if shelf.left is None or shelf.left > before]
+        if len(kept) == len(self.shelves):
+            return False
+        self.shelves = kept
+        self.changed()
+        return True
+
+    def changed(self) -> None:
+        """Forget what was computed from the shelves."""
+        self.revision += 1
+        self._pages = None
+
+    # -- names -------------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Give every tool on the shelves its lasting name."""
+        for shelf in self.shelves:
+            for name in shelf.tools:
+                if (shelf.label, name) not in self.exported:
+                    self._export(shelf.label, name)
+
+    def _export(self, label: str, name: str) -> None:
+        exported = name
+        if exported in self.owners:
+            exported = joined_name(label, name)
+        if exported in self.owners:
+            exported = f"{joined_name(label, name)[: NAME_CHARS - 7]}_{_digest(f'{label}__{name}')}"
+        # Two hashes of 24 bits that meet leave the second tool without a name rather than with somebody else's.
+        if exported not in self.owners:
+            self.owners[exported] = (label, name)
+            self.exported[label, name] = exported
+
+    def plain_for(self, label: str) -> bool:
+        """Whether every name known here is a tool of `label` under its own name: then nothing needs translating."""
+        return all(owner == label and name == exported for exported, (owner, name) in self.owners.items())
+
+    def replicas(self, label: str, name: str) -> list[Shelf]:
+        """Who can answer (label, name) now, first choice first."""
+        shelves = [shelf for shelf in self.shelves if shelf.label == label and shelf.left is None and name in shelf.tools]
+        shelves.reverse()  # the newest first
+        if len(shelves) > 1:
+            newest = shelves[0].tools[name].definition
+            # Sorting is stable. A healthy replica of the newest comes before it when it is in doubt; another definition never does.
+            shelves.sort(key=lambda shelf: 2 if shelf.tools[name].definition != newest else 1 if shelf.provider.doubtful else 0)
+        return shelves
+
+    # -- the list ----------------------------------------------------------------------------------------------------------
+
+    def pages(self) -> list[bytes]:
+        """The whole list as `"tools":[…]` arrays of exported definitions, cut where a page grows above `page_bytes`."""
+        if self._pages is None:
+            self.settle()
+            self._pages = self._cut()
+            self._fingerprint = hashlib.sha256(b"\n".join(self._pages)).digest()
+        return self._pages
+
+    def fingerprint(self) -> bytes:
+        """Equal exactly when the list's bytes are."""
+        self.pages()
+        return self._fingerprint
+
+    def listed(self) -> list[tuple[str, Tool]]:
+        """Every tool once, under its exported name, as its first choice describes it; in the order of attaching."""
+        self.settle()
+        newest: dict[str, Tool] = {}
+        for shelf in self.shelves:
+            for name, tool in shelf.tools.items():
+                exported = self.exported.get((shelf.label, name))
+                if exported is not None:
+                    newest[exported] = tool  # a later shelf is a newer provider; the place in the order stays
+        return list(newest.items())
+
+    def _cut(self) -> list[bytes]:
+        pages: list[bytes] = []
+        page: list[bytes] = []
+        size = 0
+        for exported, tool in self.listed():
+            definition = tool.definition
+            if exported != tool.name:
+                definition = splice(definition, [(tool.place.start, tool.place.end, _encode(exported))])
+            if page and size + len(definition) > self.page_bytes:
+                pages.append(b"[%b]" % b",".join(page))
+                page, size = [], 0
+            page.append(definition)
+            size += len(definition) + 1
+        pages.append(b"[%b]" % b",".join(page))
+        return pages
+
+    def page(self, cursor: str | None, missing: list[str]) -> bytes:
+        """The `tools/list` result for a cursor; one that is not of this revision gets the list from its start.
+
+        `missing` are labels of providers that have not told their tools in time; they are named in `_meta`.
+        """
+        pages = self.pages()
+        number = 0
+        if cursor is not None:
+            revision, _, place = cursor.partition(".")
+            if revision == str(self.revision) and place.isdecimal() and 0 < int(place) < len(pages):
+                number = int(place)
+        parts = [b'{"tools":', pages[number]]
+        if number + 1 < len(pages):
+            parts.append(b',"nextCursor":"%d.%d"' % (self.revision, number + 1))
+        if missing:
+            parts.append(b',"_meta":%b' % _encode({"mcp-endpoint-server/missing": missing}))
+        parts.append(b"}")
+        return b"".join(parts)

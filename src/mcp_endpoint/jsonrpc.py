@@ -1,0 +1,283 @@
+"""One JSON-RPC 2.0 frame: its top level is read once, and what is only carried keeps its bytes.
+
+Rules of this module:
+
+1. A frame is parsed exactly once, into `Frame`; `params`, `result` and `error` stay the bytes they came as (`msgspec.Raw`).
+2. A value is replaced at its place (`with_id`, `splice`), never by writing the frame anew: `1.00`, 25-digit numbers, key order and
+   `\\u4f60` or 你 survive.
+3. The place of a member is known, never guessed. The quick way in `with_id` is taken only when the frame's length leaves no room for
+   a second member of the same name; every other frame is walked member by member (`members`), and a repeated key is refused:
+   with `"id"` twice a device could otherwise take over another device's answer.
+4. Ids are compared by decoded value and type (`id_key`), and given back as the bytes they came as.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET, DecodeError, Raw, UnsetType, ValidationError
+
+from .errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, Code
+
+Part = bytes | memoryview
+"""A piece of a frame on its way out; a frame is at most two of them, so that large payloads are not copied."""
+
+COPY_BELOW: Final = 16 * 1024
+"""Bytes. Smaller frames are joined into one piece: copying them costs less than handling two pieces."""
+
+_UTF8_STEP: Final = 64 * 1024
+_HEAD: Final = b'{"jsonrpc":"2.0","id":'
+_HEAD_SPACED: Final = b'{"jsonrpc": "2.0", "id": '  # Python's json.dumps, which xiaozhi-server uses
+_HEAD_ID_FIRST: Final = b'{"id":'  # the official broker
+_NULL: Final = b"null"
+
+
+class Frame(msgspec.Struct, gc=False):
+    """The top level of one frame; what is absent is `UNSET`."""
+
+    jsonrpc: str = ""
+    id: Raw | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+class Malformed(Exception):
+    """A frame that is not a JSON-RPC message; `id` is what an answer may name (the bytes `null` if nothing can be named)."""
+
+    def __init__(self, code: Code, why: str, id: bytes = _NULL) -> None:
+        super().__init__(why)
+        self.code = code
+        self.why = why
+        self.id = id
+
+
+class Span(NamedTuple):
+    """Where a member of an object stands: from its key's quote, and from the first to behind the last byte of its value."""
+
+    key: int
+    start: int
+    end: int
+
+
+_frame_decoder: Final = msgspec.json.Decoder(Frame)
+_raw_decoder: Final = msgspec.json.Decoder(Raw)
+_members_decoder: Final = msgspec.json.Decoder(dict[str, Raw])
+_string_decoder: Final = msgspec.json.Decoder(str)
+_encode: Final = msgspec.json.Encoder().encode
+_OPENING: Final = re.compile(rb"\s*\{\s*")
+_KEY: Final = re.compile(rb'\s*("(?:[^"\\]|\\.)*")\s*:\s*')
+_AFTER: Final = re.compile(rb"\s*([,}])")
+_LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether `data` is valid UTF-8 (msgspec does not look inside what it carries). Large frames are checked in steps of 64 KiB."""
+    if data.isascii():
+        return True
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(data)
+    try:
+        for start in range(0, len(data), _UTF8_STEP):
+            decoder.decode(view[start : start + _UTF8_STEP])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def parse(data: bytes, *, utf8: bool = False) -> Frame:
+    """Read the top level of `data`.
+
+    `utf8=True` says that the wire has checked the encoding already. Raises `Malformed` with PARSE_ERROR for what is not JSON (also
+    for JSON nested deeper than the parser goes) and INVALID_REQUEST for JSON that is not one message; a batch is one of the latter
+    (MCP removed batches in revision 2025-06-18, and no peer on the WebSocket sends them).
+    """
+    if not utf8 and not is_utf8(data):
+        raise Malformed(PARSE_ERROR, "not UTF-8")
+    try:
+        return _frame_decoder.decode(data)
+    except ValidationError as why:
+        return _explain(data, why)
+    except DecodeError as why:
+        raise Malformed(PARSE_ERROR, str(why)) from None
+    except RecursionError:
+        raise Malformed(PARSE_ERROR, "nested too deep") from None
+
+
+def _explain(data: bytes, why: ValidationError) -> Frame:
+    """Tell JSON of the wrong shape from what is no JSON at all: the typed decoder stops at the first wrong type it sees."""
+    try:
+        _raw_decoder.decode(data)
+        found = _members_decoder.decode(data)
+    except ValidationError:
+        raise Malformed(INVALID_REQUEST, "a message is one JSON object, not an array or a bare value") from None
+    except DecodeError as broken:
+        raise Malformed(PARSE_ERROR, str(broken)) from None
+    except RecursionError:
+        raise Malformed(PARSE_ERROR, "nested too deep") from None
+    raise Malformed(INVALID_REQUEST, str(why), bytes(found.get("id", _NULL))) from None
+
+
+def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
+    """The id as a key that is equal exactly when type and value are equal, or None if it may not be an id.
+
+    Allowed are integers of up to `integer_chars` characters and strings of up to `string_bytes` UTF-8 bytes. MCP forbids null, and
+    JSON-RPC 2.0 §4 advises against null and fractions.
+    """
+    if raw.isdigit():
+        return raw if len(raw) <= integer_chars else None
+    if raw[:1] == b'"':
+        text = raw if b"\\" not in raw else _encode(_string_decoder.decode(raw))
+        return text if len(text) - 2 <= string_bytes else None
+    if raw[:1] == b"-" and raw[1:].isdigit() and len(raw) <= integer_chars:
+        return b"0" if raw == b"-0" else raw
+    return None
+
+
+def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
+    """The frame with `new` for its id and every other byte as it came, in one or two pieces. Raises `Malformed` on a repeated key."""
+    assert not isinstance(frame.id, UnsetType)
+    length = len(frame.id)
+    # The shortest frame with these members. What a frame has beyond it and beyond the blanks of its head is room for other
+    # members; six bytes are too few for a second `,"id":0`, so the id that was found is the only one.
+    room = len(data) - 23 - length
+    if frame.method is not UNSET:
+        room -= 12 + len(frame.method)
+    if frame.params is not UNSET:
+        room -= 10 + len(frame.params)
+    if frame.result is not UNSET:
+        room -= 10 + len(frame.result)
+    elif frame.error is not UNSET:
+        room -= 9 + len(frame.error)
+    start = -1
+    if room <= 9 and frame.jsonrpc == "2.0":
+        if data.startswith(_HEAD):
+            start = 22 if room <= 6 else -1
+        elif data.startswith(_HEAD_SPACED):
+            start = 25
+        elif room > 6:
+            pass
+        elif data.startswith(_HEAD_ID_FIRST):
+            start = 6
+        else:
+            # The SDKs of MCP write the id last. A string cannot hold `,"id":` (its quotes would be escaped) and a container
+            # would end in a bracket, so this is the last member of the top level.
+            tail = b',"id":' + frame.id + b"}"
+            at = data.rfind(tail, -len(tail) - 2)
+            if at >= 0 and not data[at + len(tail) :].strip():
+                start = at + 6
+    if start < 0:
+        start = members(data)["id"].start
+    end = start + length
+    if len(data) < COPY_BELOW:
+        return data[:start] + new + data[end:], b""
+    if start < len(data) // 2:
+        return data[:start] + new, memoryview(data)[end:]
+    return memoryview(data)[:start], new + data[end:]
+
+
+def members(data: bytes | Raw) -> dict[str, Span]:
+    """The place of every member of the object `data`. Raises `Malformed` (INVALID_REQUEST) if a key stands there twice.
+
+    The cost is one pass by the parser and one step per member: a value is skipped by its known length. A first occurrence whose
+    value is not the one the parser kept (the last) does not match at its place, which is how a repeated key is found.
+    """
+    values = _members_decoder.decode(data)
+    text = bytes(data)
+    spans: dict[str, Span] = {}
+    opening = _OPENING.match(text)
+    assert opening is not None
+    at = opening.end()
+    for _ in values:
+        key = _KEY.match(text, at)
+        assert key is not None
+        name = _string_decoder.decode(key[1])
+        value = bytes(values[name])
+        end = key.end() + len(value)
+        after = _AFTER.match(text, end)
+        if name in spans or after is None or not text.startswith(value, key.end()):
+            raise Malformed(INVALID_REQUEST, "a key stands twice in one object")
+        spans[name] = Span(key.start(1), key.end(), end)
+        at = after.end()
+        if after[1] == b"}":
+            break
+    # A repeated key whose values are equal is passed over by the loop only if it stands last.
+    if values and text[at - 1 :].strip() != b"}":
+        raise Malformed(INVALID_REQUEST, "a key stands twice in one object")
+    return spans
+
+
+def splice(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """`data` with each `(start, end, new)` put in; the places do not overlap."""
+    pieces: list[bytes] = []
+    at = 0
+    for start, end, new in sorted(edits):
+        pieces += data[at:start], new
+        at = end
+    pieces.append(data[at:])
+    return b"".join(pieces)
+
+
+def without(data: bytes, name: str, spans: dict[str, Span]) -> tuple[int, int, bytes]:
+    """The edit that takes the member `name` out of `data`, with the comma that belongs to it."""
+    span = spans[name]
+    before = [other.end for other in spans.values() if other.end <= span.key]
+    if before:
+        return max(before), span.end, b""
+    behind = [other.key for other in spans.values() if other.key >= span.end]
+    return span.key, min(behind) if behind else span.end, b""
+
+
+def place_in_params(data: bytes, spans: dict[str, Span], *path: str) -> Span | None:
+    """Where the member `path` below `params` stands in the frame, or None if there is none on that path.
+
+    Raises `Malformed` (INVALID_PARAMS) for a repeated key on the way.
+    """
+    span = spans["params"]
+    for name in path:
+        if data[span.start : span.start + 1] != b"{":
+            return None
+        try:
+            inner = members(data[span.start : span.end])
+        except Malformed as twice:
+            raise Malformed(INVALID_PARAMS, twice.why) from None
+        if name not in inner:
+            return None
+        key, start, end = inner[name]
+        span = Span(span.start + key, span.start + start, span.start + end)
+    return span
+
+
+def one_line(data: bytes) -> bytes:
+    """`data` with raw CR and LF turned into blanks: they can stand only between tokens, and stdio servers are framed by lines."""
+    return data.translate(_LINE_BREAKS) if b"\n" in data or b"\r" in data else data
+
+
+def request(id: bytes, method: str, params: bytes | None = None) -> bytes:
+    """A request of our own; `id` and `params` are JSON already."""
+    tail = b"" if params is None else b',"params":' + params
+    return b'{"jsonrpc":"2.0","id":%b,"method":%b%b}' % (id, _encode(method), tail)
+
+
+def notification(method: str, params: object = UNSET) -> bytes:
+    """A notification of our own."""
+    tail = b"" if params is UNSET else b',"params":' + _encode(params)
+    return b'{"jsonrpc":"2.0","method":%b%b}' % (_encode(method), tail)
+
+
+def result(id: bytes, body: bytes) -> bytes:
+    """An answer with the result `body`, JSON already."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id, body)
+
+
+def error(id: bytes, code: Code, data: object = None) -> bytes:
+    """An answer with one of our errors. It has no `result` key: xiaozhi-server takes `"result": null` for success."""
+    body: dict[str, object] = {"code": code.number, "message": code.message}
+    if data is not None:
+        body["data"] = data
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode(body))
