@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from gate import TOKEN, Gate, Said, piping
 from vigil import PATIENCE, Vigil
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
 
 from mcp_endpoint import pipe
 from mcp_endpoint.errors import GOING_AWAY, RESTARTING, TOOL_ENDED, ConfigError, EndpointError
@@ -27,103 +24,10 @@ from mcp_endpoint.providers.child import Command, environment
 
 HERE = Path(__file__).parent
 ODD = HERE / "odd_server.py"
-TOKEN = "canary-token-3f9a"
 
 
 def _odd(*args: object, **named: str) -> Command:
     return Command(sys.executable, ("-I", "-S", str(ODD), *map(str, args)), environment(os.environ, named))
-
-
-class Gate:
-    """Stands in for a broker: takes links, or refuses them with the statuses in `refusals`, and keeps what was asked for."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self.paths: list[str] = []
-        self.refusals: list[int] = []
-        self.headers: dict[str, str] = {}
-        self._links: asyncio.Queue[Wire] = asyncio.Queue()
-        self._server: Server | None = None
-
-    @property
-    def address(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/mcp_endpoint/mcp/?token={TOKEN}"
-
-    async def open(self) -> None:
-        self._server = await serve(
-            self._hold, "127.0.0.1", self.port, process_request=self._judge, compression=None, max_size=None, ping_interval=None
-        )
-        self.port = next(iter(self._server.sockets)).getsockname()[1]
-
-    async def close(self, code: int = 1001, reason: str = "") -> None:
-        assert self._server is not None
-        self._server.close(code=code, reason=reason)
-        await asyncio.wait_for(self._server.wait_closed(), PATIENCE)
-
-    async def link(self, within: float = PATIENCE) -> Wire:
-        """The next link that comes."""
-        return await asyncio.wait_for(self._links.get(), within)
-
-    def _judge(self, connection: ServerConnection, request: Request) -> Response | None:
-        self.paths.append(request.path)
-        if not self.refusals:
-            return None
-        response = connection.respond(HTTPStatus(self.refusals.pop(0)), "no\n")
-        for name, value in self.headers.items():
-            response.headers[name] = value
-        return response
-
-    async def _hold(self, connection: ServerConnection) -> None:
-        self._links.put_nowait(Wire(connection))
-        await connection.wait_closed()
-
-
-class Wire:
-    """A link as the broker sees it."""
-
-    def __init__(self, connection: ServerConnection) -> None:
-        self.connection = connection
-
-    async def ask(self, method: str, **params: object) -> object:
-        await self.say({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        return await self.hear()
-
-    async def say(self, message: object) -> None:
-        await self.connection.send(json.dumps(message, ensure_ascii=False))
-
-    async def hear(self) -> object:
-        frame = await asyncio.wait_for(self.connection.recv(), PATIENCE)
-        assert isinstance(frame, str)
-        assert "\n" not in frame
-        return json.loads(frame)["result"]
-
-    async def goodbye(self) -> tuple[int | None, str | None]:
-        await asyncio.wait_for(self.connection.wait_closed(), PATIENCE)
-        return self.connection.close_code, self.connection.close_reason
-
-
-class Said:
-    """What the operator was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._more = asyncio.Event()
-
-    def __call__(self, text: str) -> None:
-        assert TOKEN not in text
-        assert "\n" not in text
-        self.lines.append(text)
-        self._more.set()
-
-    async def line(self, *words: str) -> str:
-        """The first line that holds all of `words`."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                self._more.clear()
-                for line in self.lines:
-                    if all(word in line for word in words):
-                        return line
-                await self._more.wait()
 
 
 @pytest.fixture
@@ -140,26 +44,11 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "LONGEST_SECONDS", 0.01)
 
 
-@asynccontextmanager
-async def _piping(address: str, **commands: Command) -> AsyncIterator[Said]:
-    """A pipe for the commands, by name; a name of underscores only is no name."""
-    said = Said()
-    options = Options(address, {name.strip("_"): command for name, command in commands.items()})
-    piping = asyncio.ensure_future(pipe.serve(options, said))
-    try:
-        yield said
-    finally:
-        piping.cancel()
-        await asyncio.wait((piping,), timeout=PATIENCE)
-        assert piping.done()
-    assert piping.cancelled(), piping.exception()
-
-
 # What passes
 
 
 async def test_frames_pass_both_ways_with_chinese_text_unescaped(gate: Gate) -> None:
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("echo", 城市="杭州 ☂") == {"城市": "杭州 ☂"}
         await said.line("connected", f"ws://127.0.0.1:{gate.port}/mcp_endpoint/mcp/")
@@ -167,14 +56,14 @@ async def test_frames_pass_both_ways_with_chinese_text_unescaped(gate: Gate) -> 
 
 async def test_a_frame_reaches_the_tool_as_one_line_whatever_stands_between_its_tokens(gate: Gate) -> None:
     """Raw CR/LF between tokens become blanks (stdio pipes are line-framed)."""
-    async with _piping(gate.address, _=_odd()):
+    async with piping(gate.address, _=_odd()):
         wire = await gate.link()
         await wire.connection.send('{"jsonrpc":\r\n"2.0",\n\n"id":1.00,\r"method":"raw","params":["\\n"]}\n')
         assert await wire.hear() == '{"jsonrpc":  "2.0",  "id":1.00, "method":"raw","params":["\\n"]}\n'
 
 
 async def test_binary_frames_are_carried_and_empty_ones_are_not(gate: Gate) -> None:
-    async with _piping(gate.address, _=_odd()):
+    async with piping(gate.address, _=_odd()):
         wire = await gate.link()
         await wire.connection.send("")
         await wire.connection.send(" \n")
@@ -184,7 +73,7 @@ async def test_binary_frames_are_carried_and_empty_ones_are_not(gate: Gate) -> N
 
 async def test_an_answer_of_five_mebibytes_passes_whole(gate: Gate) -> None:
     count = 5 * 1024 * 1024 // 3
-    async with _piping(gate.address, _=_odd()):
+    async with piping(gate.address, _=_odd()):
         wire = await gate.link()
         assert await wire.ask("big", letter="你", count=count) == "你" * count
         assert await wire.ask("echo", text="好" * count) == {"text": "好" * count}
@@ -192,7 +81,7 @@ async def test_an_answer_of_five_mebibytes_passes_whole(gate: Gate) -> None:
 
 @pytest.mark.row("U13")
 async def test_noise_on_stdout_is_shown_harmless_and_dropped(gate: Gate) -> None:
-    async with _piping(gate.address, noisy=_odd()) as said:
+    async with piping(gate.address, noisy=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("noise") == "after the noise"
         shown = await said.line("noisy", "dropped", "Starting up")
@@ -204,7 +93,7 @@ async def test_noise_on_stdout_is_shown_harmless_and_dropped(gate: Gate) -> None
 
 
 async def test_an_endless_line_is_dropped_and_the_link_stays(gate: Gate) -> None:
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("endless") == "after the endless line"
         line = await said.line("a line of more than 8388608 bytes was dropped")
@@ -213,7 +102,7 @@ async def test_an_endless_line_is_dropped_and_the_link_stays(gate: Gate) -> None
 
 async def test_the_tool_sees_the_allowed_and_the_named_environment_only(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", "s3cret")
-    async with _piping(gate.address, _=_odd(NAMED="yes")):
+    async with piping(gate.address, _=_odd(NAMED="yes")):
         seen = await (await gate.link()).ask("environment")
         assert isinstance(seen, dict)
         assert seen["NAMED"] == "yes"
@@ -225,7 +114,7 @@ async def test_the_tool_sees_the_allowed_and_the_named_environment_only(gate: Ga
 
 @pytest.mark.row("U11")
 async def test_each_server_has_its_own_link_with_its_name_as_server_id(gate: Gate) -> None:
-    async with _piping(gate.address, calculator=_odd(), 天气=_odd()):
+    async with piping(gate.address, calculator=_odd(), 天气=_odd()):
         pids = set()
         for _ in range(2):
             where = await (await gate.link()).ask("where")
@@ -238,13 +127,13 @@ async def test_each_server_has_its_own_link_with_its_name_as_server_id(gate: Gat
 
 
 async def test_an_address_that_names_its_server_is_used_as_it_is(gate: Gate) -> None:
-    async with _piping(gate.address + "&server_id=mine", named=_odd()):
+    async with piping(gate.address + "&server_id=mine", named=_odd()):
         await gate.link()
         assert gate.paths[0].endswith("&server_id=mine")
 
 
 async def test_a_server_that_cannot_be_started_leaves_the_others_alone(gate: Gate) -> None:
-    async with _piping(gate.address, bad=Command("no-such-program"), good=_odd()) as said:
+    async with piping(gate.address, bad=Command("no-such-program"), good=_odd()) as said:
         assert await (await gate.link()).ask("echo") == {}
         await said.line("bad", "left out", "not found")
 
@@ -261,7 +150,7 @@ async def test_with_nothing_to_run_the_reason_is_the_error() -> None:
 
 async def test_a_tool_that_dies_is_noticed_at_once_and_comes_back(gate: Gate, soon: None) -> None:
     """The original leaves the socket open; a call then waits for nobody."""
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("die", status=3) == "last words"
         code, reason = await wire.goodbye()
@@ -272,7 +161,7 @@ async def test_a_tool_that_dies_is_noticed_at_once_and_comes_back(gate: Gate, so
 
 async def test_a_tool_that_closes_its_output_is_restarted(gate: Gate, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "STDIN_SECONDS", 0.05)
-    async with _piping(gate.address, _=_odd()):
+    async with piping(gate.address, _=_odd()):
         wire = await gate.link()
         await wire.say({"jsonrpc": "2.0", "id": 1, "method": "mute"})
         assert await wire.goodbye() == TOOL_ENDED
@@ -283,7 +172,7 @@ async def test_a_tool_that_never_answers_neither_blocks_the_link_nor_the_end(gat
     for wait in ("STDIN_SECONDS", "TERM_SECONDS"):
         monkeypatch.setattr(child, wait, 0.05)
     async with Vigil() as vigil:
-        async with _piping(gate.address, _=_odd(vigil.port)):
+        async with piping(gate.address, _=_odd(vigil.port)):
             wire = await gate.link()
             pid = await vigil.born()
             await wire.say({"jsonrpc": "2.0", "id": 7, "method": "silent"})
@@ -294,7 +183,7 @@ async def test_a_tool_that_never_answers_neither_blocks_the_link_nor_the_end(gat
 
 
 async def test_each_link_gets_a_fresh_process_and_the_old_one_ends_with_its_helpers(gate: Gate, soon: None) -> None:
-    async with Vigil() as vigil, _piping(gate.address, _=_odd(vigil.port)):
+    async with Vigil() as vigil, piping(gate.address, _=_odd(vigil.port)):
         wire = await gate.link()
         old = await vigil.born()
         await wire.ask("fork")
@@ -308,7 +197,7 @@ async def test_each_link_gets_a_fresh_process_and_the_old_one_ends_with_its_help
 
 @pytest.mark.row("U18")
 async def test_after_a_restart_of_the_broker_the_tool_is_back_within_three_seconds(gate: Gate) -> None:
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         assert await (await gate.link()).ask("echo") == {}
         await gate.close(RESTARTING.code, RESTARTING.reason)
         await said.line(f"{RESTARTING.code} {RESTARTING.reason}")
@@ -321,7 +210,7 @@ async def test_after_a_restart_of_the_broker_the_tool_is_back_within_three_secon
 async def test_the_process_is_started_only_once_the_link_is_accepted(gate: Gate, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "SLOW_LONGEST_SECONDS", 0.01)
     gate.refusals = [503, 502, 401]
-    async with Vigil() as vigil, _piping(gate.address, _=_odd(vigil.port)) as said:
+    async with Vigil() as vigil, piping(gate.address, _=_odd(vigil.port)) as said:
         await gate.link()
         await vigil.born()
         assert vigil._born.empty()
@@ -340,21 +229,21 @@ def _next_attempt(line: str) -> float:
 @pytest.mark.parametrize("status", [401, 403, 404, 429])
 async def test_a_refusal_that_has_to_be_mended_is_not_repeated_soon(gate: Gate, status: int) -> None:
     gate.refusals = [status]
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         assert _next_attempt(await said.line(f"HTTP {status}")) >= backoff.SLOW_FIRST_SECONDS * backoff.JITTER
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
 async def test_a_refusal_that_passes_is_tried_again_soon(gate: Gate, status: int) -> None:
     gate.refusals = [status]
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         assert _next_attempt(await said.line(f"HTTP {status}")) <= backoff.FIRST_SECONDS
         await gate.link()
 
 
 async def test_retry_after_is_obeyed(gate: Gate) -> None:
     gate.refusals, gate.headers = [503], {"Retry-After": "17"}
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         assert _next_attempt(await said.line("HTTP 503")) == 17.0
 
 
@@ -362,7 +251,7 @@ async def test_retry_after_is_obeyed(gate: Gate) -> None:
     ("code", "slow"), [(1000, False), (1001, False), (1008, True), (1011, False), (1012, False), (1013, False), (4003, True)]
 )
 async def test_close_codes_say_when_to_come_back(gate: Gate, code: int, slow: bool) -> None:
-    async with _piping(gate.address, _=_odd()) as said:
+    async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         await wire.ask("echo")
         await wire.connection.close(code, "你 \x1b")
@@ -375,7 +264,7 @@ async def test_nobody_there_is_told_without_the_token() -> None:
     port = closed.sockets[0].getsockname()[1]
     closed.close()
     await closed.wait_closed()
-    async with _piping(f"ws://127.0.0.1:{port}/mcp_endpoint/mcp/?token={TOKEN}", _=_odd()) as said:
+    async with piping(f"ws://127.0.0.1:{port}/mcp_endpoint/mcp/?token={TOKEN}", _=_odd()) as said:
         await said.line("cannot reach", f"ws://127.0.0.1:{port}/mcp_endpoint/mcp/ ")
 
 
@@ -388,7 +277,7 @@ async def test_something_else_on_the_port_is_told(answer: bytes) -> None:
 
     server = await asyncio.start_server(other, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, _piping(f"ws://127.0.0.1:{port}/x?token={TOKEN}", _=_odd()) as said:
+    async with server, piping(f"ws://127.0.0.1:{port}/x?token={TOKEN}", _=_odd()) as said:
         await said.line("next attempt")
 
 
