@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import __version__
-from .calls import NEVER, Consumer, Counters, Link
+from .calls import NEVER, Consumer, Counters, Link, Watch
 from .config import EndpointSettings, Limits
-from .endpoint import Endpoint, Farewell, Watch
+from .endpoint import Endpoint, Farewell
 from .greeting import Provider
 
 
@@ -157,7 +157,7 @@ class Broker:
     @property
     def in_flight(self) -> int:
         """Requests that are owed an answer."""
-        return sum(endpoint.in_flight for endpoint in self.endpoints.values())
+        return sum(endpoint.ledger.in_flight for endpoint in self.endpoints.values())
 
     # -- looking in ------------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,16 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
+from msgspec import UNSET
 
-from .jsonrpc import Part
+from . import errors, jsonrpc
+from .config import Limits
+from .errors import Code
+from .jsonrpc import Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -25,7 +29,12 @@ if TYPE_CHECKING:
 Says = Callable[[Any, bytes, float, bool], None]
 """How a link hands a frame in: the party, the frame, the time, and whether the wire has checked that it is UTF-8."""
 
+CANCELLED: Final = "notifications/cancelled"
+CAPABILITIES_OF_ASKS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
+"""What a provider may ask of a consumer, and the capability the consumer must have declared for it."""
 MAX_ID: Final = 2**31 - 1
+TOKEN_CHARS: Final = 4096
+"""Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
 NEVER: Final = float("inf")
 
 
@@ -44,6 +53,13 @@ class Link(Protocol):
     @property
     def queued(self) -> int:
         """Bytes taken by `send` that the peer has not taken yet."""
+
+
+class Watch(Protocol):
+    """Who is told of what is rare enough to be told; never of a single good frame."""
+
+    def tell(self, event: str, shown: str, **fields: object) -> None:
+        """`event` is a word, `shown` the endpoint's printable name; the fields hold no secret."""
 
 
 class Counters:
@@ -110,6 +126,14 @@ class Call(msgspec.Struct, eq=False, gc=False):
     label: str = ""
     data: bytes = b""
     purpose: str = ""
+
+
+class Parked(msgspec.Struct, eq=False, gc=False):
+    """A request that waits for something the endpoint will know at `until` at the latest."""
+
+    call: Call
+    data: bytes
+    until: float
 
 
 class Ask(msgspec.Struct, eq=False, gc=False):
@@ -200,6 +224,185 @@ class Pending:
         return True
 
 
+class Ledger:
+    """What one endpoint owes to whom. `answer` is the only way out of `Consumer.owed` that a consumer hears of."""
+
+    def __init__(self, shown: str, limits: Limits, counters: Counters, watch: Watch) -> None:
+        self.shown = shown
+        self.limits = limits
+        self.counters = counters
+        self.watch = watch
+        self.in_flight = 0
+
+    def answer(self, call: Call, first: Part, second: Part = b"") -> None:
+        """Give a consumer the one answer it is owed; a second one, or one after a cancel, goes nowhere."""
+        consumer = call.consumer
+        if consumer is None or call not in consumer.owed:
+            return
+        del consumer.owed[call]
+        self.in_flight -= 1
+        self.counters.answers += 1
+        size = len(first) + len(second)
+        if size > consumer.answer_bytes:
+            self.counters.answers_too_big += 1
+            hint = f"{size} bytes, the limit is {consumer.answer_bytes} / {size} 字节，上限 {consumer.answer_bytes}"
+            first, second = self.error(call.id, errors.ANSWER_TOO_BIG, hint, delivered=True), b""
+        elif consumer.link.queued > self.limits.queued_bytes_per_link:
+            self.counters.busy += 1
+            hint = "this consumer does not read its answers / 使用端没有读取应答"
+            first, second = self.error(call.id, errors.BUSY, hint, delivered=call.provider is not None), b""
+        consumer.link.send(first, second)
+
+    def fail(self, call: Call, code: Code, hint: str, *, delivered: bool | None) -> None:
+        """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows)."""
+        self.answer(call, self.error(call.id, code, hint, delivered=delivered))
+
+    def error(self, id: bytes, code: Code, hint: str, *, delivered: bool | None = None) -> bytes:
+        """An answer with one of our errors, and with what a person needs to know about it."""
+        return jsonrpc.error(id, code, {"source": "broker", "agent_id": self.shown, "delivered": delivered, "hint": hint})
+
+    def tell_provider(self, provider: Provider, data: bytes) -> None:
+        """Send a notification to a provider, unless its queue is full."""
+        if provider.link.queued > self.limits.queued_bytes_per_link:
+            self.counters.dropped_notifications += 1
+            return
+        self.counters.notifications += 1
+        provider.link.send(one_line(data))
+
+    def tell_consumer(self, consumer: Consumer, data: bytes) -> None:
+        """Send a notification to a consumer, unless it is too big for it or its queue is full."""
+        if len(data) > consumer.answer_bytes or consumer.link.queued > self.limits.queued_bytes_per_link:
+            self.counters.dropped_notifications += 1
+            return
+        self.counters.notifications += 1
+        consumer.link.send(data)
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """Tell a provider that nobody waits for a call any more (MCP, Cancellation: never for `initialize`)."""
+        assert call.provider is not None
+        call.provider.pending.give_up(call.number)
+        self.tell_provider(call.provider, jsonrpc.notification(CANCELLED, {"requestId": call.number, "reason": reason}))
+
+    def timed_out(self, call: Call, *, delivered: bool) -> None:
+        """Answer a call whose deadline has passed."""
+        if not is_open(call):
+            return
+        self.counters.timed_out += 1
+        seconds = f"{call.deadline - call.started:g}"
+        self.watch.tell("timed out", self.shown, method=call.method, seconds=seconds)
+        self.fail(call, errors.TIMED_OUT, f"no answer within {seconds} s / {seconds} 秒内没有应答", delivered=delivered)
+
+    def refuse(self, provider: Provider, id: bytes, hint: str, code: Code = errors.METHOD_NOT_FOUND) -> None:
+        """Tell a provider that what it asked is not answered."""
+        provider.link.send(self.error(id, code, hint))
+
+    def accept(self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float) -> Call | None:
+        """Owe a consumer one answer, or refuse at once (None) if too much is in flight."""
+        limits = self.limits
+        if len(consumer.owed) >= limits.in_flight_per_consumer or self.in_flight >= limits.in_flight_per_endpoint:
+            self.refuse_busy(consumer, id, "too many requests in flight / 未完成的请求过多")
+            return None
+        self.counters.requests += 1
+        call = Call(consumer, id, key, method, now, now + seconds)
+        consumer.owed[call] = None
+        self.in_flight += 1
+        return call
+
+    def refuse_busy(self, consumer: Consumer, id: bytes, hint: str) -> None:
+        """Answer a request that is not accepted."""
+        self.counters.busy += 1
+        consumer.link.send(self.error(id, errors.BUSY, hint, delivered=False))
+
+    def strike(self, call: Call) -> None:
+        """Owe a call no answer any more: its consumer cancelled it."""
+        assert call.consumer is not None
+        del call.consumer.owed[call]
+        self.in_flight -= 1
+        self.counters.cancelled += 1
+
+    def consumer_left(self, consumer: Consumer) -> None:
+        """Nobody is owed anything there; who worked for it is told."""
+        for call in consumer.owed:
+            if call.provider is not None:
+                self.cancel(call, "the consumer left")
+        self.in_flight -= len(consumer.owed)
+        consumer.owed.clear()
+        for ask in consumer.asks.values():
+            self.refuse(ask.provider, ask.id, "the consumer left")
+        consumer.asks.clear()
+
+    def provider_left(self, provider: Provider, consumers: Iterable[Consumer]) -> None:
+        """What a provider had asked needs no answer any more."""
+        for consumer in consumers:
+            for number in [number for number, ask in consumer.asks.items() if ask.provider is provider]:
+                del consumer.asks[number]
+                self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "the provider left"}))
+
+    def expire_asks(self, consumer: Consumer, now: float) -> None:
+        """A consumer that lets one request of a provider expire counts as not able to answer that kind."""
+        for number in [number for number, ask in consumer.asks.items() if ask.deadline <= now]:
+            ask = consumer.asks.pop(number)
+            consumer.capabilities.discard(ask.capability)
+            self.refuse(ask.provider, ask.id, "the consumer did not answer in time", errors.TIMED_OUT)
+            self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "timed out"}))
+
+    def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> bool:
+        """A provider's own request: `ping` is answered here, the rest only by a consumer that can and has a call there.
+
+        Says whether a consumer was asked.
+        """
+        assert frame.id is not UNSET and frame.method is not UNSET
+        id = bytes(frame.id)
+        key = id_key(id, self.limits.integer_id_chars, self.limits.string_id_bytes)
+        if key is None:
+            raise Malformed(errors.INVALID_REQUEST, "an id is an integer or a string")
+        if provider.link.queued > self.limits.queued_bytes_per_link:
+            self.counters.busy += 1
+            return False
+        if frame.method == "ping":
+            provider.link.send(jsonrpc.result(id, b"{}"))
+            return False
+        capability = CAPABILITIES_OF_ASKS.get(frame.method, "")
+        asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
+        consumer = asking.pop() if len(asking) == 1 else None
+        if consumer is None or capability not in consumer.capabilities or len(consumer.asks) >= self.limits.in_flight_per_consumer:
+            self.refuse(provider, id, "no consumer can be asked")
+            return False
+        number = consumer.last_ask + 1
+        first, second = with_id(data, frame, number_text(number))
+        consumer.last_ask = number
+        consumer.asks[number] = Ask(provider, id, key, capability, now + self.limits.ask_seconds)
+        self.counters.asked += 1
+        consumer.link.send(first, second)
+        return True
+
+    def take_from_consumer(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
+        """A consumer's answer to what a provider asked of it."""
+        if frame.id is UNSET or (frame.result is UNSET) == (frame.error is UNSET):
+            raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer", id_of(frame))
+        ask = consumer.asks.get(number_of(bytes(frame.id)))
+        if ask is None:
+            self.counters.unknown_answers += 1
+            return
+        first, second = with_id(data, frame, ask.id)
+        del consumer.asks[number_of(bytes(frame.id))]
+        ask.provider.link.send(one_line(b"".join((first, second))))
+
+    def withdraw(self, provider: Provider, consumers: Iterable[Consumer], data: bytes) -> None:
+        """A provider no longer wants the answer to what it asked."""
+        spans = members(data)
+        place = place_in_params(data, spans, "requestId") if "params" in spans else None
+        if place is None:
+            return
+        key = id_key(data[place.start : place.end], self.limits.integer_id_chars, self.limits.string_id_bytes)
+        for consumer in consumers:
+            for number, ask in list(consumer.asks.items()):
+                if ask.provider is provider and ask.key == key:
+                    del consumer.asks[number]
+                    self.tell_consumer(consumer, jsonrpc.splice(data, [(place.start, place.end, number_text(number))]))
+                    return
+
+
 def is_open(call: Call) -> bool:
     """Whether a consumer still waits for this call's answer."""
     return call.consumer is not None and call in call.consumer.owed
@@ -215,3 +418,31 @@ def number_of(raw: bytes) -> int:
     if len(raw) <= 10 and raw.isdigit():
         return int(raw)
     return 0
+
+
+def id_of(frame: Frame) -> bytes:
+    """The bytes of a frame's id, `null` if it has none."""
+    return b"null" if frame.id is UNSET else bytes(frame.id)
+
+
+def outgoing(call: Call, frame: Frame, data: bytes, number: int, name: bytes | None) -> tuple[Part, Part]:
+    """A request as its provider sees it."""
+    data = one_line(data)
+    params = frame.params
+    if name is None and (params is UNSET or (len(params) > 4 and b"progressToken" not in data and b"\\u00" not in data)):
+        return with_id(data, frame, number_text(number))
+    spans = members(data)
+    edits = [(spans["id"].start, spans["id"].end, number_text(number))]
+    if params is not UNSET and bytes(params) == b"null":
+        # A server made with the TypeScript SDK drops a frame with `"params": null`, which manager-api sends.
+        edits.append(jsonrpc.without(data, "params", spans))
+    elif params is not UNSET:
+        token = place_in_params(data, spans, "_meta", "progressToken")
+        if token is not None and id_key(data[token.start : token.end], TOKEN_CHARS, TOKEN_CHARS) is not None:
+            call.token = data[token.start : token.end]
+            edits.append((token.start, token.end, number_text(number)))
+        if name is not None:
+            place = place_in_params(data, spans, "name")
+            assert place is not None
+            edits.append((place.start, place.end, name))
+    return jsonrpc.splice(data, edits), b""

@@ -23,19 +23,21 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET
 
-from .calls import Call, Consumer, Link, Pending, Says
-from .jsonrpc import Malformed, members, splice
+from . import errors, jsonrpc
+from .calls import NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
+from .catalog import Tool, read_page
+from .config import EndpointSettings, Limits
+from .jsonrpc import Frame, Malformed, Part, members, splice
 
 if TYPE_CHECKING:
-    from .catalog import Tool
     from .endpoint import Endpoint
 
 HANDSHAKE_REVISIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """The MCP revisions that begin with `initialize`, oldest first."""
+INITIALIZED: Final = "notifications/initialized"
 LATEST: Final = HANDSHAKE_REVISIONS[-1]
-CAPABILITIES_OF_ASKS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
-"""What a provider may ask of a consumer, and the capability the consumer must have declared for it."""
 CAPABILITIES_OF_METHODS: Final = {"resources": "resources", "prompts": "prompts", "completion": "completions", "logging": "logging"}
 """First part of a consumer's method, and the capability of the provider it is carried to when there are several."""
 
@@ -175,6 +177,11 @@ class _WelcomeBody(msgspec.Struct):
     serverInfo: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+class _ErrorBody(msgspec.Struct):
+    code: int
+
+
+_error_decoder: Final = msgspec.json.Decoder(_ErrorBody)
 _welcome_decoder: Final = msgspec.json.Decoder(_WelcomeBody)
 _fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
@@ -259,3 +266,238 @@ def own_hello(version: str) -> bytes:
             "clientInfo": {"name": "mcp-endpoint-server", "version": version},
         }
     )
+
+
+class Greetings:
+    """Greets the providers of one endpoint, learns their tools, and answers consumers for them."""
+
+    def __init__(self, endpoint: Endpoint, ledger: Ledger, settings: EndpointSettings, limits: Limits, version: str) -> None:
+        self.endpoint = endpoint
+        self.ledger = ledger
+        self.settings = settings
+        self.limits = limits
+        self.version = version
+        self.waiting: list[Parked] = []  # the initializes that nobody can answer yet
+        self.first = NEVER  # when the first greeting began since the endpoint had no provider
+        self.last = -NEVER  # when the newest one did
+
+    def plain(self) -> bool:
+        """Whether this is a relay between peers of which nobody speaks MCP's handshake: then the broker adds nothing of its own."""
+        if any(consumer.initialized for consumer in self.endpoint.consumers) or self.waiting:
+            return False
+        if any(provider.state in (State.INITIALIZING, State.READY) for provider in self.endpoint.providers):
+            return False
+        return len(self.endpoint.providers) < 2 or any(self.is_bare(provider) for provider in self.endpoint.providers)
+
+    @staticmethod
+    def is_bare(provider: Provider) -> bool:
+        """Whether a provider is known to work without MCP's handshake."""
+        return provider.state is State.BARE or (provider.state is State.NEW and provider.carried)
+
+    def initialize(self, call: Call, frame: Frame, data: bytes, now: float) -> None:
+        """A consumer introduces itself; to a provider that is new the first one's words are carried."""
+        consumer = call.consumer
+        assert consumer is not None
+        hello = read_hello(frame.params if frame.params is not UNSET else b"")
+        consumer.name = hello.name
+        consumer.asked_version = hello.version
+        consumer.capabilities = set(hello.capabilities)
+        provider = self.endpoint.sole
+        if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer":
+            greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")
+            number = provider.pending.add(greeting)
+            try:
+                first, second = outgoing(call, frame, data, number, None)
+            except Malformed:
+                del provider.pending.calls[number]
+                raise
+            provider.move(Step.GREET)
+            provider.greeting = greeting
+            provider.greeter = consumer
+            self._began(now)
+            provider.link.send(first, second)
+        elif self.endpoint.providers:
+            self.learn(now)
+        self.waiting.append(Parked(call, b"", call.deadline))
+        self.endpoint.wake_at(call.deadline)
+        self.settle()
+
+    def learn(self, now: float) -> None:
+        """Greet whoever is new, and ask whoever is ready for its tools: the endpoint must know now."""
+        for provider in self.endpoint.providers:
+            if provider.state is State.NEW:
+                self.greet(provider, now)
+            elif provider.state is State.READY and not provider.listed:
+                self.list_tools(provider, now)
+
+    def greet(self, provider: Provider, now: float) -> None:
+        """Send the endpoint's own `initialize`."""
+        provider.move(Step.GREET)
+        deadline = now + self.limits.greeting_seconds
+        provider.greeting = Call(None, b"null", b"", "initialize", now, deadline, provider, purpose="greeting")
+        number = provider.pending.add(provider.greeting)
+        self._began(now)
+        self.endpoint.wake_at(deadline)
+        provider.link.send(jsonrpc.request(number_text(number), "initialize", own_hello(self.version)))
+
+    def _began(self, now: float) -> None:
+        self.last = now
+        self.first = min(self.first, now)
+
+    def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> None:
+        """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for."""
+        provider.greeting = None
+        welcome = read_welcome(bytes(frame.result)) if frame.error is UNSET and frame.result is not UNSET else None
+        in_time = provider.state is State.INITIALIZING
+        if welcome is not None:
+            provider.move(Step.RESULT)
+            provider.failed = ""
+            provider.welcome = welcome
+            provider.label = self.endpoint.catalog.label_for(provider.server_id, welcome.name)
+        elif in_time:
+            self._fail(provider, "it answered initialize with an error" if frame.error is not UNSET else "it sent no result")
+        greeter = provider.greeter
+        if greeter is not None and in_time:
+            # The consumer whose initialize was carried sees the provider's own answer.
+            for waiting in [waiting for waiting in self.waiting if waiting.call.consumer is greeter]:
+                self.waiting.remove(waiting)
+                greeter.initialized = greeter.initialized or welcome is not None
+                if waiting.call.id == call.id:
+                    self.ledger.answer(waiting.call, first, second)
+                else:
+                    self.welcome(waiting.call)
+        if welcome is not None and (greeter is None or provider.list_changed or len(self.endpoint.providers) > 1):
+            self.list_tools(provider, now)
+        self.endpoint.greeting_ended(provider, now)
+
+    def _fail(self, provider: Provider, why: str) -> None:
+        provider.move(Step.FAIL)
+        provider.failed = why
+        if not provider.label:
+            provider.label = self.endpoint.catalog.label_for(provider.server_id, "")
+        self.ledger.watch.tell("bare", self.ledger.shown, label=provider.label, why=why)
+
+    def finish_handshake(self, provider: Provider) -> None:
+        """Send the one `initialized` if the first consumer has not."""
+        if provider.state is State.READY and not provider.initialized_sent:
+            provider.initialized_sent = True
+            provider.link.send(jsonrpc.notification(INITIALIZED))
+            self.endpoint.reckon()
+
+    def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
+        """Keep a frame until its provider is greeted; what finds no room is refused."""
+        if provider.waiting_bytes + len(data) > self.limits.queued_bytes_per_link:
+            if call is None:
+                self.ledger.counters.dropped_notifications += 1
+            else:
+                self.ledger.counters.busy += 1
+                self.ledger.fail(call, errors.BUSY, "too much waits for this tool's greeting / 等待工具端握手的数据过多", delivered=False)
+            return
+        provider.waiting_bytes += len(data)
+        provider.waiting.append(Waiting(consumer, call, data))
+        if call is not None:
+            self.endpoint.wake_at(call.deadline)
+
+    def settle(self) -> None:
+        """Answer the waiting `initialize`s as soon as there is something to say."""
+        if not self.waiting:
+            return
+        states = [provider.state for provider in self.endpoint.providers]
+        if State.INITIALIZING in states and State.READY not in states:
+            return
+        waiting, self.waiting = self.waiting, []
+        for parked in waiting:
+            self.welcome(parked.call)
+
+    def welcome(self, call: Call) -> None:
+        """Answer one `initialize` from what is known now: one provider's result, several providers', or the endpoint's own."""
+        consumer = call.consumer
+        if consumer is None or not is_open(call):
+            return
+        welcomes = [
+            provider.welcome for provider in self.endpoint.providers if provider.state is State.READY and provider.welcome is not None
+        ]
+        if self.endpoint.sole is not None and welcomes:
+            body = welcome_from(welcomes[0], consumer.asked_version)
+        else:
+            body = own_welcome(consumer.asked_version, welcomes, self.version)
+        consumer.initialized = True
+        # Names are not given while an older provider may still bring its tools.
+        consumer.seen = b"" if self.settling() else self.endpoint.catalog.fingerprint()
+        self.endpoint.reckon()
+        self.ledger.answer(call, jsonrpc.result(call.id, body))
+
+    def settling(self) -> bool:
+        """Whether some provider is still on its way to ready, so that names and lists may yet change."""
+        return any(provider.settling for provider in self.endpoint.providers)
+
+    def list_tools(self, provider: Provider, now: float) -> None:
+        """Ask a ready provider for its tools; while it answers, one more asking is remembered and no second one."""
+        if provider.listing is not None:
+            provider.relist = True
+            return
+        self.finish_handshake(provider)
+        provider.list_changed = False
+        provider.pages = []
+        provider.listing = Call(None, b"null", b"", "tools/list", now, now + self.limits.list_seconds, provider, purpose="list")
+        self._ask_page(provider, provider.listing, b"{}")
+
+    def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
+        self.endpoint.wake_at(call.deadline)
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "tools/list", params))
+
+    def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> None:
+        """One page of a provider's tools. A server without tools answers with an error, which is an empty list."""
+        page = read_page(frame.result) if frame.error is UNSET and frame.result is not UNSET else None
+        if page is None:
+            self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)
+        else:
+            provider.pages += page[0]
+            # An endless list ends at the limit of tools, and at the deadline of its first page.
+            if page[1] is not None and len(provider.pages) < self.limits.tools_per_endpoint:
+                self._ask_page(provider, call, _encode({"cursor": page[1]}))
+                return
+        left_out = self.endpoint.catalog.put(provider, provider.label, provider.order, provider.pages)
+        if left_out:
+            self.ledger.watch.tell("too many tools", self.ledger.shown, label=provider.label, left_out=left_out)
+        first_time = not provider.listed
+        provider.listed = True
+        self.listing_ended(provider, now)
+        if first_time:
+            self.ledger.watch.tell("tools", self.ledger.shown, label=provider.label, tools=len(provider.pages))
+
+    @staticmethod
+    def is_missing(provider: Provider) -> bool:
+        """Whether a list must do without this provider's tools."""
+        return provider.state is State.INITIALIZING or (provider.state is State.READY and not provider.listed)
+
+    def overhear(self, provider: Provider, consumer: Consumer, result: bytes) -> None:
+        """Learn from a whole list that was carried what its names mean from now on."""
+        page = read_page(result)
+        if page is not None and page[1] is None and provider.listing is None:
+            self.endpoint.catalog.put(provider, provider.label, provider.order, page[0])
+            self.endpoint.catalog.settle()
+            provider.listed = True
+            consumer.seen = self.endpoint.catalog.fingerprint()
+            self.endpoint.reckon()
+
+    @staticmethod
+    def insists(call: Call, frame: Frame) -> bool:
+        """Whether an answer to a request without handshake looks like a server that insists on one."""
+        if frame.error is UNSET:
+            return False
+        if call.method == "tools/list":
+            return True
+        try:
+            return _error_decoder.decode(frame.error).code == errors.INVALID_PARAMS.number
+        except (msgspec.DecodeError, RecursionError):
+            return False
+
+    def listing_ended(self, provider: Provider, now: float) -> None:
+        """Whether it brought tools or not, this listing is over."""
+        provider.listing = None
+        if provider.relist:
+            provider.relist = False
+            self.list_tools(provider, now)
+        self.endpoint.announce = True
+        self.endpoint.moved(now)
