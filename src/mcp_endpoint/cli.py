@@ -1,0 +1,229 @@
+"""The command line: every way to run the program, in Chinese and English."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+import msgspec
+
+from . import __version__, addresses, config, tokens
+from .errors import ConfigError, EndpointError
+
+NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
+
+
+def main(root: Path | None = None, arguments: list[str] | None = None) -> NoReturn:
+    """Run one command and end the process; a person's mistake is told in two sentences, never as a traceback.
+
+    `root` is the folder with data/ and logs/; the current one where none is given. Exit codes: 0 done, 1 refused by the machine,
+    2 wrong usage, 78 wrong configuration (sysexits.h).
+    """
+    try:
+        command.main(args=arguments, prog_name="mcp-endpoint", obj=root or Path.cwd(), standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EndpointError as error:
+        click.echo(error, err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    help="MCP 接入点服务器：让设备与工具相遇。不带命令即为 serve。\n\n"
+    "The MCP endpoint server, where devices meet tools. Without a command: serve.",
+)
+@click.version_option(__version__, "-V", "--version", message="%(version)s", help="显示版本 / Show the version.")
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="存放 data/ 与 logs/ 的文件夹 / Folder that holds data/ and logs/.",
+)
+@click.pass_context
+def command(context: click.Context, root: Path | None) -> None:
+    context.obj = (root or context.obj).resolve()
+    if context.invoked_subcommand is None:
+        context.invoke(serve)
+
+
+@command.command(help="启动服务器 / Start the server.")
+@click.option("--host", help="监听地址 / Address to listen on.")
+@click.option("--port", help="监听端口 / Port to listen on.")
+@click.option("--log-level", help="日志级别 / Least important lines to log: TRACE DEBUG INFO WARNING ERROR.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="任一设置项 / Any setting: websocket.max_connections=2000.")
+@click.pass_obj
+def serve(root: Path, host: str | None, port: str | None, log_level: str | None, settings: tuple[str, ...]) -> None:
+    from . import server  # only this command needs the whole house
+
+    overrides = _overrides(settings, {"server.host": host, "server.port": port, "server.log_level": log_level})
+    prepared = config.prepare(root, os.environ, overrides)
+    loaded = config.load(root, os.environ, overrides, made_key=prepared.key)
+    server.run(root, loaded, prepared)
+
+
+@command.group("config", help="查看与转换配置 / Show and convert the configuration.")
+def config_group() -> None: ...
+
+
+@config_group.command("show", help="每个设置的值及其来源（隐藏密钥）/ Each setting, its value and its origin; the key is hidden.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
+@click.pass_obj
+def config_show(root: Path, settings: tuple[str, ...]) -> None:
+    loaded = config.load(root, os.environ, _overrides(settings, {}))
+    width = max(map(len, loaded.sources))
+    for name, source in loaded.sources.items():
+        click.echo(f"{name:<{width}} = {_shown(name, _value(loaded.config, name))}  # {source}")
+    for en, zh in loaded.warnings:
+        click.echo(f"{zh}\n{en}", err=True)
+
+
+@config_group.command("convert", help="把旧 INI 配置改写为 TOML，保留顺序、注释与密钥 / Rewrite an old INI file as TOML, all kept.")
+@click.option("--diff", "only_diff", is_flag=True, help="只显示差异，不改动文件 / Only show what would change.")
+@click.pass_obj
+def config_convert(root: Path, only_diff: bool) -> None:
+    path = root / config.FILE
+    old = _read(path)
+    new = config.convert(old)
+    if only_diff:
+        secret = config.load(root, {}).config.server.key
+        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), config.FILE, f"{config.FILE} (TOML)", lineterm="")
+        for line in lines:
+            click.echo(line.replace(secret, "***") if secret else line)
+        return
+    kept = _beside(path)
+    try:
+        config.write(kept, old)
+        config.write(path, new)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise EndpointError(f"cannot be written: {reason}", f"无法写入：{reason}", place=config.FILE) from error
+    click.echo(f"已改写 {path}，旧文件保存为 {kept.name}\n{path} rewritten; the old file is kept as {kept.name}")
+
+
+@command.group("token", help="制作与查看令牌 / Make and read tokens.")
+def token_group() -> None: ...
+
+
+@token_group.command("make", help="为接入点 ENDPOINT 制作令牌 / Make a token for ENDPOINT.")
+@click.argument("endpoint")
+@click.option("--signed", is_flag=True, help="签名令牌，可限角色与期限 / A signed token, which may be limited to a role and a time.")
+@click.option("--role", type=click.Choice(["tool", "device", "both"]), default="both", help="仅用于签名令牌 / Signed tokens only.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="有效天数，仅用于签名令牌 / Days it lasts; signed tokens only.")
+@click.pass_obj
+def token_make(root: Path, endpoint: str, signed: bool, role: tokens.Role, days: float | None) -> None:
+    if not signed and (role != "both" or days is not None):
+        raise click.UsageError("--role 与 --days 需要 --signed / --role and --days need --signed")
+    doors = _doors(root)
+    expires = None if days is None else time.time() + days * 86_400
+    try:
+        made = doors.make_signed(endpoint, role, expires) if signed else doors.make_xiaozhi(endpoint)
+    except ValueError as error:
+        raise click.UsageError(NAME_RULE) from error
+    click.echo(made)
+
+
+@token_group.command("read", help="令牌能打开什么；不带参数则读标准输入 / What a token opens; reads standard input without one.")
+@click.argument("text", metavar="[TOKEN]", required=False)
+@click.pass_obj
+def token_read(root: Path, text: str | None) -> None:
+    given = (text if text is not None else sys.stdin.readline()).strip()
+    try:
+        opened = _doors(root).open(given, time.time())
+    except tokens.Refused as refused:
+        raise EndpointError(f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}") from refused
+    click.echo(f"接入点 / endpoint: {opened.shown}\n类型 / kind: {opened.kind}\n角色 / role: {opened.role}")
+
+
+@command.command(help="打印接入点 ENDPOINT 的工具端与使用端地址 / Print the addresses of ENDPOINT for tools and devices.")
+@click.argument("endpoint", default=tokens.SINGLE_MODULE)
+@click.pass_obj
+def url(root: Path, endpoint: str) -> None:
+    loaded = _with_key(root)
+    settings = loaded.config.server
+    contained = addresses.in_container(os.environ)
+    base = addresses.base_of(settings, settings.port, contained=contained)
+    try:
+        made = tokens.Doors(settings.key).make_xiaozhi(endpoint)
+    except ValueError as error:
+        raise click.UsageError(NAME_RULE) from error
+    pair = addresses.endpoint_addresses(base, made)
+    click.echo(f"工具端 / tool:   {pair.tool}\n使用端 / device: {pair.device}")
+    for hint in addresses.hints(settings, base, made, contained=contained):
+        click.echo(f"{hint.zh}\n{hint.en}", err=True)
+
+
+def _overrides(settings: tuple[str, ...], named: Mapping[str, str | None]) -> dict[str, str]:
+    """The command line's settings by their full names; the named options win."""
+    found: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {setting}: 应为 名称=值 / expected NAME=VALUE")
+        found[name.strip()] = value.strip()
+    return found | {name: value for name, value in named.items() if value is not None}
+
+
+def _with_key(root: Path) -> config.Loaded:
+    """The configuration with a key that lasts. Raises ConfigError where none can be kept."""
+    prepared = config.prepare(root, os.environ)
+    if prepared.key:
+        raise ConfigError(
+            "there is no key yet and none can be written here, so a token would open nothing: make this file writable",
+            "尚无密钥且此处无法写入，制作的令牌无法使用：请让此文件可写",
+            place=config.FILE,
+        )
+    return config.load(root, os.environ)
+
+
+def _doors(root: Path) -> tokens.Doors:
+    settings = _with_key(root).config
+    return tokens.Doors(settings.server.key, agents=settings.security.agents)
+
+
+def _value(loaded: config.Config, name: str) -> object:
+    """The value of a setting by its full name."""
+    if name.startswith("endpoint.tools."):
+        return loaded.endpoint.tools[name.removeprefix("endpoint.tools.").removesuffix(".timeout")].timeout
+    section, _, key = name.partition(".")
+    return getattr(getattr(loaded, section), key)
+
+
+def _shown(name: str, value: object) -> str:
+    if name == "server.key":
+        return '"***"' if value else '""'
+    return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError("there is no such file, so nothing to convert", "没有这个文件，无需转换", place=config.FILE) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read as UTF-8: {error}", f"无法按 UTF-8 读取：{error}", place=config.FILE) from error
+
+
+def _beside(path: Path) -> Path:
+    """A free name for the old file."""
+    name = path.with_name(f"{path.name}.ini")
+    number = 1
+    while name.exists():
+        number += 1
+        name = path.with_name(f"{path.name}.ini.{number}")
+    return name
+
+

@@ -1,0 +1,77 @@
+"""The page in every state it can be in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_endpoint.page import Facts, prefers_chinese, render
+
+
+def facts(tools: list[dict[str, Any]] | None = None, **changes: Any) -> Facts:
+    details = [] if tools is None else [{"endpoint": "home", "in_flight": 0, "tools": tools, "devices": []}]
+    snapshot = {"endpoints": len(details), "tool_connections": 0, "device_connections": 0, "endpoint_details": details}
+    known: dict[str, Any] = {"state": "ready", "uptime": 0.4, "known": True, "refused": False, "addresses": (), "hints": ()}
+    return Facts(snapshot=snapshot, **(known | changes))
+
+
+def tool(**changes: Any) -> dict[str, Any]:
+    plain = {"label": "", "state": "ready", "connected_seconds": 90_000.0, "doubtful": False, "functions": [], "why_bare": ""}
+    return plain | changes
+
+
+@pytest.mark.parametrize(
+    ("header", "chinese"),
+    [
+        ("", False),
+        ("zh", True),
+        ("zh-Hans-CN;q=0.9", True),
+        ("en", False),
+        ("zh-TW,en;q=0.5", True),
+        ("en,zh", False),
+        ("zh,en", True),
+        ("en;q=0.2, zh;q=0.7", True),
+        ("fr, de", False),
+        ("zh;q=0", False),
+        ("zh;q=banana", False),
+        ("*", False),
+        (";;,,=", False),
+    ],
+)
+def test_the_language_is_the_one_the_browser_puts_first(header: str, chinese: bool) -> None:
+    assert prefers_chinese(header) is chinese
+
+
+@given(st.text(max_size=200))
+def test_no_header_breaks_the_choice_of_language(header: str) -> None:
+    assert prefers_chinese(header) in (True, False)
+
+
+def test_a_draining_server_says_so() -> None:
+    assert "stopping" in render(facts(state="draining"), chinese=False)
+    assert "正在停止" in render(facts(state="draining"), chinese=True)
+
+
+def test_an_empty_server_says_that_nobody_is_connected() -> None:
+    assert "还没有工具或设备连接" in render(facts(), chinese=True)
+
+
+def test_an_endpoint_without_a_tool_says_it_in_the_words_devices_hear() -> None:
+    assert "工具端未连接" in render(facts([]), chinese=True)
+
+
+def test_a_tool_is_shown_with_its_state_its_age_and_its_trouble() -> None:
+    shown = render(facts([tool(state="bare", why_bare="no answer in 5 s", doubtful=True)]), chinese=False)
+    assert "does not speak MCP" in shown
+    assert "1 d 1 h" in shown
+    assert "no answer in 5 s" in shown
+    assert "its last call timed out" in shown
+
+
+@given(st.text(max_size=30))
+def test_nothing_a_tool_says_becomes_markup(text: str) -> None:
+    shown = render(facts([tool(label=f"<i>{text}", state=f"<i>{text}", functions=[f"<i>{text}"])]), chinese=False)
+    assert "<i>" not in shown
