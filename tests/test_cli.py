@@ -1,0 +1,269 @@
+"""The command line as a person meets it: what it prints, what it changes, how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import tomli
+
+from mcp_endpoint import __version__, cli, config
+from mcp_endpoint.tokens import Doors
+
+KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
+OLD = f"""# 服务器
+[server]
+host = 0.0.0.0      # 监听地址
+port = 8123
+key = {KEY}
+; 日志
+[logging]
+max_file_size = 10MB
+"""
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(config.ENVIRONMENT)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/.mcp-endpoint-server.cfg").write_text(f'[server]\nkey = "{KEY}"\nport = 8123\n', "utf-8")
+    return tmp_path
+
+
+def run(root: Path, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main(root, list(arguments))
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def live(root: Path) -> Path:
+    return root / "data/.mcp-endpoint-server.cfg"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "-h"], ["config", "-h"], ["token", "make", "-h"], ["url", "-h"]])
+def test_help_is_in_both_languages(root: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, *arguments) == 0
+    shown = capsys.readouterr().out
+    assert re.search("[一-龥]", shown)
+    assert re.search("[A-Za-z]{4}", shown)
+
+
+def test_version_is_printed_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "--version") == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_a_wrong_command_is_wrong_usage(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "dance") == 2
+    assert "dance" in capsys.readouterr().err
+
+
+def test_config_show_tells_each_value_and_where_it_came_from(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MES_WEBSOCKET_PING_INTERVAL", "20")
+    assert run(root, "config", "show", "--set", "server.host=0.0.0.0") == 0
+    shown = dict(re.findall(r"^(\S+) += (.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert shown["server.port"] == "8123  # data/.mcp-endpoint-server.cfg:3"
+    assert shown["websocket.ping_interval"] == "20.0  # environment MES_WEBSOCKET_PING_INTERVAL"
+    assert shown["server.host"] == '"0.0.0.0"  # command line'
+    assert shown["security.allowed_origins"] == '["*"]  # default'
+    assert set(shown) == set(config.SETTINGS)
+
+
+@pytest.mark.row("D28")
+def test_config_show_never_shows_the_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "config", "show") == 0
+    shown = capsys.readouterr().out
+    assert 'server.key' in shown
+    assert KEY not in shown
+
+
+def test_config_show_lists_the_tools_with_their_own_time(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(root).write_text('[endpoint.tools."天气"]\ntimeout = 60\n', "utf-8")
+    assert run(root, "config", "show") == 0
+    assert re.search(r'^endpoint\.tools\.天气\.timeout += 60\.0  # data/\.mcp-endpoint-server\.cfg:2$', capsys.readouterr().out, re.MULTILINE)
+
+
+def test_config_show_gives_the_warnings_beside_the_values(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(root).write_text(OLD, "utf-8")
+    assert run(root, "config", "show") == 0
+    assert "config convert" in capsys.readouterr().err
+
+
+def test_config_show_writes_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, "config", "show") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_convert_keeps_values_comments_and_the_old_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(root).write_text(OLD, "utf-8")
+    before = config.load(root, {}).config
+    assert run(root, "config", "convert") == 0
+    after = config.load(root, {})
+    assert after.config == before
+    assert after.warnings == ()
+    new = live(root).read_text("utf-8")
+    assert tomli.loads(new)["server"]["key"] == KEY
+    assert "# 监听地址" in new
+    assert new.index("# 服务器") < new.index("# 日志")
+    kept = live(root).with_name(".mcp-endpoint-server.cfg.ini")
+    assert kept.read_text("utf-8") == OLD
+    if os.name == "posix":
+        assert live(root).stat().st_mode & 0o777 == 0o600
+        assert kept.stat().st_mode & 0o777 == 0o600
+    assert KEY not in capsys.readouterr().out
+
+
+def test_config_convert_never_overwrites_an_older_copy(root: Path) -> None:
+    live(root).with_name(".mcp-endpoint-server.cfg.ini").write_text("older", "utf-8")
+    live(root).write_text(OLD, "utf-8")
+    assert run(root, "config", "convert") == 0
+    assert live(root).with_name(".mcp-endpoint-server.cfg.ini").read_text("utf-8") == "older"
+    assert live(root).with_name(".mcp-endpoint-server.cfg.ini.2").read_text("utf-8") == OLD
+
+
+def test_config_convert_diff_changes_nothing_and_hides_the_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(root).write_text(OLD, "utf-8")
+    assert run(root, "config", "convert", "--diff") == 0
+    shown = capsys.readouterr().out
+    assert '+host = "0.0.0.0"' in shown
+    assert "-host = 0.0.0.0" in shown
+    assert KEY not in shown
+    assert live(root).read_text("utf-8") == OLD
+    assert [path.name for path in live(root).parent.iterdir()] == [".mcp-endpoint-server.cfg"]
+
+
+def test_config_convert_without_a_file_or_with_toml_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "config", "convert") == 78
+    assert "TOML" in capsys.readouterr().err
+    live(root).unlink()
+    assert run(root, "config", "convert") == 78
+    assert "没有这个文件" in capsys.readouterr().err
+
+
+def test_config_convert_of_what_is_not_text_is_a_message(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(root).write_bytes(b"[server]\nhost = \xff\xfe\n")
+    assert run(root, "config", "convert") == 78
+    assert "UTF-8" in capsys.readouterr().err
+
+
+def test_config_convert_that_cannot_write_leaves_the_old_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(root).write_text(OLD, "utf-8")
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(config, "write", refuse)
+    assert run(root, "config", "convert") == 1
+    assert "Permission denied" in capsys.readouterr().err
+    assert live(root).read_text("utf-8") == OLD
+
+
+def test_a_made_token_opens_under_the_key_and_is_read_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "token", "make", "living-room") == 0
+    token = capsys.readouterr().out.strip()
+    assert Doors(KEY).open(token, 0)[:2] == ("agent:living-room", "living-room")
+    assert run(root, "token", "read", token) == 0
+    shown = capsys.readouterr().out
+    assert "living-room" in shown
+    assert "xiaozhi" in shown
+
+
+def test_a_signed_token_has_a_role_and_an_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "token", "make", "kitchen", "--signed", "--role", "tool", "--days", "1") == 0
+    token = capsys.readouterr().out.strip()
+    opened = Doors(KEY).open(token, 0)
+    assert (opened.endpoint, opened.role) == ("signed:kitchen", "tool")
+    assert run(root, "token", "make", "kitchen", "--signed") == 0
+    assert Doors(KEY).open(capsys.readouterr().out.strip(), 1e12).role == "both"
+
+
+def test_a_token_is_read_from_standard_input_so_that_no_process_list_shows_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = tmp_path / "token"
+    given.write_text(Doors(KEY).make_signed("kitchen", "device") + "\n")
+    with given.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert run(root, "token", "read") == 0
+    assert "device" in capsys.readouterr().out
+
+
+def test_a_token_that_opens_nothing_is_said_to_without_being_repeated(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign = Doors(KEY[::-1]).make_signed("kitchen")
+    assert run(root, "token", "read", foreign) == 1
+    shown = capsys.readouterr().err
+    assert "bad-signature" in shown
+    assert foreign not in shown
+
+
+@pytest.mark.parametrize("arguments", [["make", "a b"], ["make", "x" * 65, "--signed"], ["make", "a", "--days", "1"], ["make", "a", "--role", "tool"]])
+def test_what_no_token_can_say_is_wrong_usage(root: Path, arguments: list[str]) -> None:
+    assert run(root, "token", *arguments) == 2
+
+
+def test_url_prints_both_addresses_of_an_endpoint(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(root).write_text(f'[server]\nkey = "{KEY}"\npublic_url = "https://mcp.example.org"\n', "utf-8")
+    assert run(root, "url", "living-room") == 0
+    tool, device = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
+    assert tool.startswith("wss://mcp.example.org/mcp_endpoint/mcp/?token=")
+    assert device == tool.replace("/mcp/", "/call/")
+    (token,) = parse_qs(urlsplit(tool).query)["token"]
+    assert Doors(KEY).open(token, 0).shown == "living-room"
+
+
+def test_url_without_a_name_is_the_single_modules(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "url") == 0
+    captured = capsys.readouterr()
+    (token,) = parse_qs(urlsplit(captured.out.split()[3]).query)["token"]
+    assert Doors(KEY).open(token, 0).shown == "single_module"
+
+
+def test_url_of_what_cannot_be_a_name_is_wrong_usage(root: Path) -> None:
+    assert run(root, "url", "a b") == 2
+
+
+def test_a_first_token_makes_the_key_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "token", "make", "kitchen") == 0
+    key = config.load(tmp_path, {}).config.server.key
+    assert Doors(key).open(capsys.readouterr().out.strip(), 0).shown == "kitchen"
+
+
+def test_a_token_that_could_not_outlive_the_command_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(config, "write", refuse)
+    assert run(tmp_path, "token", "make", "kitchen") == 78
+    assert "尚无密钥" in capsys.readouterr().err
+
+
+def test_another_root_may_be_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(Path("/"), "--root", str(root), "config", "show") == 0
+    assert "8123" in capsys.readouterr().out
+
+
+def test_a_mistake_in_the_file_is_two_sentences_with_a_place_and_exit_78(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live(root).write_text("[server]\nport = 99999\n", "utf-8")
+    assert run(root, "config", "show") == 78
+    complaint = capsys.readouterr().err.splitlines()
+    assert len(complaint) == 2
+    assert all(line.startswith("data/.mcp-endpoint-server.cfg:2:8: ") for line in complaint)
+
+
+def test_a_setting_that_is_no_pair_is_wrong_usage(root: Path) -> None:
+    assert run(root, "config", "show", "--set", "server.port") == 2
