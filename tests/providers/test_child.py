@@ -228,6 +228,21 @@ async def test_a_child_that_is_stuck_writing_sees_its_stdin_close(monkeypatch: p
     assert child.status == 0
 
 
+def test_the_same_life_under_uvloop() -> None:
+    """The server runs on uvloop where there is one; its transports are not asyncio's."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def life() -> int | None:
+        async with _running(_command()) as talk:
+            assert await talk.ask("big", letter="你", count=1_000_000) == "你" * 1_000_000
+            await talk.ask("die", status=6)
+            await asyncio.wait_for(talk.child.exited.wait(), PATIENCE)
+        return talk.child.status
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(life()) == 6
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 async def test_nothing_is_left_open() -> None:
     def count() -> int:

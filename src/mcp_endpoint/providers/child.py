@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
@@ -129,10 +129,9 @@ class _Ends(asyncio.SubprocessProtocol):
         self.writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        stdout = transport.get_pipe_transport(1)
-        assert stdout is not None
-        self.stdout.set_transport(stdout)
+        # Casts and no checks: uvloop's transports are no subclasses of asyncio's.
+        stdout = cast(asyncio.SubprocessTransport, transport).get_pipe_transport(1)
+        self.stdout.set_transport(cast(asyncio.ReadTransport, stdout))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self.stdout.feed_data(data)
@@ -158,8 +157,7 @@ class Child:
     """One running child. Made by `start`, ended by `stop`; its stderr is ours."""
 
     def __init__(self, transport: asyncio.SubprocessTransport, ends: _Ends, life: int | None) -> None:
-        stdin = transport.get_pipe_transport(0)
-        assert isinstance(stdin, asyncio.WriteTransport)
+        stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
         stdin.set_write_buffer_limits(high=QUEUED_BYTES)
         self._transport = transport
         self._ends = ends
