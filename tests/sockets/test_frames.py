@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 from typing import Any
 
@@ -13,8 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
-from mcp_endpoint.sockets import frames as wire
-from mcp_endpoint.sockets.frames import FRAMES_PER_TURN, Frames, close_frame, is_utf8, ping_frame, text_head
+from mcp_endpoint.sockets.frames import FRAMES_PER_TURN, PROTOCOL_LOGGER, Frames, close_frame, is_utf8, ping_frame, text_head
 from sockets.peerframes import BINARY, CLOSE, CONT, PING, PONG, TEXT, closing, frame
 
 LIMIT = 200
@@ -70,7 +68,7 @@ class Library:
     """The same, with the websockets library alone."""
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.protocol = Protocol(SERVER, state=OPEN, max_size=limit, logger=logging.getLogger(wire.PROTOCOL_LOG))
+        self.protocol = Protocol(SERVER, state=OPEN, max_size=limit, logger=PROTOCOL_LOGGER)
         self.heard: list[bytes] = []
         self.replies: list[bytes] = []
         self.parts: list[bytes] = []

@@ -36,8 +36,8 @@ UTF8_STEP: Final = 64 * 1024
 """Bytes of text checked at a time, so that a large message is never decoded as a whole."""
 SMALL_PIECE: Final = 1024
 """Pieces of an incomplete frame below this many bytes are put together, lest a peer that drips costs more than it sends."""
-PROTOCOL_LOG: Final = "mcp_endpoint.sockets.protocol"
-"""Name of the websockets library's logger for our links; it writes whole frames and heads at DEBUG, so it stays at ERROR."""
+PROTOCOL_LOGGER: Final = logging.getLogger("mcp_endpoint.sockets.protocol")
+"""The websockets library's logger for our links; it writes whole frames and heads at DEBUG, so `make_link_class` keeps it at ERROR."""
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
@@ -292,8 +292,7 @@ class Frames:
             used = min(left, size)
             self._owed = size - used
         if protocol is None:
-            log = logging.getLogger(PROTOCOL_LOG)
-            protocol = self._protocol = Protocol(SERVER, state=OPEN, max_size=self._limit, logger=log)
+            protocol = self._protocol = Protocol(SERVER, state=OPEN, max_size=self._limit, logger=PROTOCOL_LOGGER)
         protocol.receive_data(data[at : at + used])
         self._follow(protocol, now)
         return used
@@ -359,7 +358,7 @@ class Frames:
         for frame in writes:
             self.reply(frame)
         if not self._owed and protocol.current_size is None:
-            self._protocol = None
+            self._drop_protocol()
 
     def _fragment(self, final: bool, now: float) -> None:
         """One more fragment has been kept: deliver the message if it was the last."""
@@ -389,8 +388,13 @@ class Frames:
         self._held = None
         self._owed = 0
         self._rest = None
-        self._protocol = None
         self._parts = None
+        self._drop_protocol()
+
+    def _drop_protocol(self) -> None:
+        if self._protocol is not None:
+            self._protocol.parser.close()  # it and the protocol hold each other
+            self._protocol = None
 
     def _seek(self, data: bytes) -> None:
         """Skip frames until the peer's close frame."""

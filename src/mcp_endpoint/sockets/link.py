@@ -1,0 +1,516 @@
+"""A link: one WebSocket, from its handshake to the last byte.
+
+uvicorn makes one for each upgrade request (`ws=` of its Config), hands over the transport and the request's head, and has no further part
+in it. The websockets library's `ServerProtocol` does the handshake and is dropped. From then on bytes become messages in `frames`, and
+messages go to the party that the broker gave us; what the broker sends is collected and leaves in one write per loop turn.
+
+A link ends once, in one of these ways, and `broker.detach` hears of it once:
+
+- `close`: we say goodbye; the queue goes out first, then the close frame; messages are no longer delivered; the socket is closed when the
+  peer has answered, cut off after `close_timeout`. Detached at the end of the loop turn, because the broker itself may be the caller.
+- `ended`: the peer says goodbye; it is answered and the socket is closed. Detached at once, with the peer's code.
+- `failed`: the peer broke the protocol; it is told and only our half is closed, so that it can read why. Detached at once.
+- the socket ends without a close frame. Detached with 1006.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, cast
+
+from loguru import logger
+from uvicorn.config import Config as UvicornConfig
+from uvicorn.server import ServerState
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from ..errors import INTERNAL, NOT_READING, RESTARTING, Goodbye
+from .frames import PROTOCOL_LOGGER, Frames, close_frame, ping_frame, text_head
+from .handshake import Admission, Door, Refusal
+
+JOINED_BYTES: Final = 64 * 1024
+"""A queue below this many bytes leaves as one piece; above it, large parts are handed to the socket as they are."""
+LARGE_PART: Final = 16 * 1024
+"""Bytes from which a part is not copied together with its neighbours."""
+HIGH_WATER: Final = 256 * 1024
+"""Bytes a transport may hold before we keep the rest ourselves."""
+OVERFULL: Final = 4
+"""A queue this many times over `queued_bytes_per_link` ends the link at once: answers already owed fit, a flood does not."""
+SUBPROTOCOL: Final = "mcp"
+"""What MCP SDKs offer in `Sec-WebSocket-Protocol`; some clients insist on having it confirmed."""
+PING: Final = b"mcp-endpoint"
+ABNORMAL: Final = 1006
+
+_SIDES: Final = {"tool": "工具端 / tool", "device": "使用端 / device"}
+_HINTS: Final = {
+    1000: "正常关闭 / closed normally",
+    1001: "对方退出 / going away",
+    1002: "违反 WebSocket 协议 / broke the WebSocket protocol",
+    1005: "正常关闭 / closed without a code",
+    1006: "网络中断或对方进程结束 / the network or the peer's process broke off",
+    1007: "文本不是 UTF-8 / text that is not UTF-8",
+    1009: "消息过大，见 [limits] provider_message_bytes、consumer_message_bytes / message too big, see [limits]",
+    1011: "对方或本端出错，或心跳超时 / an error, or no answer to pings",
+    1012: "重启 / restart",
+    1013: "对方不读取数据 / it does not read",
+}
+
+
+class Turn:
+    """What goes out when the current turn of the event loop is over, for all links of one server."""
+
+    __slots__ = ("call_soon", "links", "time")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.links: list[Link] = []
+        self.time = loop.time
+        self.call_soon = loop.call_soon
+
+    def flush(self) -> None:
+        """Write what was sent in this turn, once per link."""
+        links = self.links
+        self.links = []
+        for link in links:
+            link.flush()
+
+
+class Link(Frames, asyncio.Protocol):
+    """One WebSocket; what the broker knows as a `Link`. Times are the event loop's, in seconds."""
+
+    __slots__ = (
+        "_blocked",
+        "_connections",
+        "_goodbye",
+        "_out",
+        "_paused",
+        "_pending",
+        "_since",
+        "_transport",
+        "crowded",
+        "due",
+        "leaving",
+        "peer",
+        "pinged",
+        "seen",
+        "stuck",
+        "stuck_bytes",
+    )
+
+    door: ClassVar[Door]
+    turn: ClassVar[Turn]
+
+    def __init__(
+        self, config: UvicornConfig, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """As uvicorn calls it; of all it offers we need the set of connections that its shutdown waits for."""
+        super().__init__()
+        self._connections = cast("set[Any]", server_state.connections)
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes | memoryview] = []
+        """Parts of frames not yet given to the transport."""
+        self._pending = 0
+        """Bytes in `_out`."""
+        self._blocked = False
+        """Whether the transport holds as much as it may."""
+        self._paused = False
+        """Whether reading stands still because the rest of a turn waits."""
+        self._goodbye: Goodbye | None = None
+        """How we ended it, as long as the broker has not heard."""
+        self._since = 0.0
+        self.peer = ""
+        """Where it comes from, for the log."""
+        self.due = 0
+        self.seen = 0.0
+        self.pinged = 0.0
+        self.leaving = 0.0
+        self.stuck = 0.0
+        self.stuck_bytes = 0
+        self.crowded = False
+
+    # What uvicorn and the transport call.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport of the HTTP connection is ours now."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+        if "turn" not in vars(type(self)):
+            type(self).turn = Turn(asyncio.get_running_loop())
+
+    def data_received(self, data: bytes) -> None:
+        """First the request's head, then frames."""
+        if self.says is not None:
+            now = self.seen = self.turn.time()
+            self._deliver(data, now)
+        elif self._seeking:
+            self.take(data, 0.0)
+        elif not self.leaving:
+            self._arrive(data)
+
+    def eof_received(self) -> None:
+        """The peer will send no more; without a close frame that is an abnormal end. The transport closes itself."""
+        self._leave()
+        self._over()
+        self._detach(ABNORMAL, "no close frame")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._leave()
+        self._over()
+        self._seeking = False
+        self._transport = None
+        self._out.clear()
+        self._pending = 0
+        self._detach(ABNORMAL, str(exc) if exc else "no close frame")
+        self.door.keepalive.forget(self)
+        self.door.open.discard(self)
+        self._connections.discard(self)
+
+    def pause_writing(self) -> None:
+        """The transport holds as much as it may: the rest waits here."""
+        self._blocked = True
+        if not self.leaving:
+            self.stuck = self.turn.time()
+            self.stuck_bytes = self.unsent()
+            self.door.keepalive.watch(self, self.stuck)
+            self._check_queue()
+
+    def resume_writing(self) -> None:
+        """The transport can take more."""
+        self._blocked = False
+        self.stuck = 0.0
+        self.flush()
+        if self.crowded and not self._blocked:
+            self.crowded = False
+            self.seen = self.turn.time()
+            self.door.keepalive.watch(self, self.seen)
+            self._read_on()
+
+    def shutdown(self) -> None:
+        """uvicorn is shutting down."""
+        self.goodbye(RESTARTING)
+
+    # What the broker calls.
+
+    def send(self, first: bytes | memoryview, second: bytes | memoryview = b"") -> None:
+        """Take one text frame, `first` followed by `second`; it leaves when this turn of the loop is over."""
+        if self.leaving:
+            return
+        out = self._out
+        if not out:
+            turn = self.turn
+            if not turn.links:
+                turn.call_soon(turn.flush)
+            turn.links.append(self)
+        size = len(first) + len(second)
+        head = text_head(size)
+        out.append(head)
+        out.append(first)
+        out.append(second)
+        self._pending += size + len(head)
+        if self._blocked:
+            self._check_queue()
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye, once; what was sent before goes out first."""
+        if self.leaving:
+            return
+        self._goodbye = Goodbye(code, reason)
+        self._leave()
+        if self._goodbye == NOT_READING:
+            self._out.clear()
+            self._pending = 0
+        self._write(close_frame(code, reason))
+        self.stop_messages()
+        self.crowded = False
+        self._read_on()
+        self.turn.call_soon(self._detach, code, reason)
+
+    def ping(self) -> None:
+        """Ask for a sign of life now; without one within `ping_timeout` the link ends with 1011."""
+        now = self.turn.time()
+        if not (self.leaving or self.pinged or self.crowded):
+            self.send_ping(now)
+            self.door.keepalive.watch(self, now)
+
+    @property
+    def queued(self) -> int:
+        """Bytes taken by `send` that the kernel has not taken yet."""
+        return self._pending + self.unsent()
+
+    # What the sweeper calls.
+
+    def review(self, now: float) -> float:
+        """The rules of keepalive."""
+        return self.door.keepalive.review(self, now)
+
+    def unsent(self) -> int:
+        """Bytes in the transport that the kernel has not taken."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def send_ping(self, now: float) -> None:
+        """Ping the peer."""
+        self.pinged = now
+        self.reply(ping_frame(PING))
+
+    def goodbye(self, goodbye: Goodbye) -> None:
+        """Close with an entry of the table."""
+        self.close(goodbye.code, goodbye.reason)
+
+    def cut(self) -> None:
+        """Drop the socket at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the frames say.
+
+    def reply(self, frame: bytes) -> None:
+        """A control frame takes its place in the queue."""
+        if not self._out:
+            if not self.turn.links:
+                self.turn.call_soon(self.turn.flush)
+            self.turn.links.append(self)
+        self._out.append(frame)
+        self._pending += len(frame)
+        if self._blocked:
+            self._check_queue()
+
+    def ended(self, code: int, reason: str, frame: bytes) -> None:
+        """The peer has closed: answer, and close the socket."""
+        self._leave()
+        self._write(frame)
+        self._shut()
+        self._detach(code, reason)
+
+    def failed(self, goodbye: Goodbye, frame: bytes) -> None:
+        """The peer broke the protocol: tell it, and let it read that before the socket is closed."""
+        self._leave()
+        self._write(frame)
+        transport = self._transport
+        if transport is not None and transport.can_write_eof():
+            transport.write_eof()
+        else:
+            self._shut()
+        self._detach(*goodbye)
+
+    def answered(self) -> None:
+        """Both close frames have been exchanged."""
+        self._shut()
+
+    # Reading.
+
+    def _deliver(self, data: bytes | None, now: float) -> None:
+        """Take `data`, or what the last turn left; with more than a turn's work, read nothing until that is done."""
+        try:
+            more = self.go_on(now) if data is None else self.take(data, now)
+        except Exception:  # noqa: BLE001 - the one boundary: a fault of ours ends this link and no other
+            logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends: {}", self.peer)
+            self.goodbye(INTERNAL)
+            return
+        if more and not self._paused:
+            self._paused = True
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self.turn.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if self.crowded:
+            return  # `resume_writing` comes back to it
+        self._paused = False
+        self._deliver(None, self.turn.time())
+        if not self._paused:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read again, after the rest of the last turn."""
+        if self._rest is not None:
+            self._paused = True
+            self.turn.call_soon(self._next_turn)
+        elif self._transport is not None and not self.crowded:
+            self._paused = False
+            self._transport.resume_reading()
+
+    # Writing.
+
+    def flush(self) -> None:
+        """Write what has been sent, unless the transport is full."""
+        if self._out and not self._blocked:
+            self._push()
+
+    def _push(self) -> None:
+        transport = self._transport
+        out = self._out
+        if transport is None:
+            out.clear()
+        elif self._pending < JOINED_BYTES:
+            whole = b"".join(out)
+            out.clear()
+            self._pending = 0
+            transport.write(whole)
+        else:
+            parts = _parts(out)
+            out.clear()
+            self._pending = 0
+            transport.writelines(parts)
+
+    def _write(self, frame: bytes) -> None:
+        """The last frame of the link, behind everything that waits."""
+        self._out.append(frame)
+        self._push()
+
+    def _check_queue(self) -> None:
+        """The transport is full: bound what waits for the peer."""
+        queued = self.queued
+        limit = self.door.config.limits.queued_bytes_per_link
+        if queued > limit * OVERFULL:
+            self.goodbye(NOT_READING)
+        elif queued > limit and not self.crowded and self.party is not None and self.party.side == "device":
+            self.crowded = True
+            if self._transport is not None:
+                self._transport.pause_reading()
+
+    # The end.
+
+    def _leave(self) -> None:
+        """From now on nothing is sent, and the socket is cut off after `close_timeout`."""
+        if not self.leaving:
+            self.leaving = self.turn.time()
+            self.stuck = 0.0
+            self.door.keepalive.watch(self, self.leaving + self.door.keepalive.close_timeout)
+
+    def _shut(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _detach(self, code: int, reason: str) -> None:
+        """Tell the broker and the log, once."""
+        party = self.party
+        if party is None:
+            return
+        self.party = None
+        if self._goodbye is not None:
+            code, reason = self._goodbye
+        self.door.counters[f"goodbyes_{code if code in _HINTS else 'other'}"] += 1
+        side = party.side
+        shown = party.endpoint.shown
+        reason = printable(reason)
+        logger.bind(event="left", side=side, endpoint=shown, peer=self.peer, code=code, reason=reason).info(
+            "{} 已断开 left: {}, {}, {:.0f} s, {} {} ({})",
+            _SIDES[side],
+            shown,
+            self.peer,
+            self.turn.time() - self._since,
+            code,
+            reason or "-",
+            _HINTS.get(code, "对方自定义 / a code of its own"),
+        )
+        self.door.broker.detach(party, code, reason)
+
+    # The handshake.
+
+    def _arrive(self, head: bytes) -> None:
+        """The request's head is here: come in, or be refused before 101."""
+        transport = self._transport
+        assert transport is not None
+        protocol = ServerProtocol(select_subprotocol=_select_subprotocol, logger=PROTOCOL_LOGGER)
+        protocol.receive_data(head)
+        request = next(iter(protocol.events_received()), None)
+        decision: Admission | Refusal
+        if not isinstance(request, Request):
+            decision = Refusal(400, "bad handshake", BAD_HANDSHAKE, str(protocol.handshake_exc))
+        else:
+            response = protocol.accept(request)
+            if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+                extra = tuple((name, response.headers[name]) for name in ("Allow", "Upgrade") if name in response.headers)
+                decision = Refusal(response.status_code, "bad handshake", BAD_HANDSHAKE, str(protocol.handshake_exc), headers=extra)
+            else:
+                peer, local = _address(transport, "peername"), _address(transport, "sockname")
+                tls = transport.get_extra_info("sslcontext") is not None
+                decision = self.door.decide(request.path, request.headers, peer, local[0], tls=tls)
+        if isinstance(decision, Admission):
+            del response.headers["Date"]
+            protocol.send_response(response)
+            transport.write(b"".join(protocol.data_to_send()))
+            self._attach(decision)
+        else:
+            self._refuse(decision)
+        protocol.parser.close()  # it and the protocol hold each other
+
+    def _refuse(self, refusal: Refusal) -> None:
+        transport = self._transport
+        assert transport is not None
+        self._leave()
+        transport.write(refusal.answer())
+        transport.close()
+        self.door.counters[f"refused_{refusal.status}"] += 1
+        peer = refusal.address or "{}:{}".format(*_address(transport, "peername"))
+        logger.bind(event="refused", status=refusal.status, reason=refusal.why, peer=peer).info(
+            "已拒绝连接 / refused: {}, {} {} ({})", peer, refusal.status, refusal.error, printable(refusal.why)
+        )
+
+    def _attach(self, admission: Admission) -> None:
+        door = self.door
+        limits = door.config.limits
+        assert self._transport is not None
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._since = self.seen = self.turn.time()
+        self.peer = admission.address
+        name, shown = admission.opened.endpoint, admission.opened.shown
+        party: Any
+        if admission.side == "tool":
+            party = door.broker.attach_provider(name, shown, self, server_id=admission.server_id)
+            most = limits.provider_message_bytes
+        else:
+            party = door.broker.attach_consumer(name, shown, self)
+            most = limits.consumer_message_bytes
+        self.start_messages(party.says, party, most, limits.fragments)
+        door.open.add(self)
+        door.keepalive.watch(self, self.seen + door.keepalive.interval)
+        door.counters["links_accepted"] += 1
+        logger.bind(event="connected", side=admission.side, endpoint=shown, peer=self.peer).info(
+            "{} 已连接 connected: {}, {}", _SIDES[admission.side], shown, self.peer
+        )
+
+
+def make_link_class(door: Door) -> type[Link]:
+    """The class for uvicorn's `ws=`: links of this door, all on one event loop."""
+    PROTOCOL_LOGGER.setLevel(logging.ERROR)
+    return type("Link", (Link,), {"__slots__": (), "door": door})
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with whatever a terminal would act on escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def _parts(out: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The same bytes in few pieces, without copying the large ones."""
+    parts: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
+    for part in out:
+        if len(part) < LARGE_PART:
+            small.append(part)
+        else:
+            if small:
+                parts.append(b"".join(small))
+                small.clear()
+            parts.append(part)
+    if small:
+        parts.append(b"".join(small))
+    return parts
+
+
+def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+
+
+def _address(transport: asyncio.Transport, name: str) -> tuple[str, int]:
+    """Host and port of one end of the socket."""
+    found = transport.get_extra_info(name)
+    return (str(found[0]), int(found[1])) if isinstance(found, tuple) else ("", 0)
+
+
+BAD_HANDSHAKE: Final = "WebSocket 握手有误 / The WebSocket handshake is not right"
