@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -283,23 +284,18 @@ async def test_something_else_on_the_port_is_told(answer: bytes) -> None:
 
 # The program
 
-PROGRAM = """
-import os, sys
-from mcp_endpoint import pipe
-from mcp_endpoint.providers.child import Command, environment
-address, *argv = sys.argv[1:]
-sys.exit(pipe.run(pipe.Options(address, {"odd": Command(argv[0], tuple(argv[1:]), environment(os.environ, {}))})))
-"""
+PROGRAM = "import sys; from mcp_endpoint.cli import main; main(arguments=sys.argv[1:])"
 
 
 @asynccontextmanager
-async def _program(address: str, command: Command) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _program(*words: object, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`mcp-endpoint pipe WORDS` with these environment variables."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROGRAM, address, command.program, *command.args),
+        *(sys.executable, "-c", PROGRAM, "pipe", *map(str, words)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(HERE.parent / "src"), "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"},
+        env=os.environ | {"PYTHONPATH": str(HERE.parent / "src"), "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"} | variables,
     )
     try:
         yield process
@@ -309,10 +305,14 @@ async def _program(address: str, command: Command) -> AsyncIterator[asyncio.subp
         await asyncio.wait_for(process.communicate(), PATIENCE)
 
 
+def _command_line(address: str, *args: object) -> tuple[object, ...]:
+    return ("--endpoint", address, "--", sys.executable, "-I", "-S", ODD, *args)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_ctrl_c_and_sigterm_end_it_clean(gate: Gate, number: signal.Signals) -> None:
-    async with Vigil() as vigil, _program(gate.address, _odd(vigil.port)) as process:
+    async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port)) as process:
         wire = await gate.link()
         pid = await vigil.born()
         process.send_signal(number)
@@ -328,7 +328,7 @@ async def test_ctrl_c_and_sigterm_end_it_clean(gate: Gate, number: signal.Signal
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 async def test_a_second_signal_skips_the_waits(gate: Gate) -> None:
-    async with Vigil() as vigil, _program(gate.address, _odd(vigil.port)) as process:
+    async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port)) as process:
         wire = await gate.link()
         pid = await vigil.born()
         assert await wire.ask("stubborn") == "will stay"
@@ -346,7 +346,7 @@ async def test_a_second_signal_skips_the_waits(gate: Gate) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 async def test_kill_9_leaves_no_orphan_behind(gate: Gate) -> None:
     """Threat: tools that outlive the program that started them. Not even those that ignore SIGTERM, nor what they have forked."""
-    async with Vigil() as vigil, _program(gate.address, _odd(vigil.port)) as process:
+    async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port)) as process:
         wire = await gate.link()
         tool = await vigil.born()
         await wire.ask("fork")
@@ -355,6 +355,56 @@ async def test_kill_9_leaves_no_orphan_behind(gate: Gate) -> None:
         process.kill()
         await vigil.ended(tool)
         await vigil.ended(helper)
+
+
+async def test_the_command_line_names_the_server_and_hands_on_variables(gate: Gate) -> None:
+    words = ("--name", "天气", "--env", "KEY=k", "--env", "HANDED", sys.executable, "-I", "-S", ODD, 0, "--name", "x")
+    async with _program(*words, MCP_ENDPOINT=gate.address, HANDED="on", MY_SECRET="s3cret"):
+        wire = await gate.link()
+        seen = await wire.ask("environment")
+        assert isinstance(seen, dict)
+        assert (seen["KEY"], seen["HANDED"]) == ("k", "on")
+        assert "MY_SECRET" not in seen
+        assert "MCP_ENDPOINT" not in seen
+        where = await wire.ask("where")
+        assert isinstance(where, dict)
+        assert where["argv"] == ["--name", "x"]
+        assert parse_qs(urlsplit(gate.paths[0]).query)["server_id"] == ["天气"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+async def test_the_command_line_runs_every_server_of_a_block(gate: Gate, tmp_path: Path) -> None:
+    entry = {"command": sys.executable, "args": ["-I", "-S", str(ODD)]}
+    block = {"mcpServers": {"a": entry, "b": entry, "c": {**entry, "disabled": True}, "d": {"url": "http://127.0.0.1/mcp"}}}
+    file = tmp_path / "mcp.json"
+    file.write_text(json.dumps(block), "utf-8")
+    async with _program("--endpoint", gate.address, "--config", file) as process:
+        for _ in range(2):
+            assert await (await gate.link()).ask("echo") == {}
+        process.send_signal(signal.SIGTERM)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 0
+        assert "c: disabled" in err.decode()
+        assert "d: servers reached by URL are not supported yet" in err.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ((), 2, "-- COMMAND"),
+        (("--config", "x.json", "--", "y"), 2, "--config FILE"),
+        (("--config", "x.json", "--name", "y"), 2, "--name"),
+        (("--", "x"), 78, "MCP_ENDPOINT"),
+        (("--endpoint", "ws://127.0.0.1:1/", "--config", "no-such.json"), 78, "no-such.json"),
+        (("--endpoint", "ws://127.0.0.1:1/", "--", "no-such-program"), 1, "no-such-program"),
+    ],
+)
+async def test_a_mistake_on_the_command_line_is_told_and_ends_it(words: tuple[str, ...], status: int, said: str) -> None:
+    async with _program(*words, MCP_ENDPOINT="") as process:
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == status
+        assert said in err.decode()
+        assert "Traceback" not in err.decode()
 
 
 # What it is told

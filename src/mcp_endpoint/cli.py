@@ -166,6 +166,29 @@ def url(root: Path, endpoint: str) -> None:
         click.echo(f"{hint.zh}\n{hint.en}", err=True)
 
 
+@command.command(
+    context_settings={"allow_interspersed_args": False},
+    help="把标准输入输出上的 MCP 服务器接到接入点 / Bring an MCP server that speaks on stdin and stdout to an endpoint.",
+)
+@click.option("--endpoint", metavar="URL", help="工具端地址，默认取环境变量 MCP_ENDPOINT / Tool address; default: MCP_ENDPOINT.")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="运行 mcpServers 中的全部服务器 / Run all servers of an mcpServers block."
+)
+@click.option("--name", default="", help="此服务器的名称（server_id）/ The server's name (server_id).")
+@click.option("--env", "named", multiple=True, metavar="NAME[=VALUE]", help="传给服务器的环境变量 / A variable the server gets.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARGS]...")
+def pipe(endpoint: str | None, file: Path | None, name: str, named: tuple[str, ...], words: tuple[str, ...]) -> None:
+    from . import pipe as brings  # only this command needs it
+
+    if bool(words) == bool(file):
+        raise click.UsageError("需要 -- COMMAND 或 --config FILE 之一 / give either -- COMMAND or --config FILE")
+    if file and (name or named):
+        raise click.UsageError("--name 与 --env 请写在文件中 / with --config, names and variables stand in the file")
+    address = brings.endpoint_address(endpoint, os.environ)
+    commands = brings.block_of_commands(file, os.environ) if file else brings.one_command(words, name, named, os.environ)
+    brings.run(brings.Options(address, commands))
+
+
 def _overrides(settings: tuple[str, ...], named: Mapping[str, str | None]) -> dict[str, str]:
     """The command line's settings by their full names; the named options win."""
     found: dict[str, str] = {}

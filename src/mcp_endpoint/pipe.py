@@ -16,7 +16,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -26,8 +27,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, W
 from websockets.uri import parse_uri
 
 from .errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
+from .providers import mcp_json
 from .providers.backoff import Backoff
-from .providers.child import LINE_BYTES, Child, Command, Line
+from .providers.child import LINE_BYTES, Child, Command, Line, environment
 
 ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
 """The environment variable that mcp_pipe and its relatives read."""
@@ -120,14 +122,29 @@ def named_variables(named: Iterable[str], environ: Mapping[str, str]) -> dict[st
     return variables
 
 
-def run(options: Options) -> int:
-    """Runs until Ctrl-C or SIGTERM, which end it clean; a second signal skips the waits. Returns the exit status.
+def one_command(words: Sequence[str], name: str, named: Iterable[str], environ: Mapping[str, str]) -> dict[str, Command]:
+    """What to run for `pipe -- WORDS`; `named` as for `named_variables`, which says what this raises."""
+    return {name: Command(words[0], tuple(words[1:]), environment(environ, named_variables(named, environ)))}
+
+
+def block_of_commands(file: Path, environ: Mapping[str, str]) -> dict[str, Command]:
+    """What to run for `pipe --config FILE`: the servers of its `mcpServers` block; those left out are told.
+
+    Raises ConfigError for a file that cannot be read or understood.
+    """
+    found = mcp_json.read(file, environ)
+    for en, zh in found.left_out:
+        tell(f"{_readable(zh)} / {_readable(en)}")
+    return found.commands
+
+
+def run(options: Options) -> None:
+    """Runs until Ctrl-C or SIGTERM, which end it clean; a second signal skips the waits.
 
     Raises EndpointError when there is nothing that can be run.
     """
     with contextlib.suppress(KeyboardInterrupt):  # where the loop cannot handle signals (Windows)
         asyncio.run(_until_signal(options))
-    return 0
 
 
 async def serve(options: Options, say: Say) -> None:
