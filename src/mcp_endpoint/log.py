@@ -109,7 +109,7 @@ def _form(as_json: bool, server: Server) -> Callable[[Record], str]:
             event: dict[str, object] = {"time": time, "level": level, "message": message}
             for name, text in fields.items():
                 value = record["extra"][name]
-                event[name] = value if isinstance(value, (int, float)) else text.partition("=")[2]
+                event[name] = value if isinstance(value, int) else text.partition("=")[2]
             record["extra"]["line"] = json.dumps(event | ({"exception": trace} if trace else {}), ensure_ascii=False)
         else:
             head = " ".join((f"{time} {level:<8} {message}", *fields.values()))
