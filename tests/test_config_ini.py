@@ -295,8 +295,8 @@ def old_files(draw: st.DrawFn) -> str:
     certificate = {"server.tls_cert", "server.tls_key"}
     names = [name for name in names if name not in certificate] + (sorted(certificate) if certificate & set(names) else [])
     lines = ["[server]" + draw(st.sampled_from(["", " # s", "\t; s"])), "host = somewhere.example"]
-    for section in draw(st.permutations(sorted({SETTINGS[name].section for name in names} - {"server"} | {"strange"}))):
-        lines.append(f"[{section}]")
+    sections = draw(st.permutations(sorted({SETTINGS[name].section for name in names} - {"server"} | {"strange"})))
+    lines.extend(f"[{section}]" for section in sections)
     for name in names:
         if name == "server.host":
             continue

@@ -128,9 +128,9 @@ class ToolSettings(Struct, frozen=True, kw_only=True):
 class EndpointSettings(Struct, frozen=True, kw_only=True):
     """`[endpoint]`: how devices and tools meet."""
 
-    greet: Annotated[
-        Literal["consumer", "endpoint"], Meta(description="whose initialize a provider hears: the first device's or ours")
-    ] = "consumer"
+    greet: Annotated[Literal["consumer", "endpoint"], Meta(description="whose initialize a provider hears: the first device's or ours")] = (
+        "consumer"
+    )
     call_timeout: Annotated[
         float, Meta(gt=0, le=300, description="how long a call may take; xiaozhi-server gives up after 30", extra={"unit": "seconds"})
     ] = 25.0
