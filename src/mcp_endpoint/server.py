@@ -1,0 +1,318 @@
+"""One running server: bound, announced, served, drained.
+
+uvicorn serves; this module gives it our protocol classes and puts the drain before its shutdown. After SIGTERM or SIGINT `/ready` says 503
+and new links are refused, while calls in flight finish; then links hear 1012 and the process ends with exit code 0. A second signal skips
+the waiting: what is still owed is answered with an error, links hear 1012, and the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+from loguru import logger
+from msgspec.structs import replace
+
+from . import __version__, log
+from .addresses import Hint, announcement, in_container
+from .app import create_app
+from .broker import Broker
+from .config import Config, Loaded, Prepared
+from .config import Server as ServerSettings
+from .errors import RESTARTING, ConfigError, EndpointError
+from .metrics import Exposition, Figures
+from .sockets.guard import make_guard_class
+from .sockets.handshake import Door
+from .sockets.link import make_link_class
+from .status import View
+from .tokens import Doors
+
+GOODBYE_SECONDS: Final = 2.0
+"""How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""
+LOOK_SECONDS: Final = 0.02
+"""How often the drain looks whether everything has been answered."""
+SPARE_DESCRIPTORS: Final = 64
+"""Files, pipes and listeners beside the sockets of peers."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a drain before its shutdown, and without the signal it raises again after an orderly end."""
+
+    def __init__(self, served: uvicorn.Config, view: View, broker: Broker, door: Door, announce: Callable[[int], None]) -> None:
+        super().__init__(served)
+        self._view = view
+        self._broker = broker
+        self._door = door
+        self._announce = announce
+        self.port = 0
+        """The port it listens on, known after the start."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: no more waiting. Not kept in uvicorn's list, which would end the process by the signal."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.port = self.servers[0].sockets[0].getsockname()[1]
+        self._announce(self.port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._drain()
+        await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        self._view.state = "draining"
+        self._door.refuse_new = True
+        self._broker.drain()
+        logger.info("正在停止 / stopping", calls_in_flight=self._broker.in_flight, links=self._door.links)
+        await self._until(lambda: not self._broker.in_flight, self._view.config.server.drain_seconds)
+        self._broker.finish()
+        self._door.close_all(RESTARTING)
+        await self._until(lambda: not self._door.links, GOODBYE_SECONDS)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not (done() or self.force_exit or time.monotonic() >= end):  # noqa: ASYNC110 - the heart is not asyncio's and has no events
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def run(root: Path, loaded: Loaded, prepared: Prepared) -> None:
+    """Serve until a signal. `root` is the folder relative paths begin at.
+
+    Raises EndpointError for what a person can mend: a port in use, a host or a certificate that cannot be used.
+    """
+    config = _rooted(loaded.config, root)
+    end_log = log.setup(config.logging, config.server, sys.stderr)
+    for en, zh in prepared.notes:
+        logger.info("{} / {}", zh, en)
+    for en, zh in (*prepared.warnings, *loaded.warnings):
+        logger.warning("{} / {}", zh, en)
+    shortage = descriptor_shortage(config)
+    if shortage:
+        logger.warning("{} / {}", shortage.zh, shortage.en)
+    certificate = tls(config.server, loaded.sources)
+    sockets = bind(config.server, loaded.sources)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, certificate, sockets))
+    logger.info("已停止 / stopped")
+    end_log()
+
+
+async def _serve(config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket]) -> None:
+    await create_server(config, certificate).serve(sockets)
+
+
+def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> Server:
+    """Everything one server is made of, put together inside the running loop; two of them share nothing."""
+    loop = asyncio.get_running_loop()
+    settings = config.server
+    doors = Doors(settings.key, agents=config.security.agents)
+    broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=LogWatch())
+    door = Door(config, broker, doors)
+    started = loop.time()
+
+    def snapshot(detail: bool) -> dict[str, Any]:
+        found = broker.snapshot(detail=detail)
+        return found | {"counters": found["counters"] | dict(sorted(door.counters.items()))}
+
+    def figures() -> Figures:
+        found = snapshot(False)
+        links = {"tool": found["tool_connections"], "device": found["device_connections"]}
+        gauges = {"endpoints": found["endpoints"], "in_flight": found["in_flight"], "ready": view.state == "ready"}
+        return Figures(found["counters"], links, gauges)
+
+    view = View(
+        config=config,
+        snapshot=snapshot,
+        scrape=Exposition(config.limits, figures).scrape,
+        uptime=lambda: loop.time() - started,
+        doors=doors,
+    )
+    served = uvicorn.Config(
+        create_app(view),
+        http=make_guard_class(door),
+        ws=make_link_class(door),
+        lifespan="off",
+        log_config=None,
+        log_level=None if settings.debug else "warning",  # its comings and goings are told by our own lines
+        access_log=settings.debug,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=1,
+    )
+    served.load()
+    served.ssl = certificate
+
+    def announce(port: int) -> None:
+        logger.info("正在监听 / listening", host=settings.host, port=port, version=__version__)
+        if settings.print_addresses:
+            print(announcement(settings, port, doors, contained=in_container(os.environ)), flush=True)
+
+    return Server(served, view, broker, door, announce)
+
+
+class LogWatch:
+    """The heart's rare events as lines of the log."""
+
+    def tell(self, event: str, shown: str, **fields: object) -> None:
+        zh, level = _EVENTS.get(event, (event, "INFO"))
+        logger.log(level, f"{zh} / {event}", endpoint=shown, **fields)
+
+
+_EVENTS: Final[Mapping[str, tuple[str, str]]] = {
+    "tools": ("工具已就绪", "INFO"),
+    "bare": ("工具端不会 MCP 握手", "WARNING"),
+    "no list": ("工具端没有给出工具列表", "WARNING"),
+    "too many tools": ("工具过多，部分未列出（limits.tools_per_endpoint）", "WARNING"),
+    "noise": ("工具端发来的不是 JSON-RPC，已丢弃", "WARNING"),
+    "bad frame": ("使用端发来的不是 JSON-RPC", "WARNING"),
+    "timed out": ("调用超时", "WARNING"),
+}
+"""What the heart tells → the same in Chinese, and how loud."""
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _rooted(config: Config, root: Path) -> Config:
+    """The same configuration with its relative paths below `root`, wherever the process was started."""
+    server, logging = config.server, config.logging
+    return replace(
+        config,
+        server=replace(
+            server,
+            tls_cert=server.tls_cert and str(root / server.tls_cert),
+            tls_key=server.tls_key and str(root / server.tls_key),
+        ),
+        logging=replace(logging, log_file=logging.log_file and str(root / logging.log_file)),
+    )
+
+
+def bind(settings: ServerSettings, sources: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets to listen on: one for each address `host` means. Port 0 takes any free one, the same for all of them.
+
+    Raises EndpointError when the machine refuses (port in use, not permitted) and ConfigError for a host that is none of its own.
+    """
+    host, port = settings.host, settings.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise _not_our_host(host, sources) from error
+    bound: list[socket.socket] = []
+    refused: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            one = socket.socket(family, kind, protocol)
+        except OSError as error:  # an address family this machine does not have
+            refused = error
+            continue
+        try:
+            if os.name == "posix":  # elsewhere this option would let a second server take the port over
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind((address[0], port or (bound[0].getsockname()[1] if bound else 0), *address[2:]))
+            one.listen()  # also tells two servers apart that bind at the same moment
+        except OSError as error:
+            one.close()
+            if error.errno != errno.EADDRNOTAVAIL:
+                for other in bound:
+                    other.close()
+                raise _refused(host, port, error, sources) from error
+            refused = error
+        else:
+            bound.append(one)
+    if not bound:
+        raise _not_our_host(host, sources) from refused
+    return bound
+
+
+def _refused(host: str, port: int, error: OSError, sources: Mapping[str, str]) -> EndpointError:
+    place = sources["server.port"]
+    if error.errno == errno.EADDRINUSE:
+        return EndpointError(
+            f"port {port} on {host} is in use by another program, perhaps by a server still running: stop it or set another [server] port",
+            f"{host} 的端口 {port} 已被其他程序占用（也可能是仍在运行的本服务）：请停止它，或在 [server] 下改用其他 port",
+            place=place,
+        )
+    reason = error.strerror or type(error).__name__
+    return EndpointError(
+        f"cannot listen on {host} port {port}: {reason}; ports below 1024 need special rights, set another [server] port",
+        f"无法监听 {host} 的端口 {port}：{reason}；1024 以下的端口需要特殊权限，请在 [server] 下改用其他 port",
+        place=place,
+    )
+
+
+def _not_our_host(host: str, sources: Mapping[str, str]) -> ConfigError:
+    return ConfigError(
+        f'[server] host "{host}" is not an address of this machine: use 127.0.0.1 (this machine only) or 0.0.0.0 (every address)',
+        f'[server] host "{host}" 不是本机的地址：请用 127.0.0.1（仅本机）或 0.0.0.0（所有地址）',
+        place=sources["server.host"],
+    )
+
+
+def tls(settings: ServerSettings, sources: Mapping[str, str]) -> ssl.SSLContext | None:
+    """The certificate to serve with, None without one. Raises ConfigError if it cannot be used."""
+    if not settings.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key or None, password=_no_passphrase)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"tls_cert {settings.tls_cert!r} with tls_key {settings.tls_key!r} cannot be used: {reason}; both must be readable PEM files "
+            "that belong together, the key without a passphrase",
+            f"tls_cert {settings.tls_cert!r} 与 tls_key {settings.tls_key!r} 无法使用：{reason}；"
+            "两者须为可读且相互匹配的 PEM 文件，私钥不带密码",
+            place=sources["server.tls_cert"],
+        ) from error
+    return context
+
+
+def _no_passphrase() -> str:
+    """Keeps OpenSSL from asking a terminal nobody watches."""
+    raise ValueError("the key has a passphrase")
+
+
+def descriptor_shortage(config: Config) -> Hint | None:
+    """Raise the limit of open files to what the configured number of links needs; a sentence if the machine does not allow it."""
+    if sys.platform == "win32":
+        return None
+    import resource  # exists on POSIX only
+
+    needed = config.websocket.max_connections + config.limits.unfinished_handshakes + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return None
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == needed:
+        return None
+    return Hint(
+        f"this machine allows {allowed} open files, max_connections = {config.websocket.max_connections} needs {needed}: "
+        f"raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower max_connections",
+        f"本机允许打开 {allowed} 个文件，而 max_connections = {config.websocket.max_connections} 需要 {needed} 个："
+        f"请提高限制（ulimit -n {needed}，systemd 用 LimitNOFILE=）或调低 max_connections",
+    )
