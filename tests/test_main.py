@@ -1,0 +1,288 @@
+"""`python main.py` as a process of its own: the first start, the signals, every mistake a person can make."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import BOUND, KEY, MAIN, Program, get, program
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+SECONDS_TO_ANSWER = 1.0
+CALLS = 20
+
+
+async def goodbye(link: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as closed:
+        async with asyncio.timeout(BOUND):
+            while True:
+                await link.recv()
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+async def answer_slowly(link: ClientConnection) -> int:
+    """A tool that takes a second over each call, as many at once as come; the close code it heard."""
+
+    async def answer(number: int) -> None:
+        await asyncio.sleep(SECONDS_TO_ANSWER)
+        await link.send(json.dumps({"jsonrpc": "2.0", "id": number, "result": {"content": []}}))
+
+    try:
+        async with asyncio.TaskGroup() as calls:
+            async for frame in link:
+                calls.create_task(answer(json.loads(frame)["id"]))
+    except* ConnectionClosed:
+        pass
+    return link.close_code or 0
+
+
+@pytest.fixture
+async def started(tmp_path: Path) -> AsyncIterator[Program]:
+    async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", "0") as running:
+        await running.listens()
+        yield running
+
+
+def tool(running: Program) -> connect:
+    return connect(f"ws://127.0.0.1:{running.port}/mcp_endpoint/mcp/?token={running.token}")
+
+
+def device(running: Program) -> connect:
+    return connect(f"ws://127.0.0.1:{running.port}/mcp_endpoint/call/?token={running.token}")
+
+
+async def calls_in_flight(running: Program, count: int) -> None:
+    async with asyncio.timeout(BOUND):
+        while json.loads((await get(running.port, "/stats")).body)["in_flight"] < count:
+            pass
+
+
+async def ask(link: ClientConnection, count: int) -> None:
+    for number in range(count):
+        await link.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": "slow", "arguments": {}}}))
+
+
+@pytest.mark.row("E21", "E6", "E30")
+async def test_the_seeds_own_commands_give_a_listening_server(tmp_path: Path) -> None:
+    """E21: the example is copied by hand, then `python main.py`. E30's layout is met by the rooms of design §2, main.py, data/, logs/."""
+    for name in ("main.py", "mcp-endpoint-server.cfg", "requirements.txt"):
+        shutil.copy(MAIN.parent / name, tmp_path)
+    shutil.copytree(MAIN.parent / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (tmp_path / "data").mkdir()
+    shutil.copy(tmp_path / "mcp-endpoint-server.cfg", tmp_path / "data/.mcp-endpoint-server.cfg")
+    async with program(tmp_path, main=tmp_path / "main.py", environ={"MES_SERVER_PORT": "0"}) as running:
+        await running.listens()
+        assert json.loads((await get(running.port, "/health")).body)["status"] == "ok"
+        assert (await get(running.port, "/stats")).status == 200
+        running.process.terminate()
+        assert await running.ends() == 0
+    assert "listening" in (tmp_path / "logs/mcp_server.log").read_text("utf-8")
+
+
+@pytest.mark.row("E6", "E17", "U2")
+async def test_a_first_start_makes_the_file_and_a_key_that_lasts(tmp_path: Path) -> None:
+    keys = []
+    for _ in range(2):
+        async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", "0") as running:
+            await running.listens()
+            keys.append(running.key)
+            running.process.terminate()
+            assert await running.ends() == 0
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 32
+    live = tmp_path / "data/.mcp-endpoint-server.cfg"
+    assert keys[0] in live.read_text("utf-8")
+    if os.name == "posix":
+        assert live.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "logs/mcp_server.log").exists()
+
+
+@pytest.mark.row("D28", "U6", "E28")
+async def test_the_addresses_are_printed_once_and_no_secret_reaches_the_log(started: Program) -> None:
+    async with tool(started), device(started) as asking:
+        await ask(asking, 1)
+        await calls_in_flight(started, 1)
+        await get(started.port, f"/mcp_endpoint/health?key={started.key}")
+        await get(started.port, "/mcp_endpoint/health?key=not-the-right-key-at-all")
+    started.process.terminate()
+    assert await started.ends() == 0
+    assert started.printed.count(started.key) == 1
+    assert started.printed.count("token=") == 1
+    for log in (started.log, (started.root / "logs/mcp_server.log").read_text("utf-8")):
+        assert "single_module" in log
+        for secret in (started.key, started.token, "token=", "not-the-right-key-at-all"):
+            assert secret not in log
+
+
+@pytest.mark.row("D1", "E27")
+async def test_a_stop_lets_twenty_calls_of_a_second_finish_then_says_1012_and_ends_with_0(started: Program) -> None:
+    async with tool(started) as answering, device(started) as asking:
+        slow = asyncio.create_task(answer_slowly(answering))
+        await ask(asking, CALLS)
+        await calls_in_flight(started, CALLS)
+        started.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(BOUND):
+            answers = [json.loads(await asking.recv()) for _ in range(CALLS)]
+        assert sorted(answer["id"] for answer in answers) == list(range(CALLS))
+        assert all(answer["result"] == {"content": []} for answer in answers)
+        assert await goodbye(asking) == 1012
+        assert await asyncio.wait_for(slow, BOUND) == 1012
+    assert await started.ends() == 0
+
+
+async def test_an_interrupt_from_the_keyboard_stops_as_orderly(started: Program) -> None:
+    async with device(started) as asking:
+        started.process.send_signal(signal.SIGINT)
+        assert await goodbye(asking) == 1012
+    assert await started.ends() == 0
+    assert "Traceback" not in started.log
+
+
+async def test_a_second_signal_ends_at_once(started: Program) -> None:
+    loop = asyncio.get_running_loop()
+    async with tool(started), device(started) as asking:
+        await ask(asking, 1)
+        await calls_in_flight(started, 1)
+        started.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(BOUND):
+            while (await get(started.port, "/ready")).status == 200:
+                pass
+        began = loop.time()
+        started.process.send_signal(signal.SIGTERM)
+        assert json.loads(await asyncio.wait_for(asking.recv(), BOUND))["error"]["code"] == -32003
+        assert await goodbye(asking) == 1012
+        assert await started.ends() == 0
+        assert loop.time() - began < 5  # drain_seconds is 25
+
+
+async def test_a_data_folder_that_cannot_be_written_means_a_key_for_this_run_and_a_warning(tmp_path: Path) -> None:
+    # A file where the folder belongs cannot be written into by anybody, also not by root.
+    (tmp_path / "data").touch()
+    async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", "0") as running:
+        await running.listens()
+        assert len(running.key) == 32
+        async with device(running) as asking:
+            await asking.send('{"jsonrpc":"2.0","id":1,"method":"ping"}')
+            assert json.loads(await asyncio.wait_for(asking.recv(), BOUND))["result"] == {}
+        running.process.terminate()
+        assert await running.ends() == 0
+        assert "WARNING" in running.log
+        assert running.key not in running.log
+
+
+async def test_print_addresses_false_prints_nothing(tmp_path: Path) -> None:
+    arguments = ("serve", "--port", "0", "--set", "server.print_addresses=false")
+    async with program(tmp_path, "--root", str(tmp_path), *arguments) as running:
+        async with asyncio.timeout(BOUND):
+            while "listening" not in running.log:  # noqa: ASYNC110 - the event is in another process
+                await asyncio.sleep(0)
+        running.process.terminate()
+        assert await running.ends() == 0
+        assert running.printed == ""
+
+
+def refused(root: Path, *arguments: str, **environ: str) -> tuple[int, str]:
+    """Exit status and complaint of a start that must fail."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MES_")}
+    command = [sys.executable, str(MAIN), "--root", str(root), *arguments]
+    ended = subprocess.run(command, env=bare | environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=BOUND, encoding="utf-8")
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    return ended.returncode, ended.stderr
+
+
+PLACE = "data/.mcp-endpoint-server.cfg"
+
+
+@pytest.mark.row("E20", "D26")
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("[server\nport = 1\n", f"{PLACE}:1:1", "[section]"),
+        ("[server]\nhost = \"::\nport = 1\n", f"{PLACE}:2:", "TOML"),
+        ("[server]\nhost = 0.0.0.0\nname = \"x\"\n", f"{PLACE}:2:", "TOML"),
+        ('[server]\nport = "eight"\n', f"{PLACE}:2:8", "server.port"),
+        ("[server]\nport = 70000\n", f"{PLACE}:2:8", "server.port"),
+        ("[server]\nprot = 8004\n", f"{PLACE}:2:1", 'did you mean "port"?'),
+        ("[sever]\nport = 8004\n", f"{PLACE}:1", 'did you mean "server"?'),
+        ("[websocket]\nping_interval = 0\n", f"{PLACE}:2:17", "websocket.ping_interval"),
+        ("[server]\nlog_level = \"LOUD\"\n", f"{PLACE}:2:13", "server.log_level"),
+        ("[logging]\nmax_file_size = \"10 apples\"\n", f"{PLACE}:2:17", "logging.max_file_size"),
+        ("[server]\nhost = 127.0.0.1  # 注释\nport = viele\n", f"{PLACE}:3:8", "server.port"),
+        ("[server]\ntls_cert = \"cert.pem\"\n", f"{PLACE}:2:12", "tls_key"),
+        ("[server]\nport = 8004\nport = 8005\n", f"{PLACE}:3", ""),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_message_with_its_place_in_both_languages_and_exit_78(
+    text: str, place: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / PLACE).write_text(text, "utf-8")
+    status, complaint = refused(tmp_path)
+    chinese, english = complaint.splitlines()
+    assert status == 78
+    assert chinese.startswith(place)
+    assert english.startswith(place)
+    assert words in english
+    assert (tmp_path / PLACE).read_text("utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "words"),
+    [
+        (("serve", "--port", "banana"), {}, "command line: server.port"),
+        (("serve", "--set", "server.prot=1"), {}, "command line: "),
+        (("serve",), {"MES_SERVER_PORT": "-1"}, "environment MES_SERVER_PORT: "),
+        (("serve", "--port", "0", "--host", "192.0.2.1"), {}, "command line: "),
+        (("serve", "--port", "0", "--set", "server.tls_cert=no.pem", "--set", "server.tls_key=no.key"), {}, "command line: "),
+    ],
+)
+def test_a_mistake_on_the_command_line_or_in_the_environment_names_it(
+    arguments: tuple[str, ...], environ: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / PLACE).write_text(f'[server]\nkey = "{KEY}"\n', "utf-8")
+    status, complaint = refused(tmp_path, *arguments, **environ)
+    assert status == 78
+    assert words in complaint
+
+
+def test_a_port_in_use_is_one_message_and_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / PLACE).write_text(f'[server]\nkey = "{KEY}"\n', "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        status, complaint = refused(tmp_path, "serve", "--port", str(other.getsockname()[1]))
+    assert status == 1
+    assert "占用" in complaint
+    assert "in use" in complaint
+
+
+def test_a_missing_package_is_one_line_that_says_what_to_run(tmp_path: Path) -> None:
+    shutil.copy(MAIN, tmp_path)
+    shutil.copytree(MAIN.parent / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (tmp_path / "src/click.py").write_text('raise ModuleNotFoundError("No module named \'click\'", name="click")\n')
+    ended = subprocess.run([sys.executable, str(tmp_path / "main.py")], capture_output=True, timeout=BOUND, encoding="utf-8")
+    assert ended.returncode == 1
+    assert "pip install -r requirements.txt" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_python_too_old_is_told_instead_of_failing_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    scope: dict[str, Any] = {"__name__": "main", "__file__": str(MAIN)}
+    exec(compile(MAIN.read_text("utf-8"), str(MAIN), "exec"), scope)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4))
+    with pytest.raises(SystemExit) as end:
+        scope["start"]()
+    assert "3.11" in str(end.value.code)
