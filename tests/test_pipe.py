@@ -11,14 +11,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from gate import TOKEN, Gate, Said, piping
+from running import Program, program
 from vigil import PATIENCE, Vigil
+from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint import pipe
-from mcp_endpoint.errors import GOING_AWAY, RESTARTING, TOOL_ENDED, ConfigError, EndpointError
+from mcp_endpoint.errors import GOING_AWAY, PROVIDER_GONE, RESTARTING, TOOL_ENDED, ConfigError, EndpointError
 from mcp_endpoint.pipe import Options
 from mcp_endpoint.providers import backoff, child
 from mcp_endpoint.providers.child import Command, environment
@@ -405,6 +408,89 @@ async def test_a_mistake_on_the_command_line_is_told_and_ends_it(words: tuple[st
         assert process.returncode == status
         assert said in err.decode()
         assert "Traceback" not in err.decode()
+
+
+# With the real broker
+
+
+class Device:
+    """A device at the broker that `program` runs."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def says(self, **message: object) -> None:
+        await self.connection.send(json.dumps({"jsonrpc": "2.0"} | message))
+
+    async def hears(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                message: dict[str, Any] = json.loads(await self.connection.recv())
+                if wanted(message):
+                    return message
+
+    async def asks(self, number: int, method: str, **params: object) -> dict[str, Any]:
+        await self.says(id=number, method=method, params=params)
+        answer = await self.hears(lambda message: message.get("id") == number)
+        assert "error" not in answer, answer
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    async def finds_a_tool(self) -> None:
+        """Greets, and returns once there is a tool."""
+        await self.asks(0, "initialize", protocolVersion="2024-11-05", capabilities={}, clientInfo={"name": "test", "version": "1"})
+        await self.says(method="notifications/initialized")
+        if not (await self.asks(1, "tools/list"))["tools"]:
+            await self.hears(lambda message: message.get("method") == "notifications/tools/list_changed")
+        assert [tool["name"] for tool in (await self.asks(2, "tools/list"))["tools"]] == ["calculator"]
+
+    async def computes(self, expression: str) -> object:
+        result = await self.asks(3, "tools/call", name="calculator", arguments={"python_expression": expression})
+        return json.loads(result["content"][0]["text"])["result"]
+
+
+@asynccontextmanager
+async def _device(broker: Program) -> AsyncIterator[Device]:
+    async with connect(f"ws://127.0.0.1:{broker.port}/mcp_endpoint/call/?token={broker.token}", proxy=None) as connection:
+        yield Device(connection)
+
+
+@pytest.mark.row("U1", "U18")
+async def test_the_broker_is_killed_and_started_again_and_the_next_call_works_within_three_seconds(tmp_path: Path) -> None:
+    pytest.importorskip("mcp", reason="the calculator needs the package mcp")
+    calculator = Command(sys.executable, (str(HERE.parent / "examples" / "calculator.py"),), environment(os.environ, {}))
+    async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", "0") as first:
+        await first.listens()
+        address = f"ws://127.0.0.1:{first.port}/mcp_endpoint/mcp/?token={first.token}"
+        async with piping(address, calculator=calculator) as said:
+            async with _device(first) as device:
+                await device.finds_a_tool()
+                assert await device.computes("130000 * 130000") == 16_900_000_000
+            first.process.kill()
+            await said.line("link closed")
+            async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", str(first.port)) as second:
+                await second.listens()
+                began = time.monotonic()
+                async with _device(second) as device:
+                    await device.finds_a_tool()
+                    assert await device.computes("6 * 7") == 42
+                    assert time.monotonic() - began < 3.0
+
+
+@pytest.mark.row("U1")
+async def test_a_tool_that_dies_in_a_call_is_back_for_the_same_device(tmp_path: Path) -> None:
+    """The call in flight is answered at once, the next one finds the new process: the device's socket never closes for it."""
+    async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", "0") as broker:
+        await broker.listens()
+        address = f"ws://127.0.0.1:{broker.port}/mcp_endpoint/mcp/?token={broker.token}"
+        async with piping(address, _=_odd()) as said, _device(broker) as device:
+            await said.line("connected")
+            assert await device.asks(1, "echo", city="杭州") == {"city": "杭州"}
+            await device.says(id=2, method="kill")
+            answer = await device.hears(lambda message: message.get("id") == 2)
+            assert answer["error"]["code"] == PROVIDER_GONE.number
+            assert answer["error"]["data"]["delivered"] is True
+            assert await device.asks(3, "echo", again=True) == {"again": True}
 
 
 # What it is told
