@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 
 from mcp_endpoint.providers.mcp_json import read
 
-pytest.importorskip("mcp", reason="the example servers need the package mcp")
-
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 

@@ -457,7 +457,6 @@ async def _device(broker: Program) -> AsyncIterator[Device]:
 
 @pytest.mark.row("U1", "U18")
 async def test_the_broker_is_killed_and_started_again_and_the_next_call_works_within_three_seconds(tmp_path: Path) -> None:
-    pytest.importorskip("mcp", reason="the calculator needs the package mcp")
     calculator = Command(sys.executable, (str(HERE.parent / "examples" / "calculator.py"),), environment(os.environ, {}))
     async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", "0") as first:
         await first.listens()
