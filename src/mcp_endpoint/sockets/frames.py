@@ -34,6 +34,8 @@ FRAMES_PER_TURN: Final = 128
 """Frames taken from one link before the others have their turn: about a millisecond of work."""
 UTF8_STEP: Final = 64 * 1024
 """Bytes of text checked at a time, so that a large message is never decoded as a whole."""
+COPIED: Final = 16 * 1024
+"""Payloads below this many bytes are cut out before they are unmasked; for larger ones a view of the bytes is cheaper."""
 SMALL_PIECE: Final = 1024
 """Pieces of an incomplete frame below this many bytes are put together, lest a peer that drips costs more than it sends."""
 PROTOCOL_LOGGER: Final = logging.getLogger("mcp_endpoint.sockets.protocol")
@@ -225,7 +227,7 @@ class Frames:
                 if stop > end:
                     self._hold(data, at, stop - at)
                     return False
-                if size < SMALL_PIECE:
+                if size < COPIED:
                     payload = apply_mask(data[start:stop], data[start - 4 : start])
                 else:
                     payload = apply_mask(memoryview(data)[start:stop], data[start - 4 : start])

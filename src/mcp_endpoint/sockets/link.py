@@ -60,6 +60,14 @@ _HINTS: Final = {
 }
 
 
+class Greeter(ServerProtocol):
+    """The library's handshake, which also confirms `mcp` as sub-protocol to those who offer it."""
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        """Whatever else is offered is passed over (RFC 6455 §4.2.2)."""
+        return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in subprotocols else None
+
+
 class Turn:
     """What goes out when the current turn of the event loop is over, for all links of one server."""
 
@@ -415,7 +423,7 @@ class Link(Frames, asyncio.Protocol):
         """The request's head is here: come in, or be refused before 101."""
         transport = self._transport
         assert transport is not None
-        protocol = ServerProtocol(select_subprotocol=_select_subprotocol, logger=PROTOCOL_LOGGER)
+        protocol = Greeter(logger=PROTOCOL_LOGGER)
         protocol.receive_data(head)
         request = next(iter(protocol.events_received()), None)
         decision: Admission | Refusal
@@ -501,10 +509,6 @@ def _parts(out: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     if small:
         parts.append(b"".join(small))
     return parts
-
-
-def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
 
 
 def _address(transport: asyncio.Transport, name: str) -> tuple[str, int]:
