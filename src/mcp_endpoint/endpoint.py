@@ -369,15 +369,8 @@ class Endpoint:
             self.counters.busy += 1
             self.ledger.fail(call, errors.BUSY, "the tool does not read what it is sent / 工具端没有读取数据", delivered=False)
             return
-        if provider.state is not State.READY:
-            if provider.state is State.NEW:
-                provider.carried = True
-                if not provider.proven or call.method == "tools/list":
-                    call.data = data
-        elif not provider.initialized_sent and not (call.method == "ping" and provider.greeter is call.consumer):
-            self.greetings.finish_handshake(provider)
-        if call.method == "tools/list" and b'"cursor"' not in data:
-            call.purpose = "whole list"
+        if provider is not self.direct or call.method == "tools/list":
+            self._before_carrying(provider, call, data)
         number = provider.pending.add(call)
         try:
             first, second = outgoing(call, frame, data, number, name)
@@ -389,6 +382,18 @@ class Endpoint:
             self.wake_at(call.deadline)
         self.counters.carried += 1
         link.send(first, second)
+
+    def _before_carrying(self, provider: Provider, call: Call, data: bytes) -> None:
+        """What must be known of a request, or told to its provider, before it goes its way."""
+        if provider.state is State.NEW:
+            provider.carried = True
+            if not provider.proven or call.method == "tools/list":
+                call.data = data
+        elif provider.state is State.READY and not provider.initialized_sent:
+            if call.method != "ping" or provider.greeter is not call.consumer:
+                self.greetings.finish_handshake(provider)
+        if call.method == "tools/list" and b'"cursor"' not in data:
+            call.purpose = "whole list"
 
     def _nobody(self, call: Call) -> None:
         if not is_open(call):

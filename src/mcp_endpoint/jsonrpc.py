@@ -141,16 +141,16 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
 
 def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
     """The frame with `new` for its id and every other byte as it came, in one or two pieces. Raises `Malformed` on a repeated key."""
-    assert not isinstance(frame.id, UnsetType)
+    assert frame.id is not UNSET
     length = len(frame.id)
     # The shortest frame with these members. What a frame has beyond it and beyond the blanks of its head is room for other
     # members; six bytes are too few for a second `,"id":0`, so the id that was found is the only one.
     room = len(data) - 23 - length
     if frame.method is not UNSET:
         room -= 12 + len(frame.method)
-    if frame.params is not UNSET:
-        room -= 10 + len(frame.params)
-    if frame.result is not UNSET:
+        if frame.params is not UNSET:
+            room -= 10 + len(frame.params)
+    elif frame.result is not UNSET:
         room -= 10 + len(frame.result)
     elif frame.error is not UNSET:
         room -= 9 + len(frame.error)
