@@ -168,8 +168,11 @@ class Guard(HttpToolsProtocol):
         if not self._should_upgrade():
             self.cycle.keep_alive = False  # the parser does not go on after the head
             return
+        if self.scope["http_version"] != "1.1":
+            self._refuse(Refusal(400, "bad handshake", BAD_REQUEST, "upgrade in HTTP/1.0"))
+            return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._refuse(Refusal(400, "bad request", BAD_REQUEST, "upgrade before the answer to an earlier request"))
+            self._refuse(Refusal(400, "bad handshake", BAD_REQUEST, "upgrade before the answer to an earlier request"))
             return
         transport = self.transport
         self.handle_websocket_upgrade()
