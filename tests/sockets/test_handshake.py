@@ -94,7 +94,7 @@ def test_the_query_is_looked_at_before_the_header_and_several_tokens_are_none() 
     assert status(asks(door(), DEVICE, Authorization="Basic Zm9vOmJhcg==")) == 401
 
 
-@pytest.mark.parametrize("query", ["", "?", "?token=", "?token", "?Token=x", f"?token={BAD}", "?token=" + "Zz+/" * 16, "?token=" + "x" * 5_000])
+@pytest.mark.parametrize("query", ["", "?", "?token=", "?token", "?Token=x", f"?token={BAD}", "?token=" + "Zz09" * 16, "?token=" + "x" * 5_000])
 @pytest.mark.row("D25")
 async def test_a_bad_token_is_401_before_101_and_the_answer_does_not_say_why(query: str) -> None:
     async with staged() as stage:

@@ -25,6 +25,8 @@ class Case(NamedTuple):
     texts: list[bytes] = []
     code: int | None = None
     pongs: list[bytes] = []
+    whole: bool = False
+    """Not in drops: the server closes its socket at the close frame, and what comes later would make the kernel cut the peer off."""
 
 
 def text(payload: bytes | str, **options: object) -> bytes:
@@ -106,9 +108,9 @@ CASES = [
     Case("6.24 bad UTF-8 in a binary is data", frame(BINARY, b"\xce"), [b"\xce"]),
     # 7 Closing
     Case("7.1 a text, then a close", text(b"x") + closing(), [b"x"], 1000),
-    Case("7.1 two closes", closing() + closing(), code=1000),
-    Case("7.1 a ping after the close", closing() + frame(PING, b"late"), code=1000),
-    Case("7.1 a text after the close", closing() + text(b"late"), code=1000),
+    Case("7.1 two closes", closing() + closing(), code=1000, whole=True),
+    Case("7.1 a ping after the close", closing() + frame(PING, b"late"), code=1000, whole=True),
+    Case("7.1 a text after the close", closing() + text(b"late"), code=1000, whole=True),
     Case("7.1 a close inside a fragmented text", frame(TEXT, b"a", fin=False) + closing(), code=1002),
     Case("7.3 a close without code", closing(None), code=1005),
     Case("7.3 a close of one byte", frame(CLOSE, b"\x03"), code=1002),
@@ -129,7 +131,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_a_frame_gets_what_rfc_6455_demands(case: Case, drip: bool) -> None:
     """Issue 4, the raw-frame table; `drip` sends byte by byte, long cases in a hundred pieces."""
-    step = len(case.sent) if not drip else max(1, len(case.sent) // 100)
+    step = len(case.sent) if case.whole or not drip else max(1, len(case.sent) // 100)
     config = configured(limits={"consumer_message_bytes": LIMIT, "fragments": FRAGMENTS})
     async with staged(config) as stage, linked(stage) as peer:
         for start in range(0, len(case.sent), step):
