@@ -389,9 +389,8 @@ class Endpoint:
             provider.carried = True
             if not provider.proven or call.method == "tools/list":
                 call.data = data
-        elif provider.state is State.READY and not provider.initialized_sent:
-            if call.method != "ping" or provider.greeter is not call.consumer:
-                self.greetings.finish_handshake(provider)
+        elif call.method != "ping" or provider.greeter is not call.consumer:
+            self.greetings.finish_handshake(provider)
         if call.method == "tools/list" and b'"cursor"' not in data:
             call.purpose = "whole list"
 
