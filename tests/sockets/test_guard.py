@@ -1,0 +1,260 @@
+"""The guard: what uvicorn alone lets through on a request's head and its Host."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mcp_endpoint.sockets.guard import Hosts
+from sockets.peerframes import TEXT, frame
+from sockets.stage import DEVICE, configured, connection, linked, request, staged
+
+GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def get(path: str = "/", *headers: str, host: str = "127.0.0.1") -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *headers]).encode("latin-1") + b"\r\n\r\n"
+
+
+# Hosts
+
+
+@pytest.mark.parametrize(
+    ("server", "security", "right", "wrong"),
+    [
+        (
+            {},
+            {},
+            ["127.0.0.1", "127.0.0.1:8004", "localhost", "LOCALHOST:80", "[::1]:8004", "app.localhost", "localhost."],
+            ["evil.example", "192.168.1.5", "nas", "nas.local", "127.0.0.1.evil.example", "", ":80", "[::2]"],
+        ),
+        ({"public_url": "https://Mcp.example.com:8443/x"}, {}, ["mcp.example.com", "MCP.example.com:8443", "localhost"], ["example.com"]),
+        (
+            {"host": "0.0.0.0"},
+            {},
+            ["192.168.1.5:8004", "8.8.8.8", "[fe80::1]:8004", "nas", "NAS:8004", "nas.local", "localhost"],
+            ["evil.example", "nas.local.evil.example", "1.2.3.4.nip.io"],
+        ),
+        ({"host": "0.0.0.0", "public_url": "wss://mcp.example.com"}, {}, ["mcp.example.com", "10.0.0.1"], ["other.example.com"]),
+        (
+            {"host": "0.0.0.0"},
+            {"allowed_hosts": ("mcp.example.com", "*.lan.example", "exact.example:81")},
+            ["mcp.example.com:9", "a.lan.example", "b.a.lan.example:80", "exact.example:81", "127.0.0.1:8004"],
+            ["lan.example", "exact.example", "192.168.1.5", "nas", "evil.example"],
+        ),
+        ({"host": "0.0.0.0"}, {"allowed_hosts": ("*",)}, ["anything.example"], [""]),
+    ],
+)
+def test_which_hosts_are_ours(server: dict[str, Any], security: dict[str, Any], right: list[str], wrong: list[str]) -> None:
+    """Design §4: on loopback or with allowed_hosts the Host must be allowed, else IP literals, single labels and `.local` names pass."""
+    if server.get("public_url", "").startswith("wss"):
+        server = server | {"public_url": "https://mcp.example.com"}
+    hosts = Hosts(configured(server=server, security=security))
+    assert [host for host in right if not hosts.allows(host)] == []
+    assert [host for host in wrong if hosts.allows(host)] == []
+
+
+async def test_a_foreign_host_is_refused_for_requests_and_for_links_with_a_hint() -> None:
+    async with staged() as stage:
+        for raw in (get(host="evil.example"), request(f"{DEVICE}?token=t", host="evil.example")):
+            async with connection(stage) as peer:
+                peer.send(raw)
+                answer = await peer.answer()
+                assert answer.status == 421
+                assert "allowed_hosts" in answer.json()["message"]
+                assert await peer.end() == b""
+        assert not stage.broker.parties
+
+
+@pytest.mark.parametrize("headers", [b"", b"Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n", b"Host: 127.0.0.1\r\nX: y\r\nhost: evil.example\r\n"])
+async def test_no_host_and_two_hosts_are_400_for_requests_and_for_links(headers: bytes) -> None:
+    async with staged() as stage:
+        for raw in (GET, request(f"{DEVICE}?token=t")):
+            async with connection(stage) as peer:
+                peer.send(raw.replace(b"Host: 127.0.0.1\r\n", headers))
+                assert (await peer.answer()).status == 400
+                assert await peer.end() == b""
+        assert not stage.broker.parties
+
+
+async def test_the_host_of_a_later_request_on_the_same_connection_is_looked_at_too() -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get())
+        assert (await peer.answer()).body == b"hello"
+        peer.send(get(host="evil.example"))
+        assert (await peer.answer()).status == 421
+
+
+# Size and time of the head
+
+
+@pytest.mark.parametrize("start", [get()[:-2] + b"X: ", request(f"{DEVICE}?token=t")[:-2] + b"X: ", b"GET /"])
+async def test_a_head_over_its_size_is_431_whatever_it_asks_for(start: bytes) -> None:
+    async with staged(configured(limits={"handshake_bytes": 16_384})) as stage, connection(stage) as peer:
+        peer.send(start + b"x" * 40_000)
+        answer = await peer.answer()
+        assert answer.status == 431
+        assert "太大" in answer.json()["message"] or "过大" in answer.json()["message"]
+        assert await peer.end() == b""
+        assert not stage.broker.parties and not stage.door.unfinished
+
+
+async def test_a_head_of_just_the_size_is_served() -> None:
+    async with staged(configured(limits={"handshake_bytes": 2_048})) as stage:
+        for size, expected in ((2_047, 200), (2_048, 200), (2_050, 431)):
+            async with connection(stage) as peer:
+                raw = get("/", "X: ")
+                peer.send(get("/", "X: " + "x" * (size - len(raw))))
+                assert (await peer.answer()).status == expected
+
+
+async def test_a_large_body_is_no_large_head() -> None:
+    async with staged(configured(limits={"handshake_bytes": 2_048})) as stage, connection(stage) as peer:
+        body = b"b" * 60_000
+        peer.send(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body + get())
+        assert (await peer.answer()).status == 200
+        assert (await peer.answer()).status == 200
+
+
+async def test_a_head_that_does_not_arrive_in_time_is_408_and_a_drop_now_and_then_does_not_help() -> None:
+    async with staged(configured(limits={"handshake_seconds": 0.3})) as stage:
+        async with connection(stage) as silent, connection(stage) as slow, connection(stage) as crlf, linked(stage) as link:
+            slow.send(b"GET / HTTP/1.1\r\n")
+            waiting = asyncio.create_task(slow.answer())
+            for _ in range(200):
+                if waiting.done():
+                    break
+                slow.send(b"X: y\r\n")
+                crlf.send(b"\r\n")
+                await asyncio.sleep(0.01)
+            assert (await waiting).status == 408
+            for peer in (silent, crlf):
+                answer = await peer.answer()
+                assert answer.status == 408
+                assert await peer.end() == b""
+            link.say("I was in time")
+            assert await link.hears() == "I was in time"
+        assert not stage.door.unfinished
+
+
+async def test_the_time_runs_again_for_each_request_of_a_connection() -> None:
+    async with staged(configured(limits={"handshake_seconds": 0.2})) as stage, connection(stage) as peer:
+        peer.send(get("/slow"))
+        await stage_has(stage, 0)
+        assert [guard.due for guard in stage.connections] == [0]  # nothing is awaited from this peer
+        stage.server.lifespan.state["go"].set()
+        assert (await peer.answer()).status == 200
+        peer.send(get()[:-2])
+        assert (await peer.answer()).status == 408
+
+
+async def test_a_refused_peer_that_does_not_go_away_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_endpoint.sockets.guard.LINGER_SECONDS", 0.05)
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get(host="evil.example"))
+        assert (await peer.answer()).status == 421
+        async with asyncio.timeout(10):
+            while stage.connections:
+                peer.send(b"x")  # is ignored
+                await asyncio.sleep(0.01)
+
+
+async def test_of_too_many_unfinished_sockets_the_oldest_gives_way() -> None:
+    async with staged(configured(limits={"unfinished_handshakes": 2})) as stage:
+        async with connection(stage) as oldest:
+            oldest.send(b"GET /")
+            await stage_has(stage, 1)
+            async with connection(stage) as older:
+                await stage_has(stage, 2)
+                async with linked(stage) as link:
+                    assert (await oldest.answer()).status == 503
+                    link.say("in")
+                    assert await link.hears() == "in"
+                    older.send(get())
+                    assert (await older.answer()).status == 200
+
+
+async def stage_has(stage: Any, unfinished: int) -> None:
+    async with asyncio.timeout(10):
+        while not stage.connections or len(stage.door.unfinished) != unfinished:
+            await asyncio.sleep(0)
+
+
+# Requests that smuggle or do not parse
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"nonsense\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: y\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX y\r\n\r\n",
+    ],
+)
+async def test_what_is_not_clean_http_is_400_once_and_the_connection_ends(raw: bytes) -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(raw + GET)
+        assert (await peer.answer()).status == 400
+        assert await peer.end() == b""
+        assert stage.door.counters["refused_400"] == 1
+
+
+async def test_a_bad_request_behind_a_good_one_does_not_break_the_good_ones_answer() -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get("/slow") + b"nonsense\r\n\r\n")
+        await stage_has(stage, 0)
+        stage.server.lifespan.state["go"].set()
+        assert (await peer.answer()).body == b"hello"
+        assert await peer.end() == b""
+
+
+async def test_an_upgrade_behind_an_unanswered_request_is_not_made() -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get("/slow") + request(f"{DEVICE}?token=t"))
+        await stage_has(stage, 0)
+        stage.server.lifespan.state["go"].set()
+        assert (await peer.answer()).body == b"hello"
+        assert await peer.end() == b""
+        assert not stage.broker.parties
+
+
+async def test_an_upgrade_behind_an_answered_request_is_made() -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get())
+        assert (await peer.answer()).status == 200
+        peer.send(request(f"{DEVICE}?token=t"))
+        assert (await peer.answer()).status == 101
+        peer.send(frame(TEXT, b"x"))
+        assert await peer.hears() == "x"
+
+
+async def test_another_upgrade_is_answered_as_plain_http() -> None:
+    """The JDK's HTTP client, which manager-api uses, offers h2c with its first request (RFC 9110 §7.8: an offer may be ignored)."""
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get("/", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"))
+        answer = await peer.answer()
+        assert (answer.status, answer.body) == (200, b"hello")
+        assert answer.headers["connection"] == "close"
+        assert await peer.end() == b""
+
+
+async def test_a_trickled_body_does_not_keep_an_answered_connection_open() -> None:
+    async with staged() as stage:
+        stage.server.config.timeout_keep_alive = 0
+        async with connection(stage) as peer:
+            peer.send(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n")
+            assert (await peer.answer()).status == 200
+            peer.send(b"drop")
+            assert await peer.end() == b""
+
+
+async def test_a_guard_that_has_become_a_link_is_forgotten() -> None:
+    async with staged() as stage, linked(stage), linked(stage):
+        assert [type(one).__name__ for one in stage.connections] == ["Link", "Link"]
+        assert not stage.door.unfinished
