@@ -112,6 +112,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
 
     `consumer` is None for the endpoint's own requests; `provider` and `number` are set once it was handed to one. `id` are the
     consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again).
+    The garbage collector does not look at calls, there are too many: whoever keeps one lets go of it when its link leaves.
     """
 
     consumer: Consumer | None
@@ -128,7 +129,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
     purpose: str = ""
 
 
-class Parked(msgspec.Struct, eq=False, gc=False):
+class Parked(msgspec.Struct, eq=False):
     """A request that waits for something the endpoint will know at `until` at the latest."""
 
     call: Call
@@ -136,7 +137,7 @@ class Parked(msgspec.Struct, eq=False, gc=False):
     until: float
 
 
-class Ask(msgspec.Struct, eq=False, gc=False):
+class Ask(msgspec.Struct, eq=False):
     """A request of a provider that was handed to a consumer: sampling, elicitation or roots."""
 
     provider: Provider

@@ -171,6 +171,13 @@ class Endpoint:
         for provider in self.providers:
             if provider.greeter is consumer:
                 provider.greeter = None
+        self._forget_closed()
+
+    def _forget_closed(self) -> None:
+        """Take out of every queue what nobody waits for any more: a device that asks and cancels must not fill them."""
+        self.greetings.forget_closed()
+        for queue in (self._unsettled, self._parked, self._held):
+            queue[:] = [parked for parked in queue if is_open(parked.call)]
 
     def _provider_left(self, provider: Provider, code: int, reason: str, now: float) -> None:
         self.providers.remove(provider)
@@ -184,6 +191,8 @@ class Endpoint:
         waiting, provider.waiting = provider.waiting, deque()
         lost = list(provider.pending.calls.values())
         provider.pending.calls.clear()
+        # A call refers to its provider: these two would keep it alive.
+        provider.greeting = provider.listing = None
         for call in lost:
             if call.consumer is not None and is_open(call):
                 if call.method == "tools/list" and self._holds_for(call.consumer) and not self.providers:
@@ -553,6 +562,8 @@ class Endpoint:
             call.provider.pending.give_up(call.number)
             assert place is not None
             self.ledger.tell_provider(call.provider, jsonrpc.splice(data, [(place.start, place.end, number_text(call.number))]))
+        else:
+            self._forget_closed()
 
     def _provider_notifies(self, provider: Provider, frame: Frame, data: bytes, now: float) -> None:
         method = frame.method

@@ -163,7 +163,7 @@ class Provider:
         return self.state is State.INITIALIZING or (self.listing is not None and not self.listed)
 
 
-class Waiting(msgspec.Struct, gc=False):
+class Waiting(msgspec.Struct, eq=False):
     """A consumer's frame that waits until its provider is ready; a notification has no call."""
 
     consumer: Consumer
@@ -397,6 +397,16 @@ class Greetings:
         provider.waiting.append(Waiting(consumer, call, data))
         if call is not None:
             self.endpoint.wake_at(call.deadline)
+
+    def forget_closed(self) -> None:
+        """Take out of the queues what nobody waits for any more."""
+        self.waiting = [parked for parked in self.waiting if is_open(parked.call)]
+        for provider in self.endpoint.providers:
+            if provider.waiting:
+                kept = [frame for frame in provider.waiting if frame.consumer in self.endpoint.consumers]
+                kept = [frame for frame in kept if frame.call is None or is_open(frame.call)]
+                provider.waiting = deque(kept)
+                provider.waiting_bytes = sum(len(frame.data) for frame in kept)
 
     def settle(self) -> None:
         """Answer the waiting `initialize`s as soon as there is something to say."""
