@@ -43,6 +43,8 @@ OVERFULL: Final = 4
 SUBPROTOCOL: Final = "mcp"
 """What MCP SDKs offer in `Sec-WebSocket-Protocol`; some clients insist on having it confirmed."""
 PING: Final = b"mcp-endpoint"
+CLOCK_STEP: Final = 0.001
+"""Steps in which uvloop's clock goes: what came within the step of a ping came before it."""
 ABNORMAL: Final = 1006
 
 _SIDES: Final = {"tool": "工具端 / tool", "device": "使用端 / device"}
@@ -262,6 +264,7 @@ class Link(Frames, asyncio.Protocol):
     def send_ping(self, now: float) -> None:
         """Ping the peer."""
         self.pinged = now
+        self.seen = min(self.seen, now - CLOCK_STEP)
         self.reply(ping_frame(PING))
 
     def goodbye(self, goodbye: Goodbye) -> None:
