@@ -216,17 +216,17 @@ class Endpoint:
             if frame.method is UNSET:
                 self.ledger.take_from_consumer(consumer, frame, data)
             elif frame.id is UNSET:
-                self._consumer_notifies(consumer, frame, data, now)
+                self._consumer_tells(consumer, frame, data, now)
             else:
                 self._consumer_asks(consumer, frame, data, now)
         except Malformed as malformed:
+            usable = id_key(malformed.id, self.limits.integer_id_chars, self.limits.string_id_bytes)
+            consumer.link.send(self.ledger.error(malformed.id if usable else b"null", malformed.code, malformed.why, delivered=False))
             self._bad_frame(consumer, malformed)
 
     def _bad_frame(self, consumer: Consumer, malformed: Malformed) -> None:
         consumer.bad_frames += 1
         self.counters.bad_frames += 1
-        usable = id_key(malformed.id, self.limits.integer_id_chars, self.limits.string_id_bytes)
-        consumer.link.send(self.ledger.error(malformed.id if usable else b"null", malformed.code, malformed.why, delivered=False))
         if consumer.bad_frames == 1:
             self.watch.tell("bad frame", self.shown, why=malformed.why)
         if consumer.bad_frames >= self.limits.bad_frames:
@@ -440,6 +440,10 @@ class Endpoint:
                     if self.ledger.hand_to_consumer(provider, frame, data, now):
                         self.wake_at(now + self.limits.ask_seconds)
                 return
+            if frame.error is not UNSET and len(frame.error) == 4:
+                # JSON-RPC 1 wrote both keys on every answer: `"error": null` says that there is none.
+                data = jsonrpc.splice(data, [jsonrpc.without(data, "error", members(data))])
+                frame = parse(data, utf8=True)
             if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
                 raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer")
             number = number_of(bytes(frame.id))
@@ -509,6 +513,13 @@ class Endpoint:
             self.ledger.answer(call, first, second)
 
     # == notifications =====================================================================================================
+
+    def _consumer_tells(self, consumer: Consumer, frame: Frame, data: bytes, now: float) -> None:
+        """A notification is never answered, not even one that makes no sense (JSON-RPC 2.0 §4.1)."""
+        try:
+            self._consumer_notifies(consumer, frame, data, now)
+        except Malformed as malformed:
+            self._bad_frame(consumer, malformed)
 
     def _consumer_notifies(self, consumer: Consumer, frame: Frame, data: bytes, now: float) -> None:
         method = frame.method

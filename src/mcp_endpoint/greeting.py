@@ -316,7 +316,7 @@ class Greetings:
             provider.greeter = consumer
             self._began(now)
             provider.link.send(first, second)
-        elif self.endpoint.providers:
+        elif provider is None or provider.state is State.NEW:
             self.learn(now)
         self.waiting.append(Parked(call, b"", call.deadline))
         self.endpoint.wake_at(call.deadline)

@@ -171,7 +171,7 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
             at = data.rfind(tail, -len(tail) - 2)
             if at >= 0 and not data[at + len(tail) :].strip():
                 start = at + 6
-    if start < 0:
+    if start < 0 or data[start] <= 0x20:  # a blank may stand before the value
         start = members(data)["id"].start
     end = start + length
     if len(data) < COPY_BELOW:
