@@ -12,19 +12,26 @@ from typing import Any, NamedTuple
 
 import msgspec
 import uvicorn
+from sockets.peerframes import TEXT, frame
 
 from mcp_endpoint.config import Config, Limits, Security, Server, WebSocket
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Door
 from mcp_endpoint.sockets.link import Link, make_link_class
 from mcp_endpoint.tokens import Doors
-from sockets.peerframes import TEXT, frame
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 BOUND = 10.0
 """Seconds after which something that should have happened has not."""
 TOOL = "/mcp_endpoint/mcp/"
 DEVICE = "/mcp_endpoint/call/"
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait, bounded, until something nobody announces has become so."""
+    async with asyncio.timeout(BOUND):
+        while not true():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
 
 
 class Party:
@@ -132,7 +139,9 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def staged(config: Config | None = None, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", **door: Any) -> AsyncIterator[Stage]:
+async def staged(
+    config: Config | None = None, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", **door: Any
+) -> AsyncIterator[Stage]:
     """A stage for `config`, listening on `host`, taken down at the end whatever is still connected."""
     config = config or configured()
     broker = Double()
@@ -165,11 +174,9 @@ async def staged(config: Config | None = None, *, tls: ssl.SSLContext | None = N
         for connection in list(server.server_state.connections):
             transport = connection._transport if isinstance(connection, Link) else connection.transport
             transport.abort()
-        async with asyncio.timeout(BOUND):
-            while server.server_state.connections or server.server_state.tasks:
-                await asyncio.sleep(0)
-            for one in server.servers:
-                await one.wait_closed()
+        await until(lambda: not (server.server_state.connections or server.server_state.tasks))
+        for one in server.servers:
+            await asyncio.wait_for(one.wait_closed(), BOUND)
 
 
 def request(target: str, *headers: str, key: str = "dGhlIHNhbXBsZSBub25jZQ==", host: str = "127.0.0.1") -> bytes:

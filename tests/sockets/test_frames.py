@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sockets.peerframes import BINARY, CONT, PING, PONG, TEXT, closing, frame
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
 from mcp_endpoint.sockets.frames import FRAMES_PER_TURN, PROTOCOL_LOGGER, Frames, close_frame, is_utf8, ping_frame, text_head
-from sockets.peerframes import BINARY, CLOSE, CONT, PING, PONG, TEXT, closing, frame
 
 LIMIT = 200
 FRAGMENTS = 1_000
@@ -108,7 +105,9 @@ class Library:
 
 
 def any_bytes(most: int) -> st.SearchStrategy[bytes]:
-    return st.one_of(st.binary(max_size=most), st.text(max_size=most // 4).map(str.encode), st.integers(0, most).map(lambda size: b"a" * size))
+    return st.one_of(
+        st.binary(max_size=most), st.text(max_size=most // 4).map(str.encode), st.integers(0, most).map(lambda size: b"a" * size)
+    )
 
 
 def any_frame() -> st.SearchStrategy[bytes]:
@@ -126,12 +125,16 @@ def any_frame() -> st.SearchStrategy[bytes]:
         mask=st.sampled_from([b"\0\0\0\0", b"\x01\x02\x03\x04", None]),
         wide=st.sampled_from([None, 8]),
     )
-    lie = st.builds(frame, st.sampled_from([TEXT, CONT, PING]), any_bytes(20), declared=st.sampled_from([126, 127, 200, 201, 65_535, 65_536, 2**63]))
+    lie = st.builds(
+        frame, st.sampled_from([TEXT, CONT, PING]), any_bytes(20), declared=st.sampled_from([126, 127, 200, 201, 65_535, 65_536, 2**63])
+    )
     return st.one_of(plain, plain, plain, piece, piece, piece, control, close, odd, lie, st.binary(max_size=20))
 
 
 @given(st.lists(any_frame(), max_size=12).map(b"".join), st.data())
-def test_the_same_bytes_in_any_pieces_give_the_same_messages_and_the_same_close_code_as_the_library(stream: bytes, data: st.DataObject) -> None:
+def test_the_same_bytes_in_any_pieces_give_the_same_messages_and_the_same_close_code_as_the_library(
+    stream: bytes, data: st.DataObject
+) -> None:
     """Issue 4, differential test: 1,000 examples in `make test`, 5,000 in `make check`."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
     if data.draw(st.booleans()):
@@ -143,3 +146,222 @@ def test_the_same_bytes_in_any_pieces_give_the_same_messages_and_the_same_close_
     assert ear.heard == library.heard
     assert (ear.end[0] if ear.end else None) == library.end
     assert ear.replies == library.replies
+
+
+# Plain frames
+
+
+def test_a_plain_frame_makes_no_protocol() -> None:
+    ear = Ear().feed(frame(TEXT, b"a") + frame(BINARY, b"b") + frame(TEXT, b"c" * 126), frame(TEXT, b"half")[:3])
+    assert ear.heard == [b"a", b"b", b"c" * 126]
+    assert ear._protocol is None
+
+
+def test_an_unusual_frame_makes_a_protocol_that_is_gone_with_it() -> None:
+    ear = Ear().feed(frame(PING, b"x"))
+    assert ear.replies == [b"\x8a\x01x"] and ear._protocol is None
+    ear.feed(frame(TEXT, b"first", fin=False))
+    assert ear._protocol is not None
+    ear.feed(frame(PONG) + frame(CONT, b", last"))
+    assert ear.heard == [b"first, last"] and ear._protocol is None
+
+
+def test_text_is_known_to_be_utf8_and_binary_only_if_it_is_ascii_or_in_fragments() -> None:
+    ear = Ear().feed(frame(TEXT, "é".encode()), frame(BINARY, b"ascii"), frame(BINARY, "é".encode()), frame(BINARY, b"\xff"))
+    ear.feed(frame(BINARY, "é".encode(), fin=False) + frame(CONT))
+    assert ear.known_utf8 == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize("wide", [0, 2, 8])
+def test_a_frame_over_the_limit_is_refused_by_its_declared_length_before_any_of_it_is_kept(wide: int) -> None:
+    limit = 100 if wide == 0 else LIMIT
+    head = frame(TEXT, declared=limit + 1, wide=wide)
+    for cut in range(2 + wide, len(head) + 1):
+        ear = Ear(limit).feed(head[:cut])
+        assert ear.end is not None and ear.end[0] == TOO_BIG.code, cut
+        assert ear._held is None
+    for cut in range(2 + wide):
+        assert Ear(limit).feed(head[:cut]).end is None
+
+
+def test_a_frame_of_exactly_the_limit_is_taken() -> None:
+    assert Ear().feed(frame(TEXT, b"x" * LIMIT)).heard == [b"x" * LIMIT]
+    ear = Ear().feed(frame(TEXT, b"x" * (LIMIT - 1), fin=False) + frame(CONT, b"y"))
+    assert ear.heard == [b"x" * (LIMIT - 1) + b"y"]
+
+
+def test_fragments_over_the_limit_together_are_refused_by_the_declared_length_of_the_last() -> None:
+    ear = Ear().feed(frame(TEXT, b"x" * LIMIT, fin=False), frame(CONT, declared=1)[:2])
+    assert ear.end == (TOO_BIG.code, close_frame(*TOO_BIG))
+
+
+def test_fragments_are_counted() -> None:
+    pieces = [frame(TEXT, fin=False)] + [frame(CONT, fin=False)] * 8
+    ear = Ear(fragments=10).feed(*pieces, frame(CONT, b"x"))
+    assert ear.heard == [b"x"]
+    ear = Ear(fragments=10).feed(*pieces, frame(CONT, fin=False), frame(CONT, b"x"))
+    assert ear.end == (TOO_MANY_FRAGMENTS.code, close_frame(*TOO_MANY_FRAGMENTS)) and not ear.heard
+
+
+def test_bad_text_is_refused_whole_or_in_fragments() -> None:
+    for sent in (frame(TEXT, b"\xff"), frame(TEXT, b"\xff", fin=False) + frame(CONT)):
+        ear = Ear().feed(sent + frame(TEXT, b"unheard"))
+        assert ear.end == (INVALID_TEXT.code, close_frame(*INVALID_TEXT)) and not ear.heard
+
+
+def test_a_control_frame_over_the_limit_ends_like_any_other() -> None:
+    ear = Ear().feed(frame(PING, declared=LIMIT + 1))
+    assert ear.end == (TOO_BIG.code, close_frame(*TOO_BIG))
+
+
+def test_drops_are_put_together_and_large_pieces_are_kept_as_they_come() -> None:
+    message = frame(TEXT, b"x" * 300_000)
+    ear = Ear(limit=300_000)
+    for start in range(0, 200_000, 2):
+        ear.feed(message[start : start + 2])
+    assert ear._held is not None and len(ear._held) < 10
+    ear.feed(message[200_000:250_000], message[250_000:] + frame(TEXT, b"next"))
+    assert ear.heard == [b"x" * 300_000, b"next"]
+
+
+# Turns
+
+
+def test_no_more_than_a_turn_is_taken_at_a_time_and_nothing_is_lost() -> None:
+    ear = Ear()
+    many = b"".join(frame(TEXT, b"%d" % number) for number in range(FRAMES_PER_TURN * 2 + 1))
+    assert ear.take(many, 7.0)
+    assert len(ear.heard) == FRAMES_PER_TURN
+    assert ear.take(frame(TEXT, b"later"), 7.0)  # more comes although reading should have stopped
+    assert len(ear.heard) == FRAMES_PER_TURN * 2
+    assert not ear.go_on(7.0)
+    assert not ear.go_on(7.0)
+    assert ear.heard == [b"%d" % number for number in range(FRAMES_PER_TURN * 2 + 1)] + [b"later"]
+
+
+def test_pings_count_as_frames_of_a_turn() -> None:
+    ear = Ear()
+    assert ear.take(frame(PING) * (FRAMES_PER_TURN + 1), 7.0)
+    assert len(ear.replies) == FRAMES_PER_TURN
+
+
+# The end
+
+
+def test_nothing_is_heard_before_messages_start_and_after_the_end() -> None:
+    silent = Frames()
+    assert not silent.take(frame(TEXT, b"x"), 7.0)
+    silent.reply(b"")
+    silent.ended(1000, "", b"")
+    silent.failed(TOO_BIG, b"")
+    silent.answered()
+    ear = Ear().feed(closing(1001, b"bye") + frame(TEXT, b"x"), frame(TEXT, b"y"))
+    assert (ear.end, ear.reason, ear.heard) == ((1001, b"\x88\x05\x03\xe9bye"), "bye", [])
+
+
+@pytest.mark.parametrize("cut", range(40))
+def test_after_our_close_frame_only_the_peers_is_looked_for(cut: int) -> None:
+    """Whatever was on its way is passed over, also what had begun before, wherever it is cut."""
+    big = frame(TEXT, b"\x88" * 150) + frame(BINARY, b"z", mask=None) + frame(PING, b"p") + frame(TEXT, b"a", fin=False)
+    stream = frame(TEXT, b"one") + big + frame(TEXT, b"\x88" * 65_536) + closing()
+    ear = Ear(limit=100_000)
+    ear.stop_after = 1
+    ear.feed(*(stream[start : start + cut] for start in range(0, len(stream), cut)) if cut else [stream])
+    assert ear.heard == [b"one"]
+    assert (ear.was_answered, ear.end, ear.replies) == (1, None, [])
+    ear.feed(frame(TEXT, b"x") + closing())
+    assert ear.was_answered == 1
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 7, 50])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        frame(TEXT, b"x" * 150),
+        frame(BINARY, b"x" * 100),
+        frame(TEXT, b"x" * 100, fin=False),
+        frame(PING, b"x" * 100),
+        frame(TEXT, b"x" * 100, wide=8),
+    ],
+)
+def test_a_frame_that_had_begun_when_we_closed_is_passed_over(begun: bytes, cut: int) -> None:
+    ear = Ear().feed(begun[:cut]) if cut else Ear()
+    ear.stop_messages()
+    ear.feed(begun[cut:], closing()[:3])
+    assert ear.was_answered == 0
+    ear.feed(closing()[3:])
+    assert (ear.was_answered, ear.heard, ear.replies) == (1, [], [])
+
+
+def test_a_close_frame_that_had_begun_when_we_closed_is_the_answer() -> None:
+    answer = closing(1000, b"see you")
+    for cut in range(1, len(answer)):
+        ear = Ear().feed(answer[:cut])
+        ear.stop_messages()
+        assert ear.feed(answer[cut:]).was_answered == 1
+
+
+def test_what_waited_for_its_turn_when_we_closed_is_passed_over() -> None:
+    ear = Ear()
+    assert ear.take(frame(TEXT, b"x") * (FRAMES_PER_TURN + 5) + closing(), 7.0)
+    ear.stop_messages()
+    assert ear.was_answered == 1
+    assert not ear.go_on(7.0)
+    assert len(ear.heard) == FRAMES_PER_TURN
+
+
+def test_closing_in_the_middle_of_a_fragmented_message_is_passed_over() -> None:
+    ear = Ear().feed(frame(TEXT, b"first", fin=False))
+    ear.stop_messages()
+    assert ear._protocol is None
+    ear.feed(frame(CONT, b"last") + closing())
+    assert (ear.heard, ear.was_answered) == ([], 1)
+
+
+def test_a_message_in_fragments_may_be_the_last_one() -> None:
+    ear = Ear()
+    ear.stop_after = 1
+    ear.feed(frame(TEXT, b"a", fin=False) + frame(CONT, b"b") + frame(TEXT, b"c") + closing())
+    assert (ear.heard, ear.was_answered) == ([b"ab"], 1)
+
+
+# Frames of ours
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_535, b"\x81\x7e\xff\xff"),
+        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_the_head_of_a_text_frame(size: int, head: bytes) -> None:
+    assert text_head(size) == head == Frame(Opcode.TEXT, b"x" * size).serialize(mask=False)[: len(head)]
+
+
+def test_control_frames() -> None:
+    assert ping_frame(b"hi") == b"\x89\x02hi"
+    assert close_frame(1000, "") == b"\x88\x02\x03\xe8"
+    assert len(close_frame(1008, "x" * 500)) == 127
+
+
+@given(st.binary(max_size=40))
+def test_utf8_is_what_python_can_decode(data: bytes) -> None:
+    try:
+        data.decode()
+        right = True
+    except UnicodeDecodeError:
+        right = False
+    assert is_utf8(data) is right
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_large_text_is_checked_in_steps_that_may_cut_a_character(shift: int) -> None:
+    good = b"a" * shift + "\U0001f600".encode() * 50_000
+    assert is_utf8(good)
+    assert not is_utf8(good[:-1])
+    assert not is_utf8(good + b"\x80")
+    assert not is_utf8(good[:100_000] + b"\xff" + good[100_000:])

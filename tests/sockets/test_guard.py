@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from sockets.peerframes import TEXT, frame
+from sockets.stage import DEVICE, configured, connection, linked, request, staged, until
 
 from mcp_endpoint.sockets.guard import Hosts
-from sockets.peerframes import TEXT, frame
-from sockets.stage import DEVICE, configured, connection, linked, request, staged
 
 GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -162,24 +162,21 @@ async def test_a_refused_peer_that_does_not_go_away_is_cut_off(monkeypatch: pyte
 
 
 async def test_of_too_many_unfinished_sockets_the_oldest_gives_way() -> None:
-    async with staged(configured(limits={"unfinished_handshakes": 2})) as stage:
-        async with connection(stage) as oldest:
-            oldest.send(b"GET /")
-            await stage_has(stage, 1)
-            async with connection(stage) as older:
-                await stage_has(stage, 2)
-                async with linked(stage) as link:
-                    assert (await oldest.answer()).status == 503
-                    link.say("in")
-                    assert await link.hears() == "in"
-                    older.send(get())
-                    assert (await older.answer()).status == 200
+    async with staged(configured(limits={"unfinished_handshakes": 2})) as stage, connection(stage) as oldest:
+        oldest.send(b"GET /")
+        await stage_has(stage, 1)
+        async with connection(stage) as older:
+            await stage_has(stage, 2)
+            async with linked(stage) as link:
+                assert (await oldest.answer()).status == 503
+                link.say("in")
+                assert await link.hears() == "in"
+                older.send(get())
+                assert (await older.answer()).status == 200
 
 
 async def stage_has(stage: Any, unfinished: int) -> None:
-    async with asyncio.timeout(10):
-        while not stage.connections or len(stage.door.unfinished) != unfinished:
-            await asyncio.sleep(0)
+    await until(lambda: stage.connections and len(stage.door.unfinished) == unfinished)
 
 
 # Requests that smuggle or do not parse

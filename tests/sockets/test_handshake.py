@@ -9,14 +9,14 @@ from urllib.parse import quote
 
 import pytest
 from loguru import logger
+from sockets.peerframes import PING, TEXT, frame
+from sockets.stage import DEVICE, KEY, TOOL, Double, configured, connection, knock, linked, request, staged
 from websockets.datastructures import Headers
 
 from mcp_endpoint.config import Config
 from mcp_endpoint.errors import RESTARTING
 from mcp_endpoint.sockets.handshake import Admission, BadTokens, Door, Refusal, host_of
 from mcp_endpoint.tokens import Doors
-from sockets.peerframes import PING, TEXT, frame
-from sockets.stage import DEVICE, KEY, TOOL, Double, configured, connection, knock, linked, request, staged
 
 DOORS = Doors(KEY)
 XIAOZHI = DOORS.make_xiaozhi("0123456789abcdef0123456789abcdef")
@@ -40,7 +40,9 @@ def door(config: Config | None = None, clock: Callable[[], float] | None = None)
     return Door(config or configured(), Double(), DOORS, clock=clock, epoch=clock)  # type: ignore[arg-type]
 
 
-def asks(at: Door, target: str, *, peer: tuple[str, int] = NEAR, local: str = "127.0.0.1", tls: bool = False, **headers: str) -> Admission | Refusal:
+def asks(
+    at: Door, target: str, *, peer: tuple[str, int] = NEAR, local: str = "127.0.0.1", tls: bool = False, **headers: str
+) -> Admission | Refusal:
     named = Headers({"Host": "127.0.0.1:8004"})
     for name, value in headers.items():
         named[name.replace("_", "-")] = value
@@ -74,7 +76,11 @@ async def test_any_other_path_is_404(path: str) -> None:
 @pytest.mark.row("D24")
 async def test_a_raw_plus_that_arrives_as_a_blank_opens_the_door_all_the_same() -> None:
     agent = next(name for name in (f"a{n}" for n in range(10_000)) if "+" in DOORS.make_xiaozhi(name))
-    for spelling in (DOORS.make_xiaozhi(agent), DOORS.make_xiaozhi(agent).rstrip("="), DOORS.make_xiaozhi(agent).replace("+", "-").replace("/", "_")):
+    for spelling in (
+        DOORS.make_xiaozhi(agent),
+        DOORS.make_xiaozhi(agent).rstrip("="),
+        DOORS.make_xiaozhi(agent).replace("+", "-").replace("/", "_"),
+    ):
         found = asks(door(), f"{DEVICE}?token={spelling}", peer=FAR)
         assert isinstance(found, Admission) and found.opened.endpoint == f"agent:{agent}"
 
@@ -94,7 +100,9 @@ def test_the_query_is_looked_at_before_the_header_and_several_tokens_are_none() 
     assert status(asks(door(), DEVICE, Authorization="Basic Zm9vOmJhcg==")) == 401
 
 
-@pytest.mark.parametrize("query", ["", "?", "?token=", "?token", "?Token=x", f"?token={BAD}", "?token=" + "Zz09" * 16, "?token=" + "x" * 5_000])
+@pytest.mark.parametrize(
+    "query", ["", "?", "?token=", "?token", "?Token=x", f"?token={BAD}", "?token=" + "Zz09" * 16, "?token=" + "x" * 5_000]
+)
 @pytest.mark.row("D25")
 async def test_a_bad_token_is_401_before_101_and_the_answer_does_not_say_why(query: str) -> None:
     async with staged() as stage:
@@ -386,7 +394,12 @@ async def test_no_token_reaches_the_log_and_no_control_character_is_written_raw(
     assert canary not in "".join(lines) + caplog.text
     assert any("left" in line and "4000" in line and r"evil\x1b[31m\nforged \u202e{0.__class__} <red>" in line for line in lines)
     assert all(line.count("\n") == 1 and "\x1b" not in line for line in lines)
-    assert [word for line in lines for word in ("refused", "connected", "left") if f" {word}: " in line] == ["refused", "refused", "connected", "left"]
+    assert [word for line in lines for word in ("refused", "connected", "left") if f" {word}: " in line] == [
+        "refused",
+        "refused",
+        "connected",
+        "left",
+    ]
 
 
 def test_the_host_of_an_address() -> None:

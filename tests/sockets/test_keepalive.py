@@ -7,11 +7,11 @@ import random
 from typing import Any
 
 import pytest
+from sockets.peerframes import PONG, TEXT, closing, frame
+from sockets.stage import BOUND, DEVICE, TOOL, configured, connection, linked, request, staged, until
 
 from mcp_endpoint.errors import KEEPALIVE, NOT_READING, Goodbye
 from mcp_endpoint.sockets.keepalive import NEVER, REVIEWS_PER_TURN, Keepalive
-from sockets.peerframes import PONG, TEXT, closing, frame
-from sockets.stage import BOUND, DEVICE, TOOL, configured, connection, linked, request, staged
 
 PING = 0x89
 
@@ -127,9 +127,7 @@ async def test_the_wheel_reviews_everything_once_it_is_due_and_then_stands_still
     for one, when in wishes.items():
         assert len(one.at) == 1 and one.due == 0
         assert when <= one.at[0] + 0.002
-    async with asyncio.timeout(BOUND):
-        while wheel._timer is not None:
-            await asyncio.sleep(0.01)
+    await until(lambda: wheel._timer is None)
     assert not wheel._slots
 
 
@@ -144,10 +142,7 @@ async def test_the_last_wish_counts_and_a_forgotten_one_is_not_reviewed() -> Non
     wheel.forget(forgotten)
     wheel.forget(forgotten)
     wheel.watch(twice, loop.time() - 100)
-    async with asyncio.timeout(BOUND):
-        await moved.reviewed.wait()
-        while len(twice.at) < 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: moved.at and len(twice.at) == 2)
     assert (len(moved.at), len(forgotten.at)) == (1, 0)
     assert twice.at[1] - twice.at[0] >= 0.048
 
@@ -264,9 +259,7 @@ async def test_a_peer_that_closes_and_then_does_not_read_is_cut_off() -> None:
             party.link.send(b"x" * 1_000_000)
         peer.send(closing())
         assert (await stage.broker.left())[0] == 1000
-        async with asyncio.timeout(BOUND):
-            while stage.door.links:
-                await asyncio.sleep(0.01)
+        await until(lambda: not stage.door.links)
 
 
 @pytest.mark.parametrize("path", [TOOL, DEVICE])
@@ -278,9 +271,7 @@ async def test_a_peer_that_takes_nothing_for_stalled_seconds_ends_with_1013(path
         for _ in range(20):
             party.link.send(b"x" * 1_000_000)
         assert await stage.broker.left() == tuple(NOT_READING)
-        async with asyncio.timeout(BOUND):
-            while stage.door.links:
-                await asyncio.sleep(0.01)
+        await until(lambda: not stage.door.links)
 
 
 async def test_a_peer_that_reads_slowly_but_reads_is_not_stalled() -> None:

@@ -2,17 +2,397 @@
 
 from __future__ import annotations
 
-from sockets.stage import TOOL, linked, staged
+import asyncio
+import gc
+import ssl
+
+import pytest
+import trustme
+from sockets.peerframes import BINARY, PING, TEXT, closing, frame
+from sockets.stage import DEVICE, TOOL, Party, configured, linked, staged, until
+
+from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, TOO_BIG
+from mcp_endpoint.sockets import link as link_module
+from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
+from mcp_endpoint.sockets.link import Link, printable
+
+MIB = 1024 * 1024
 
 
-async def test_a_message_goes_to_the_party_and_what_it_sends_comes_back() -> None:
+def certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context and a client's that trusts it."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
+
+
+# Messages
+
+
+@pytest.mark.row("D17")
+async def test_text_and_binary_go_to_the_party_and_what_it_sends_comes_back_as_text() -> None:
+    async with staged() as stage, linked(stage) as device, linked(stage, TOOL) as tool:
+        device.say("héllo")
+        assert await device.hears() == "héllo"
+        tool.send(frame(BINARY, b'{"binary": true}'))
+        assert await tool.hears() == '{"binary": true}'
+        one, two = stage.broker.parties
+        assert (one.side, one.name, one.heard) == ("device", "opaque:friend", [("héllo".encode(), True)])
+        assert (two.side, two.heard) == ("tool", [(b'{"binary": true}', True)])
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 5_000, 65_535, 65_536, MIB])
+async def test_messages_of_all_sizes_go_both_ways_whole(size: int, secure: bool) -> None:
+    server, client = certificates() if secure else (None, None)
+    text = ("字x" * size)[: size // 2]
+    async with staged(tls=server) as stage, linked(stage, tls=client) as peer:
+        for _ in range(3):
+            peer.say(text)
+            assert await peer.hears() == text
+
+
+async def test_the_parts_of_a_message_become_one_frame() -> None:
     async with staged() as stage, linked(stage) as peer:
-        peer.say("héllo")
-        assert await peer.hears() == "héllo"
-        party = stage.broker.parties[0]
-        assert party.heard == [("héllo".encode(), True)]
-        assert (party.side, party.name) == ("device", "opaque:friend")
-        async with linked(stage, TOOL) as tool:
-            tool.say("I am here")
-            assert await tool.hears() == "I am here"
-            assert stage.broker.parties[1].side == "tool"
+        link = (await stage.broker.party()).link
+        large = b"L" * 100_000
+        link.send(b'{"id":1,', b'"a":2}')
+        link.send(memoryview(b"<view>")[1:5], memoryview(large))
+        link.send(large, b"tail")
+        link.send(b"")
+        assert [await peer.hears() for _ in range(4)] == ['{"id":1,"a":2}', "view" + "L" * 100_000, "L" * 100_000 + "tail", ""]
+
+
+async def test_frames_of_one_turn_leave_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged() as stage, linked(stage) as peer, linked(stage, TOOL) as other:
+        link = (await stage.broker.party()).link
+        second = (await stage.broker.party(1)).link
+        pushes: list[Link] = []
+        monkeypatch.setattr(type(link), "_push", lambda self, push=Link._push: (pushes.append(self), push(self)))
+        for number in range(10):
+            link.send(b"%d" % number)
+            second.send(b"%d" % number)
+        assert link.queued == 30
+        assert pushes == []
+        assert [await peer.hears() for _ in range(10)] == [await other.hears() for _ in range(10)] == [str(n) for n in range(10)]
+        assert pushes == [link, second]
+        assert link.queued == 0
+
+
+async def test_messages_of_either_side_may_be_as_large_as_their_limit_says() -> None:
+    limits = {"consumer_message_bytes": 100_000, "provider_message_bytes": 200_000}
+    async with staged(configured(limits=limits)) as stage:
+        for path, limit in ((DEVICE, 100_000), (TOOL, 200_000)):
+            async with linked(stage, path) as peer:
+                peer.say("x" * limit)
+                assert len(await peer.hears()) == limit
+                peer.say("x" * (limit + 1))
+                assert await peer.goodbye() == tuple(TOO_BIG)
+        assert (await stage.broker.left(0), await stage.broker.left(1)) == (tuple(TOO_BIG), tuple(TOO_BIG))
+
+
+async def test_a_goodbye_is_read_even_by_a_peer_in_the_middle_of_a_large_message() -> None:
+    """Closing a socket with unread bytes makes the kernel throw away what the peer has not read: so only our half is closed."""
+    async with staged(configured(limits={"consumer_message_bytes": 2_048})) as stage, linked(stage) as peer:
+        peer.send(frame(TEXT, b"x" * 4 * MIB))
+        assert await peer.goodbye() == tuple(TOO_BIG)
+        assert await peer.end() == b""
+
+
+# Fairness and back-pressure
+
+
+async def test_a_peer_that_floods_does_not_keep_the_others_waiting() -> None:
+    async with staged() as stage, linked(stage) as flood, linked(stage, TOOL) as other:
+        heard: list[str] = []
+        stage.broker.hear = lambda party, data: heard.append(party.side)
+        await stage.broker.party(1)
+        flood.send(frame(TEXT, b"x") * FRAMES_PER_TURN * 100)
+        other.say("y")
+        await until(lambda: len(heard) == FRAMES_PER_TURN * 100 + 1)
+        assert heard.index("tool") <= FRAMES_PER_TURN * 8
+        assert not stage.broker.parties[0].link._paused
+
+
+async def test_a_peer_that_floods_is_not_read_until_its_turn_is_over() -> None:
+    async with staged() as stage, linked(stage) as flood:
+        party = await stage.broker.party()
+        stage.broker.hear = lambda party, data: None
+        flood.send(frame(PING, b"x") * FRAMES_PER_TURN * 3 + frame(TEXT, b"end"))
+        await until(lambda: party.heard)
+        pongs = 0
+        while pongs < FRAMES_PER_TURN * 3:
+            assert await flood.frame() == (0x8A, b"x")
+            pongs += 1
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+async def test_a_device_that_does_not_take_its_answers_is_not_read_until_it_does(secure: bool) -> None:
+    server, client = certificates() if secure else (None, None)
+    answer = b"a" * 100_000
+    async with staged(configured(limits={"queued_bytes_per_link": 4 * MIB}), tls=server) as stage, linked(stage, tls=client) as peer:
+        stage.broker.hear = lambda party, data: party.link.send(answer)
+        party = await stage.broker.party()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        sent = 0
+        while not party.link.crowded:
+            peer.say("more")
+            sent += 1
+            await asyncio.sleep(0)
+        # What it asks from now on stays in the kernel, apart from what had been read already.
+        before = len(party.heard)
+        for _ in range(50):
+            peer.say("and more")
+            sent += 1
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(party.heard) <= before + 1
+        assert 4 * MIB < party.link.queued < 6 * MIB
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(sent):
+            assert (await peer.frame()) == (0x81, answer)
+        assert len(party.heard) == sent
+        assert not party.link.crowded
+
+
+async def test_a_crowded_device_with_a_turn_left_goes_on_where_it_stopped() -> None:
+    answer = b"a" * 100_000
+    async with staged(configured(limits={"queued_bytes_per_link": 4 * MIB})) as stage, linked(stage) as peer:
+        stage.broker.hear = lambda party, data: party.link.send(answer)
+        party = await stage.broker.party()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        asked = FRAMES_PER_TURN * 2
+        peer.send(frame(TEXT, b"more") * asked)
+        await until(lambda: party.link.crowded)
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(asked):
+            assert (await peer.frame()) == (0x81, answer)
+
+
+async def test_a_tool_that_does_not_read_is_read_all_the_same() -> None:
+    async with staged(configured(limits={"queued_bytes_per_link": 2 * MIB})) as stage, linked(stage, TOOL) as peer:
+        stage.broker.hear = lambda party, data: None
+        party = await stage.broker.party()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while party.link.queued < 3 * MIB:
+            party.link.send(b"x" * 100_000)
+            await asyncio.sleep(0)
+        peer.say("I still talk")
+        await until(lambda: party.heard)
+        assert not party.link.crowded
+
+
+@pytest.mark.parametrize("path", [TOOL, DEVICE])
+async def test_a_flood_towards_a_peer_that_does_not_read_ends_its_link_and_memory_stays_bounded(path: str) -> None:
+    async with staged(configured(limits={"queued_bytes_per_link": MIB})) as stage, linked(stage, path) as peer:
+        party = await stage.broker.party()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        most = 0
+        while party.left is None:
+            party.link.send(b"x" * 100_000)
+            most = max(most, party.link.queued)
+            await asyncio.sleep(0)
+        assert party.left == tuple(NOT_READING)
+        assert most < 5 * MIB
+
+
+async def test_pings_that_are_not_answered_to_because_nobody_reads_are_bounded_too() -> None:
+    async with staged(configured(limits={"queued_bytes_per_link": 10_000})) as stage, linked(stage, TOOL) as peer:
+        party = await stage.broker.party()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while party.left is None:
+            peer.send(frame(PING, b"p" * 125) * 100)
+            await asyncio.sleep(0)
+        assert party.left[0] in (NOT_READING.code, 1006)
+
+
+# The end, whatever ends it
+
+
+async def test_the_peers_goodbye_is_answered_and_told_to_the_broker() -> None:
+    async with staged() as stage, linked(stage) as peer:
+        (await stage.broker.party()).link.send(b"last words")
+        peer.send(closing(4_001, "再见".encode()))
+        assert await peer.hears() == "last words"
+        assert await peer.goodbye() == (4_001, "再见")
+        assert await peer.end() == b""
+        assert await stage.broker.left() == (4_001, "再见")
+
+
+@pytest.mark.parametrize("how", ["abort", "close", "half"])
+async def test_a_socket_that_ends_without_a_close_frame_is_1006(how: str) -> None:
+    async with staged() as stage, linked(stage) as peer:
+        party = await stage.broker.party()
+        peer.say("x")
+        peer.send(frame(TEXT, b"never complete")[:5])
+        assert await peer.hears() == "x"
+        if how == "abort":
+            peer.abort()
+        elif how == "close":
+            peer.writer.close()
+        else:
+            peer.writer.write_eof()
+        code, reason = await stage.broker.left()
+        assert (code, bool(reason)) == (1006, True)
+        party.link.send(b"nobody hears this")
+        party.link.close(*GOING_AWAY)
+        party.link.ping()
+        await until(lambda: not stage.door.links)
+        assert party.link.queued == 0
+        party.link.send(b"nor this")
+        party.link.cut()
+
+
+async def test_our_goodbye_comes_after_what_was_sent_and_nothing_after_it() -> None:
+    async with staged() as stage, linked(stage) as peer:
+        party = await stage.broker.party()
+        party.link.send(b"one")
+        party.link.close(1012, "restarting")
+        party.link.send(b"two")
+        party.link.close(1008, "again")
+        party.link.ping()
+        assert await peer.hears() == "one"
+        assert await peer.goodbye() == (1012, "restarting")
+        peer.send(frame(TEXT, b"ignored") + closing(1012))
+        assert await peer.end() == b""
+        assert await stage.broker.left() == (1012, "restarting")
+        assert party.heard == []
+
+
+async def test_the_broker_is_told_of_its_own_goodbye_after_it_has_returned() -> None:
+    async with staged() as stage, linked(stage) as peer:
+        order: list[str] = []
+
+        def hear(party: Party, data: bytes) -> None:
+            party.link.close(1008, "you")
+            order.append("returned" if party.left is None else "told too early")
+
+        stage.broker.hear = hear
+        peer.send(frame(TEXT, b"1") + frame(TEXT, b"2") + closing(1008))
+        assert await stage.broker.left() == (1008, "you")
+        assert order == ["returned"]
+        assert await peer.goodbye() == (1008, "you")
+        assert await peer.end() == b""
+
+
+async def test_a_socket_that_ends_right_after_our_goodbye_counts_as_our_goodbye() -> None:
+    async with staged() as stage, linked(stage):
+        party = await stage.broker.party()
+        party.link.close(1008, "enough")
+        party.link.cut()
+        assert await stage.broker.left() == (1008, "enough")
+
+
+async def test_a_fault_in_the_heart_ends_its_link_with_1011_and_no_other() -> None:
+    async with staged() as stage, linked(stage) as unlucky, linked(stage) as lucky:
+
+        def hear(party: Party, data: bytes) -> None:
+            if data == b"boom":
+                raise ZeroDivisionError
+            party.link.send(data)
+
+        stage.broker.hear = hear
+        unlucky.say("boom")
+        assert await unlucky.goodbye() == tuple(INTERNAL)
+        assert await stage.broker.left() == tuple(INTERNAL)
+        lucky.say("fine")
+        assert await lucky.hears() == "fine"
+
+
+async def test_all_links_hear_the_same_goodbye() -> None:
+    async with staged() as stage, linked(stage) as one, linked(stage, TOOL) as two:
+        await stage.broker.party(1)
+        stage.door.close_all(RESTARTING)
+        for peer in (one, two):
+            assert await peer.goodbye() == tuple(RESTARTING)
+            peer.send(closing(1012))
+            assert await peer.end() == b""
+        await until(lambda: not stage.door.links)
+        assert stage.door.counters == {"links_accepted": 2, "goodbyes_1012": 2}
+
+
+async def test_over_tls_a_broken_protocol_ends_with_its_reason_too() -> None:
+    server, client = certificates()
+    async with staged(tls=server) as stage, linked(stage, tls=client) as peer:
+        peer.send(frame(TEXT, b"x", mask=None))
+        assert (await peer.goodbye())[0] == 1002
+        assert await peer.end() == b""
+        assert (await stage.broker.left())[0] == 1002
+
+
+@pytest.mark.row("D1", "D30")
+async def test_many_links_that_end_in_every_way_leave_nothing_behind() -> None:
+    async with staged() as stage:
+        for number in range(300):
+            async with linked(stage, TOOL if number % 2 else DEVICE) as peer:
+                peer.say("x" * 200)
+                match number % 5:
+                    case 0:
+                        await peer.hears()
+                        peer.send(closing())
+                        await peer.goodbye()
+                    case 1:
+                        peer.abort()
+                    case 2:
+                        peer.send(frame(TEXT, b"unfinished")[:7])
+                        peer.writer.close()
+                    case 3:
+                        peer.send(b"\xff\xff\xff")
+                    case 4:
+                        peer.send(frame(TEXT, b"fragment", fin=False))
+                        stage.door.close_all(RESTARTING)
+                        peer.send(closing())
+            await until(lambda: not stage.door.links)
+        await until(lambda: not stage.connections)
+        assert all(party.left for party in stage.broker.parties)
+        assert not stage.door.keepalive._slots and not stage.door.unfinished
+        links = [party.link for party in stage.broker.parties]
+        stage.broker.parties.clear()
+        assert all(link._held is link._rest is link._protocol is link._transport is link.party is None and not link._out for link in links)
+
+
+async def test_a_link_keeps_nothing_of_its_handshake() -> None:
+    """An idle link is to stay below 4 KiB; the request's head, its parser and the library's handshake would cost ten times that."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with staged() as stage, linked(stage, DEVICE, "Sec-WebSocket-Extensions: permessage-deflate") as peer:
+            peer.send(frame(PING, b"x"))
+            assert await peer.frame() == (0x8A, b"x")
+            kept = {type(one).__name__ for one in gc.get_objects()}
+            assert "Link" in kept
+            assert not kept & {"Greeter", "Protocol", "Guard", "HttpRequestParser", "Request", "Response"}
+    finally:
+        gc.enable()
+
+
+def test_what_a_peer_says_of_itself_is_one_line_in_the_log() -> None:
+    assert printable("a\r\n\x1b[31m\u202e\ud800é 再见") == r"a\r\n\x1b[31m\u202e\ud800é 再见"
+
+
+async def test_uvicorns_own_shutdown_says_restarting() -> None:
+    async with staged() as stage, linked(stage) as peer:
+        await stage.broker.party()
+        for one in list(stage.connections):
+            one.shutdown()
+        assert await peer.goodbye() == tuple(RESTARTING)
+
+
+async def test_a_log_line_is_written_per_event_and_none_per_frame() -> None:
+    lines: list[str] = []
+    sink = link_module.logger.add(lambda message: lines.append(str(message)), level="TRACE", format="{message}")
+    try:
+        async with staged() as stage, linked(stage) as peer:
+            for _ in range(10):
+                peer.say("x")
+                assert await peer.hears() == "x"
+            peer.send(closing(1001, b"asleep"))
+            await stage.broker.left()
+    finally:
+        link_module.logger.remove(sink)
+    assert len(lines) == 2
+    assert lines[0].startswith("使用端 / device 已连接 connected: opaque-")
+    assert "1001 asleep (对方退出 / going away)" in lines[1]

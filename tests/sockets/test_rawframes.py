@@ -7,13 +7,14 @@ without a code the link must still be alive afterwards.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
-
-from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS
 from sockets.peerframes import BINARY, CLOSE, CONT, PING, PONG, TEXT, closing, frame
 from sockets.stage import configured, linked, staged
+
+from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS
 
 LIMIT = 70_000
 FRAGMENTS = 8
@@ -22,9 +23,9 @@ FRAGMENTS = 8
 class Case(NamedTuple):
     name: str
     sent: bytes
-    texts: list[bytes] = []
+    texts: Sequence[bytes] = ()
     code: int | None = None
-    pongs: list[bytes] = []
+    pongs: Sequence[bytes] = ()
     whole: bool = False
     """Not in drops: the server closes its socket at the close frame, and what comes later would make the kernel cut the peer off."""
 
@@ -118,8 +119,14 @@ CASES = [
     Case("7.3 a close with the longest reason", closing(1000, b"x" * 123), code=1000),
     Case("7.3 a close with too long a reason", closing(1000, b"x" * 124), code=1002),
     Case("7.5 a close with a reason that is not UTF-8", closing(1000, b"\xce\xba\xff"), code=1007),
-    *(Case(f"7.7 close code {code}", closing(code), code=code) for code in (1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 3000, 4999)),
-    *(Case(f"7.9 close code {code}", closing(code), code=1002) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65_535)),
+    *(
+        Case(f"7.7 close code {code}", closing(code), code=code)
+        for code in (1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 3000, 4999)
+    ),
+    *(
+        Case(f"7.9 close code {code}", closing(code), code=1002)
+        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65_535)
+    ),
     # 10 and beyond: masks and pieces
     Case("10.1 an unmasked text", frame(TEXT, b"x", mask=None), code=1002),
     Case("10.1 an unmasked close", frame(CLOSE, b"\x03\xe8", mask=None), code=1002),
@@ -154,7 +161,7 @@ async def test_a_frame_gets_what_rfc_6455_demands(case: Case, drip: bool) -> Non
                 assert first == 0x88
                 code = int.from_bytes(payload[:2], "big") if payload else 1005
                 break
-        assert (texts, pongs, code) == (case.texts, case.pongs, case.code)
+        assert (texts, pongs, code) == ([*case.texts], [*case.pongs], case.code)
         if code is not None:
             assert (await stage.broker.left())[0] == code
             assert await peer.end() == b""

@@ -21,14 +21,10 @@ from typing import Any, Final
 
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import Close, Frame, Opcode
+from websockets.frames import apply_mask as apply_mask  # type: ignore[attr-defined]  # the compiled one where there is one
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from ..errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # an interpreter for which websockets has no compiled part
-    from websockets.utils import apply_mask
 
 FRAMES_PER_TURN: Final = 128
 """Frames taken from one link before the others have their turn: about a millisecond of work."""
