@@ -182,7 +182,7 @@ class Consumer:
         self.capabilities: set[str] = set()
         self.initialized = False
         self.bad_frames = 0
-        self.seen = b""  # the list it was given or told of, as a fingerprint
+        self.seen = b""  # the list it was given or told of, as a fingerprint; empty as long as it knows none
 
 
 class Pending:

@@ -400,8 +400,10 @@ class Endpoint:
                 call.data = data
         elif call.method != "ping" or provider.greeter is not call.consumer:
             self.greetings.finish_handshake(provider)
-        if call.method == "tools/list" and b'"cursor"' not in data:
-            call.purpose = "whole list"
+        if call.method == "tools/list" and call.consumer is not None:
+            call.consumer.seen = b"a list that was carried"
+            if b'"cursor"' not in data:
+                call.purpose = "whole list"
 
     def _nobody(self, call: Call) -> None:
         if not is_open(call):
@@ -685,6 +687,8 @@ class Endpoint:
         fingerprint = self.catalog.fingerprint()
         self.reckon()
         for consumer in self.consumers:
+            if not consumer.seen and self.sole is not None:
+                consumer.seen = fingerprint  # it knows no list yet, and its only provider told its tools for the first time
             if consumer.initialized and consumer.seen != fingerprint:
                 self._announced = now
                 consumer.seen = fingerprint

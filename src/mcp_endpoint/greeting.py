@@ -366,7 +366,7 @@ class Greetings:
                     self.ledger.answer(waiting.call, first, second)
                 else:
                     self.welcome(waiting.call)
-        if welcome is not None and (greeter is None or provider.list_changed or len(self.endpoint.providers) > 1):
+        if welcome is not None and (greeter is None or not in_time or provider.list_changed or len(self.endpoint.providers) > 1):
             self.list_tools(provider, now)
         self.endpoint.greeting_ended(provider, now)
 
@@ -484,7 +484,7 @@ class Greetings:
     def overhear(self, provider: Provider, consumer: Consumer, result: bytes) -> None:
         """Learn from a whole list that was carried what its names mean from now on."""
         page = read_page(result)
-        if page is not None and page[1] is None and provider.listing is None:
+        if page is not None and page[1] is None:
             self.endpoint.catalog.put(provider, provider.label, provider.order, page[0])
             self.endpoint.catalog.settle()
             provider.listed = True
