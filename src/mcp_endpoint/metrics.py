@@ -12,12 +12,14 @@ from typing import Final, NamedTuple
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 
 from . import __version__
 from .config import Limits
 
 PREFIX: Final = "mcp_endpoint_"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""What `generate_latest` writes: the text format every scraper reads."""
 
 
 class Figures(NamedTuple):
@@ -59,8 +61,8 @@ class Exposition:
         yield limits
 
     def scrape(self) -> tuple[bytes, str]:
-        """The page and its content type: the text format 0.0.4, which every scraper reads."""
-        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+        """The page and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE
 
 
 def _words(name: str) -> str:

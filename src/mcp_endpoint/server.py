@@ -152,9 +152,8 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> 
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=1,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate,
     )
-    served.load()
-    served.ssl = certificate
 
     def announce(port: int) -> None:
         logger.info("正在监听 / listening", host=settings.host, port=port, version=__version__)
