@@ -140,13 +140,13 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 @asynccontextmanager
 async def staged(
-    config: Config | None = None, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", **door: Any
+    config: Config | None = None, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", broker: Any = None
 ) -> AsyncIterator[Stage]:
     """A stage for `config`, listening on `host`, taken down at the end whatever is still connected."""
     config = config or configured()
-    broker = Double()
+    broker = broker or Double()
     doors = Doors(KEY, agents=config.security.agents)
-    entrance = Door(config, broker, doors, **door)  # type: ignore[arg-type]
+    entrance = Door(config, broker, doors)
     settings = uvicorn.Config(
         hello,
         http=make_guard_class(entrance),

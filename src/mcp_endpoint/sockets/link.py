@@ -215,11 +215,14 @@ class Link(Frames, asyncio.Protocol):
             if not turn.links:
                 turn.call_soon(turn.flush)
             turn.links.append(self)
-        size = len(first) + len(second)
-        head = text_head(size)
-        out.append(head)
-        out.append(first)
-        out.append(second)
+        size = len(first)
+        if second:
+            size += len(second)
+            head = text_head(size)
+            out += (head, first, second)
+        else:
+            head = text_head(size)
+            out += (head, first)
         self._pending += size + len(head)
         if self._blocked:
             self._check_queue()
@@ -248,8 +251,8 @@ class Link(Frames, asyncio.Protocol):
 
     @property
     def queued(self) -> int:
-        """Bytes taken by `send` that the kernel has not taken yet."""
-        return self._pending + self.unsent()
+        """Bytes taken by `send` that wait for the peer; below `HIGH_WATER` nothing waits, the transport is only passing it on."""
+        return self._pending + self.unsent() if self._blocked else self._pending
 
     # What the sweeper calls.
 
@@ -316,7 +319,12 @@ class Link(Frames, asyncio.Protocol):
     def _deliver(self, data: bytes | None, now: float) -> None:
         """Take `data`, or what the last turn left; with more than a turn's work, read nothing until that is done."""
         try:
-            more = self.go_on(now) if data is None else self.take(data, now)
+            if data is None:
+                more = self.go_on(now)
+            elif self._held is None and self._rest is None:
+                more = self._read(data, 0, now)  # nothing waits for these bytes: nearly always
+            else:
+                more = self.take(data, now)
         except Exception:  # noqa: BLE001 - the one boundary: a fault of ours ends this link and no other
             logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends: {}", self.peer)
             self.goodbye(INTERNAL)
