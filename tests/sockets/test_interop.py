@@ -15,7 +15,7 @@ import pytest
 import websocket
 import websockets
 import websockets.asyncio.client
-from sockets.stage import BOUND, DEVICE, TOOL, configured, staged
+from sockets.stage import BOUND, DEVICE, TOOL, configured, staged, until
 
 from mcp_endpoint.broker import Broker
 
@@ -169,6 +169,5 @@ async def test_devices_and_tools_of_every_make_understand_each_other(device: str
             serving.cancel()
             with suppress(asyncio.CancelledError):
                 await serving
-        while stage.door.links:
-            await asyncio.sleep(0.001)
+        await until(lambda: not stage.door.links)
         assert stage.door.counters["goodbyes_1000"] == 2, stage.door.counters
