@@ -123,7 +123,6 @@ def test_manager_api_is_answered_with_no_tool_and_with_two(tools: int) -> None:
     manager.hears_nothing()
 
 
-@pytest.mark.xfail(reason="announced without need", strict=False)
 @pytest.mark.row("D12")
 def test_mcphub_announces_changes_at_open_before_it_was_spoken_to() -> None:
     """`list_changed` before initialize is remembered: nobody hears it, and the tools are learned once the provider is ready."""
@@ -682,7 +681,6 @@ def test_a_late_result_makes_a_bare_provider_ready() -> None:
     device.hears(notification("notifications/tools/list_changed"))
 
 
-@pytest.mark.xfail(reason="not announced yet", strict=False)
 def test_a_late_result_of_a_carried_initialize_is_announced_like_an_arrival() -> None:
     """The consumer was answered as on an empty endpoint; that there are tools now, it hears like any arrival."""
     play = Play()
