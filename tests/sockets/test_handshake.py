@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from loguru import logger
 from sockets.peerframes import PING, TEXT, frame
 from sockets.stage import DEVICE, KEY, TOOL, Double, configured, connection, knock, linked, request, staged
 from websockets.datastructures import Headers
 
-from mcp_endpoint.config import Config
+from mcp_endpoint.config import Config, Logging, Server
 from mcp_endpoint.errors import RESTARTING
+from mcp_endpoint.log import setup
 from mcp_endpoint.sockets.handshake import Admission, BadTokens, Door, Refusal, host_of
 from mcp_endpoint.tokens import Doors
 
@@ -375,31 +376,31 @@ async def test_frames_that_come_with_the_request_are_heard() -> None:
 # The log
 
 
-async def test_no_token_reaches_the_log_and_no_control_character_is_written_raw(caplog: Any) -> None:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), level="TRACE", format="{message} {extra}")
-    caplog.set_level(0)
+async def test_no_token_reaches_the_log_and_no_control_character_is_written_raw() -> None:
+    stream = io.StringIO()
+    undo = setup(Logging(log_file=""), Server(log_level="TRACE"), stream)
     canary = "CANARY7731"
     try:
         async with staged(configured(server={"trusted_proxies": ("127.0.0.1",)})) as stage:
             for target, header in ((f"{DEVICE}?token=mep1.{canary}", "X: y"), (f"{TOOL}?x=1", f"Authorization: Bearer mep1.{canary}")):
                 assert (await knock(stage, target, header, f"X-Forwarded-For: {canary}")).status == 401
+            assert (await knock(stage, f"/{canary}?token={canary}")).status == 404
             async with linked(stage, token=canary) as peer:
                 peer.say("x")
                 assert await peer.hears() == "x"
                 peer.send(frame(8, b"\x0f\xa0evil\x1b[31m\nforged \xe2\x80\xae{0.__class__} <red>"))
                 await stage.broker.left()
     finally:
-        logger.remove(sink)
-    assert canary not in "".join(lines) + caplog.text
-    assert any("left" in line and "4000" in line and r"evil\x1b[31m\nforged \u202e{0.__class__} <red>" in line for line in lines)
-    assert all(line.count("\n") == 1 and "\x1b" not in line for line in lines)
-    assert [word for line in lines for word in ("refused", "connected", "left") if f" {word}: " in line] == [
-        "refused",
-        "refused",
+        undo()
+    lines = stream.getvalue().splitlines()
+    assert canary not in stream.getvalue()
+    assert [word for line in lines for word in ("refused", "connected", "left") if f" {word} " in line] == [
+        *["refused"] * 3,
         "connected",
         "left",
     ]
+    assert r"code=4000 reason=evil\x1b[31m\nforged \u202e{0.__class__} <red>" in lines[-1]
+    assert "\x1b" not in stream.getvalue()
 
 
 def test_the_host_of_an_address() -> None:

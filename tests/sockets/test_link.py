@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import ssl
 
 import pytest
@@ -11,10 +12,11 @@ import trustme
 from sockets.peerframes import BINARY, PING, TEXT, closing, frame
 from sockets.stage import DEVICE, TOOL, Party, configured, linked, staged, until
 
+from mcp_endpoint.config import Logging, Server
 from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, TOO_BIG
-from mcp_endpoint.sockets import link as link_module
+from mcp_endpoint.log import setup
 from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
-from mcp_endpoint.sockets.link import Link, printable
+from mcp_endpoint.sockets.link import Link
 
 MIB = 1024 * 1024
 
@@ -369,10 +371,6 @@ async def test_a_link_keeps_nothing_of_its_handshake() -> None:
         gc.enable()
 
 
-def test_what_a_peer_says_of_itself_is_one_line_in_the_log() -> None:
-    assert printable("a\r\n\x1b[31m\u202e\ud800é 再见") == r"a\r\n\x1b[31m\u202e\ud800é 再见"
-
-
 async def test_uvicorns_own_shutdown_says_restarting() -> None:
     async with staged() as stage, linked(stage) as peer:
         await stage.broker.party()
@@ -382,17 +380,19 @@ async def test_uvicorns_own_shutdown_says_restarting() -> None:
 
 
 async def test_a_log_line_is_written_per_event_and_none_per_frame() -> None:
-    lines: list[str] = []
-    sink = link_module.logger.add(lambda message: lines.append(str(message)), level="TRACE", format="{message}")
+    """Each with the reason and a hint."""
+    stream = io.StringIO()
+    undo = setup(Logging(log_file=""), Server(log_level="DEBUG"), stream)
     try:
-        async with staged() as stage, linked(stage) as peer:
+        async with staged() as stage, linked(stage, TOOL, token="friend&server_id=clock") as peer:
             for _ in range(10):
                 peer.say("x")
                 assert await peer.hears() == "x"
             peer.send(closing(1001, b"asleep"))
             await stage.broker.left()
     finally:
-        link_module.logger.remove(sink)
-    assert len(lines) == 2
-    assert lines[0].startswith("使用端 / device 已连接 connected: opaque-")
-    assert "1001 asleep (对方退出 / going away)" in lines[1]
+        undo()
+    connected, left = stream.getvalue().splitlines()
+    assert " INFO     工具端已连接 / tool connected endpoint=opaque-" in connected and connected.endswith(" server_id=clock")
+    assert " 工具端已断开 / tool left endpoint=opaque-" in left
+    assert left.endswith(" seconds=0 code=1001 reason=asleep hint=对方退出 / going away")

@@ -190,9 +190,7 @@ class Guard(HttpToolsProtocol):
             return
         self.door.counters[f"refused_{refusal.status}"] += 1
         peer = "{}:{}".format(*self.client) if self.client else ""
-        logger.bind(event="refused", status=refusal.status, reason=refusal.why, peer=peer).debug(
-            "已拒绝请求 / request refused: {}, {} {} ({})", peer, refusal.status, refusal.error, refusal.why
-        )
+        logger.debug("已拒绝请求 / request refused", peer=peer, status=refusal.status, reason=refusal.why)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             return

@@ -47,7 +47,7 @@ CLOCK_STEP: Final = 0.001
 """Steps in which uvloop's clock goes: what came within the step of a ping came before it."""
 ABNORMAL: Final = 1006
 
-_SIDES: Final = {"tool": "工具端 / tool", "device": "使用端 / device"}
+_SIDES: Final = {"tool": ("工具端", "tool"), "device": ("使用端", "device")}
 _HINTS: Final = {
     1000: "正常关闭 / closed normally",
     1001: "对方退出 / going away",
@@ -326,7 +326,7 @@ class Link(Frames, asyncio.Protocol):
             else:
                 more = self.take(data, now)
         except Exception:  # noqa: BLE001 - the one boundary: a fault of ours ends this link and no other
-            logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends: {}", self.peer)
+            logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends", peer=self.peer)
             self.goodbye(INTERNAL)
             return
         if more and not self._paused:
@@ -413,18 +413,14 @@ class Link(Frames, asyncio.Protocol):
         if self._goodbye is not None:
             code, reason = self._goodbye
         self.door.counters[f"goodbyes_{code if code in _HINTS else 'other'}"] += 1
-        side = party.side
-        shown = party.endpoint.shown
-        reason = printable(reason)
-        logger.bind(event="left", side=side, endpoint=shown, peer=self.peer, code=code, reason=reason).info(
-            "{} 已断开 left: {}, {}, {:.0f} s, {} {} ({})",
-            _SIDES[side],
-            shown,
-            self.peer,
-            self.turn.time() - self._since,
-            code,
-            reason or "-",
-            _HINTS.get(code, "对方自定义 / a code of its own"),
+        logger.info(
+            f"{_SIDES[party.side][0]}已断开 / {_SIDES[party.side][1]} left",
+            endpoint=party.endpoint.shown,
+            peer=self.peer,
+            seconds=int(self.turn.time() - self._since),
+            code=code,
+            reason=reason,
+            hint=_HINTS.get(code, "对方自定义的代码 / a code of its own"),
         )
         self.door.broker.detach(party, code, reason)
 
@@ -466,9 +462,7 @@ class Link(Frames, asyncio.Protocol):
         transport.close()
         self.door.counters[f"refused_{refusal.status}"] += 1
         peer = refusal.address or "{}:{}".format(*_address(transport, "peername"))
-        logger.bind(event="refused", status=refusal.status, reason=refusal.why, peer=peer).info(
-            "已拒绝连接 / refused: {}, {} {} ({})", peer, refusal.status, refusal.error, printable(refusal.why)
-        )
+        logger.info("已拒绝连接 / connection refused", peer=peer, status=refusal.status, reason=refusal.why)
 
     def _attach(self, admission: Admission) -> None:
         door = self.door
@@ -489,20 +483,15 @@ class Link(Frames, asyncio.Protocol):
         door.open.add(self)
         door.keepalive.watch(self, self.seen + door.keepalive.interval)
         door.counters["links_accepted"] += 1
-        logger.bind(event="connected", side=admission.side, endpoint=shown, peer=self.peer).info(
-            "{} 已连接 connected: {}, {}", _SIDES[admission.side], shown, self.peer
-        )
+        chinese, english = _SIDES[admission.side]
+        named = {"server_id": admission.server_id} if admission.server_id else {}
+        logger.info(f"{chinese}已连接 / {english} connected", endpoint=shown, peer=self.peer, **named)
 
 
 def make_link_class(door: Door) -> type[Link]:
     """The class for uvicorn's `ws=`: links of this door, all on one event loop."""
     PROTOCOL_LOGGER.setLevel(logging.ERROR)
     return type("Link", (Link,), {"__slots__": (), "door": door})
-
-
-def printable(text: str) -> str:
-    """`text` on one line, with whatever a terminal would act on escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def _parts(out: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
