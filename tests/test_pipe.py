@@ -525,20 +525,6 @@ def test_named_variables_are_set_or_handed_on() -> None:
         pipe.named_variables(["NONE"], {})
 
 
-@pytest.mark.parametrize(
-    ("address", "loopback"),
-    [
-        ("ws://127.0.0.1:1/", True),
-        ("ws://[::1]:1/", True),
-        ("ws://localhost/", True),
-        ("wss://api.example.com/", False),
-        ("ws://10.0.0.1/", False),
-    ],
-)
-def test_a_proxy_of_the_environment_is_not_asked_for_loopback(address: str, loopback: bool) -> None:
-    assert pipe._is_loopback(address) is loopback
-
-
 def test_a_server_without_a_name_is_called_by_its_program() -> None:
     title: Callable[[str, Command], str] = pipe._title
     assert title("", Command("/usr/bin/python3", ("--key", "s3cret"))) == "python3"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import random
 import signal
 import sys
@@ -22,10 +21,11 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
-from websockets.uri import parse_uri
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
+from . import dial
+from .dial import NoLink, readable
 from .errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
 from .providers import mcp_json
 from .providers.backoff import Backoff
@@ -33,20 +33,8 @@ from .providers.child import LINE_BYTES, Child, Command, Line, environment
 
 ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
 """The environment variable that mcp_pipe and its relatives read."""
-OPEN_SECONDS: Final = 10.0
-"""For the TCP connection and the WebSocket handshake together."""
-PING_SECONDS: Final = 20.0
-"""Between two keepalive pings, and for the answer to one: below the idle limits of common proxies (nginx: 60 s)."""
-CLOSE_SECONDS: Final = 2.0
-"""For the other side to answer our close frame."""
-FRAME_BYTES: Final = LINE_BYTES
-"""Longest frame taken from the endpoint."""
-QUEUED_FRAMES: Final = 4
-"""Frames taken from the socket ahead of the child's stdin, which has its own bound in bytes."""
 LAST_WORDS_SECONDS: Final = 1.0
 """For what a dead child had still written to reach the endpoint, and for one that closed its output to be dead."""
-SHOWN_CHARACTERS: Final = 300
-"""So much of a line that is not JSON-RPC is shown."""
 
 SLOW_STATUSES: Final = frozenset((400, 401, 403, 404, 426, 429))
 """HTTP refusals that somebody has to mend first."""
@@ -95,11 +83,7 @@ def endpoint_address(given: str | None, environ: Mapping[str, str]) -> str:
             f"no endpoint: give --endpoint ws://… or set {ENDPOINT_VARIABLE}; `mcp-endpoint url` prints the address",
             f"没有接入点地址：请用 --endpoint ws://… 或环境变量 {ENDPOINT_VARIABLE} 指定；`mcp-endpoint url` 可打印地址",
         )
-    try:
-        parse_uri(address)
-    except (InvalidURI, ValueError):
-        # Not chained and not quoted: the address holds the token.
-        raise ConfigError("the endpoint is not a ws:// or wss:// address", "接入点地址不是 ws:// 或 wss:// 地址") from None
+    dial.checked(address)
     if urlsplit(address).path.rstrip("/").endswith("/mcp_endpoint/call"):
         raise ConfigError(
             "this is the address for devices (/mcp_endpoint/call/); tools use the one with /mcp_endpoint/mcp/",
@@ -134,7 +118,7 @@ def block_of_commands(file: Path, environ: Mapping[str, str]) -> dict[str, Comma
     """
     found = mcp_json.read(file, environ)
     for en, zh in found.left_out:
-        tell(f"{_readable(zh)} / {_readable(en)}")
+        tell(f"{readable(zh)} / {readable(en)}")
     return found.commands
 
 
@@ -192,30 +176,16 @@ async def _keep_linked(title: str, address: str, command: Command, say: Say) -> 
 
 async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
     """One life of one link."""
-    shown = _shown(address)
     try:
-        socket = await connect(
-            address,
-            compression=None,
-            open_timeout=OPEN_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-            max_size=FRAME_BYTES,
-            max_queue=QUEUED_FRAMES,
-            proxy=None if _is_loopback(address) else True,
-        )
-    except InvalidStatus as refusal:
-        return _refused(refusal, shown)
-    except (OSError, WebSocketException, EOFError, ValueError, ImportError) as error:
-        # ValueError: a host name that cannot be one; ImportError: a SOCKS proxy in the environment needs the package python-socks.
-        return Ending(f"无法连接 {shown} / cannot reach {shown} ({_brief(error, address)})")
+        socket = await dial.dial(address)
+    except NoLink as error:
+        return Ending(f"{error.zh} / {error.en}", slow=error.status in SLOW_STATUSES, at_least=error.retry_after)
     since = time.monotonic()
     goodbye = GOING_AWAY
     child: Child | None = None
     try:
         child = await Child.start(command)
-        say(f"{title}: 已连接 / connected to {shown}")
+        say(f"{title}: 已连接 / connected to {dial.shown(address)}")
         text, slow, goodbye = await _carry(title, socket, child, say)
         return Ending(text, time.monotonic() - since, slow)
     except EndpointError as error:
@@ -243,7 +213,7 @@ async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -
         if not task.cancelled():
             task.result()
     if socket.close_code is not None:
-        code, reason = socket.close_code, _readable(socket.close_reason or "")
+        code, reason = socket.close_code, readable(socket.close_reason or "")
         why = f"{code} {reason}".strip()
         return f"连接已关闭 / link closed ({why})", code in SLOW_CODES, GOING_AWAY
     if child.exited.is_set():
@@ -268,10 +238,10 @@ async def _to_endpoint(title: str, child: Child, socket: ClientConnection, say: 
             if _is_message(line):
                 await socket.send(line.data, text=True)
             elif not line.whole:
-                shown = _readable(line.data.decode("utf-8", "replace"))
+                shown = readable(line.data.decode("utf-8", "replace"))
                 say(f"{title}: 输出行超过 {LINE_BYTES} 字节，已丢弃 / a line of more than {LINE_BYTES} bytes was dropped: {shown}…")
             elif line.data.strip():
-                say(f"{title}: 非 JSON-RPC 输出，已丢弃 / not JSON-RPC, dropped: {_readable(line.data.decode('utf-8', 'replace'))}")
+                say(f"{title}: 非 JSON-RPC 输出，已丢弃 / not JSON-RPC, dropped: {readable(line.data.decode('utf-8', 'replace'))}")
     except ConnectionClosed:
         return
 
@@ -285,23 +255,6 @@ def _is_message(line: Line) -> bool:
     return line.whole
 
 
-def _refused(refusal: InvalidStatus, shown: str) -> Ending:
-    status = refusal.response.status_code
-    remedy = {
-        401: "令牌无效，请重新复制接入点地址 / the token was not accepted, copy the address again",
-        403: "不允许 / not allowed",
-        404: "地址的路径不对 / the address has a wrong path",
-        429: "失败次数过多 / too many failures from this address",
-        503: "服务器已满或正在退出 / the server is full or leaving",
-    }.get(status, "")
-    asked = refusal.response.headers.get("Retry-After", "")
-    return Ending(
-        f"{shown} 拒绝了连接 / refused the link: HTTP {status} {remedy}".rstrip(),
-        slow=status in SLOW_STATUSES,
-        at_least=float(asked) if asked.isascii() and asked.isdigit() else 0.0,
-    )
-
-
 def _with_server_id(address: str, name: str) -> str:
     query = urlsplit(address).query
     if not name or "server_id" in parse_qs(query):
@@ -309,35 +262,9 @@ def _with_server_id(address: str, name: str) -> str:
     return f"{address}{'&' if query else '?'}server_id={quote(name, safe='')}"
 
 
-def _shown(address: str) -> str:
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _brief(error: Exception, address: str) -> str:
-    """What went wrong, in one line and without the address, which holds the token."""
-    text = str(error) or type(error).__name__
-    return _readable(text.replace(address, _shown(address)))
-
-
-def _readable(text: str) -> str:
-    """At most SHOWN_CHARACTERS of `text` in one line, with everything that could steer a terminal or turn its writing written out."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text[:SHOWN_CHARACTERS]
-    )
-
-
 def _title(name: str, command: Command) -> str:
     """How messages call a server. Never its arguments: they may hold a secret."""
-    return _readable(name or command.program.replace("\\", "/").rpartition("/")[2])
+    return readable(name or command.program.replace("\\", "/").rpartition("/")[2])
 
 
 def tell(text: str) -> None:
