@@ -354,11 +354,12 @@ def test_a_waiting_request_keeps_its_deadline() -> None:
     play = Play(EndpointSettings(call_timeout=3.0))
     tool, first, second = play.tool(), play.device(), play.device()
     first.says(initialize(1), INITIALIZED)
-    second.says(request(1, "m"))
+    second.says(request(1, "m"), notification("n"))
     play.wait(3.1)
     second.hears_error(1, -32006, delivered=False)
     tool.heard.clear()
     tool.says(welcome(1))
+    tool.hears(notification("n"))
     tool.hears_nothing()
 
 
@@ -705,3 +706,93 @@ def test_the_older_providers_are_pinged_when_one_attaches() -> None:
         actors.append(play.tool(f"s{n}"))
         assert [actor.pings for actor in actors] == list(range(n, -1, -1))
     assert all(actor.goodbye is None for actor in actors)
+
+
+def test_an_initialize_waits_eight_seconds_however_many_tools_are_silent() -> None:
+    """Silent tools that come one after the other do not add up: the consumer is answered as on an empty endpoint after 8 s."""
+    play = Play()
+    play.tool()
+    play.tool()
+    device = play.device()
+    device.says(initialize(1))
+    play.wait(4)
+    play.tool()
+    play.wait(3.9)
+    device.hears_nothing()
+    play.wait(0.2)
+    assert device.hear()["result"]["serverInfo"]["name"] == "mcp-endpoint-server"
+    play.wait(60)
+    device.hears_nothing()
+
+
+def test_an_ambiguous_initialize_is_refused_and_the_next_is_carried() -> None:
+    """A frame with two ids goes nowhere, and the tool is still new."""
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(b'{"jsonrpc":"2.0","id":1,"id":2,"method":"initialize","params":{}}')
+    device.hears_error(2, -32600, delivered=False)
+    tool.hears_nothing()
+    device.says(initialize(3))
+    assert tool.hear()["method"] == "initialize"
+    assert play.endpoint.ledger.in_flight == 1
+
+
+def test_an_ambiguous_frame_that_waited_is_refused_when_its_turn_comes() -> None:
+    """It is looked into when it is carried; what waits behind it is not lost."""
+    play = Play()
+    tool, first, second = play.tool(), play.device(), play.device()
+    first.says(initialize(1), INITIALIZED)
+    second.says(b'{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}', request(3, "m"))
+    tool.heard.clear()
+    tool.says(welcome(1))
+    second.hears_error(2, -32600, delivered=False)
+    assert tool.hear()["method"] == "m"
+    tool.hears_nothing()
+
+
+def test_a_reconnected_tool_that_insists_on_a_handshake_gets_one() -> None:
+    """Its old socket hangs and had worked without a handshake; the new one does not: it is greeted, and so is the old one now."""
+    play = Play()
+    old, device = play.tool(), play.device()
+    device.says(request(1, "turn"))
+    old.says(answer(1))
+    device.hears(answer(1))
+    old.heard.clear()
+    new = play.tool()
+    device.says(call(2, "add"))
+    new.hears(call(1, "add"))
+    new.says(failure(1, -32602))
+    new.is_greeted("calc", ["add"])
+    old.is_greeted("calc", ["add"])
+    assert new.hear()["params"]["name"] == "add"
+    device.hears_nothing()
+
+
+def test_a_bare_tool_after_tools_with_names_works_as_any() -> None:
+    """Names are remembered while a device stays; what they do not cover is carried to whoever is there."""
+    play = Play()
+    device = play.device()
+    for actor in play.merged(one=["a"], other=["b"]):
+        actor.leaves()
+    tool = play.tool()
+    for n in (1, 2):
+        device.says(request(n, "turn"))
+        tool.hears(request(n, "turn"))
+        tool.says(answer(n))
+        device.hears(answer(n))
+    device.says(call(3, "a"))
+    tool.hears_nothing()
+    play.wait(4.1)
+    device.hears_error(3, -32001)
+
+
+def test_roots_changes_are_told_to_ready_tools_only() -> None:
+    """A tool that is being greeted will ask for the roots when it needs them."""
+    play = Play()
+    one, _ = play.merged(one=["a"], other=["b"])
+    third = play.tool("third")
+    third.hear()
+    device = play.ready_device()
+    device.says(notification("notifications/roots/list_changed"))
+    one.hears(notification("notifications/roots/list_changed"))
+    third.hears_nothing()
