@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import json
 import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tomli
+from running import running
+from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint import __version__, cli, config
 from mcp_endpoint.tokens import Doors
@@ -268,3 +275,164 @@ def test_a_mistake_in_the_file_is_two_sentences_with_a_place_and_exit_78(root: P
 
 def test_a_setting_that_is_no_pair_is_wrong_usage(root: Path) -> None:
     assert run(root, "config", "show", "--set", "server.port") == 2
+
+
+def test_relative_paths_begin_at_the_root_folder_and_absolute_ones_stay(root: Path) -> None:
+    live(root).write_text('[server]\ntls_cert = "c.pem"\ntls_key = "/etc/k.pem"\n[logging]\nlog_file = "logs/x.log"\n', "utf-8")
+    rooted = cli._rooted(config.load(root, {}), root).config
+    assert rooted.server.tls_cert == str(root / "c.pem")
+    assert rooted.server.tls_key == str(root / "/etc/k.pem")
+    assert rooted.logging.log_file == str(root / "logs/x.log")
+    live(root).write_text('[logging]\nlog_file = ""\n', "utf-8")
+    nothing = cli._rooted(config.load(root, {}), root).config
+    assert (nothing.server.tls_cert, nothing.logging.log_file) == ("", "")
+
+
+# -- against a running server ------------------------------------------------------------------------------------------------
+
+
+async def answer(link: ClientConnection) -> None:
+    """A small tool: it adds, it fails, it reports progress."""
+    tools = [
+        {
+            "name": "add",
+            "description": "adds\ntwo numbers",
+            "inputSchema": {"properties": {"a": {}, "b": {}}, "required": ["a"]},
+        },
+        {"name": "\x1b[2Jwipe"},
+    ]
+    async for frame in link:
+        message = json.loads(frame)
+        method, params = message.get("method"), message.get("params", {})
+        if "id" not in message:
+            continue
+        result: dict[str, object] = {}
+        if method == "initialize":
+            about = {"name": "small", "version": "1"}
+            result = {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": about}
+        elif method == "tools/list":
+            result = {"tools": tools}
+        elif params["name"] == "add":
+            progress = {"progressToken": params["_meta"]["progressToken"], "progress": 1, "total": 2, "message": "adding"}
+            await link.send(json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress}))
+            result = {"content": [{"type": "text", "text": str(sum(params["arguments"].values()))}]}
+        else:
+            result = {"isError": True, "content": [{"type": "text", "text": "it failed"}]}
+        await link.send(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}))
+
+
+@asynccontextmanager
+async def installation(root: Path, *, tool: bool = True) -> AsyncIterator[None]:
+    """A server of this process that the configuration at `root` describes, with a tool at the single module's endpoint."""
+    async with running(config.Config()) as server:
+        live(root).write_text(f'[server]\nkey = "{KEY}"\nport = {server.port}\n', "utf-8")
+        if not tool:
+            yield
+            return
+        token = Doors(KEY).make_xiaozhi("single_module").replace("+", "%2B")
+        async with connect(f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/?token={token}") as link:
+            answering = asyncio.create_task(answer(link))
+            yield
+            answering.cancel()
+
+
+async def typed(root: Path, *arguments: str) -> int:
+    return await asyncio.to_thread(run, root, *arguments)
+
+
+async def test_list_prints_each_tool_with_its_arguments_on_one_harmless_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root):
+        assert await typed(root, "list") == 0
+    assert capsys.readouterr().out == "add(a*, b) - adds\n\\x1b[2Jwipe()\n"
+
+
+async def test_list_without_tools_says_where_to_look(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root, tool=False):
+        assert await typed(root, "list") == 1
+    assert "mcp-endpoint check" in capsys.readouterr().err
+
+
+async def test_call_prints_the_text_of_the_result_and_the_progress_beside_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root):
+        assert await typed(root, "call", "add", '{"a": 2, "b": 3}') == 0
+    printed = capsys.readouterr()
+    assert printed.out == "5\n"
+    assert printed.err == "… 0 s 1/2 adding\n"
+
+
+async def test_call_takes_its_arguments_from_standard_input_and_gives_json_on_request(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"a": 2}'))
+    async with installation(root):
+        assert await typed(root, "call", "add", "-", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"content": [{"type": "text", "text": "2"}]}
+
+
+async def test_a_call_that_fails_is_exit_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root):
+        assert await typed(root, "call", "nothing") == 1
+    assert capsys.readouterr().out == "it failed\n"
+
+
+async def test_a_call_without_a_tool_says_why_in_both_languages(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root, tool=False):
+        assert await typed(root, "call", "add") == 1
+    complaint = capsys.readouterr().err
+    assert "工具端未连接" in complaint
+    assert "No tool is connected" in complaint
+    assert "Traceback" not in complaint
+
+
+async def test_another_servers_address_may_be_given(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root):
+        assert await typed(root, "url") == 0
+        address = capsys.readouterr().out.split()[-1]
+        assert await typed(tmp_path, "list", "--url", address) == 0
+    assert capsys.readouterr().out.startswith("add(")
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", "7"])
+def test_arguments_that_are_no_json_object_are_wrong_usage(root: Path, arguments: str) -> None:
+    assert run(root, "call", "add", arguments) == 2
+
+
+def test_where_no_server_runs_list_names_the_command_that_finds_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, "--root", str(root), "list", "--url", "ws://127.0.0.1:9/") == 1
+    assert "mcp-endpoint check" in capsys.readouterr().err
+
+
+async def test_check_prints_findings_and_remedies_and_ends_with_1_if_there_is_a_problem(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.addresses, "in_container", lambda _: False)
+    async with installation(root, tool=False):
+        assert await typed(root, "check") == 1
+    printed = capsys.readouterr().out
+    assert "[PROBLEM] 没有工具端连接" in printed
+    assert "→ start one: mcp-endpoint pipe" in printed
+    async with installation(root):
+        assert await typed(root, "check") == 0
+    printed = capsys.readouterr().out
+    assert "[ok] 一次调用已往返通过服务器" in printed
+    assert KEY not in printed
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_on_a_terminal_a_waiting_call_has_a_line_that_goes_away_and_a_result_moves_no_cursor(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    async with installation(root):
+        assert await typed(root, "call", "add", '{"a": 2}') == 0
+    assert out.getvalue() == "2\n"
+    assert err.getvalue().startswith("\r\x1b[K… 0 s 1/2 adding\n")
+    assert err.getvalue().endswith("\r\x1b[K")
+    cli._show_progress(3.2, "")
+    assert err.getvalue().endswith("… 3 s ")

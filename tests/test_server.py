@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import signal
 import socket
@@ -13,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import certificate
 from loguru import logger
 from prometheus_client.parser import text_string_to_metric_families
 from running import BOUND, KEY, SOURCES, get, running, settled
@@ -24,9 +20,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mcp_endpoint import server as module
+from mcp_endpoint import tls
 from mcp_endpoint.config import Config, Limits, Loaded, Logging, Prepared, Server, WebSocket
 from mcp_endpoint.errors import ConfigError, EndpointError
-from mcp_endpoint.server import LogWatch, bind, create_server, descriptor_shortage, tls
+from mcp_endpoint.server import LogWatch, bind, create_server, descriptor_shortage
 from mcp_endpoint.tokens import Doors
 
 TOKEN = Doors(KEY).make_signed("home")
@@ -140,73 +137,6 @@ def test_a_host_that_is_not_this_machines_is_a_configuration_mistake(host: str, 
     assert host in refused.value.en
 
 
-# -- certificates ----------------------------------------------------------------------------------------------------------
-
-
-def certificate(folder: Path, name: str = "one", passphrase: bytes | None = None) -> tuple[str, str]:
-    """A self-signed certificate for localhost and its key, as files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    cert_file, key_file = folder / f"{name}.pem", folder / f"{name}.key"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
-    return str(cert_file), str(key_file)
-
-
-def test_without_a_certificate_there_is_no_tls() -> None:
-    assert tls(Server(), {}) is None
-
-
-@pytest.mark.parametrize("trouble", ["missing", "not PEM", "of another key", "with a passphrase", "not readable as a path"])
-def test_a_certificate_that_cannot_be_used_is_told_with_both_files(trouble: str, tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
-    if trouble == "missing":
-        key = str(tmp_path / "missing.key")
-    elif trouble == "not PEM":
-        Path(cert).write_text("hello")
-    elif trouble == "of another key":
-        _, key = certificate(tmp_path, "other")
-    elif trouble == "with a passphrase":
-        cert, key = certificate(tmp_path, "locked", b"open sesame")
-    else:
-        cert = "a\0b"
-    with pytest.raises(ConfigError) as refused:
-        tls(Server(tls_cert=cert, tls_key=key), {"server.tls_cert": "data/.mcp-endpoint-server.cfg:4"})
-    assert refused.value.place == "data/.mcp-endpoint-server.cfg:4"
-    assert "tls_key" in refused.value.en
-
-
-async def test_links_and_status_are_served_over_tls_directly(tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
-    config = settled(Config(server=Server(tls_cert=cert, tls_key=key)))
-    sockets = bind(config.server, SOURCES)
-    server = create_server(config, tls(config.server, SOURCES))
-    task = asyncio.create_task(server.serve(sockets))
-    trusting = ssl.create_default_context(cafile=cert)
-    port = sockets[0].getsockname()[1]
-    try:
-        url = f"wss://localhost:{port}/mcp_endpoint/call/?token={TOKEN}"
-        async with connect(url, ssl=trusting, host="127.0.0.1") as link:
-            await link.send(call(1, "ping"))
-            assert await heard(link) == {"jsonrpc": "2.0", "id": 1, "result": {}}
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, BOUND)
-
-
 # -- descriptors -----------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +228,22 @@ async def test_the_scheme_and_address_of_a_request_are_believed_from_trusted_pro
         assert b"https://127.0.0.1" not in (await get(server.port, f"/mcp_endpoint/?key={KEY}", *forwarded)).body
 
 
+async def test_links_and_status_are_served_over_tls_directly(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    config = settled(Config(server=Server(tls_cert=cert, tls_key=key)))
+    sockets = bind(config.server, SOURCES)
+    server = create_server(config, tls.serving(config.server, SOURCES))
+    task = asyncio.create_task(server.serve(sockets))
+    url = f"wss://localhost:{sockets[0].getsockname()[1]}/mcp_endpoint/call/?token={TOKEN}"
+    try:
+        async with connect(url, ssl=ssl.create_default_context(cafile=cert), host="127.0.0.1") as link:
+            await link.send(call(1, "ping"))
+            assert await heard(link) == {"jsonrpc": "2.0", "id": 1, "result": {}}
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, BOUND)
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +312,7 @@ async def test_a_peer_that_never_answers_the_close_frame_holds_nobody_up() -> No
 def test_run_serves_logs_and_announces_until_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = Config(server=Server(key=KEY, port=0), logging=Logging(log_file="logs/x.log"))
+    config = Config(server=Server(key=KEY, port=0), logging=Logging(log_file=str(tmp_path / "logs/x.log")))
     loaded = Loaded(config, SOURCES, (("a warning", "一个警告"),), tmp_path / "cfg")
     prepared = Prepared("", (("made it", "已创建"),), (("read-only", "只读"),))
     monkeypatch.setattr(module, "descriptor_shortage", lambda _: module.Hint("few files", "文件太少"))
@@ -377,23 +323,13 @@ def test_run_serves_logs_and_announces_until_the_signal(
         self.handle_exit(signal.SIGTERM, None)
 
     monkeypatch.setattr(module.Server, "startup", start_and_stop)
-    module.run(tmp_path, loaded, prepared)
+    module.run(loaded, prepared)
     printed = capsys.readouterr()
     assert f"health?key={KEY}" in printed.out
     for log in (printed.err, (tmp_path / "logs/x.log").read_text("utf-8")):
         for words in ("已创建 / made it", "只读 / read-only", "一个警告 / a warning", "文件太少 / few files", "listening", "stopped"):
             assert words in log
         assert KEY not in log
-
-
-def test_relative_paths_begin_at_the_root_folder_and_absolute_ones_stay(tmp_path: Path) -> None:
-    config = Config(server=Server(tls_cert="c.pem", tls_key="/etc/k.pem"), logging=Logging(log_file="logs/x.log"))
-    rooted = module._rooted(config, tmp_path)
-    assert rooted.server.tls_cert == str(tmp_path / "c.pem")
-    assert rooted.server.tls_key == str(Path("/etc/k.pem"))
-    assert rooted.logging.log_file == str(tmp_path / "logs/x.log")
-    nothing = module._rooted(Config(logging=Logging(log_file="")), tmp_path)
-    assert (nothing.server.tls_cert, nothing.logging.log_file) == ("", "")
 
 
 def test_without_uvloop_asyncios_own_loop_serves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,19 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 import msgspec
+from msgspec.structs import replace
 
-from . import __version__, addresses, config, tokens
-from .errors import ConfigError, EndpointError
+from . import __version__, addresses, config, log, tokens
+from .errors import EXIT_FAILURE, ConfigError, EndpointError
+
+if TYPE_CHECKING:
+    from .device import Device
 
 NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
 
@@ -71,8 +76,7 @@ def serve(root: Path, host: str | None, port: str | None, log_level: str | None,
 
     overrides = _overrides(settings, {"server.host": host, "server.port": port, "server.log_level": log_level})
     prepared = config.prepare(root, os.environ, overrides)
-    loaded = config.load(root, os.environ, overrides, made_key=prepared.key)
-    server.run(root, loaded, prepared)
+    server.run(_rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root), prepared)
 
 
 @command.group("config", help="查看与转换配置 / Show and convert the configuration.")
@@ -156,14 +160,94 @@ def url(root: Path, endpoint: str) -> None:
     settings = loaded.config.server
     contained = addresses.in_container(os.environ)
     base = addresses.base_of(settings, settings.port, contained=contained)
-    try:
-        made = tokens.Doors(settings.key).make_xiaozhi(endpoint)
-    except ValueError as error:
-        raise click.UsageError(NAME_RULE) from error
+    made = _token(settings.key, endpoint)
     pair = addresses.endpoint_addresses(base, made)
     click.echo(f"工具端 / tool:   {pair.tool}\n使用端 / device: {pair.device}")
     for hint in addresses.hints(settings, base, made, contained=contained):
         click.echo(f"{hint.zh}\n{hint.en}", err=True)
+
+
+@command.command(help="检查安装，指出问题与解决办法 / Look for what is wrong, and say what to do about it.")
+@click.argument("endpoint", default=tokens.SINGLE_MODULE)
+@click.pass_obj
+def check(root: Path, endpoint: str) -> None:
+    from . import check as looks  # only this command needs it
+
+    loaded = _rooted(config.load(root, os.environ), root)
+    problems = 0
+    for finding in looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ)):
+        click.echo(f"[{finding.mark}] {finding.zh}\n{' ' * (len(finding.mark) + 3)}{finding.en}")
+        if finding.remedy_en:
+            click.echo(f"    → {finding.remedy_zh}\n    → {finding.remedy_en}")
+        problems += finding.mark == "PROBLEM"
+    if problems:
+        sys.exit(EXIT_FAILURE)
+
+
+_endpoint = click.option("--endpoint", "-e", default=tokens.SINGLE_MODULE, show_default=True, help="接入点名称 / Name of the endpoint.")
+_url = click.option("--url", "address", help="其他服务器的使用端地址 / The device address of another server.")
+
+
+@command.command("list", help="列出接入点的工具 / List the tools of an endpoint.")
+@_endpoint
+@_url
+@click.pass_obj
+def list_tools(root: Path, endpoint: str, address: str | None) -> None:
+    with _attached(root, endpoint, address) as attached:
+        tools = attached.tools()
+    for tool in tools:
+        first = tool.description.strip().partition("\n")[0]
+        click.echo(log.escape(f"{tool.name}({', '.join(tool.arguments)})" + (f" - {first}" if first else "")))
+    if not tools:
+        click.echo("没有工具（运行 mcp-endpoint check 可查明原因）/ no tools (mcp-endpoint check says why)", err=True)
+        sys.exit(EXIT_FAILURE)
+
+
+@command.command(help="调用工具 TOOL，参数为 JSON 对象 / Call TOOL with a JSON object of arguments; - reads it from standard input.")
+@click.argument("tool")
+@click.argument("arguments", metavar="[JSON]", default="{}")
+@_endpoint
+@_url
+@click.option("--json", "as_json", is_flag=True, help="原样输出结果 JSON / Print the result as JSON.")
+@click.pass_obj
+def call(root: Path, tool: str, arguments: str, endpoint: str, address: str | None, as_json: bool) -> None:
+    from . import device
+
+    try:
+        given = json.loads(sys.stdin.read() if arguments == "-" else arguments)
+    except ValueError as error:
+        raise click.UsageError(f"参数不是 JSON / the arguments are not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise click.UsageError('参数须为 JSON 对象 / the arguments must be a JSON object, such as {"city": "北京"}')
+    with _attached(root, endpoint, address) as attached:
+        result = attached.call(tool, given)
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)  # the line that said it still runs
+    text = json.dumps(result, ensure_ascii=False) if as_json else device.text_of(result)
+    click.echo("\n".join(map(log.escape, text.split("\n"))) if sys.stdout.isatty() else text)
+    if result.get("isError"):
+        sys.exit(EXIT_FAILURE)
+
+
+def _attached(root: Path, endpoint: str, address: str | None) -> AbstractContextManager[Device]:
+    """A device at the endpoint of this installation's server, or at an address of another one."""
+    from . import check as looks
+    from . import device
+
+    if address:
+        return device.attached(address, progress=_show_progress)
+    loaded = _with_key(root)
+    local = looks.local_of(loaded.config)
+    pair = addresses.endpoint_addresses(local.base, _token(loaded.config.server.key, endpoint))
+    return device.attached(pair.device, local.certificate, _show_progress)
+
+
+def _show_progress(seconds: float, words: str) -> None:
+    """A line on a terminal that says the call still runs; elsewhere only what the tool reports."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K… {seconds:.0f} s {log.escape(words)}", err=True, nl=bool(words))
+    elif words:
+        click.echo(f"… {seconds:.0f} s {log.escape(words)}", err=True)
 
 
 @command.command(
@@ -189,6 +273,14 @@ def pipe(endpoint: str | None, file: Path | None, name: str, named: tuple[str, .
     brings.run(brings.Options(address, commands))
 
 
+def _token(key: str, endpoint: str) -> str:
+    """The xiaozhi token of an endpoint. Raises UsageError for what cannot be a name."""
+    try:
+        return tokens.Doors(key).make_xiaozhi(endpoint)
+    except ValueError as error:
+        raise click.UsageError(NAME_RULE) from error
+
+
 def _overrides(settings: tuple[str, ...], named: Mapping[str, str | None]) -> dict[str, str]:
     """The command line's settings by their full names; the named options win."""
     found: dict[str, str] = {}
@@ -209,7 +301,16 @@ def _with_key(root: Path) -> config.Loaded:
             "尚无密钥且此处无法写入，制作的令牌无法使用：请让此文件可写",
             place=config.FILE,
         )
-    return config.load(root, os.environ)
+    return _rooted(config.load(root, os.environ), root)
+
+
+def _rooted(loaded: config.Loaded, root: Path) -> config.Loaded:
+    """The same configuration with its relative paths below `root`, wherever the command was typed."""
+    server, logging = loaded.config.server, loaded.config.logging
+    tls = {name: str(root / path) for name in ("tls_cert", "tls_key") if (path := getattr(server, name))}
+    log_file = logging.log_file and str(root / logging.log_file)
+    rooted = replace(loaded.config, server=replace(server, **tls), logging=replace(logging, log_file=log_file))
+    return loaded._replace(config=rooted)
 
 
 def _doors(root: Path) -> tokens.Doors:

@@ -15,15 +15,13 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 from loguru import logger
-from msgspec.structs import replace
 
-from . import __version__, log
+from . import __version__, log, tls
 from .addresses import Hint, announcement, in_container
 from .app import create_app
 from .broker import Broker
@@ -88,12 +86,12 @@ class Server(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def run(root: Path, loaded: Loaded, prepared: Prepared) -> None:
-    """Serve until a signal. `root` is the folder relative paths begin at.
+def run(loaded: Loaded, prepared: Prepared) -> None:
+    """Serve until a signal.
 
     Raises EndpointError for what a person can mend: a port in use, a host or a certificate that cannot be used.
     """
-    config = _rooted(loaded.config, root)
+    config = loaded.config
     end_log = log.setup(config.logging, config.server, sys.stderr)
     for en, zh in prepared.notes:
         logger.info("{} / {}", zh, en)
@@ -102,7 +100,7 @@ def run(root: Path, loaded: Loaded, prepared: Prepared) -> None:
     shortage = descriptor_shortage(config)
     if shortage:
         logger.warning("{} / {}", shortage.zh, shortage.en)
-    certificate = tls(config.server, loaded.sources)
+    certificate = tls.serving(config.server, loaded.sources)
     sockets = bind(config.server, loaded.sources)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(config, certificate, sockets))
@@ -192,20 +190,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _rooted(config: Config, root: Path) -> Config:
-    """The same configuration with its relative paths below `root`, wherever the process was started."""
-    server, logging = config.server, config.logging
-    return replace(
-        config,
-        server=replace(
-            server,
-            tls_cert=server.tls_cert and str(root / server.tls_cert),
-            tls_key=server.tls_key and str(root / server.tls_key),
-        ),
-        logging=replace(logging, log_file=logging.log_file and str(root / logging.log_file)),
-    )
-
-
 def bind(settings: ServerSettings, sources: Mapping[str, str]) -> list[socket.socket]:
     """The sockets to listen on: one for each address `host` means. Port 0 takes any free one, the same for all of them.
 
@@ -267,32 +251,6 @@ def _not_our_host(host: str, sources: Mapping[str, str]) -> ConfigError:
         f'[server] host "{host}" 不是本机的地址：请用 127.0.0.1（仅本机）或 0.0.0.0（所有地址）',
         place=sources["server.host"],
     )
-
-
-def tls(settings: ServerSettings, sources: Mapping[str, str]) -> ssl.SSLContext | None:
-    """The certificate to serve with, None without one. Raises ConfigError if it cannot be used."""
-    if not settings.tls_cert:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key or None, password=_no_passphrase)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(
-            f"tls_cert {settings.tls_cert!r} with tls_key {settings.tls_key!r} cannot be used: {reason}; both must be readable PEM files "
-            "that belong together, the key without a passphrase",
-            f"tls_cert {settings.tls_cert!r} 与 tls_key {settings.tls_key!r} 无法使用：{reason}；"
-            "两者须为可读且相互匹配的 PEM 文件，私钥不带密码",
-            place=sources["server.tls_cert"],
-        ) from error
-    return context
-
-
-def _no_passphrase() -> str:
-    """Keeps OpenSSL from asking a terminal nobody watches."""
-    raise ValueError("the key has a passphrase")
 
 
 def descriptor_shortage(config: Config) -> Hint | None:
