@@ -210,8 +210,7 @@ class Pending:
 
     def give_up(self, number: int) -> None:
         """Take a call out without an answer; one that comes later is late, not unknown."""
-        if self.calls.pop(number, None) is None:
-            return
+        del self.calls[number]
         self._late.add(number)
         self._late_order.append(number)
         if len(self._late_order) > self._remember:
@@ -286,8 +285,6 @@ class Ledger:
 
     def timed_out(self, call: Call, *, delivered: bool) -> None:
         """Answer a call whose deadline has passed."""
-        if not is_open(call):
-            return
         self.counters.timed_out += 1
         seconds = f"{call.deadline - call.started:g}"
         self.watch.tell("timed out", self.shown, method=call.method, seconds=seconds)

@@ -154,7 +154,7 @@ class Endpoint:
         self.reckon()
         if self.greetings.plain():
             self._retry_parked(now)
-        elif len(self.providers) > 1 or any(consumer.initialized for consumer in self.consumers):
+        else:
             self.greetings.learn(now)
         return provider
 
@@ -268,9 +268,7 @@ class Endpoint:
             self._route_to_none(call, frame, data, now)
 
     def _again(self, call: Call, data: bytes, now: float, *, patient: bool = True) -> None:
-        """Find the way of a request that waited, unless it was cancelled meanwhile."""
-        if not is_open(call):
-            return
+        """Find the way of a request that waited."""
         try:
             self._route(call, parse(data, utf8=True), data, now, patient=patient)
         except Malformed as malformed:
@@ -295,11 +293,7 @@ class Endpoint:
 
     def _route_to_one(self, provider: Provider, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
         assert call.consumer is not None
-        state = provider.state
-        if state is State.NEW and call.consumer.initialized:
-            self.greetings.greet(provider, now)
-            state = provider.state
-        if state is State.INITIALIZING and provider.greeter is not call.consumer:
+        if provider.state is State.INITIALIZING and provider.greeter is not call.consumer:
             self.greetings.keep(provider, call.consumer, call, data)
         elif call.method == "tools/list" and self._list_is_ours(provider):
             self._list(call, frame, data, now, patient)
@@ -406,8 +400,6 @@ class Endpoint:
                 call.purpose = "whole list"
 
     def _nobody(self, call: Call) -> None:
-        if not is_open(call):
-            return
         self.counters.no_provider += 1
         self.ledger.fail(call, errors.NO_PROVIDER, self.why_nobody(), delivered=False)
 
@@ -498,7 +490,8 @@ class Endpoint:
             self.greetings.answered(provider, call, frame, first, second, now)
         elif call.purpose == "list":
             self.greetings.page_answered(provider, call, frame, now)
-        elif consumer is not None:
+        else:
+            assert consumer is not None
             data, call.data = call.data, b""
             if data and provider.state is State.NEW and self.greetings.insists(call, frame):
                 call.provider = None
@@ -624,7 +617,7 @@ class Endpoint:
         for frame in waiting:
             if frame.call is not None:
                 self._again(frame.call, frame.data, now)
-            elif frame.consumer in self.consumers:
+            else:
                 self.consumer_says(frame.consumer, frame.data, now, True)
 
     # == lists =============================================================================================================
@@ -658,8 +651,8 @@ class Endpoint:
             cursor = None
         missing = [provider.label or provider.server_id or "tool" for provider in self.providers if self.greetings.is_missing(provider)]
         body = self.catalog.page(cursor, missing)
-        if consumer is not None:
-            consumer.seen = self.catalog.fingerprint()
+        assert consumer is not None
+        consumer.seen = self.catalog.fingerprint()
         self.reckon()
         self.ledger.answer(call, jsonrpc.result(call.id, body))
 
@@ -717,9 +710,8 @@ class Endpoint:
         held, self._held = self._held, []
         for parked in held:
             call = parked.call
-            if is_open(call):
-                call.deadline = now + self.limits.list_seconds
-                self._answer_list(call, parse(parked.data, utf8=True), parked.data)
+            call.deadline = now + self.limits.list_seconds
+            self._answer_list(call, parse(parked.data, utf8=True), parked.data)
 
     def _park(self, call: Call, data: bytes, now: float) -> None:
         """Let a call wait a moment for its provider to come back."""
@@ -732,8 +724,6 @@ class Endpoint:
 
     def _retry_parked(self, now: float) -> None:
         if not self._parked or not self.providers or self.greetings.settling():
-            return
-        if any(provider.state is State.NEW for provider in self.providers) and not self.greetings.plain():
             return
         waiting, self._parked = self._parked, []
         for parked in waiting:
@@ -815,8 +805,6 @@ class Endpoint:
             waiting = list(queue)
             queue.clear()
             for parked in waiting:
-                if not is_open(parked.call):
-                    continue
                 if parked.call.method == "initialize":
                     self.greetings.welcome(parked.call)
                 elif parked.call.method == "tools/list":

@@ -373,8 +373,7 @@ class Greetings:
     def _fail(self, provider: Provider, why: str) -> None:
         provider.move(Step.FAIL)
         provider.failed = why
-        if not provider.label:
-            provider.label = self.endpoint.catalog.label_for(provider.server_id, "")
+        provider.label = self.endpoint.catalog.label_for(provider.server_id, "")
         self.ledger.watch.tell("bare", self.ledger.shown, label=provider.label, why=why)
 
     def finish_handshake(self, provider: Provider) -> None:
@@ -422,11 +421,9 @@ class Greetings:
     def welcome(self, call: Call) -> None:
         """Answer one `initialize` from what is known now: one provider's result, several providers', or the endpoint's own."""
         consumer = call.consumer
-        if consumer is None or not is_open(call):
-            return
-        welcomes = [
-            provider.welcome for provider in self.endpoint.providers if provider.state is State.READY and provider.welcome is not None
-        ]
+        assert consumer is not None
+        ready = [provider for provider in self.endpoint.providers if provider.state is State.READY]
+        welcomes = [provider.welcome for provider in ready if provider.welcome is not None]
         if self.endpoint.sole is not None and welcomes:
             body = welcome_from(welcomes[0], consumer.asked_version)
         else:
