@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_endpoint.page import Facts, prefers_chinese, render
+from mcp_endpoint.addresses import Hint
+from mcp_endpoint.page import Address, Facts, prefers_chinese, render
 
 
 def facts(tools: list[dict[str, Any]] | None = None, **changes: Any) -> Facts:
@@ -69,6 +70,35 @@ def test_a_tool_is_shown_with_its_state_its_age_and_its_trouble() -> None:
     assert "1 d 1 h" in shown
     assert "no answer in 5 s" in shown
     assert "its last call timed out" in shown
+
+
+def test_why_a_tool_is_bare_is_told_in_the_language_of_the_page() -> None:
+    silent = [tool(state="bare", why_bare="it did not answer initialize in time")]
+    assert "未在时限内应答 initialize" in render(facts(silent), chinese=True)
+    assert "it did not answer initialize in time" in render(facts(silent), chinese=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"), [(1006, "the connection broke off"), (1001, "its machine is going down"), (1011, "its process ended"), (4004, "")]
+)
+def test_the_last_goodbye_is_told_with_its_code_its_reason_and_what_the_code_means(code: int, meaning: str) -> None:
+    seen = facts([])
+    seen.snapshot["endpoint_details"][0]["last_goodbye"] = {"at": "2026-01-02T03:04:05+00:00", "code": code, "reason": "so long"}
+    shown = render(seen, chinese=False)
+    assert f"2026-01-02 03:04:05 UTC · {code} so long" in shown
+    assert meaning in shown
+
+
+def test_hints_stand_beside_the_addresses_they_are_about() -> None:
+    seen = facts(addresses=(Address("for devices", "设备用", "ws://127.0.0.1:1/"),), hints=(Hint("only here", "仅本机"),))
+    shown = render(seen, chinese=True)
+    assert "仅本机" in shown
+    assert "设备用" in shown
+    assert "ws://127.0.0.1:1/" in shown
+
+
+def test_a_name_cannot_turn_the_writing_around_it() -> None:
+    assert "\u202e" not in render(facts([tool(label="evil\u202e")]), chinese=False)
 
 
 @given(st.text(max_size=30))

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from . import __version__
 from .addresses import Hint
+from .log import escape as one_line
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -22,26 +23,69 @@ HEADERS: Final = {
 _RANGE: Final = re.compile(r"\s*([A-Za-z*][A-Za-z0-9*-]*)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
 _STYLE: Final = """
-:root{color-scheme:light dark;--line:#d9dce1;--soft:#667;--good:#167a3e;--bad:#b3261e;--box:#f6f7f9}
-@media(prefers-color-scheme:dark){:root{--line:#3a3f47;--soft:#9aa3ad;--good:#5fd08d;--bad:#ff8a80;--box:#1c2026}}
+:root{color-scheme:light dark;--ground:#f4f5f7;--card:#fff;--line:#e1e4e8;--text:#1b1f24;--soft:#5b6470;--chip:#eef0f3;
+--good:#146c37;--good-ground:#e3f4e9;--warn:#8a5300;--warn-ground:#fff2d6;--bad:#b3261e;--bad-ground:#fdeceb}
+@media(prefers-color-scheme:dark){:root{--ground:#14171b;--card:#1c2026;--line:#323840;--text:#e6e9ed;--soft:#9aa3ad;--chip:#2a3038;
+--good:#7ddba1;--good-ground:#173322;--warn:#f2c063;--warn-ground:#382b12;--bad:#ff9c93;--bad-ground:#3d1d1b}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:60rem;padding:1.25rem;font:16px/1.55 system-ui,"PingFang SC","Microsoft YaHei","Noto Sans CJK SC",sans-serif}
-h1{font-size:1.5rem;margin:0}
-h2{font-size:1.1rem;margin:2rem 0 .5rem}
-h3{font-size:1rem;margin:0 0 .4rem;overflow-wrap:anywhere}
+body{margin:0 auto;max-width:62rem;padding:2rem 1.25rem 3rem;background:var(--ground);color:var(--text);overflow-wrap:anywhere;
+font:16px/1.6 system-ui,"PingFang SC","Microsoft YaHei","Noto Sans CJK SC",sans-serif}
+h1{font-size:1.5rem;line-height:1.3;margin:0}
+h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
+h3{font-size:1rem;margin:0}
+p{margin:.6rem 0}
+header,.line{display:flex;flex-wrap:wrap;align-items:center;gap:.3rem .6rem}
+.card{background:var(--card);border:1px solid var(--line);border-radius:.75rem;padding:1rem 1.2rem;margin:.7rem 0}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.7rem;margin:1.2rem 0 0}
+.figures div{background:var(--card);border:1px solid var(--line);border-radius:.75rem;padding:.6rem 1rem}
+.figures b{display:block;font-size:1.35rem;font-weight:600;line-height:1.35}
 .soft{color:var(--soft)}
-.good{color:var(--good);font-weight:600}
-.bad{color:var(--bad);font-weight:600}
-.box{background:var(--box);border:1px solid var(--line);border-radius:.6rem;padding:.8rem 1rem;margin:.6rem 0}
-code,.copy{font-family:ui-monospace,SFMono-Regular,Consolas,monospace;font-size:.9em}
-.copy{display:block;overflow-wrap:anywhere;user-select:all;-webkit-user-select:all}
-.copy{border:1px dashed var(--line);border-radius:.4rem;padding:.4rem .6rem;margin:.2rem 0 .7rem}
-ul{margin:.3rem 0;padding-left:1.2rem}
-li{overflow-wrap:anywhere}
-input,button{font:inherit;padding:.4rem .6rem;border:1px solid var(--line);border-radius:.4rem;max-width:100%}
-input{width:24rem}
+.small,.figures span{font-size:.875rem;color:var(--soft)}
+.pill{border-radius:1rem;padding:.05rem .65rem;font-size:.875rem;font-weight:600;background:var(--chip);color:var(--soft)}
+.good{background:var(--good-ground);color:var(--good)}
+.warn{background:var(--warn-ground);color:var(--warn)}
+.bad{background:var(--bad-ground);color:var(--bad)}
+.note{border-radius:.5rem;padding:.5rem .8rem;margin:.7rem 0}
+code,.copy{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.875rem}
+.copy{display:block;user-select:all;-webkit-user-select:all;cursor:copy;word-break:break-all;
+background:var(--chip);border-radius:.5rem;padding:.5rem .75rem;margin:.25rem 0 1rem}
+.card>:last-child{margin-bottom:0}
+footer{margin-top:1.8rem}
+.card ul{list-style:none;margin:.6rem 0 0;padding:0}
+.card li{border-top:1px solid var(--line);padding:.6rem 0}
+.card li:last-child{padding-bottom:0}
+.chip{display:inline-block;background:var(--chip);border-radius:.35rem;padding:.05rem .45rem;margin:.35rem .35rem 0 0}
+form{display:flex;flex-wrap:wrap;gap:.5rem;margin:.8rem 0 .3rem}
+input,button{font:inherit;color:inherit;background:var(--card);padding:.45rem .8rem;border:1px solid var(--line);border-radius:.5rem}
+input{flex:1 1 14rem;min-width:0}
+button{background:var(--text);color:var(--card);border-color:var(--text);cursor:pointer}
 a{color:inherit}
 """
+
+
+_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "new": ("", "connected, not asked yet", "已连接，尚未使用"),
+    "initializing": ("", "greeting", "握手中"),
+    "ready": ("good", "ready", "就绪"),
+    "bare": ("warn", "connected, does not speak MCP", "已连接，但不会 MCP 握手"),
+}
+"""State of a tool → its colour and its words."""
+_REASONS: Final[Mapping[str, str]] = {
+    "it did not answer initialize in time": "未在时限内应答 initialize",
+    "it answered initialize with an error": "以错误应答 initialize",
+    "it sent no result": "应答中没有 result",
+}
+"""Why a tool is bare → the same in Chinese; what a tool said itself stays as it is."""
+_GOODBYES: Final[Mapping[int, tuple[str, str]]] = {
+    1000: ("it ended in an orderly way", "正常结束"),
+    1001: ("it ended, or its machine is going down", "工具端退出，或所在机器正在关机"),
+    1006: ("the connection broke off: process killed, network or proxy", "连接中断：进程被结束、网络或代理问题"),
+    1008: ("refused by a rule, see the reason", "违反规则，见原因"),
+    1009: ("a message was too big, see [limits]", "消息过大，见 [limits]"),
+    1011: ("it stopped answering, or its process ended", "工具端停止应答，或其进程已退出"),
+    1013: ("it did not read what it was sent", "工具端没有读取发给它的数据"),
+}
+"""Close code → what it means for a tool that left."""
 
 
 class Address(NamedTuple):
@@ -84,26 +128,27 @@ def render(facts: Facts, *, chinese: bool) -> str:
     """The page as HTML."""
 
     def say(en: str, zh: str) -> str:
-        return escape(zh if chinese else en)
+        return _plain(zh if chinese else en)
 
     up = facts.state == "ready"
     title = say("MCP Endpoint Server", "MCP 接入点服务器")
-    state = f'<span class="{"good" if up else "bad"}">● {say("running", "运行中") if up else say("stopping", "正在停止")}</span>'
+    state = _pill("good" if up else "warn", "● " + (say("running", "运行中") if up else say("stopping", "正在停止")))
     figures = (
-        f"{say('version', '版本')} {escape(__version__)}",
-        f"{say('up for', '已运行')} {_duration(facts.uptime, say)}",
-        f"{say('endpoints', '接入点')} {facts.snapshot['endpoints']}",
-        f"{say('tools', '工具端')} {facts.snapshot['tool_connections']}",
-        f"{say('devices', '使用端')} {facts.snapshot['device_connections']}",
+        (str(facts.snapshot["endpoints"]), say("endpoints", "接入点")),
+        (str(facts.snapshot["tool_connections"]), say("tool links", "工具端连接")),
+        (str(facts.snapshot["device_connections"]), say("device links", "使用端连接")),
+        (_duration(facts.uptime, say), say(f"up, version {__version__}", f"已运行，版本 {__version__}")),
     )
-    body = [f"<h1>{title}</h1>", f'<p>{state} <span class="soft">{" · ".join(figures)}</span></p>']
+    body = [f"<header><h1>{title}</h1>{state}</header>", '<div class="figures">']
+    body += [f"<div><b>{figure}</b><span>{name}</span></div>" for figure, name in figures]
+    body.append("</div>")
     if facts.known:
         body += _addresses(facts, say)
         body += _endpoints(facts.snapshot["endpoint_details"], say)
     else:
         body += _door(facts, say)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
-    body.append(f'<p class="soft">{say("For programs", "供程序读取")}: {links}</p>')
+    body.append(f'<footer class="small">{say("For programs", "供程序读取")}: {links}</footer>')
     return (
         f'<!doctype html><html lang="{"zh-CN" if chinese else "en"}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
@@ -113,70 +158,82 @@ def render(facts: Facts, *, chinese: bool) -> str:
 
 def _addresses(facts: Facts, say: Say) -> Iterator[str]:
     yield f"<h2>{say('Addresses to copy', '要复制的地址')}</h2>"
-    for address in facts.addresses:
-        yield f'<div>{say(address.en, address.zh)}</div><span class="copy">{escape(address.url)}</span>'
     for hint in facts.hints:
-        yield f"<p>⚠ {say(hint.en, hint.zh)}</p>"
-    warning = say("Whoever has them can use your tools: keep them to yourself.", "谁有这些地址，谁就能使用您的工具，请勿外传。")
-    yield f'<p class="soft">{warning}</p>'
+        yield f'<p class="note warn">{say(hint.en, hint.zh)}</p>'
+    yield '<div class="card">'
+    for address in facts.addresses:
+        yield f'<div class="soft">{say(address.en, address.zh)}</div><span class="copy">{_plain(address.url)}</span>'
+    warning = say(
+        "One click selects a whole address. Whoever has one can use your tools: keep them to yourself.",
+        "点一下即可选中整个地址。谁有这些地址，谁就能使用您的工具，请勿外传。",
+    )
+    yield f'<p class="small">{warning}</p></div>'
 
 
 def _door(facts: Facts, say: Say) -> Iterator[str]:
     yield f"<h2>{say('Addresses and endpoints', '地址与接入点')}</h2>"
     if facts.refused:
-        yield f'<p class="bad">{say("This key is not right.", "密钥不正确。")}</p>'
+        yield f'<p class="note bad">{say("This key is not right.", "密钥不正确。")}</p>'
     where = say(
         "They are shown to whoever has the key, which stands under [server] in data/.mcp-endpoint-server.cfg.",
         "出示密钥后显示；密钥在 data/.mcp-endpoint-server.cfg 的 [server] 下。",
     )
-    yield f"<p>{where}</p>"
+    yield f'<div class="card"><div>{where}</div>'
     yield (
         f'<form method="get"><input type="password" name="key" required autocomplete="off" aria-label="{say("key", "密钥")}" '
-        f'placeholder="{say("key", "密钥")}"> <button>{say("Show", "查看")}</button></form>'
+        f'placeholder="{say("key", "密钥")}"><button>{say("Show", "查看")}</button></form></div>'
     )
 
 
 def _endpoints(endpoints: Sequence[Mapping[str, Any]], say: Say) -> Iterator[str]:
     yield f"<h2>{say('Endpoints', '接入点')}</h2>"
     if not endpoints:
-        yield f"<p>{say('Nobody is connected yet.', '还没有工具或设备连接。')}</p>"
+        yield f'<p class="card soft">{say("Nobody is connected yet.", "还没有工具或设备连接。")}</p>'
     for endpoint in endpoints:
-        yield f'<div class="box"><h3>{escape(endpoint["endpoint"])}</h3>'
-        yield f"<div>{say('devices connected', '已连接的使用端')}: {len(endpoint['devices'])}</div>"
+        devices = len(endpoint["devices"])
+        yield f'<div class="card"><div class="line"><h3>{_plain(endpoint["endpoint"])}</h3>'
         if not endpoint["tools"]:
-            yield f'<div class="bad">{say("no tool connected", "工具端未连接")}</div>'
-        yield "<ul>"
-        for tool in endpoint["tools"]:
-            yield f"<li>{_tool(tool, say)}</li>"
-        yield "</ul>"
+            yield _pill("bad", say("no tool connected", "工具端未连接"))
+        yield f'<span class="soft">{say("devices", "使用端")} {devices}</span></div>'
+        if endpoint["tools"]:
+            yield f"<ul>{''.join(f'<li>{_tool(tool, say)}</li>' for tool in endpoint['tools'])}</ul>"
         goodbye = endpoint.get("last_goodbye")
         if goodbye:
-            yield (
-                f'<div class="soft">{say("last tool that left", "最近离开的工具端")}: {escape(goodbye["at"])} · '
-                f"{escape(str(goodbye['code']))} {escape(goodbye['reason'])}</div>"
-            )
+            yield f'<p class="small">{_goodbye(goodbye, say)}</p>'
         yield "</div>"
 
 
 def _tool(tool: Mapping[str, Any], say: Say) -> str:
-    words = {
-        "new": ("connected, not asked yet", "已连接，尚未使用"),
-        "initializing": ("greeting", "握手中"),
-        "ready": ("ready", "就绪"),
-        "bare": ("connected, does not speak MCP", "已连接，但不会 MCP 握手"),
-    }
     state = tool["state"]
+    colour, en, zh = _STATES.get(state, ("", state, state))
     parts = [
-        f"<strong>{escape(tool['label']) or say('tool', '工具端')}</strong>",
-        f'<span class="{"good" if state == "ready" else "soft"}">{say(*words.get(state, (state, state)))}</span>',
-        f'<span class="soft">{say("connected for", "已连接")} {_duration(tool["connected_seconds"], say)}</span>',
+        f"<strong>{_plain(tool['label']) or say('tool', '工具端')}</strong>",
+        _pill(colour, say(en, zh)),
+        f'<span class="small">{say("connected for", "已连接")} {_duration(tool["connected_seconds"], say)}</span>',
     ]
-    if tool["why_bare"]:
-        parts.append(f'<span class="bad">{escape(tool["why_bare"])}</span>')
     if tool["doubtful"]:
-        parts.append(f'<span class="bad">{say("its last call timed out", "上次调用超时")}</span>')
-    functions = f"<div>{', '.join(f'<code>{escape(name)}</code>' for name in tool['functions'])}</div>" if tool["functions"] else ""
-    return " · ".join(parts) + functions
+        parts.append(_pill("warn", say("its last call timed out", "上次调用超时")))
+    if tool["why_bare"]:
+        parts.append(f'<span class="small">{say(tool["why_bare"], _REASONS.get(tool["why_bare"], tool["why_bare"]))}</span>')
+    functions = "".join(f'<code class="chip">{_plain(name)}</code>' for name in tool["functions"])
+    return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{functions}</div>" if functions else "")
+
+
+def _goodbye(goodbye: Mapping[str, Any], say: Say) -> str:
+    """When the last tool left, with its code and reason, and what such a code means."""
+    when = goodbye["at"].replace("T", " ").replace("+00:00", " UTC")
+    meaning = _GOODBYES.get(goodbye["code"])
+    what = f" ({say(*meaning)})" if meaning else ""
+    return f"{say('last tool that left', '最近离开的工具端')}: {_plain(when)} · {goodbye['code']} {_plain(goodbye['reason'])}{what}"
+
+
+def _pill(colour: str, text: str) -> str:
+    return f'<span class="pill {colour}">{text}</span>'
+
+
+def _plain(text: str) -> str:
+    """Foreign text without markup, and without characters that would turn the writing around it."""
+    return escape(one_line(text))
 
 
 def _duration(seconds: float, say: Say) -> str:
