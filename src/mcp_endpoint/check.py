@@ -6,20 +6,21 @@ A step whose ground is missing is left out: without a server there is no key to 
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 from . import tls
 from .addresses import ANYWHERE, base_of, console_address, endpoint_addresses, hints, is_loopback
 from .config import Config, Loaded
+from .dial import dial
+from .errors import EndpointError
 from .tokens import SINGLE_MODULE, Doors
 
 SECONDS: Final = 5.0
@@ -108,7 +109,7 @@ def findings(loaded: Loaded, endpoint: str, *, contained: bool) -> Iterator[Find
             "请重启服务器；如果它是从其他文件夹启动的，请在那里运行 check（--root）",
         )
         return
-    yield _round_trip(config)
+    yield asyncio.run(_round_trip(config))
     yield from _outside(config, contained=contained)
     yield _tools(stats, endpoint)
 
@@ -120,22 +121,22 @@ def _configuration(loaded: Loaded) -> Iterator[Finding]:
         yield Finding(here[0], there[0], here[2] or "edit the configuration", there[2] or "请修改配置", problem=False)
 
 
-def _round_trip(config: Config) -> Finding:
+async def _round_trip(config: Config) -> Finding:
     """A request from a device to a tool and its answer back, both played here."""
     local = local_of(config)
     pair = endpoint_addresses(local.base, Doors(config.server.key).make_signed(PROBE))
+    context = tls.trusting(local.certificate) if local.certificate else None
+    reason = ""
     try:
-        with ExitStack() as links:
-            tool = links.enter_context(_link(pair.tool, local))
-            device = links.enter_context(_link(pair.device, local))
-            device.send('{"jsonrpc":"2.0","id":1,"method":"check/there"}')
-            asked = json.loads(tool.recv(SECONDS))
-            tool.send(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": {"back": True}}))
-            answer = json.loads(device.recv(SECONDS))
-            arrived = answer == {"jsonrpc": "2.0", "id": 1, "result": {"back": True}}
-            reason = "" if arrived else f"unexpected answer {answer}"
-    except (OSError, WebSocketException, ValueError, KeyError, TypeError) as error:
-        reason = str(error) or type(error).__name__
+        async with asyncio.timeout(SECONDS), await dial(pair.tool, tls=context) as tool, await dial(pair.device, tls=context) as device:
+            await device.send('{"jsonrpc":"2.0","id":1,"method":"check/there"}')
+            asked = json.loads(await tool.recv())
+            await tool.send(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": {"back": True}}))
+            answer = json.loads(await device.recv())
+            if answer != {"jsonrpc": "2.0", "id": 1, "result": {"back": True}}:
+                reason = f"unexpected answer {answer}"
+    except (OSError, WebSocketException, EndpointError, ValueError, KeyError, TypeError) as error:
+        reason = error.en if isinstance(error, EndpointError) else str(error) or type(error).__name__
     if reason:
         return Finding(
             f"a call did not come through the server: {reason}",
@@ -212,11 +213,6 @@ def _is_ours(answer: tuple[int, bytes]) -> bool:
     except ValueError:
         return False
     return status == 200 and isinstance(told, dict) and told.get("status") == "ok" and "version" in told
-
-
-def _link(url: str, local: Local) -> ClientConnection:
-    context = tls.trusting(local.certificate) if local.certificate else None
-    return connect(url, ssl=context, compression=None, proxy=None, open_timeout=SECONDS, close_timeout=SECONDS)
 
 
 def _get(local: Local, path: str, key: str = "") -> tuple[int, bytes]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 import msgspec
@@ -20,7 +21,7 @@ from . import __version__, addresses, config, log, tokens
 from .errors import EXIT_FAILURE, ConfigError, EndpointError
 
 if TYPE_CHECKING:
-    from .device import Device
+    from .device import Device, Tool
 
 NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
 
@@ -193,8 +194,11 @@ _url = click.option("--url", "address", help="其他服务器的使用端地址 
 @_url
 @click.pass_obj
 def list_tools(root: Path, endpoint: str, address: str | None) -> None:
-    with _attached(root, endpoint, address) as attached:
-        tools = attached.tools()
+    async def look() -> list[Tool]:
+        async with _attached(root, endpoint, address) as attached:
+            return await attached.tools()
+
+    tools = asyncio.run(look())
     for tool in tools:
         first = tool.description.strip().partition("\n")[0]
         click.echo(log.escape(f"{tool.name}({', '.join(tool.arguments)})" + (f" - {first}" if first else "")))
@@ -219,8 +223,12 @@ def call(root: Path, tool: str, arguments: str, endpoint: str, address: str | No
         raise click.UsageError(f"参数不是 JSON / the arguments are not JSON: {error}") from error
     if not isinstance(given, dict):
         raise click.UsageError('参数须为 JSON 对象 / the arguments must be a JSON object, such as {"city": "北京"}')
-    with _attached(root, endpoint, address) as attached:
-        result = attached.call(tool, given)
+
+    async def ask() -> dict[str, Any]:
+        async with _attached(root, endpoint, address) as attached:
+            return await attached.call(tool, given)
+
+    result = asyncio.run(ask())
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", err=True, nl=False)  # the line that said it still runs
     text = json.dumps(result, ensure_ascii=False) if as_json else device.text_of(result)
@@ -229,17 +237,24 @@ def call(root: Path, tool: str, arguments: str, endpoint: str, address: str | No
         sys.exit(EXIT_FAILURE)
 
 
-def _attached(root: Path, endpoint: str, address: str | None) -> AbstractContextManager[Device]:
+@asynccontextmanager
+async def _attached(root: Path, endpoint: str, address: str | None) -> AsyncIterator[Device]:
     """A device at the endpoint of this installation's server, or at an address of another one."""
     from . import check as looks
     from . import device
+    from .dial import NoLink
 
-    if address:
-        return device.attached(address, progress=_show_progress)
-    loaded = _with_key(root)
-    local = looks.local_of(loaded.config)
-    pair = addresses.endpoint_addresses(local.base, _token(loaded.config.server.key, endpoint))
-    return device.attached(pair.device, local.certificate, _show_progress)
+    certificate = ""
+    if not address:
+        loaded = _with_key(root)
+        local = looks.local_of(loaded.config)
+        address = addresses.endpoint_addresses(local.base, _token(loaded.config.server.key, endpoint)).device
+        certificate = local.certificate
+    try:
+        async with device.attached(address, certificate, _show_progress) as attached:
+            yield attached
+    except NoLink as error:
+        raise EndpointError(f"{error.en}; mcp-endpoint check tells more", f"{error.zh}；运行 mcp-endpoint check 可查明原因") from error
 
 
 def _show_progress(seconds: float, words: str) -> None:

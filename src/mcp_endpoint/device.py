@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
-from websockets.sync.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from . import __version__, tls
-from .addresses import Hint, is_loopback
+from .addresses import Hint
+from .dial import checked, dial
 from .errors import EndpointError
 
 REVISION: Final = "2025-06-18"
-OPEN_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 310.0
 """Longer than any deadline of the server: it answers, or the link is gone."""
 TICK_SECONDS: Final = 1.0
 """How often somebody who waits is shown that the call still runs."""
-FRAME_BYTES: Final = 8 * 1024 * 1024
 PAGES: Final = 1_000
 """Most pages of a list that are asked for, so that an endless one ends."""
 
@@ -48,100 +47,80 @@ class Device:
         self._progress = progress
         self._number = 0
 
-    def initialize(self) -> dict[str, Any]:
+    async def initialize(self) -> dict[str, Any]:
         """Shake hands; what the endpoint says of itself."""
         about = {"name": "mcp-endpoint", "version": __version__}
-        result = self.request("initialize", {"protocolVersion": REVISION, "capabilities": {}, "clientInfo": about})
-        self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        result = await self.request("initialize", {"protocolVersion": REVISION, "capabilities": {}, "clientInfo": about})
+        await self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return result
 
-    def tools(self) -> list[Tool]:
+    async def tools(self) -> list[Tool]:
         """All tools, all pages."""
         found: list[Tool] = []
         cursor: object = None
         for _ in range(PAGES):
-            page = self.request("tools/list", {} if cursor is None else {"cursor": cursor})
+            page = await self.request("tools/list", {} if cursor is None else {"cursor": cursor})
             found += [_tool(described) for described in page.get("tools", ())]
             cursor = page.get("nextCursor")
             if cursor is None:
                 break
         return found
 
-    def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """The result of one tool call, also one that says `isError`."""
-        return self.request("tools/call", {"name": name, "arguments": arguments})
+        return await self.request("tools/call", {"name": name, "arguments": arguments})
 
-    def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """The result of a request. Raises EndpointError for an error answer and for a link that ends."""
         self._number += 1
         number = self._number
         params = params | {"_meta": {"progressToken": number}}
-        self._send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        await self._send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
         began = time.monotonic()
         while True:
             waited = time.monotonic() - began
             if waited > ANSWER_SECONDS:
                 raise EndpointError(f"no answer to {method} within {ANSWER_SECONDS:g} s", f"{method} 在 {ANSWER_SECONDS:g} 秒内没有应答")
             try:
-                message = self._receive()
+                message = await self._receive()
             except TimeoutError:
                 self._progress(waited, "")
                 continue
             if message.get("method") == "notifications/progress":
                 self._progress(waited, _progress(message.get("params")))
             elif "method" in message and "id" in message:  # a tool asks a device that has nothing to offer
-                self._send({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
+                await self._send({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
             elif message.get("id") == number:
                 return _result(message)
 
-    def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: dict[str, Any]) -> None:
         try:
-            self._link.send(msgspec.json.encode(message).decode())
+            await self._link.send(msgspec.json.encode(message).decode())
         except ConnectionClosed as closed:
             raise _ended(closed) from closed
 
-    def _receive(self) -> dict[str, Any]:
+    async def _receive(self) -> dict[str, Any]:
         try:
-            frame = self._link.recv(TICK_SECONDS, decode=False)
+            frame = await asyncio.wait_for(self._link.recv(decode=False), TICK_SECONDS)
         except ConnectionClosed as closed:
             raise _ended(closed) from closed
         message = json.loads(frame)
         return message if isinstance(message, dict) else {}
 
 
-@contextmanager
-def attached(url: str, certificate: str = "", progress: Progress = lambda _, __: None) -> Iterator[Device]:
+@asynccontextmanager
+async def attached(url: str, certificate: str = "", progress: Progress = lambda _, __: None) -> AsyncIterator[Device]:
     """A device at `url`, its handshake done. `certificate` is the file a server of ours on this machine serves with.
 
     Raises EndpointError if nobody listens there, or if who listens refuses.
     """
+    link = await dial(checked(url), tls=tls.trusting(certificate) if certificate else None)
     try:
-        link = connect(
-            url,
-            ssl=tls.trusting(certificate) if certificate else None,
-            compression=None,
-            proxy=None if is_loopback(urlsplit(url).hostname or "") else True,
-            open_timeout=OPEN_SECONDS,
-            max_size=FRAME_BYTES,
-        )
-    except InvalidStatus as refused:
-        raise EndpointError(*_refusal(refused)) from refused
-    except (InvalidHandshake, InvalidURI) as error:
-        raise EndpointError(f"no endpoint server answers there: {error}", f"该地址不是接入点服务器：{error}") from error
-    except OSError as error:  # refused, no route, no such name, a certificate that is not right, a timeout
-        reason = error.strerror or str(error) or type(error).__name__
-        raise EndpointError(
-            f"cannot connect: {reason}; mcp-endpoint check tells more",
-            f"无法连接：{reason}；运行 mcp-endpoint check 可查明原因",
-        ) from error
-    with link:
         device = Device(link, progress)
-        try:
-            device.initialize()
-            yield device
-        except EndpointError:
-            link.close()  # an error answer is no reason to leave with 1011
-            raise
+        await device.initialize()
+        yield device
+    finally:
+        await link.close()
 
 
 def text_of(result: dict[str, Any]) -> str:
@@ -188,15 +167,6 @@ def _result(message: dict[str, Any]) -> dict[str, Any]:
 def _ended(closed: ConnectionClosed) -> EndpointError:
     goodbye = f"{closed.rcvd.code} {closed.rcvd.reason}".strip() if closed.rcvd else "connection lost"
     return EndpointError(f"the server ended the connection: {goodbye}", f"服务器结束了连接：{goodbye}")
-
-
-def _refusal(refused: InvalidStatus) -> tuple[str, str]:
-    status = refused.response.status_code
-    try:
-        said = _languages(json.loads(refused.response.body or b"")["message"])
-    except (ValueError, KeyError, TypeError):
-        said = Hint("", "")
-    return f"refused with HTTP {status}. {said.en}".strip(), f"被拒绝（HTTP {status}）。{said.zh}".strip()
 
 
 def _languages(text: object) -> Hint:
