@@ -13,13 +13,16 @@ empty :=
 space := $(empty) $(empty)
 WALKED_FILES := $(subst $(space),$(comma),$(wildcard $(WALKED:%=src/mcp_endpoint/%.py)))
 
-.PHONY: help run test check lint clean
+.PHONY: help run demo test check bench soak lint clean
 
 help: ## show this list / 显示本列表
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.core ## start the server / 启动服务器
 	@exec $(PY) main.py $(ARGS)
+
+demo: $(VENV)/.http ## a server, two tools and a device, once around / 演示：服务器、两个工具与一个设备走一圈
+	@$(PY) examples/demo.py
 
 test: lint ## lint, types, import rules, tests, coverage / 全部检查与测试
 	@$(PY) -m pytest --cov --cov-report= $(ARGS)
@@ -34,6 +37,12 @@ check: lint ## the long form of test: more examples, each module from its own te
 			$(PY) -m coverage report --include="src/mcp_endpoint/$$module.py" --fail-under=100; \
 		fi; \
 	done
+
+bench: $(VENV)/.bench ## measure beside a relay in C and one on Starlette / 与 C 及 Starlette 的转发程序对比测量
+	@$(PY) benchmarks/run.py $(ARGS)
+
+soak: $(VENV)/.core ## ten minutes of everything that goes wrong / 十分钟的各种故障
+	@$(PY) benchmarks/soak.py $(ARGS)
 
 lint: $(VENV)/.test
 	@$(PY) -m ruff check .
@@ -57,6 +66,16 @@ $(VENV)/bin/python:
 $(VENV)/.core: requirements.txt | $(VENV)/bin/python
 	@echo 'Installing the packages it needs, once … / 正在安装依赖（仅一次）…'
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.http: pyproject.toml requirements.txt | $(VENV)/bin/python
+	@echo 'Installing the packages the demo needs, once … / 正在安装演示依赖（仅一次）…'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[http]'
+	@touch $@
+
+$(VENV)/.bench: requirements.txt benchmarks/requirements.txt | $(VENV)/bin/python
+	@echo 'Installing the packages the benchmarks need, once … / 正在安装测量依赖（仅一次）…'
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
 	@touch $@
 
 $(VENV)/.test: pyproject.toml requirements.txt | $(VENV)/bin/python
