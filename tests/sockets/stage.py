@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
+import trustme
 import uvicorn
 from sockets.peerframes import TEXT, frame
 
@@ -177,6 +178,16 @@ async def staged(
         await until(lambda: not (server.server_state.connections or server.server_state.tasks))
         for one in server.servers:
             await asyncio.wait_for(one.wait_closed(), BOUND)
+
+
+def certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context and a client's that trusts it."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client
 
 
 def request(target: str, *headers: str, key: str = "dGhlIHNhbXBsZSBub25jZQ==", host: str = "127.0.0.1") -> bytes:

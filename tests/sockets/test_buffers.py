@@ -31,6 +31,11 @@ def test_large_buffers_cost_no_page_faults_once_they_have_been_used() -> None:
     assert faults < 5_000  # a few for the first use; 150,000 when each buffer is returned
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds")
+def test_the_thresholds_are_set_in_this_process() -> None:
+    assert keep_large_buffers()
+
+
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
     assert keep_large_buffers() is False

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sockets.peerframes import TEXT, frame
-from sockets.stage import DEVICE, configured, connection, linked, request, staged, until
+from sockets.stage import DEVICE, certificates, configured, connection, linked, request, staged, until
 
 from mcp_endpoint.sockets.guard import Hosts
 
@@ -77,6 +77,32 @@ async def test_no_host_and_two_hosts_are_400_for_requests_and_for_links(headers:
                 assert (await peer.answer()).status == 400
                 assert await peer.end() == b""
         assert not stage.broker.parties
+
+
+async def test_nothing_behind_a_refused_head_is_looked_at() -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(b"POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 4\r\n\r\nbody" + get() + request(f"{DEVICE}?token=t"))
+        assert (await peer.answer()).status == 421
+        assert await peer.end() == b""
+        assert stage.door.counters == {"refused_421": 1}
+
+
+async def test_over_tls_a_refused_peer_can_read_why() -> None:
+    server, client = certificates()
+    async with staged(tls=server) as stage, connection(stage, tls=client) as peer:
+        peer.send(get(host="evil.example"))
+        assert (await peer.answer()).status == 421
+        assert await peer.end() == b""
+
+
+async def test_a_socket_that_is_closing_is_not_answered() -> None:
+    async with staged() as stage, connection(stage):
+        await stage_has(stage, 1)
+        (guard,) = stage.connections
+        guard.transport.close()
+        guard.crowded_out()
+        guard.review(0.0)
+        assert not stage.door.counters and not stage.door.unfinished
 
 
 async def test_the_host_of_a_later_request_on_the_same_connection_is_looked_at_too() -> None:

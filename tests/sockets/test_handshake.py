@@ -283,6 +283,9 @@ def test_behind_a_trusted_proxy_the_address_it_forwards_counts_and_nothing_a_cli
     assert status(one("198.51.100.7:5555")) == 429
     found = one('1.2.3.4, "[2001:db8::7]:443"')
     assert isinstance(found, Refusal) and (found.status, found.address) == (401, "2001:db8::7 via 10.0.0.5")
+    found = one("10.0.0.6, 10.0.0.5")
+    assert isinstance(found, Refusal) and found.address == "10.0.0.5:1"
+    assert status(one("1.1.1.1", peer=("", 0))) == 401  # a Unix socket has no address
     found = one("unknown")
     assert isinstance(found, Refusal) and found.address == "10.0.0.5:1"
     # Who is no trusted proxy counts itself, whatever it says.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import ssl
 
 import pytest
-import trustme
 from sockets.peerframes import BINARY, PING, TEXT, closing, frame
-from sockets.stage import DEVICE, TOOL, Party, configured, linked, staged, until
+from sockets.stage import DEVICE, TOOL, Party, certificates, configured, linked, staged, until
 
 from mcp_endpoint.config import Logging, Server
 from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, TOO_BIG
@@ -19,16 +17,6 @@ from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
 from mcp_endpoint.sockets.link import Link
 
 MIB = 1024 * 1024
-
-
-def certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context and a client's that trusts it."""
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return server, client
 
 
 # Messages
@@ -64,8 +52,10 @@ async def test_the_parts_of_a_message_become_one_frame() -> None:
         link.send(b'{"id":1,', b'"a":2}')
         link.send(memoryview(b"<view>")[1:5], memoryview(large))
         link.send(large, b"tail")
+        link.send(large, large)
         link.send(b"")
-        assert [await peer.hears() for _ in range(4)] == ['{"id":1,"a":2}', "view" + "L" * 100_000, "L" * 100_000 + "tail", ""]
+        heard = [await peer.hears() for _ in range(5)]
+        assert heard == ['{"id":1,"a":2}', "view" + "L" * 100_000, "L" * 100_000 + "tail", "L" * 200_000, ""]
 
 
 async def test_frames_of_one_turn_leave_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,14 +191,17 @@ async def test_a_flood_towards_a_peer_that_does_not_read_ends_its_link_and_memor
         assert most < 5 * MIB
 
 
-async def test_pings_that_are_not_answered_to_because_nobody_reads_are_bounded_too() -> None:
-    async with staged(configured(limits={"queued_bytes_per_link": 10_000})) as stage, linked(stage, TOOL) as peer:
+async def test_pongs_for_a_peer_that_does_not_read_are_bounded_too() -> None:
+    async with staged(configured(limits={"queued_bytes_per_link": MIB})) as stage, linked(stage, TOOL) as peer:
         party = await stage.broker.party()
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        while party.left is None:
-            peer.send(frame(PING, b"p" * 125) * 100)
+        while party.link.queued < 3 * MIB:
+            party.link.send(b"x" * 100_000)
             await asyncio.sleep(0)
-        assert party.left[0] in (NOT_READING.code, 1006)
+        while party.left is None:
+            peer.send(frame(PING, b"p" * 125) * FRAMES_PER_TURN)
+            await asyncio.sleep(0)
+        assert party.left == tuple(NOT_READING)
 
 
 # The end, whatever ends it

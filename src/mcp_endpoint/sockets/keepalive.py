@@ -101,11 +101,10 @@ class Keepalive:
     def forget(self, one: Watched) -> None:
         """Review `one` no more."""
         if one.due:
-            slot = self._slots.get(one.due)
-            if slot is not None:
-                slot.discard(one)
-                if not slot:
-                    del self._slots[one.due]
+            slot = self._slots[one.due]
+            slot.remove(one)
+            if not slot:
+                del self._slots[one.due]
             one.due = 0
 
     def _sweep(self) -> None:

@@ -304,7 +304,8 @@ class Link(Frames, asyncio.Protocol):
         self._leave()
         self._write(frame)
         transport = self._transport
-        if transport is not None and transport.can_write_eof():
+        assert transport is not None
+        if transport.can_write_eof():
             transport.write_eof()
         else:
             self._shut()
@@ -331,8 +332,8 @@ class Link(Frames, asyncio.Protocol):
             return
         if more and not self._paused:
             self._paused = True
-            if self._transport is not None:
-                self._transport.pause_reading()
+            assert self._transport is not None
+            self._transport.pause_reading()
             self.turn.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
@@ -362,9 +363,8 @@ class Link(Frames, asyncio.Protocol):
     def _push(self) -> None:
         transport = self._transport
         out = self._out
-        if transport is None:
-            out.clear()
-        elif self._pending < JOINED_BYTES:
+        assert transport is not None
+        if self._pending < JOINED_BYTES:
             whole = b"".join(out)
             out.clear()
             self._pending = 0
@@ -388,8 +388,8 @@ class Link(Frames, asyncio.Protocol):
             self.goodbye(NOT_READING)
         elif queued > limit and not self.crowded and self.party is not None and self.party.side == "device":
             self.crowded = True
-            if self._transport is not None:
-                self._transport.pause_reading()
+            assert self._transport is not None
+            self._transport.pause_reading()
 
     # The end.
 
@@ -401,8 +401,8 @@ class Link(Frames, asyncio.Protocol):
             self.door.keepalive.watch(self, self.leaving + self.door.keepalive.close_timeout)
 
     def _shut(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        assert self._transport is not None
+        self._transport.close()
 
     def _detach(self, code: int, reason: str) -> None:
         """Tell the broker and the log, once."""
