@@ -9,6 +9,8 @@ Rules of this module:
    a second member of the same name; every other frame is walked member by member (`members`), and a repeated key is refused:
    with `"id"` twice a device could otherwise take over another device's answer.
 4. Ids are compared by decoded value and type (`id_key`), and given back as the bytes they came as.
+5. Half a surrogate pair, as a tool leaves it that cuts its text within an emoji, is JSON by its grammar (RFC 8259 §8.2) and is carried;
+   the parser does not take it and is shown U+FFFD of the same length in its place (`_mended`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,13 @@ Part = bytes | memoryview
 COPY_BELOW: Final = 16 * 1024
 """Bytes. Smaller frames are joined into one piece: copying them costs less than handling two pieces."""
 
+MEMBERS: Final = 512
+"""Members of one object that is walked; the objects of JSON-RPC and MCP have a few, and a walk must be short."""
+KEY_BYTES: Final = 512
+"""Bytes of a key in an object that is walked."""
+
 _UTF8_STEP: Final = 64 * 1024
+_MENDED_MOST: Final = 256  # places in one frame; with more of them it is no text that was cut
 _HEAD: Final = b'{"jsonrpc":"2.0","id":'
 _HEAD_SPACED: Final = b'{"jsonrpc": "2.0", "id": '  # Python's json.dumps, which xiaozhi-server uses
 _HEAD_ID_FIRST: Final = b'{"id":'  # the official broker
@@ -70,8 +78,12 @@ _members_decoder: Final = msgspec.json.Decoder(dict[str, Raw])
 _string_decoder: Final = msgspec.json.Decoder(str)
 _encode: Final = msgspec.json.Encoder().encode
 _OPENING: Final = re.compile(rb"\s*\{\s*")
-_KEY: Final = re.compile(rb'\s*("(?:[^"\\]|\\.)*")\s*:\s*')
+_KEY: Final = re.compile(rb'\s*("(?:[^"\\]|\\.){0,%d}")\s*:\s*' % KEY_BYTES)
 _AFTER: Final = re.compile(rb"\s*([,}])")
+_HALF_PAIR: Final = re.compile(
+    # Everything that is none, and then one: half a surrogate pair without its other half.
+    rb"(?:[^\\]++|\\[^u]|\\u(?:[^dD]|[dD][0-7])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F])*+(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -104,9 +116,28 @@ def parse(data: bytes, *, utf8: bool = False) -> Frame:
     except ValidationError as why:
         return _explain(data, why)
     except DecodeError as why:
-        raise Malformed(PARSE_ERROR, str(why)) from None
+        mended = _mended(data)
+        if mended is data:
+            raise Malformed(PARSE_ERROR, str(why)) from None
     except RecursionError:
         raise Malformed(PARSE_ERROR, "nested too deep") from None
+    frame = parse(mended, utf8=True)
+    if frame.id is not UNSET:
+        place = members(data)["id"]
+        frame.id = Raw(data[place.start : place.end])
+    return frame
+
+
+def _mended(data: bytes) -> bytes:
+    """`data` with U+FFFD for every half of a surrogate pair; `data` itself if it has none, or more than anybody cuts."""
+    pieces: list[bytes] = []
+    at = 0
+    while half := _HALF_PAIR.match(data, at):
+        if len(pieces) >= 2 * _MENDED_MOST:
+            return data
+        pieces += data[at : half.start(1)], b"\\ufffd"
+        at = half.end()
+    return b"".join((*pieces, data[at:])) if pieces else data
 
 
 def _explain(data: bytes, why: ValidationError) -> Frame:
@@ -132,8 +163,13 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
     if raw.isdigit():
         return raw if len(raw) <= integer_chars else None
     if raw[:1] == b'"':
-        text = raw if b"\\" not in raw else _encode(_string_decoder.decode(raw))
-        return text if len(text) - 2 <= string_bytes else None
+        if b"\\" not in raw:
+            return raw if len(raw) - 2 <= string_bytes else None
+        try:
+            text = _string_decoder.decode(raw)
+        except DecodeError:  # half a surrogate pair has no value to compare
+            return None
+        return _encode(text) if len(text.encode()) <= string_bytes else None
     if raw[:1] == b"-" and raw[1:].isdigit() and len(raw) <= integer_chars:
         return b"0" if raw == b"-0" else raw
     return None
@@ -182,32 +218,42 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
 
 
 def members(data: bytes | Raw) -> dict[str, Span]:
-    """The place of every member of the object `data`. Raises `Malformed` (INVALID_REQUEST) if a key stands there twice.
+    """The place of every member of the object `data`.
+
+    Raises `Malformed` (INVALID_REQUEST) if a key stands there twice, or if there are more or longer ones than `MEMBERS` and `KEY_BYTES`.
 
     The cost is one pass by the parser and one step per member: a value is skipped by its known length. A first occurrence whose
     value is not the one the parser kept (the last) does not match at its place, which is how a repeated key is found.
     """
-    values = _members_decoder.decode(data)
     text = bytes(data)
+    try:
+        try:
+            values = _members_decoder.decode(text)
+        except DecodeError:
+            text = _mended(text)
+            values = _members_decoder.decode(text)
+    except RecursionError:  # the stack is deeper here than it was when the frame was parsed
+        raise Malformed(INVALID_REQUEST, "nested too deep") from None
+    if len(values) > MEMBERS:
+        raise Malformed(INVALID_REQUEST, f"more than {MEMBERS} members in one object")
     spans: dict[str, Span] = {}
     opening = _OPENING.match(text)
     assert opening is not None
     at = opening.end()
     for _ in values:
         key = _KEY.match(text, at)
-        assert key is not None
+        if key is None:
+            raise Malformed(INVALID_REQUEST, f"a key of more than {KEY_BYTES} bytes")
         name = _string_decoder.decode(key[1])
         value = bytes(values[name])
         end = key.end() + len(value)
         after = _AFTER.match(text, end)
-        if name in spans or after is None or not text.startswith(value, key.end()):
+        if after is None or not text.startswith(value, key.end()):
             raise Malformed(INVALID_REQUEST, "a key stands twice in one object")
         spans[name] = Span(key.start(1), key.end(), end)
         at = after.end()
-        if after[1] == b"}":
-            break
-    # A repeated key whose values are equal is passed over by the loop only if it stands last.
-    if values and text[at - 1 :].strip() != b"}":
+    # There were as many steps as different keys, each over one member: where there are more members, a key was repeated.
+    if values and text[at - 1] != 0x7D:
         raise Malformed(INVALID_REQUEST, "a key stands twice in one object")
     return spans
 
