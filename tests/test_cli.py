@@ -418,6 +418,15 @@ async def test_check_prints_findings_and_remedies_and_ends_with_1_if_there_is_a_
     assert KEY not in printed
 
 
+async def test_check_alive_is_for_health_checks_it_prints_nothing_and_asks_for_no_tool(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with installation(root, tool=False):
+        assert await typed(root, "check", "--alive") == 0
+    assert run(root, "check", "--alive") == 1
+    assert capsys.readouterr().out == ""
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -66,6 +66,14 @@ def local_of(config: Config) -> Local:
     return Local({"::": "::1"}.get(host, "127.0.0.1") if host in ANYWHERE else host, config.server.port, config.server.tls_cert)
 
 
+def answers(local: Local) -> bool:
+    """Whether a server of ours answers there."""
+    try:
+        return _is_ours(_get(local, "/health"))
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 def findings(loaded: Loaded, endpoint: str, *, contained: bool) -> Iterator[Finding]:
     """Everything there is to say about the installation of `loaded` and the tools at `endpoint`, in the order it was looked at."""
     config = loaded.config

@@ -170,11 +170,14 @@ def url(root: Path, endpoint: str) -> None:
 
 @command.command(help="检查安装，指出问题与解决办法 / Look for what is wrong, and say what to do about it.")
 @click.argument("endpoint", default=tokens.SINGLE_MODULE)
+@click.option("--alive", is_flag=True, help="只看服务器是否应答，用于容器健康检查 / Only whether the server answers; for health checks.")
 @click.pass_obj
-def check(root: Path, endpoint: str) -> None:
+def check(root: Path, endpoint: str, alive: bool) -> None:
     from . import check as looks  # only this command needs it
 
     loaded = _rooted(config.load(root, os.environ), root)
+    if alive:
+        sys.exit(0 if looks.answers(looks.local_of(loaded.config)) else EXIT_FAILURE)
     problems = 0
     for finding in looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ)):
         click.echo(f"[{finding.mark}] {finding.zh}\n{' ' * (len(finding.mark) + 3)}{finding.en}")
