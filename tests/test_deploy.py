@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import yaml
 from running import BOUND, get, program
 from websockets.asyncio.client import connect
 
-from mcp_endpoint.config import Server
+from mcp_endpoint.config import Server, WebSocket
+from mcp_endpoint.errors import EXIT_CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -107,3 +109,49 @@ def test_compose_gives_a_stop_the_time_the_drain_needs_and_the_container_no_righ
     assert "MES_SERVER_PUBLIC_URL" in service["environment"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
+
+
+# -- beside a container --------------------------------------------------------------------------------------------------------
+
+
+def unit() -> dict[str, list[str]]:
+    """The systemd unit's settings; a name may be given several times."""
+    settings: dict[str, list[str]] = {}
+    for line in (ROOT / "docs/deploy/mcp-endpoint-server.service").read_text("utf-8").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            settings.setdefault(name, []).append(value)
+    return settings
+
+
+def test_the_unit_waits_for_readiness_and_for_the_drain_and_does_not_repeat_a_mistake() -> None:
+    settings = unit()
+    assert settings["Type"] == ["notify"]
+    assert int(settings["TimeoutStopSec"][0]) > Server().drain_seconds + 3
+    assert settings["RestartPreventExitStatus"] == [str(EXIT_CONFIG)]
+    assert settings["StandardOutput"] == ["null"], "the printed addresses belong in no journal"
+    assert settings["NoNewPrivileges"] == ["yes"]
+    assert all(path.endswith(("/data", "/logs")) for path in settings["ReadWritePaths"][0].split())
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine; the unit's settings are tested above")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    text = (ROOT / "docs/deploy/mcp-endpoint-server.service").read_text("utf-8")
+    here = tmp_path / "mcp-endpoint-server.service"
+    here.write_text(text.replace("/opt/mcp-endpoint-server/.venv/bin/python", sys.executable), "utf-8")
+    judged = subprocess.run(["systemd-analyze", "verify", str(here)], capture_output=True, timeout=BOUND, encoding="utf-8")
+    assert "mcp-endpoint-server.service" not in judged.stderr, judged.stderr
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "Caddyfile"])
+def test_a_proxy_is_told_to_keep_tokens_out_of_its_log_and_the_server_to_believe_it(name: str) -> None:
+    text = (ROOT / "docs/deploy" / name).read_text("utf-8")
+    assert "trusted_proxies" in text
+    assert "public_url" in text
+    if name == "nginx.conf":
+        assert "access_log /var/log/nginx/mcp-endpoint.log without_query;" in text
+        assert "$request " not in text.replace("$request_", "")
+        waits = [int(seconds) for seconds in re.findall(r"proxy_(?:read|send)_timeout (\d+)s;", text)]
+        assert min(waits) > WebSocket().ping_interval + WebSocket().ping_timeout
+    else:
+        assert {"delete token", "delete key"} <= {line.strip() for line in text.splitlines()}

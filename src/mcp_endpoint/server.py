@@ -21,7 +21,7 @@ from typing import Any, Final
 import uvicorn
 from loguru import logger
 
-from . import __version__, log, tls
+from . import __version__, log, notify, tls
 from .addresses import Hint, announcement, in_container
 from .app import create_app
 from .broker import Broker
@@ -65,12 +65,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.port = self.servers[0].sockets[0].getsockname()[1]
         self._announce(self.port)
+        notify.tell(notify.READY, os.environ)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._drain()
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:
+        notify.tell(notify.STOPPING, os.environ)
         self._view.state = "draining"
         self._door.refuse_new = True
         self._broker.drain()
