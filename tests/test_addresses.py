@@ -72,11 +72,18 @@ def test_in_a_container_no_address_is_made_up_and_one_sentence_says_what_to_set(
 def test_a_container_that_listens_on_loopback_is_told() -> None:
     assert 'host = "0.0.0.0"' in announced(contained=True)
     assert 'host = "0.0.0.0"' not in announced(contained=True, host="0.0.0.0")
+    assert 'host = "0.0.0.0"' in announced(contained=True, public_url="http://192.0.2.44:8004")
 
 
 def test_a_loopback_address_comes_with_the_way_out() -> None:
     assert "reachable from this machine only" in announced()
     assert "reachable from this machine only" not in announced(public_url="https://mcp.example.org")
+
+
+def test_a_server_that_others_reach_only_needs_its_other_address() -> None:
+    (hint,) = hints(Server(key=KEY, host="0.0.0.0"), "http://127.0.0.1:8004", "AAAA", contained=False)
+    assert "the machine's own address" in hint.en
+    assert "0.0.0.0" not in hint.en
 
 
 def test_a_token_that_xiaozhi_refuses_is_pointed_out() -> None:

@@ -83,6 +83,13 @@ def hints(server: Server, base: str, token: str, *, contained: bool) -> list[Hin
     """What would keep the addresses of `token` under `base` from working, and the remedy."""
     found: list[Hint] = []
     host = urlsplit(base).hostname or ""
+    if contained and is_loopback(server.host):
+        found.append(
+            Hint(
+                f'It listens on {server.host}, which nobody outside the container reaches: set host = "0.0.0.0" under [server].',
+                f'它只监听 {server.host}，容器外无法访问：请在 [server] 下设置 host = "0.0.0.0"。',
+            )
+        )
     if contained and not server.public_url:
         found.append(
             Hint(
@@ -92,13 +99,13 @@ def hints(server: Server, base: str, token: str, *, contained: bool) -> list[Hin
                 "（或环境变量 MES_SERVER_PUBLIC_URL），填其他机器访问本机所用的地址。",
             )
         )
-        if is_loopback(server.host):
-            found.append(
-                Hint(
-                    f'It listens on {server.host}, which nobody outside the container reaches: set host = "0.0.0.0" under [server].',
-                    f'它只监听 {server.host}，容器外无法访问：请在 [server] 下设置 host = "0.0.0.0"。',
-                )
+    elif is_loopback(host) and not is_loopback(server.host) and not server.public_url:
+        found.append(
+            Hint(
+                f"{host} is reachable from this machine only, and the console refuses it: use the machine's own address in its place.",
+                f"{host} 只能从本机访问，智控台也不接受它：请改用本机的对外地址。",
             )
+        )
     elif is_loopback(host):
         found.append(
             Hint(
