@@ -11,13 +11,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from running import BOUND, KEY, MAIN, Program, get, program
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from mcp_endpoint.tokens import Doors
 
 SECONDS_TO_ANSWER = 1.0
 CALLS = 20
@@ -180,6 +184,108 @@ async def test_a_data_folder_that_cannot_be_written_means_a_key_for_this_run_and
         assert await running.ends() == 0
         assert "WARNING" in running.log
         assert running.key not in running.log
+
+
+# -- many of them, and their end ---------------------------------------------------------------------------------------------
+
+
+def room_for(descriptors: int) -> None:
+    """Raise this process's own limit of open files: it plays all the peers."""
+    resource = pytest.importorskip("resource", reason="limits of open files are set by the resource module, which POSIX has")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < descriptors:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+
+
+def descriptors_of(running: Program) -> int:
+    """Open descriptors of the server, 0 where the system does not tell."""
+    folder = Path(f"/proc/{running.process.pid}/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+async def counts(running: Program) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((await get(running.port, "/stats")).body)
+    return told
+
+
+@pytest.mark.row("E1")
+async def test_a_thousand_links_at_once_are_held_and_every_call_is_answered(started: Program) -> None:
+    """500 endpoints, each with a tool and a device: as many links as `max_connections` allows by default."""
+    room_for(2_048)
+    doors = Doors(started.key)
+
+    async def pair(number: int, stack: AsyncExitStack) -> tuple[ClientConnection, ClientConnection]:
+        base = f"ws://127.0.0.1:{started.port}/mcp_endpoint"
+        token = doors.make_signed(f"home-{number}")
+        one, other = connect(f"{base}/mcp/?token={token}", open_timeout=BOUND), connect(f"{base}/call/?token={token}", open_timeout=BOUND)
+        return await stack.enter_async_context(one), await stack.enter_async_context(other)
+
+    async def round_trip(number: int, tool: ClientConnection, device: ClientConnection) -> None:
+        await device.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": f"t{number}"}}))
+        asked = json.loads(await tool.recv())
+        assert asked["params"] == {"name": f"t{number}"}
+        await tool.send(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": number}))
+        assert json.loads(await device.recv()) == {"jsonrpc": "2.0", "id": number, "result": number}
+
+    async with AsyncExitStack() as stack, asyncio.timeout(6 * BOUND):
+        pairs = []
+        for first in range(0, 500, 50):
+            pairs += await asyncio.gather(*(pair(number, stack) for number in range(first, first + 50)))
+        now = await counts(started)
+        assert (now["tool_connections"], now["device_connections"]) == (500, 500)
+        await asyncio.gather(*(round_trip(number, *links) for number, links in enumerate(pairs)))
+        now = await counts(started)
+        assert (now["in_flight"], now["counters"]["answers"]) == (0, 500)
+        assert not any(name.startswith("refused") for name in now["counters"])
+
+
+@pytest.mark.row("E3", "D30")
+async def test_a_thousand_peers_that_come_and_go_leave_nothing_behind(started: Program) -> None:
+    await counts(started)
+    before = descriptors_of(started)
+    for _ in range(50):
+        await asyncio.gather(*(come_and_go(started, side) for side in ("mcp", "call") * 10))
+    async with asyncio.timeout(BOUND):
+        while (now := await counts(started))["endpoints"]:
+            pass
+    assert (now["tool_connections"], now["device_connections"], now["in_flight"]) == (0, 0, 0)
+    assert now["counters"]["links_accepted"] == 1_000
+    async with asyncio.timeout(BOUND):
+        while descriptors_of(started) > before:
+            await counts(started)
+
+
+async def come_and_go(running: Program, side: str) -> None:
+    async with connect(f"ws://127.0.0.1:{running.port}/mcp_endpoint/{side}/?token={running.token}", open_timeout=BOUND):
+        pass
+
+
+@pytest.mark.row("E3")
+async def test_a_peer_that_is_killed_vanishes_from_the_stats(started: Program) -> None:
+    address = f"ws://127.0.0.1:{started.port}/mcp_endpoint/mcp/?token={started.token}"
+    script = f"from websockets.sync.client import connect\nwith connect({address!r}) as link:\n    link.recv()\n"
+    peer = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stderr=subprocess.DEVNULL)
+    async with asyncio.timeout(BOUND):
+        while not (await counts(started))["tool_connections"]:
+            pass
+        peer.kill()
+        await peer.wait()
+        while (await counts(started))["tool_connections"]:
+            pass
+
+
+@pytest.mark.row("U3", "D25")
+@pytest.mark.parametrize("token", ["", Doors(KEY).make_xiaozhi("single_module"), "mep1.e30.AAAA", "A" * 43 + "="])
+async def test_a_token_that_opens_nothing_is_refused_before_there_is_a_socket(token: str, started: Program) -> None:
+    """U3 is the original's 101 followed by close 1008; design §4 refuses with HTTP 401 before 101, so that peers know at once."""
+    for side in ("mcp", "call"):
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(f"ws://127.0.0.1:{started.port}/mcp_endpoint/{side}/?token={quote(token, safe='')}"):
+                pass
+        response = refused.value.response
+        assert response.status_code == 401
+        assert json.loads(response.body)["error"] == "bad token"
+    assert token == "" or token not in started.log
 
 
 async def test_print_addresses_false_prints_nothing(tmp_path: Path) -> None:
