@@ -51,6 +51,9 @@ class Broker:
         self._timer: Cancellable | None = None
         self._timer_at = NEVER
         self._draining = False
+        # Made once: an idle endpoint is kept small.
+        self._elsewhere = lambda: self.providers
+        self._arm = self.arm
 
     # -- links -----------------------------------------------------------------------------------------------------------
 
@@ -98,9 +101,9 @@ class Broker:
                 watch=self._watch,
                 version=__version__,
                 epoch=self._offset,
-                elsewhere=lambda: self.providers,
+                elsewhere=self._elsewhere,
                 farewell=self._farewells.get(name),
-                arm=self.arm,
+                arm=self._arm,
             )
             endpoint.draining = self._draining
         return endpoint

@@ -10,7 +10,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -179,7 +178,7 @@ class Consumer:
         self.last_ask = 0
         self.name = ""
         self.asked_version = ""
-        self.capabilities: set[str] = set()
+        self.capabilities: frozenset[str] = frozenset()
         self.initialized = False
         self.bad_frames = 0
         self.seen = b""  # the list it was given or told of, as a fingerprint; empty as long as it knows none
@@ -188,13 +187,12 @@ class Consumer:
 class Pending:
     """The requests one link still has to answer, by the number they have there."""
 
-    __slots__ = ("_last", "_late", "_late_order", "_remember", "calls")
+    __slots__ = ("_last", "_late", "_remember", "calls")
 
     def __init__(self, remember: int) -> None:
         self.calls: dict[int, Call] = {}
         self._last = 0
-        self._late: set[int] = set()
-        self._late_order: deque[int] = deque()
+        self._late: dict[int, None] = {}  # in the order in which they were given up
         self._remember = remember
 
     def add(self, call: Call) -> int:
@@ -211,21 +209,19 @@ class Pending:
     def give_up(self, number: int) -> None:
         """Take a call out without an answer; one that comes later is late, not unknown."""
         del self.calls[number]
-        self._late.add(number)
-        self._late_order.append(number)
-        if len(self._late_order) > self._remember:
-            self._late.discard(self._late_order.popleft())
+        self._late[number] = None
+        if len(self._late) > self._remember:
+            del self._late[next(iter(self._late))]
 
     def was_late(self, number: int) -> bool:
         """Whether this answers a call that was given up; true once per call."""
-        if number not in self._late:
-            return False
-        self._late.discard(number)
-        return True
+        return self._late.pop(number, self) is None
 
 
 class Ledger:
     """What one endpoint owes to whom. `answer` is the only way out of `Consumer.owed` that a consumer hears of."""
+
+    __slots__ = ("counters", "in_flight", "limits", "shown", "watch")
 
     def __init__(self, shown: str, limits: Limits, counters: Counters, watch: Watch) -> None:
         self.shown = shown
@@ -340,7 +336,7 @@ class Ledger:
         """A consumer that lets one request of a provider expire counts as not able to answer that kind."""
         for number in [number for number, ask in consumer.asks.items() if ask.deadline <= now]:
             ask = consumer.asks.pop(number)
-            consumer.capabilities.discard(ask.capability)
+            consumer.capabilities -= {ask.capability}
             self.refuse(ask.provider, ask.id, "the consumer did not answer in time", errors.TIMED_OUT)
             self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "timed out"}))
 
@@ -423,11 +419,28 @@ def id_of(frame: Frame) -> bytes:
     return b"null" if frame.id is UNSET else bytes(frame.id)
 
 
+class _Params(msgspec.Struct, gc=False):
+    meta: msgspec.Raw | msgspec.UnsetType = msgspec.field(default=UNSET, name="_meta")
+
+
+_params_decoder: Final = msgspec.json.Decoder(_Params)
+
+
+def _needs_a_look(params: msgspec.Raw) -> bool:
+    """Whether something in the parameters may have to be changed: a progress token, or parameters that are null."""
+    try:
+        return _params_decoder.decode(params).meta is not UNSET
+    except msgspec.ValidationError:
+        return len(params) == 4
+    except RecursionError:  # the stack is deeper here than it was when the frame was parsed
+        raise Malformed(errors.INVALID_REQUEST, "nested too deep") from None
+
+
 def outgoing(call: Call, frame: Frame, data: bytes, number: int, name: bytes | None) -> tuple[Part, Part]:
     """A request as its provider sees it."""
     data = one_line(data)
     params = frame.params
-    if name is None and (params is UNSET or (len(params) > 4 and b"progressToken" not in data and b"\\u00" not in data)):
+    if name is None and (params is UNSET or not _needs_a_look(params)):
         return with_id(data, frame, number_text(number))
     spans = members(data)
     edits = [(spans["id"].start, spans["id"].end, number_text(number))]

@@ -21,7 +21,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -82,6 +81,35 @@ _list_decoder: Final = msgspec.json.Decoder(_ListParams)
 class Endpoint:
     """A named place where consumers find providers; its name is what a token opens to."""
 
+    __slots__ = (
+        "_announced",
+        "_attached",
+        "_held",
+        "_parked",
+        "_unsettled",
+        "announce",
+        "arm",
+        "armed",
+        "catalog",
+        "consumers",
+        "counters",
+        "direct",
+        "draining",
+        "elsewhere",
+        "epoch",
+        "farewell",
+        "greetings",
+        "ledger",
+        "limits",
+        "name",
+        "providers",
+        "settings",
+        "shown",
+        "sole",
+        "wake",
+        "watch",
+    )
+
     def __init__(
         self,
         name: str,
@@ -127,8 +155,6 @@ class Endpoint:
         self._held: list[Parked] = []
         self.announce = False
         self._announced = -NEVER
-        self._timeouts = {"initialize": limits.initialize_seconds, **dict.fromkeys(LISTS, limits.list_seconds)}
-        self._call_timeout = settings.call_timeout
 
     # == links =============================================================================================================
 
@@ -188,7 +214,7 @@ class Endpoint:
         self.catalog.leave(provider, now)
         self.ledger.provider_left(provider, self.consumers)
         self.reckon()
-        waiting, provider.waiting = provider.waiting, deque()
+        waiting, provider.waiting = provider.waiting, []
         lost = list(provider.pending.calls.values())
         provider.pending.calls.clear()
         # A call refers to its provider: these two would keep it alive.
@@ -245,7 +271,8 @@ class Endpoint:
         if self.draining:
             self.ledger.refuse_busy(consumer, id, "the server is stopping / 服务器正在停止")
             return
-        call = self.ledger.accept(consumer, id, key, method, now, self._timeouts.get(method, self._call_timeout))
+        seconds = self.settings.call_timeout if method == "tools/call" else self._seconds_for(method)
+        call = self.ledger.accept(consumer, id, key, method, now, seconds)
         if call is None:
             return
         try:
@@ -255,6 +282,12 @@ class Endpoint:
                 self._route(call, frame, data, now)
         except Malformed as malformed:
             self.ledger.fail(call, malformed.code, malformed.why, delivered=False)
+
+    def _seconds_for(self, method: str) -> float:
+        """How long a request may take."""
+        if method == "initialize":
+            return self.limits.initialize_seconds
+        return self.limits.list_seconds if method in LISTS else self.settings.call_timeout
 
     def _route(self, call: Call, frame: Frame, data: bytes, now: float, *, patient: bool = True) -> None:
         """Find the way of a request. `patient` is False when it has waited for the catalog long enough."""
@@ -599,7 +632,7 @@ class Endpoint:
             self.counters.dropped_notifications += 1
             return
         assert place is not None
-        call.deadline = max(call.deadline, min(now + self._call_timeout, call.started + self.limits.progress_seconds))
+        call.deadline = max(call.deadline, min(now + self.settings.call_timeout, call.started + self.limits.progress_seconds))
         self.ledger.tell_consumer(call.consumer, jsonrpc.splice(data, [(place.start, place.end, call.token)]))
 
     # == greeting ==========================================================================================================
@@ -608,7 +641,7 @@ class Endpoint:
         """A greeting has ended, well or not: whoever waited for it goes on."""
         self.reckon()
         self.greetings.settle()
-        waiting, provider.waiting = provider.waiting, deque()
+        waiting, provider.waiting = provider.waiting, []
         provider.waiting_bytes = 0
         self._redo(waiting, now)
         self.moved(now)

@@ -18,7 +18,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,7 +142,7 @@ class Provider:
         self.welcome: Welcome | None = None
         self.failed = ""  # why it is bare, for hints
         self.initialized_sent = False
-        self.waiting: deque[Waiting] = deque()
+        self.waiting: list[Waiting] = []
         self.waiting_bytes = 0
         self.listing: Call | None = None  # the endpoint's own tools/list in flight
         self.pages: list[Tool] = []
@@ -271,6 +270,8 @@ def own_hello(version: str) -> bytes:
 class Greetings:
     """Greets the providers of one endpoint, learns their tools, and answers consumers for them."""
 
+    __slots__ = ("endpoint", "first", "last", "ledger", "limits", "settings", "version", "waiting")
+
     def __init__(self, endpoint: Endpoint, ledger: Ledger, settings: EndpointSettings, limits: Limits, version: str) -> None:
         self.endpoint = endpoint
         self.ledger = ledger
@@ -301,7 +302,7 @@ class Greetings:
         hello = read_hello(frame.params if frame.params is not UNSET else b"")
         consumer.name = hello.name
         consumer.asked_version = hello.version
-        consumer.capabilities = set(hello.capabilities)
+        consumer.capabilities = hello.capabilities
         provider = self.endpoint.sole
         if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer":
             greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")
@@ -404,7 +405,7 @@ class Greetings:
             if provider.waiting:
                 kept = [frame for frame in provider.waiting if frame.consumer in self.endpoint.consumers]
                 kept = [frame for frame in kept if frame.call is None or is_open(frame.call)]
-                provider.waiting = deque(kept)
+                provider.waiting = kept
                 provider.waiting_bytes = sum(len(frame.data) for frame in kept)
 
     def settle(self) -> None:
