@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 NAME_CHARS: Final = 64
 """Characters. What the interfaces of language models take for a function's name behind xiaozhi-server."""
 
+NAMES_PER_TOOL: Final = 16
+"""How many lasting names an endpoint gives for each tool it has room for; a provider that renames its tools for ever ends here."""
+LABELS: Final = 1024
+"""How many server_ids an endpoint remembers to keep apart what their labels spell alike."""
+LONGEST_NAME: Final = 1024
+"""Characters. A tool with a longer name is left out; MCP advises 128."""
+
 _OUTSIDE_LABEL: Final = re.compile(r"[^A-Za-z0-9_-]")
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -68,7 +75,7 @@ _named_decoder: Final = msgspec.json.Decoder(_Named)
 def read_page(result: bytes | msgspec.Raw) -> tuple[list[Tool], str | None] | None:
     """The tools and the next cursor of one `tools/list` result, or None if it is not one.
 
-    A tool without a name, or with a repeated key, cannot be called and is left out.
+    A tool without a name, with a boundless one, or with a repeated key, cannot be called and is left out.
     """
     try:
         page = _page_decoder.decode(result)
@@ -87,9 +94,9 @@ def read_tool(definition: bytes) -> Tool | None:
     try:
         name = _named_decoder.decode(definition).name
         place = members(definition)["name"]
-    except (msgspec.DecodeError, Malformed):
+    except (msgspec.DecodeError, RecursionError, Malformed):
         return None
-    return Tool(name, definition, place)
+    return Tool(name, definition, place) if 0 < len(name) <= LONGEST_NAME else None
 
 
 def clean_label(text: str) -> str:
@@ -110,6 +117,8 @@ def _digest(text: str) -> str:
 class Catalog:
     """All tools of one endpoint. `limit` is the number of tools, `page_bytes` the size above which a list is paged."""
 
+    __slots__ = ("_fingerprint", "_labels", "_pages", "exported", "left_out", "limit", "owners", "page_bytes", "revision", "shelves")
+
     def __init__(self, limit: int, page_bytes: int) -> None:
         self.limit = limit
         self.page_bytes = page_bytes
@@ -117,7 +126,6 @@ class Catalog:
         self.owners: dict[str, tuple[str, str]] = {}
         self.exported: dict[tuple[str, str], str] = {}
         self.revision = 0
-        self.left_out = 0
         self._labels: dict[str, str] = {}
         self._pages: list[bytes] | None = None
         self._fingerprint = b""
@@ -132,7 +140,9 @@ class Catalog:
         label = clean_label(server_id or server_name) or "tool"
         if not server_id:
             return label
-        if self._labels.setdefault(label, server_id) == server_id:
+        if label not in self._labels and len(self._labels) < LABELS:
+            self._labels[label] = server_id
+        if self._labels.get(label) == server_id:
             return label
         return f"{label[: NAME_CHARS - 7]}_{_digest(server_id)}"
 
@@ -146,22 +156,29 @@ class Catalog:
     def put(self, provider: Provider, label: str, order: int, tools: list[Tool]) -> int:
         """Take a provider's tools in, in place of what it, or one of its label that left, brought before.
 
-        Gives the number of tools that found no room.
+        Gives the number of tools that were left out: those that found no room (a replica takes none, so that a newcomer is not cut
+        while its old link still hangs), and those that are larger than a page, with which a device could never read the list.
         """
         self.shelves = [shelf for shelf in self.shelves if shelf.left is None or shelf.label != label]
         old = self.shelf_of(provider)
-        named = {tool.name: tool for tool in tools}
-        room = self.limit - sum(len(shelf.tools) for shelf in self.shelves if shelf is not old and shelf.left is None)
-        left_out = max(0, len(named) - max(0, room))
-        if left_out:
-            named = dict(list(named.items())[: max(0, room)])
+        here = {(shelf.label, name) for shelf in self.shelves if shelf is not old and shelf.left is None for name in shelf.tools}
+        room = self.limit - len(here)
+        named: dict[str, Tool] = {}
+        left_out: set[str] = set()
+        for tool in tools:
+            name = tool.name
+            new = name not in named and (label, name) not in here
+            if len(tool.definition) > self.page_bytes or (new and room <= 0):
+                left_out.add(name)
+                continue
+            named[name] = tool
+            room -= new
         if old is not None:
             self.shelves.remove(old)
         self.shelves.append(Shelf(provider, label, order, named))
         self.shelves.sort(key=lambda shelf: shelf.order)
-        self.left_out += left_out
         self.changed()
-        return left_out
+        return len(left_out)
 
     def leave(self, provider: Provider, now: float) -> None:
         """The provider is gone; its shelf stays until it is taken out by `sweep`."""
@@ -190,7 +207,7 @@ class Catalog:
         """Give every tool on the shelves its lasting name."""
         for shelf in self.shelves:
             for name in shelf.tools:
-                if (shelf.label, name) not in self.exported:
+                if (shelf.label, name) not in self.exported and len(self.owners) < self.limit * NAMES_PER_TOOL:
                     self._export(shelf.label, name)
 
     def _export(self, label: str, name: str) -> None:
@@ -206,7 +223,7 @@ class Catalog:
 
     def plain_for(self, label: str) -> bool:
         """Whether every name known here is a tool of `label` under its own name: then nothing needs translating."""
-        return all(owner == label and name == exported for exported, (owner, name) in self.owners.items())
+        return all(owner == label for owner, _ in self.owners.values())  # a name is changed only where another label bears it
 
     def replicas(self, label: str, name: str) -> list[Shelf]:
         """Who can answer (label, name) now, first choice first."""
@@ -234,15 +251,16 @@ class Catalog:
         return self._fingerprint
 
     def listed(self) -> list[tuple[str, Tool]]:
-        """Every tool once, under its exported name, as its first choice describes it; in the order of attaching."""
+        """Every tool once, under its exported name, as the newest of its replicas that has not left describes it; in order of attaching."""
         self.settle()
-        newest: dict[str, Tool] = {}
+        found: dict[str, tuple[bool, Tool]] = {}
         for shelf in self.shelves:
+            here = shelf.left is None
             for name, tool in shelf.tools.items():
                 exported = self.exported.get((shelf.label, name))
-                if exported is not None:
-                    newest[exported] = tool  # a later shelf is a newer provider; the place in the order stays
-        return list(newest.items())
+                if exported is not None and (here or not found.get(exported, (False,))[0]):
+                    found[exported] = here, tool  # a later shelf is a newer provider; the place in the order stays
+        return [(exported, tool) for exported, (_, tool) in found.items()]
 
     def _cut(self) -> list[bytes]:
         pages: list[bytes] = []
@@ -266,15 +284,14 @@ class Catalog:
         `missing` are labels of providers that have not told their tools in time; they are named in `_meta`.
         """
         pages = self.pages()
-        number = 0
-        if cursor is not None:
-            revision, _, place = cursor.partition(".")
-            if revision == str(self.revision) and place.isdecimal() and 0 < int(place) < len(pages):
-                number = int(place)
+        number = next((number for number in range(1, len(pages)) if cursor == self._cursor(number)), 0)
         parts = [b'{"tools":', pages[number]]
         if number + 1 < len(pages):
-            parts.append(b',"nextCursor":"%d.%d"' % (self.revision, number + 1))
+            parts.append(b',"nextCursor":"%b"' % self._cursor(number + 1).encode())
         if missing:
             parts.append(b',"_meta":%b' % _encode({"mcp-endpoint-server/missing": missing}))
         parts.append(b"}")
         return b"".join(parts)
+
+    def _cursor(self, number: int) -> str:
+        return f"{self.revision}.{number}"
