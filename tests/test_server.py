@@ -158,14 +158,13 @@ def test_the_limit_of_open_files_is_raised_to_what_the_links_need(monkeypatch: p
     config = Config(websocket=WebSocket(max_connections=3_000), limits=Limits(unfinished_handshakes=1_000))
     for soft, hard, after in ((1_024, 1_048_576, 4_064), (1_024, -1, 4_064), (5_000, 5_000, 5_000), (-1, -1, -1)):
         limits = Rlimits(monkeypatch, soft, hard)
-        assert descriptor_shortage(config) is None
+        assert descriptor_shortage(config) == []
         assert limits.soft == after
 
 
 def test_a_machine_that_does_not_allow_it_is_told_of_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Rlimits(monkeypatch, 1_024, 2_048)
-    hint = descriptor_shortage(Config(websocket=WebSocket(max_connections=3_000)))
-    assert hint is not None
+    (hint,) = descriptor_shortage(Config(websocket=WebSocket(max_connections=3_000)))
     assert "ulimit -n 4064" in hint.en
     assert "ulimit -n 4064" in hint.zh
     assert limits.soft == 2_048
@@ -173,7 +172,7 @@ def test_a_machine_that_does_not_allow_it_is_told_of_with_the_remedy(monkeypatch
 
 def test_where_there_is_no_such_limit_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.sys, "platform", "win32")
-    assert descriptor_shortage(Config()) is None
+    assert descriptor_shortage(Config()) == []
 
 
 # -- the whole, running ------------------------------------------------------------------------------------------------------
@@ -315,7 +314,7 @@ def test_run_serves_logs_and_announces_until_the_signal(
     config = Config(server=Server(key=KEY, port=0), logging=Logging(log_file=str(tmp_path / "logs/x.log")))
     loaded = Loaded(config, SOURCES, (("a warning", "一个警告"),), tmp_path / "cfg")
     prepared = Prepared("", (("made it", "已创建"),), (("read-only", "只读"),))
-    monkeypatch.setattr(module, "descriptor_shortage", lambda _: module.Hint("few files", "文件太少"))
+    monkeypatch.setattr(module, "descriptor_shortage", lambda _: [module.Hint("few files", "文件太少")])
     real = module.Server.startup
 
     async def start_and_stop(self: module.Server, sockets: list[socket.socket] | None = None) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging as stdlib
 import os
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Final
 
@@ -94,20 +96,21 @@ def run(loaded: Loaded, prepared: Prepared) -> None:
     Raises EndpointError for what a person can mend: a port in use, a host or a certificate that cannot be used.
     """
     config = loaded.config
-    end_log = log.setup(config.logging, config.server, sys.stderr)
-    for en, zh in prepared.notes:
-        logger.info("{} / {}", zh, en)
-    for en, zh in (*prepared.warnings, *loaded.warnings):
-        logger.warning("{} / {}", zh, en)
-    shortage = descriptor_shortage(config)
-    if shortage:
-        logger.warning("{} / {}", shortage.zh, shortage.en)
-    certificate = tls.serving(config.server, loaded.sources)
-    sockets = bind(config.server, loaded.sources)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, certificate, sockets))
-    logger.info("已停止 / stopped")
-    end_log()
+    with ExitStack() as after:
+        after.callback(log.setup(config.logging, config.server, sys.stderr))
+        uvicorns = stdlib.getLogger("uvicorn.error")
+        after.callback(uvicorns.setLevel, uvicorns.level)
+        if not config.server.debug:
+            uvicorns.setLevel(stdlib.WARNING)  # its comings and goings are told by our own lines
+        for en, zh in prepared.notes:
+            logger.info("{} / {}", zh, en)
+        for en, zh in (*prepared.warnings, *loaded.warnings, *descriptor_shortage(config)):
+            logger.warning("{} / {}", zh, en)
+        certificate = tls.serving(config.server, loaded.sources)
+        sockets = bind(config.server, loaded.sources)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config, certificate, sockets))
+        logger.info("已停止 / stopped")
 
 
 async def _serve(config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket]) -> None:
@@ -146,7 +149,6 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> 
         ws=make_link_class(door),
         lifespan="off",
         log_config=None,
-        log_level=None if settings.debug else "warning",  # its comings and goings are told by our own lines
         access_log=settings.debug,
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
@@ -255,23 +257,26 @@ def _not_our_host(host: str, sources: Mapping[str, str]) -> ConfigError:
     )
 
 
-def descriptor_shortage(config: Config) -> Hint | None:
-    """Raise the limit of open files to what the configured number of links needs; a sentence if the machine does not allow it."""
+def descriptor_shortage(config: Config) -> list[Hint]:
+    """Raise the limit of open files to what the configured number of links needs; what to say if the machine does not allow it."""
     if sys.platform == "win32":
-        return None
+        return []
     import resource  # exists on POSIX only
 
     needed = config.websocket.max_connections + config.limits.unfinished_handshakes + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return None
+        return []
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed == needed:
-        return None
-    return Hint(
-        f"this machine allows {allowed} open files, max_connections = {config.websocket.max_connections} needs {needed}: "
-        f"raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower max_connections",
-        f"本机允许打开 {allowed} 个文件，而 max_connections = {config.websocket.max_connections} 需要 {needed} 个："
-        f"请提高限制（ulimit -n {needed}，systemd 用 LimitNOFILE=）或调低 max_connections",
-    )
+        return []
+    most = config.websocket.max_connections
+    return [
+        Hint(
+            f"this machine allows {allowed} open files, max_connections = {most} needs {needed}: "
+            f"raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower max_connections",
+            f"本机允许打开 {allowed} 个文件，而 max_connections = {most} 需要 {needed} 个："
+            f"请提高限制（ulimit -n {needed}，systemd 用 LimitNOFILE=）或调低 max_connections",
+        )
+    ]
