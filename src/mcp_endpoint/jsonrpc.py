@@ -35,6 +35,8 @@ MEMBERS: Final = 512
 KEY_BYTES: Final = 512
 """Bytes of a key in an object that is walked."""
 
+_FLAT: Final = 256  # brackets; with no more of them nothing is nested so deep that the stack matters
+_HEADROOM: Final = 32  # frames of the stack
 _UTF8_STEP: Final = 64 * 1024
 _MENDED_MOST: Final = 256  # places in one frame; with more of them it is no text that was cut
 _HEAD: Final = b'{"jsonrpc":"2.0","id":'
@@ -112,6 +114,8 @@ def parse(data: bytes, *, utf8: bool = False) -> Frame:
     if not utf8 and not is_utf8(data):
         raise Malformed(PARSE_ERROR, "not UTF-8")
     try:
+        if len(data) > _FLAT and data.count(b"[") + data.count(b"{") > _FLAT:
+            return _decode_deeper(data, _HEADROOM)
         return _frame_decoder.decode(data)
     except ValidationError as why:
         return _explain(data, why)
@@ -126,6 +130,14 @@ def parse(data: bytes, *, utf8: bool = False) -> Frame:
         place = members(data)["id"]
         frame.id = Raw(data[place.start : place.end])
     return frame
+
+
+def _decode_deeper(data: bytes, frames: int) -> Frame:
+    """Decode further down the stack, so that whoever looks into the frame later has room for its depth too.
+
+    The parser's limit of depth is what the stack has left (in Python 3.11; later versions count apart).
+    """
+    return _decode_deeper(data, frames - 1) if frames else _frame_decoder.decode(data)
 
 
 def _mended(data: bytes) -> bytes:
@@ -232,7 +244,7 @@ def members(data: bytes | Raw) -> dict[str, Span]:
         except DecodeError:
             text = _mended(text)
             values = _members_decoder.decode(text)
-    except RecursionError:  # the stack is deeper here than it was when the frame was parsed
+    except RecursionError:
         raise Malformed(INVALID_REQUEST, "nested too deep") from None
     if len(values) > MEMBERS:
         raise Malformed(INVALID_REQUEST, f"more than {MEMBERS} members in one object")
