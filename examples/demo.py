@@ -61,7 +61,7 @@ async def demo(folder: Path) -> None:
                 words = json.dumps(arguments, ensure_ascii=False)
                 say("4", "设备调用工具", "a device calls a tool", f"$ python main.py call {name} '{words}'")
                 asked = time.monotonic()
-                answer = device.text_of(await terminal.call(name, arguments))
+                answer = (await terminal.call(name, arguments)).text
                 show(f"{' '.join(answer.split())}   ({(time.monotonic() - asked) * 1000:.0f} ms)")
     say("5", "全部正常结束", "all of it ended in an orderly way", f"{time.monotonic() - began:.1f} s")
 

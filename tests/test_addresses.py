@@ -14,6 +14,7 @@ from mcp_endpoint.addresses import (
     announcement,
     base_of,
     console_address,
+    device_side,
     endpoint_addresses,
     hints,
     in_container,
@@ -59,6 +60,19 @@ def test_manager_api_can_derive_its_addresses_from_the_printed_one() -> None:
     pair = endpoint_addresses("http://192.0.2.44:8004/deep", "a+b/c=")
     assert pair.tool == "ws" + prefix.removeprefix("http") + "/mcp/?token=a%2Bb%2Fc%3D"
     assert pair.device == pair.tool.replace("/mcp/", "/call/")
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        ("ws://h/mcp_endpoint/mcp/?token=/mcp_endpoint/mcp/", "ws://h/mcp_endpoint/call/?token=/mcp_endpoint/mcp/"),
+        ("wss://h/deep/mcp_endpoint/mcp?token=t", "wss://h/deep/mcp_endpoint/call?token=t"),
+        ("ws://h/mcp_endpoint/call/?token=t", "ws://h/mcp_endpoint/call/?token=t"),
+        ("wss://elsewhere/mcp/?token=t", "wss://elsewhere/mcp/?token=t"),
+    ],
+)
+def test_a_device_finds_its_side_by_the_address_of_either(given: str, device: str) -> None:
+    assert device_side(given) == device
 
 
 @pytest.mark.row("D29")

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tomli
-from running import running
+from running import BOUND, MAIN, running
 from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint import __version__, cli, config
@@ -384,12 +386,67 @@ async def test_a_call_without_a_tool_says_why_in_both_languages(root: Path, caps
     assert "Traceback" not in complaint
 
 
-async def test_another_servers_address_may_be_given(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_another_servers_address_may_be_given(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with installation(root):
         assert await typed(root, "url") == 0
         address = capsys.readouterr().out.split()[-1]
-        assert await typed(tmp_path, "list", "--url", address) == 0
-    assert capsys.readouterr().out.startswith("add(")
+        assert await typed(tmp_path, "list", "--endpoint", address) == 0
+        assert capsys.readouterr().out.startswith("add(")
+        # MCP_ENDPOINT holds the tool's address, for pipe; a device takes the other side of it.
+        monkeypatch.setenv("MCP_ENDPOINT", f"'{address.replace('/call/', '/mcp/')}'")
+        assert await typed(tmp_path, "list") == 0
+        assert capsys.readouterr().out.startswith("add(")
+        assert await typed(root, "list", "-e", Doors(KEY).make_xiaozhi("single_module")) == 0
+        assert capsys.readouterr().out.startswith("add(")
+        assert await typed(root, "list", "-e", "kitchen") == 1
+
+
+async def test_list_gives_json_on_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root):
+        assert await typed(root, "list", "--json") == 0
+    assert [tool["name"] for tool in json.loads(capsys.readouterr().out)["tools"]] == ["add", "\x1b[2Jwipe"]
+
+
+def test_without_a_key_or_with_a_token_that_opens_nothing_nothing_is_asked_or_made(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    assert run(empty, "list") == 1
+    assert "no key here" in capsys.readouterr().err
+    assert list(empty.iterdir()) == []
+    foreign = Doors(KEY[::-1]).make_xiaozhi("home")
+    assert run(root, "call", "add", "-e", foreign) == 1
+    printed = capsys.readouterr().err
+    assert "not-ours" in printed
+    assert foreign not in printed
+
+
+async def test_ctrl_c_cancels_the_call_and_ends_with_130(root: Path) -> None:
+    async with running(config.Config()) as server:
+        live(root).write_text(f'[server]\nkey = "{KEY}"\nport = {server.port}\n', "utf-8")
+        token = Doors(KEY).make_xiaozhi("single_module").replace("+", "%2B")
+        async with connect(f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/?token={token}") as tool, asyncio.timeout(BOUND):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(MAIN), "--root", str(root), "call", "slow"),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            heard: dict[str, object] = {}
+            while heard.get("method") != "tools/call":
+                heard = json.loads(await tool.recv())
+                if heard.get("method") == "initialize":
+                    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "slow", "version": "1"}}
+                    await tool.send(json.dumps({"jsonrpc": "2.0", "id": heard["id"], "result": about}))
+            process.send_signal(signal.SIGINT)
+            output, complaint = await process.communicate()
+            cancelled = json.loads(await tool.recv())
+    assert (process.returncode, output) == (130, b"")
+    assert b"Traceback" not in complaint
+    assert cancelled["method"] == "notifications/cancelled"
+    assert cancelled["params"]["requestId"] == heard["id"]
+    assert "terminal" in cancelled["params"]["reason"]
 
 
 @pytest.mark.parametrize("arguments", ["{", "[1]", "7"])
@@ -398,7 +455,7 @@ def test_arguments_that_are_no_json_object_are_wrong_usage(root: Path, arguments
 
 
 def test_where_no_server_runs_list_names_the_command_that_finds_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(root, "--root", str(root), "list", "--url", "ws://127.0.0.1:9/") == 1
+    assert run(root, "--root", str(root), "list", "--endpoint", "ws://127.0.0.1:9/") == 1
     assert "mcp-endpoint check" in capsys.readouterr().err
 
 
@@ -443,5 +500,7 @@ async def test_on_a_terminal_a_waiting_call_has_a_line_that_goes_away_and_a_resu
     assert out.getvalue() == "2\n"
     assert err.getvalue().startswith("\r\x1b[K… 0 s 1/2 adding\n")
     assert err.getvalue().endswith("\r\x1b[K")
+    cli._print_json('{"a": "\x9b2J\u202e 你好"}')
+    assert out.getvalue() == '2\n{"a": "\\u009b2J\\u202e 你好"}\n'
     cli._show_progress(3.2, "")
     assert err.getvalue().endswith("… 3 s ")

@@ -94,7 +94,15 @@ async def test_a_tool_is_shown_with_its_arguments_and_nonsense_as_far_as_it_goes
     described = {"name": "add", "description": "adds", "inputSchema": {"properties": {"a": {}, "b": {}}, "required": ["a"]}}
     tools = [described, 7, {"name": "odd", "inputSchema": []}]
     async with Scripted(answering({"tools": tools})) as server, device.attached(server.url) as attached:
-        assert await attached.tools() == [("add", "adds", ("a*", "b")), ("", "", ()), ("odd", "", ())]
+        found = await attached.tools()
+    assert [tool[:3] for tool in found] == [("add", "adds", ("a*", "b")), ("", "", ()), ("odd", "", ())]
+    assert [json.loads(tool.raw) for tool in found] == tools
+
+
+async def test_what_is_no_list_is_told() -> None:
+    async with Scripted(answering({"tools": 7})) as server, device.attached(server.url) as attached:
+        with pytest.raises(EndpointError, match="is no list"):
+            await attached.tools()
 
 
 async def test_progress_is_told_and_what_is_not_for_us_is_passed_over() -> None:
@@ -105,6 +113,7 @@ async def test_progress_is_told_and_what_is_not_for_us_is_passed_over() -> None:
             named = params | {"progressToken": token} if isinstance(params, dict) else params
             await link.send(json.dumps({"jsonrpc": "2.0", "method": "notifications/progress", "params": named}))
         await link.send("[]")
+        await link.send("noise")
         await link.send(json.dumps({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}))
         await link.send(json.dumps({"jsonrpc": "2.0", "id": 999, "result": {}}))
         await link.send(json.dumps({"jsonrpc": "2.0", "id": "ours", "method": "sampling/createMessage", "params": {}}))
@@ -113,9 +122,67 @@ async def test_progress_is_told_and_what_is_not_for_us_is_passed_over() -> None:
 
     told: list[str] = []
     async with Scripted(slowly) as server, device.attached(server.url, progress=lambda _, words: told.append(words)) as attached:
-        assert device.text_of(await attached.call("slow", {})) == "done"
+        assert (await attached.call("slow", {})).text == "done"
     assert told == ["1/4 warming up", "2", "", ""]
-    assert server.heard[-1] == {"jsonrpc": "2.0", "id": "ours", "error": {"code": -32601, "message": "Method not found"}}
+    assert (server.heard[-1]["id"], server.heard[-1]["error"]["code"]) == ("ours", -32601)
+
+
+async def test_a_result_is_kept_as_it_came() -> None:
+    raw = '{"content": [{"type":"text","text":"\\u4f60好"}],  "a": 1.00, "b": 123456789012345678901234567890, "isError": true}'
+
+    async def exactly(link: ServerConnection, message: dict[str, Any]) -> None:
+        await link.send(f'{{"jsonrpc":"2.0","id":{message["id"]},"result":{raw}}}')
+
+    async with Scripted(exactly) as server, device.attached(server.url) as attached:
+        assert await attached.call("x", {}) == ("你好", True, raw)
+
+
+async def test_whoever_gives_up_a_call_cancels_it_at_the_tool() -> None:
+    async with (
+        running(Config()) as server,
+        connect(url(server.port, "mcp"), proxy=None) as tool,
+        device.attached(url(server.port)) as attached,
+    ):
+
+        async def heard(method: str) -> dict[str, Any]:
+            async with asyncio.timeout(BOUND):
+                while (message := json.loads(await tool.recv())).get("method") != method:
+                    pass
+            return message
+
+        calling = asyncio.create_task(attached.call("slow", {}))
+        call = await heard("tools/call")
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert (await heard("notifications/cancelled"))["params"]["requestId"] == call["id"]
+        # The link goes on: the next call has its own answer.
+        again = asyncio.create_task(attached.call("quick", {}))
+        await tool.send(json.dumps({"jsonrpc": "2.0", "id": (await heard("tools/call"))["id"], "result": {"content": []}}))
+        assert (await asyncio.wait_for(again, BOUND)).raw == '{"content": []}'
+
+
+async def test_a_handshake_that_is_given_up_is_not_cancelled() -> None:
+    heard: list[str] = []
+    waits = asyncio.Event()
+
+    async def mute(link: ServerConnection) -> None:
+        async for frame in link:
+            heard.append(json.loads(frame)["method"])
+            waits.set()
+
+    async with serve(mute, "127.0.0.1", 0) as server:
+
+        async def attach() -> None:
+            async with device.attached(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"):
+                pass
+
+        attaching = asyncio.create_task(attach())
+        await asyncio.wait_for(waits.wait(), BOUND)
+        attaching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attaching
+    assert heard == ["initialize"]
 
 
 async def test_whoever_waits_is_shown_that_the_call_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +215,14 @@ async def test_an_answer_that_never_comes_ends_the_waiting(monkeypatch: pytest.M
         ),
         ({"code": 5, "message": "boom"}, "error 5: boom", "错误 5：boom"),
         ({"code": 5, "message": "boom", "data": [1]}, "error 5: boom", "错误 5：boom"),
+        ({"code": 5, "message": "no a / b"}, "error 5: no a / b", "错误 5：no a / b"),
+        (
+            {"code": -32001, "message": "无 / none", "data": {"hint": "left / 已断开 · 2 tools elsewhere / 别处有 2 个"}},
+            "error -32001: none (left · 2 tools elsewhere)",
+            "错误 -32001：无（已断开 · 别处有 2 个）",
+        ),
+        ("just text", "error None: just text", "错误 None：just text"),
+        ({}, "error None: ", "错误 None："),
     ],
 )
 async def test_an_error_is_told_in_both_languages(error: dict[str, Any], en: str, zh: str) -> None:
@@ -162,7 +237,15 @@ async def test_an_error_is_told_in_both_languages(error: dict[str, Any], en: str
 
 async def test_a_result_that_is_no_object_is_kept() -> None:
     async with Scripted(answering([1, 2])) as server, device.attached(server.url) as attached:
-        assert await attached.call("x", {}) == {"structuredContent": [1, 2]}
+        assert await attached.call("x", {}) == ("[\n  1,\n  2\n]", False, "[1, 2]")
+
+
+async def test_an_answer_without_any_result_is_none() -> None:
+    async def nothing(link: ServerConnection, message: dict[str, Any]) -> None:
+        await link.send(json.dumps({"jsonrpc": "2.0", "id": message["id"]}))
+
+    async with Scripted(nothing) as server, device.attached(server.url) as attached:
+        assert await attached.call("x", {}) == ("null", False, "null")
 
 
 async def test_a_server_that_ends_the_link_is_told_with_its_goodbye() -> None:
@@ -180,10 +263,14 @@ async def test_a_server_that_ends_the_link_is_told_with_its_goodbye() -> None:
     ("result", "text"),
     [
         ({"content": [{"type": "text", "text": "一"}, {"type": "text", "text": "two"}]}, "一\ntwo"),
-        ({"content": [{"type": "image", "data": "AA=="}]}, '{"type": "image", "data": "AA=="}'),
+        ({"content": [{"type": "image", "data": "AA==", "mimeType": "image/png"}]}, "[image image/png, 1 bytes]"),
+        ({"content": [{"type": "audio", "data": "AAAA"}]}, "[audio , 3 bytes]"),
+        ({"content": [{"type": "resource", "resource": {"uri": "file:///a", "text": "inside"}}]}, "[file:///a]\ninside"),
+        ({"content": [{"type": "resource", "resource": {"uri": "file:///a"}}]}, '{"type": "resource", "resource": {"uri": "file:///a"}}'),
+        ({"content": [{"type": "resource_link", "uri": "file:///a", "name": "plan"}]}, "[plan: file:///a]"),
         ({"content": [3]}, "3"),
-        ({"content": [], "structuredContent": {"a": "好"}}, '{"a": "好"}'),
-        ({"odd": 1}, '{"odd": 1}'),
+        ({"content": [], "structuredContent": {"a": "好"}}, '{\n  "a": "好"\n}'),
+        ({"odd": 1}, '{\n  "odd": 1\n}'),
     ],
 )
 async def test_a_result_reads_as_text_where_it_is_text(result: dict[str, Any], text: str) -> None:
@@ -230,7 +317,7 @@ async def test_a_tool_is_called_through_the_real_server_over_its_own_certificate
         async with connect(address.replace("/call/", "/mcp/"), ssl=tls.trusting(cert)) as tool:
             playing = asyncio.create_task(play(tool))
             async with device.attached(address, cert) as attached:
-                assert await attached.call("anything", {}) == {"content": [], "serverInfo": {"name": "t"}}
+                assert json.loads((await attached.call("anything", {})).raw) == {"content": [], "serverInfo": {"name": "t"}}
             playing.cancel()
     finally:
         server.should_exit = True

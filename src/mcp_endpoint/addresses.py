@@ -8,6 +8,7 @@ the base is one the reader can reach, never an address nobody listens on.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,12 @@ def endpoint_addresses(base: str, token: str) -> Pair:
     websocket = "ws" + base.removeprefix("http")
     shown = quote(token, safe="")
     return Pair(f"{websocket}{ROOM}/mcp/?token={shown}", f"{websocket}{ROOM}/call/?token={shown}")
+
+
+def device_side(address: str) -> str:
+    """Where a device connects, given the address of either side of its endpoint; addresses of other servers stay as they are."""
+    path, mark, query = address.partition("?")
+    return re.sub(rf"{ROOM}/mcp(/?)$", rf"{ROOM}/call\1", path) + mark + query
 
 
 def announcement(server: Server, port: int, doors: Doors, *, contained: bool) -> str:

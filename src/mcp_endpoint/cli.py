@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 import msgspec
@@ -21,7 +21,7 @@ from . import __version__, addresses, config, log, tokens
 from .errors import EXIT_FAILURE, ConfigError, EndpointError
 
 if TYPE_CHECKING:
-    from .device import Device, Tool
+    from .device import Device, Result, Tool
 
 NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
 
@@ -169,39 +169,55 @@ def url(root: Path, endpoint: str) -> None:
 
 
 @command.command(help="检查安装，指出问题与解决办法 / Look for what is wrong, and say what to do about it.")
-@click.argument("endpoint", default=tokens.SINGLE_MODULE)
+@click.argument("endpoint", metavar="[URL|TOKEN|NAME]", required=False)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
 @click.option("--alive", is_flag=True, help="只看服务器是否应答，用于容器健康检查 / Only whether the server answers; for health checks.")
 @click.pass_obj
-def check(root: Path, endpoint: str, alive: bool) -> None:
+def check(root: Path, endpoint: str | None, settings: tuple[str, ...], alive: bool) -> None:
     from . import check as looks  # only this command needs it
 
-    loaded = _rooted(config.load(root, os.environ), root)
-    if alive:
-        sys.exit(0 if looks.answers(looks.local_of(loaded.config)) else EXIT_FAILURE)
+    try:
+        loaded = _rooted(config.load(root, os.environ, _overrides(settings, {})), root)
+        if alive:
+            sys.exit(0 if looks.answers(loaded.config) else EXIT_FAILURE)
+        found = looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ))
+    except ConfigError as mistake:
+        found = iter((looks.mistake(mistake),))
     problems = 0
-    for finding in looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ)):
-        click.echo(f"[{finding.mark}] {finding.zh}\n{' ' * (len(finding.mark) + 3)}{finding.en}")
+    for finding in found:
+        click.echo(f"[{finding.mark}] {log.escape(finding.zh)}\n{' ' * (len(finding.mark) + 3)}{log.escape(finding.en)}")
         if finding.remedy_en:
-            click.echo(f"    → {finding.remedy_zh}\n    → {finding.remedy_en}")
+            click.echo(f"    → {log.escape(finding.remedy_zh)}\n    → {log.escape(finding.remedy_en)}")
         problems += finding.mark == "PROBLEM"
     if problems:
         sys.exit(EXIT_FAILURE)
 
 
-_endpoint = click.option("--endpoint", "-e", default=tokens.SINGLE_MODULE, show_default=True, help="接入点名称 / Name of the endpoint.")
-_url = click.option("--url", "address", help="其他服务器的使用端地址 / The device address of another server.")
+_endpoint = click.option(
+    "--endpoint",
+    "-e",
+    envvar="MCP_ENDPOINT",
+    metavar="URL|TOKEN|NAME",
+    default=tokens.SINGLE_MODULE,
+    help="接入点：地址，或本机服务器上的令牌或名称；默认取 MCP_ENDPOINT，再取 single_module / "
+    "The endpoint: an address, or a token or a name at the server of this machine; default: MCP_ENDPOINT, then single_module.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="原样输出 JSON / Print the JSON as it came.")
 
 
 @command.command("list", help="列出接入点的工具 / List the tools of an endpoint.")
 @_endpoint
-@_url
+@_as_json
 @click.pass_obj
-def list_tools(root: Path, endpoint: str, address: str | None) -> None:
+def list_tools(root: Path, endpoint: str, as_json: bool) -> None:
     async def look() -> list[Tool]:
-        async with _attached(root, endpoint, address) as attached:
+        async with _attached(root, endpoint) as attached:
             return await attached.tools()
 
     tools = asyncio.run(look())
+    if as_json:
+        _print_json('{"tools":[' + ",".join(tool.raw for tool in tools) + "]}")
+        return
     for tool in tools:
         first = tool.description.strip().partition("\n")[0]
         click.echo(log.escape(f"{tool.name}({', '.join(tool.arguments)})" + (f" - {first}" if first else "")))
@@ -210,16 +226,16 @@ def list_tools(root: Path, endpoint: str, address: str | None) -> None:
         sys.exit(EXIT_FAILURE)
 
 
-@command.command(help="调用工具 TOOL，参数为 JSON 对象 / Call TOOL with a JSON object of arguments; - reads it from standard input.")
+@command.command(
+    help="调用工具 TOOL，参数为 JSON 对象，- 表示从标准输入读取；Ctrl-C 取消调用。\n\n"
+    "Call TOOL with a JSON object of arguments; - reads it from standard input. Ctrl-C cancels the call."
+)
 @click.argument("tool")
 @click.argument("arguments", metavar="[JSON]", default="{}")
 @_endpoint
-@_url
-@click.option("--json", "as_json", is_flag=True, help="原样输出结果 JSON / Print the result as JSON.")
+@_as_json
 @click.pass_obj
-def call(root: Path, tool: str, arguments: str, endpoint: str, address: str | None, as_json: bool) -> None:
-    from . import device
-
+def call(root: Path, tool: str, arguments: str, endpoint: str, as_json: bool) -> None:
     try:
         given = json.loads(sys.stdin.read() if arguments == "-" else arguments)
     except ValueError as error:
@@ -227,37 +243,49 @@ def call(root: Path, tool: str, arguments: str, endpoint: str, address: str | No
     if not isinstance(given, dict):
         raise click.UsageError('参数须为 JSON 对象 / the arguments must be a JSON object, such as {"city": "北京"}')
 
-    async def ask() -> dict[str, Any]:
-        async with _attached(root, endpoint, address) as attached:
+    async def ask() -> Result:
+        async with _attached(root, endpoint) as attached:
             return await attached.call(tool, given)
 
-    result = asyncio.run(ask())
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)  # the line that said it still runs
-    text = json.dumps(result, ensure_ascii=False) if as_json else device.text_of(result)
-    click.echo("\n".join(map(log.escape, text.split("\n"))) if sys.stdout.isatty() else text)
-    if result.get("isError"):
+    try:
+        result = asyncio.run(ask())
+    finally:
+        if sys.stderr.isatty():
+            click.echo("\r\x1b[K", err=True, nl=False)  # the line that said it still runs
+    if as_json:
+        _print_json(result.raw)
+    else:
+        click.echo("\n".join(map(log.escape, result.text.split("\n"))) if sys.stdout.isatty() else result.text)
+    if result.failed:
         sys.exit(EXIT_FAILURE)
 
 
 @asynccontextmanager
-async def _attached(root: Path, endpoint: str, address: str | None) -> AsyncIterator[Device]:
-    """A device at the endpoint of this installation's server, or at an address of another one."""
+async def _attached(root: Path, endpoint: str) -> AsyncIterator[Device]:
+    """A device at an endpoint: one with an address, or one of this installation's server."""
     from . import check as looks
     from . import device
     from .dial import NoLink
 
-    certificate = ""
-    if not address:
-        loaded = _with_key(root)
-        local = looks.local_of(loaded.config)
-        address = addresses.endpoint_addresses(local.base, _token(loaded.config.server.key, endpoint)).device
-        certificate = local.certificate
+    address, certificate = endpoint.strip().strip("\"'"), ""
+    if "://" in address:
+        address = addresses.device_side(address)
+    else:
+        loaded = _rooted(config.load(root, os.environ), root)
+        address = looks.local_addresses(loaded.config, address).device
+        certificate = loaded.config.server.tls_cert
     try:
         async with device.attached(address, certificate, _show_progress) as attached:
             yield attached
     except NoLink as error:
         raise EndpointError(f"{error.en}; mcp-endpoint check tells more", f"{error.zh}；运行 mcp-endpoint check 可查明原因") from error
+
+
+def _print_json(text: str) -> None:
+    """JSON as it came; on a terminal without what could steer it, which stands inside texts only and means the same when escaped."""
+    if sys.stdout.isatty():
+        text = "".join(letter if letter in "\t\n\r" or log.escape(letter) == letter else json.dumps(letter)[1:-1] for letter in text)
+    click.echo(text)
 
 
 def _show_progress(seconds: float, words: str) -> None:
