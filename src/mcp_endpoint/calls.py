@@ -432,22 +432,20 @@ def _needs_a_look(params: msgspec.Raw) -> bool:
         return _params_decoder.decode(params).meta is not UNSET
     except msgspec.ValidationError:
         return len(params) == 4
-    except RecursionError:  # the stack is deeper here than it was when the frame was parsed
-        raise Malformed(errors.INVALID_REQUEST, "nested too deep") from None
 
 
 def outgoing(call: Call, frame: Frame, data: bytes, number: int, name: bytes | None) -> tuple[Part, Part]:
     """A request as its provider sees it."""
     data = one_line(data)
     params = frame.params
-    if name is None and (params is UNSET or not _needs_a_look(params)):
+    if params is UNSET or (name is None and not _needs_a_look(params)):
         return with_id(data, frame, number_text(number))
     spans = members(data)
     edits = [(spans["id"].start, spans["id"].end, number_text(number))]
-    if params is not UNSET and bytes(params) == b"null":
+    if bytes(params) == b"null":
         # A server made with the TypeScript SDK drops a frame with `"params": null`, which manager-api sends.
         edits.append(jsonrpc.without(data, "params", spans))
-    elif params is not UNSET:
+    else:
         token = place_in_params(data, spans, "_meta", "progressToken")
         if token is not None and id_key(data[token.start : token.end], TOKEN_CHARS, TOKEN_CHARS) is not None:
             call.token = data[token.start : token.end]
