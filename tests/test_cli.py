@@ -16,7 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tomli
+from hypothesis import given, settings
 from running import BOUND, MAIN, running
+from test_config_ini import DOCUMENTED, WRITTEN, old_files
 from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint import __version__, cli, config
@@ -132,6 +134,33 @@ def test_config_convert_keeps_values_comments_and_the_old_file(root: Path, capsy
         assert live(root).stat().st_mode & 0o777 == 0o600
         assert kept.stat().st_mode & 0o777 == 0o600
     assert KEY not in capsys.readouterr().out
+
+
+def assert_converted(root: Path, old: str) -> None:
+    """`config convert` on this file: the same values from the same lines, no warning left of its form, and the old file beside it."""
+    live(root).parent.mkdir(exist_ok=True)
+    live(root).write_text(old, "utf-8", newline="")
+    before = config.load(root, {})
+    assert run(root, "config", "convert") == 0
+    after = config.load(root, {})
+    assert after.config == before.config
+    assert after.sources == before.sources
+    assert not any("INI" in en for en, _ in after.warnings)
+    (kept,) = [path for path in live(root).parent.iterdir() if path != live(root)]
+    assert kept.read_bytes() == old.encode()
+
+
+@pytest.mark.row("E20", "D26")
+@pytest.mark.parametrize("old", [DOCUMENTED, WRITTEN, WRITTEN.replace("\n", "\r\n"), OLD])
+def test_config_convert_takes_the_files_people_have(tmp_path: Path, old: str) -> None:
+    assert_converted(tmp_path, old)
+
+
+@settings(max_examples=200)
+@given(old=old_files())
+def test_config_convert_takes_any_old_file(tmp_path_factory: pytest.TempPathFactory, old: str) -> None:
+    """200 files of hypothesis; that order and comments stay is shown in test_config_ini.py."""
+    assert_converted(tmp_path_factory.mktemp("old"), old)
 
 
 def test_config_convert_never_overwrites_an_older_copy(root: Path) -> None:
