@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Final
 
@@ -23,19 +24,28 @@ PACKAGES: Final = {
 }
 
 
+def make(place: Path, *packages: str) -> None:
+    """Make one of them."""
+    python = str(place / "bin" / "python")
+    venv.create(place, clear=True, with_pip=True)
+    with (place / "said").open("wb") as said:
+        command = [python, "-m", "pip", "install", "--disable-pip-version-check", *packages]
+        subprocess.run(command, check=True, stdout=said, stderr=subprocess.STDOUT)
+    (place / "made").touch()
+
+
 def interpreters() -> dict[str, str]:
     """Name of a set of packages → the interpreter that has it. Raises CalledProcessError with pip's words if one cannot be made."""
     making: list[subprocess.Popen[bytes]] = []
     for name, packages in PACKAGES.items():
         place = PLACE / name
         if not (place / "made").exists():
-            script = (
-                f"import subprocess, venv; venv.create({str(place)!r}, clear=True, with_pip=True);"
-                f"subprocess.run([{str(place / 'bin/python')!r}, '-m', 'pip', 'install', '-qq', '--disable-pip-version-check',"
-                f" *{packages!r}], check=True, stderr=subprocess.STDOUT, stdout=open({str(place / 'said')!r}, 'w')); open({str(place / 'made')!r}, 'w').close()"
-            )
-            making.append(subprocess.Popen([sys.executable, "-c", script]))
+            making.append(subprocess.Popen([sys.executable, __file__, str(place), *packages]))
     for process in making:
         if process.wait(SECONDS):
             raise subprocess.CalledProcessError(process.returncode, process.args)  # pip's words are in the venv's `said`
     return {"mcp-2": sys.executable, **{name: str(PLACE / name / "bin/python") for name in PACKAGES}}
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), *sys.argv[2:])
