@@ -498,8 +498,15 @@ async def test_no_tool_is_found_with_the_command_that_brings_one() -> None:
             async with attached(server.port, "kitchen"):
                 pass
             (problem,) = problems(await look(server.port))
-    assert re.search(r"; the last one left at \S+, 1000", problem.en)
-    assert "mcp-endpoint url kitchen" in problem.remedy_en
+        assert re.search(r"; the last one left endpoint kitchen at \S+, 1000", problem.en)
+        assert "mcp-endpoint url kitchen" in problem.remedy_en
+        for asked in (None, "kitchen"):  # the device is gone too: the server still knows
+            (problem,) = problems(await look(server.port, asked))
+            assert "; the last one left endpoint kitchen at " in problem.en
+        async with attached(server.port, "hall"):
+            (problem,) = problems(await look(server.port, "kitchen"))
+    assert "no tool at endpoint kitchen" in problem.en
+    assert "; the last one left endpoint kitchen at " in problem.en
 
 
 async def test_a_device_that_waits_while_tools_are_connected_under_another_token_is_found_with_both_names() -> None:
@@ -547,7 +554,7 @@ async def test_tools_in_trouble_are_notes() -> None:
         return {"label": "", "functions": [], "why_bare": "", "doubtful": False} | changes
 
     three = [tool(why_bare="silent"), tool(doubtful=True, label="slow"), tool(functions=["a", "b"])]
-    bare, slow, well = check._tools(Doors(KEY), [{"endpoint": "home", "tools": three, "devices": []}], None)
+    bare, slow, well = check._tools(Doors(KEY), {"endpoint_details": [{"endpoint": "home", "tools": three, "devices": []}]}, None)
     assert (bare.mark, slow.mark, well.mark) == ("note", "note", "ok")
     assert "does not speak MCP: silent" in bare.en
     assert "timeout" in slow.remedy_en

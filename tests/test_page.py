@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_endpoint.addresses import Hint
-from mcp_endpoint.page import Address, Facts, prefers_chinese, render
+from mcp_endpoint.addresses import PROBE, Hint
+from mcp_endpoint.page import LEFT_SHOWN, Address, Facts, prefers_chinese, render
 
 
 def facts(tools: list[dict[str, Any]] | None = None, **changes: Any) -> Facts:
@@ -87,6 +87,17 @@ def test_the_last_goodbye_is_told_with_its_code_its_reason_and_what_the_code_mea
     shown = render(seen, chinese=False)
     assert f"2026-01-02 03:04:05 UTC · {code} so long" in shown
     assert meaning in shown
+
+
+def test_an_endpoint_without_links_is_shown_with_its_last_goodbye_and_those_of_check_are_not() -> None:
+    goodbye = {"at": "2026-01-02T03:04:05+00:00", "code": 1006, "reason": ""}
+    names = ["kitchen", f"{PROBE}1", *map(str, range(99))]
+    seen = facts()
+    seen = seen._replace(snapshot={**seen.snapshot, "left": [{"endpoint": name, "last_goodbye": goodbye} for name in names]})
+    shown = render(seen, chinese=False)
+    assert "<h3>kitchen</h3>" in shown
+    assert PROBE not in shown
+    assert shown.count("the connection broke off") == LEFT_SHOWN
 
 
 def test_hints_stand_beside_the_addresses_they_are_about() -> None:

@@ -19,6 +19,8 @@ from .config import Server
 from .tokens import SINGLE_MODULE, Doors, refused_by_xiaozhi
 
 ROOM: Final = "/mcp_endpoint"
+PROBE: Final = "mcp-endpoint-check-"
+"""What the endpoints of `mcp-endpoint check` are called, with something random behind it; who looks at endpoints passes over them."""
 UNKNOWN_HOST: Final = "SERVER-ADDRESS"
 """Stands where only the reader knows the address: a container cannot see how it is reached."""
 ANYWHERE: Final = frozenset({"", "0.0.0.0", "::"})

@@ -45,7 +45,7 @@ class Broker:
         self._call_at = call_at
         self._offset = epoch() - clock()
         self._watch = watch
-        self._farewells: OrderedDict[str, Farewell] = OrderedDict()
+        self._farewells: OrderedDict[str, tuple[str, Farewell]] = OrderedDict()
         self._alarms: list[tuple[float, int, Endpoint]] = []
         self._alarm_number = 0
         self._timer: Cancellable | None = None
@@ -82,7 +82,7 @@ class Broker:
         if endpoint.empty:
             del self.endpoints[endpoint.name]
             if endpoint.farewell is not None:
-                self._farewells[endpoint.name] = endpoint.farewell
+                self._farewells[endpoint.name] = endpoint.shown, endpoint.farewell
                 self._farewells.move_to_end(endpoint.name)
                 if len(self._farewells) > self.limits.remembered_endpoints:
                     self._farewells.popitem(last=False)
@@ -102,7 +102,7 @@ class Broker:
                 version=__version__,
                 epoch=self._offset,
                 elsewhere=self._elsewhere,
-                farewell=self._farewells.get(name),
+                farewell=self._farewells.get(name, (shown, None))[1],
                 arm=self._arm,
             )
             endpoint.draining = self._draining
@@ -165,7 +165,7 @@ class Broker:
     # -- looking in ------------------------------------------------------------------------------------------------------
 
     def snapshot(self, *, detail: bool) -> dict[str, Any]:
-        """The state in numbers, ready for JSON; with `detail` every endpoint by its printable name."""
+        """The state in numbers, ready for JSON; with `detail` every endpoint by its printable name, and those that have no link left."""
         now = self._clock()
         found: dict[str, Any] = {
             "endpoints": len(self.endpoints),
@@ -176,4 +176,9 @@ class Broker:
         }
         if detail:
             found["endpoint_details"] = [endpoint.describe(now) for endpoint in self.endpoints.values()]
+            found["left"] = [
+                {"endpoint": shown, "last_goodbye": farewell.describe(self._offset)}
+                for name, (shown, farewell) in reversed(self._farewells.items())
+                if name not in self.endpoints
+            ]
         return found

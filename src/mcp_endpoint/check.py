@@ -21,10 +21,11 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from websockets.exceptions import WebSocketException
 
 from . import __version__, tls
-from .addresses import ANYWHERE, ROOM, UNKNOWN_HOST, Pair, base_of, console_address, endpoint_addresses, hints, is_loopback
+from .addresses import ANYWHERE, PROBE, ROOM, UNKNOWN_HOST, Pair, base_of, console_address, endpoint_addresses, hints, is_loopback
 from .config import Config, Loaded
 from .dial import NoLink, dial
 from .errors import ConfigError, EndpointError
+from .page import REASONS
 from .tokens import NAME, SINGLE_MODULE, Doors, Opened, Refused
 
 SECONDS: Final = 5.0
@@ -136,7 +137,7 @@ def findings(loaded: Loaded, asked: str | None, *, contained: bool) -> Iterator[
     yield trip
     if trip.mark == "ok":
         yield from _outside(config, base, contained=contained)
-    yield from _tools(Doors(config.server.key, agents=config.security.agents), stats["endpoint_details"], asked)
+    yield from _tools(Doors(config.server.key, agents=config.security.agents), stats, asked)
 
 
 def _configuration(loaded: Loaded) -> Iterator[Finding]:
@@ -284,7 +285,7 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
 
     Both are played here, at an endpoint of their own. None if it works, which also proves that both bases lead to the same server.
     """
-    name = f"check-{secrets.token_hex(6)}"
+    name = PROBE + secrets.token_hex(6)
     token = Doors(config.server.key).make_signed(name, expires=time.time() + TOKEN_SECONDS)
     tool_address, device_address = endpoint_addresses(tool_base, token).tool, endpoint_addresses(device_base, token).device
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": f"你好 {name}"}}}
@@ -392,8 +393,10 @@ def _leads_here(config: Config, base: str, public: str) -> Reason | None:
 # The tools
 
 
-def _tools(doors: Doors, details: list[dict[str, Any]], asked: str | None) -> Iterator[Finding]:
+def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterator[Finding]:
     """Which endpoints have tools, and which should have and do not."""
+    details = [one for one in stats["endpoint_details"] if not one["endpoint"].startswith(PROBE)]
+    gone = [{"tools": [], "devices": [], **one} for one in stats.get("left", ()) if not one["endpoint"].startswith(PROBE)]
     served = [one for one in details if one["tools"]]
     for one in served:
         for tool in one["tools"]:
@@ -412,22 +415,23 @@ def _tools(doors: Doors, details: list[dict[str, Any]], asked: str | None) -> It
             return
     waiting = [one for one in details if not one["tools"] and (one["devices"] if wanted is None else one["endpoint"] == wanted)]
     if wanted is not None and not any(one["endpoint"] == wanted for one in details):
-        waiting.append({"endpoint": wanted, "tools": [], "devices": []})
+        unseen = {"endpoint": wanted, "tools": [], "devices": []}
+        waiting.append(next((one for one in gone if one["endpoint"] == wanted), unseen))
     elsewhere = ", ".join(sorted({one["endpoint"] for one in served}))
     for one in waiting if served else ():
         name = one["endpoint"]
         yield Finding(
-            f"no tool at endpoint {name} ({_devices(one)[0]}), but tools are connected under another token, at: {elsewhere}{_left(one)[0]}",
-            f"接入点 {name} 没有工具端（{_devices(one)[1]}），但有工具用另一个令牌连到了：{elsewhere}{_left(one)[1]}",
+            f"no tool at endpoint {name} ({_devices(one).en}), but tools are connected under another token, at: {elsewhere}{_left(one).en}",
+            f"接入点 {name} 没有工具端（{_devices(one).zh}），但有工具用另一个令牌连到了：{elsewhere}{_left(one).zh}",
             f"give tool and device addresses of the same endpoint: mcp-endpoint url {name}",
             f"请让工具端与使用端使用同一接入点的地址：mcp-endpoint url {name}",
         )
     if not served:
-        name = wanted or next((one["endpoint"] for one in waiting), SINGLE_MODULE)
-        left = _left(next((one for one in waiting if one["endpoint"] == name), {}))
+        latest = next(iter((*waiting, *gone)), {"endpoint": SINGLE_MODULE})
+        name, left = latest["endpoint"], _left(latest)
         yield Finding(
-            f"no tool is connected{left[0]}",
-            f"没有工具端连接{left[1]}",
+            f"no tool is connected{left.en}",
+            f"没有工具端连接{left.zh}",
             f"start one: mcp-endpoint pipe -- COMMAND, with the tool address of mcp-endpoint url {name} in MCP_ENDPOINT",
             f"请启动工具端：mcp-endpoint pipe -- 命令，MCP_ENDPOINT 设为 mcp-endpoint url {name} 给出的工具端地址",
         )
@@ -438,7 +442,7 @@ def _tool(endpoint: str, tool: Mapping[str, Any]) -> Finding:
     if tool["why_bare"]:
         return Finding(
             f"tool {label} at endpoint {endpoint} does not speak MCP: {tool['why_bare']}",
-            f"接入点 {endpoint} 的工具端 {label} 不会 MCP 握手：{tool['why_bare']}",
+            f"接入点 {endpoint} 的工具端 {label} 不会 MCP 握手：{REASONS.get(tool['why_bare'], tool['why_bare'])}",
             "run its command by hand and look at what it prints; only JSON-RPC may go to its standard output",
             "请手动运行它的命令并查看输出；标准输出上只能有 JSON-RPC",
             problem=False,
@@ -465,7 +469,7 @@ def _left(one: Mapping[str, Any]) -> Reason:
     if not goodbye:
         return Reason("", "")
     told = f"{goodbye['at']}, {goodbye['code']} {goodbye['reason']}".rstrip()
-    return Reason(f"; the last one left at {told}", f"；上一个于 {told} 离开")
+    return Reason(f"; the last one left endpoint {one['endpoint']} at {told}", f"；上一个于 {told} 离开接入点 {one['endpoint']}")
 
 
 def _shown(doors: Doors, asked: str) -> str:

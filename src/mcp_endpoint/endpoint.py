@@ -65,6 +65,14 @@ class Farewell(NamedTuple):
     code: int
     reason: str
 
+    def when(self, epoch: float) -> str:
+        """The time of day in UTC; `epoch` is what must be added to the heart's clock to get seconds since 1970."""
+        return datetime.fromtimestamp(self.at + epoch, UTC).isoformat(timespec="seconds")
+
+    def describe(self, epoch: float) -> dict[str, Any]:
+        """What an operator may know of it, ready for JSON."""
+        return {"at": self.when(epoch), "code": self.code, "reason": self.reason}
+
 
 class _CallParams(msgspec.Struct):
     name: str
@@ -449,9 +457,8 @@ class Endpoint:
 
     def _farewell_text(self) -> str:
         assert self.farewell is not None
-        at, code, reason = self.farewell
-        when = datetime.fromtimestamp(at + self.epoch, UTC).isoformat(timespec="seconds")
-        told = f"{code} {reason}".strip()
+        when = self.farewell.when(self.epoch)
+        told = f"{self.farewell.code} {self.farewell.reason}".strip()
         return f"left at {when} with {told} / 已于 {when} 断开，代码 {told}"
 
     # == frames of providers ===============================================================================================
@@ -898,9 +905,7 @@ class Endpoint:
             ],
         }
         if self.farewell is not None:
-            at, code, reason = self.farewell
-            when = datetime.fromtimestamp(at + self.epoch, UTC).isoformat(timespec="seconds")
-            described["last_goodbye"] = {"at": when, "code": code, "reason": reason}
+            described["last_goodbye"] = self.farewell.describe(self.epoch)
         return described
 
     def _exported_by(self, provider: Provider) -> list[str]:

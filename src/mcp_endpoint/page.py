@@ -12,7 +12,7 @@ from html import escape
 from typing import Any, Final, NamedTuple, Protocol
 
 from . import __version__
-from .addresses import Hint
+from .addresses import PROBE, Hint
 from .log import escape as one_line
 
 HEADERS: Final = {
@@ -63,6 +63,8 @@ a{color:inherit}
 """
 
 
+LEFT_SHOWN: Final = 10
+"""So many endpoints without links are shown with their last goodbye."""
 _STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "new": ("", "connected, not asked yet", "已连接，尚未使用"),
     "initializing": ("", "greeting", "握手中"),
@@ -70,7 +72,7 @@ _STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "bare": ("warn", "connected, does not speak MCP", "已连接，但不会 MCP 握手"),
 }
 """State of a tool → its colour and its words."""
-_REASONS: Final[Mapping[str, str]] = {
+REASONS: Final[Mapping[str, str]] = {
     "it did not answer initialize in time": "未在时限内应答 initialize",
     "it answered initialize with an error": "以错误应答 initialize",
     "it sent no result": "应答中没有 result",
@@ -144,7 +146,7 @@ def render(facts: Facts, *, chinese: bool) -> str:
     body.append("</div>")
     if facts.known:
         body += _addresses(facts, say)
-        body += _endpoints(facts.snapshot["endpoint_details"], say)
+        body += _endpoints(facts.snapshot, say)
     else:
         body += _door(facts, say)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
@@ -185,7 +187,9 @@ def _door(facts: Facts, say: Say) -> Iterator[str]:
     )
 
 
-def _endpoints(endpoints: Sequence[Mapping[str, Any]], say: Say) -> Iterator[str]:
+def _endpoints(snapshot: Mapping[str, Any], say: Say) -> Iterator[str]:
+    endpoints = [one for one in snapshot["endpoint_details"] if not one["endpoint"].startswith(PROBE)]
+    left = [one for one in snapshot.get("left", ()) if not one["endpoint"].startswith(PROBE)]
     yield f"<h2>{say('Endpoints', '接入点')}</h2>"
     if not endpoints:
         yield f'<p class="card soft">{say("Nobody is connected yet.", "还没有工具或设备连接。")}</p>'
@@ -201,6 +205,10 @@ def _endpoints(endpoints: Sequence[Mapping[str, Any]], say: Say) -> Iterator[str
         if goodbye:
             yield f'<p class="small">{_goodbye(goodbye, say)}</p>'
         yield "</div>"
+    if left:
+        yield f"<h2>{say('Left', '已离开')}</h2>"
+    for one in left[:LEFT_SHOWN]:
+        yield f'<div class="card"><h3>{_plain(one["endpoint"])}</h3><p class="small">{_goodbye(one["last_goodbye"], say)}</p></div>'
 
 
 def _tool(tool: Mapping[str, Any], say: Say) -> str:
@@ -214,7 +222,7 @@ def _tool(tool: Mapping[str, Any], say: Say) -> str:
     if tool["doubtful"]:
         parts.append(_pill("warn", say("its last call timed out", "上次调用超时")))
     if tool["why_bare"]:
-        parts.append(f'<span class="small">{say(tool["why_bare"], _REASONS.get(tool["why_bare"], tool["why_bare"]))}</span>')
+        parts.append(f'<span class="small">{say(tool["why_bare"], REASONS.get(tool["why_bare"], tool["why_bare"]))}</span>')
     functions = "".join(f'<code class="chip">{_plain(name)}</code>' for name in tool["functions"])
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{functions}</div>" if functions else "")
 
