@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -103,8 +104,7 @@ def test_no_text_gets_more_than_a_number_or_a_sentence(expression: str) -> None:
 def test_no_example_can_evaluate_or_execute_text() -> None:
     for file in EXAMPLES.glob("*.py"):
         text = file.read_text("utf-8")
-        assert "eval(" not in text
-        assert "exec(" not in text
+        assert not re.search(r"(?<!\w)(eval|exec)\(", text), file.name
 
 
 # The weather is the same on every day
