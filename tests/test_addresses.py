@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
@@ -19,6 +19,7 @@ from mcp_endpoint.addresses import (
     hints,
     in_container,
     is_loopback,
+    token_in,
 )
 from mcp_endpoint.config import Server
 from mcp_endpoint.tokens import SINGLE_MODULE, Doors
@@ -73,6 +74,20 @@ def test_manager_api_can_derive_its_addresses_from_the_printed_one() -> None:
 )
 def test_a_device_finds_its_side_by_the_address_of_either(given: str, device: str) -> None:
     assert device_side(given) == device
+
+
+def test_a_token_is_found_in_whatever_was_copied() -> None:
+    doors = Doors(KEY)
+    token = next(token for token in (doors.make_xiaozhi(f"agent-{number}") for number in range(1000)) if "+" in token and "/" in token)
+    address = endpoint_addresses("http://192.0.2.44:8004", token).tool
+    for copied in (token, quote(token, safe=""), address, f" '{address}&server_id=x'\n"):
+        assert doors.open(token_in(copied), 0.0).kind == "xiaozhi"
+    signed = doors.make_signed("kitchen")
+    assert token_in(signed) == token_in(f"ws://192.0.2.44/mcp_endpoint/call/?token={signed}") == signed
+
+
+def test_where_no_token_was_copied_there_is_none() -> None:
+    assert token_in("ws://192.0.2.1:8004/mcp_endpoint/mcp/") == token_in("") == ""
 
 
 @pytest.mark.row("D29")

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from .config import Server
 from .tokens import SINGLE_MODULE, Doors, refused_by_xiaozhi
@@ -70,6 +70,13 @@ def device_side(address: str) -> str:
     """Where a device connects, given the address of either side of its endpoint; addresses of other servers stay as they are."""
     path, mark, query = address.partition("?")
     return re.sub(rf"{ROOM}/mcp(/?)$", rf"{ROOM}/call\1", path) + mark + query
+
+
+def token_in(text: str) -> str:
+    """The token somebody has copied: alone, as it stands in an address, or with the whole address; read as the server reads it."""
+    copied = text.strip().strip("\"'")
+    query = urlsplit(copied).query if "://" in copied else f"token={copied}"
+    return dict(parse_qsl(query)).get("token", "")
 
 
 def announcement(server: Server, port: int, doors: Doors, *, contained: bool) -> str:

@@ -141,11 +141,11 @@ def token_make(root: Path, endpoint: str, signed: bool, role: tokens.Role, days:
     click.echo(made)
 
 
-@token_group.command("read", help="令牌能打开什么；不带参数则读标准输入 / What a token opens; reads standard input without one.")
-@click.argument("text", metavar="[TOKEN]", required=False)
+@token_group.command("read", help="令牌或地址能打开什么；不带参数则读标准输入 / What a token or an address opens; reads standard input without one.")
+@click.argument("text", metavar="[TOKEN|URL]", required=False)
 @click.pass_obj
 def token_read(root: Path, text: str | None) -> None:
-    given = (text if text is not None else sys.stdin.readline()).strip()
+    given = addresses.token_in(text if text is not None else sys.stdin.readline())
     try:
         opened = _doors(root).open(given, time.time())
     except tokens.Refused as refused:
