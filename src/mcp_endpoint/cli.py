@@ -141,7 +141,7 @@ def token_make(root: Path, endpoint: str, signed: bool, role: tokens.Role, days:
     click.echo(made)
 
 
-@token_group.command("read", help="令牌或地址能打开什么；不带参数则读标准输入 / What a token or an address opens; reads standard input without one.")
+@token_group.command("read", help="令牌或地址能打开什么，默认读标准输入 / What a token or an address opens; default: standard input.")
 @click.argument("text", metavar="[TOKEN|URL]", required=False)
 @click.pass_obj
 def token_read(root: Path, text: str | None) -> None:
