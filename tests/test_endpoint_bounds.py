@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from plays import INITIALIZED, Actor, Play, answer, call, initialize, notification, request, tool_named, welcome
 
 from mcp_endpoint.config import MIB, Limits
@@ -261,3 +263,76 @@ def test_odd_definitions_spoil_no_list(tool_bytes: bytes) -> None:
     device.says(request(1, "tools/list"))
     tools = json.loads(device.hears_bytes())["result"]["tools"]
     assert tools[0] == tool_named("a") and len(tools) in (1, 2)
+
+
+# -- frames of every shape ---------------------------------------------------------------------------------------------------------------
+
+ANYTHING = st.recursive(
+    st.sampled_from([None, True, 0, 1, -1, 1.5, 2**63, 10**30, "", "1", "tools/list", "a", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "cursor", "_meta", "id", "x"]), inner, max_size=3),
+    max_leaves=5,
+)
+METHODS = st.sampled_from(
+    [
+        "initialize",
+        "ping",
+        "tools/list",
+        "tools/call",
+        "prompts/list",
+        "roots/list",
+        "sampling/createMessage",
+        "notifications/initialized",
+        "notifications/cancelled",
+        "notifications/progress",
+        "notifications/message",
+        "notifications/tools/list_changed",
+        "notifications/roots/list_changed",
+    ]
+)
+PARAMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": ANYTHING,
+        "arguments": ANYTHING,
+        "cursor": ANYTHING,
+        "requestId": ANYTHING,
+        "progressToken": ANYTHING,
+        "_meta": ANYTHING | st.fixed_dictionaries({"progressToken": ANYTHING}),
+        "protocolVersion": ANYTHING,
+        "capabilities": ANYTHING,
+        "clientInfo": ANYTHING,
+    },
+)
+RESULTS = st.fixed_dictionaries(
+    {},
+    optional={"protocolVersion": ANYTHING, "capabilities": ANYTHING, "serverInfo": ANYTHING, "tools": ANYTHING, "nextCursor": ANYTHING},
+)
+FRAMES = st.fixed_dictionaries(
+    {"jsonrpc": st.just("2.0") | ANYTHING},
+    optional={
+        "id": st.sampled_from([0, 1, 2, 3, 4, "1"]) | ANYTHING,
+        "method": METHODS | ANYTHING,
+        "params": PARAMS | ANYTHING,
+        "result": RESULTS | ANYTHING,
+        "error": st.just({"code": -32602, "message": "no"}) | ANYTHING,
+        "x": ANYTHING,
+    },
+)
+
+
+@pytest.mark.row("E27")
+@given(tools=st.integers(0, 2), said=st.lists(st.tuples(st.integers(0, 3), FRAMES | ANYTHING), max_size=12))
+def test_no_frame_of_any_shape_breaks_the_heart(tools: int, said: list[tuple[int, object]]) -> None:
+    """Every field of every frame may hold anything, from either side: nothing raises, and in the end nobody is owed anything."""
+    play = Play()
+    actors = [play.tool(f"s{n}") for n in range(tools)] + [play.device(), play.device()]
+    for who, frame in said:
+        actors[who % len(actors)].says(json.dumps(frame).encode())
+        for actor in actors:
+            for heard in actor.heard:
+                found = json.loads(heard)
+                assert "method" in found or not {"result", "error"} <= found.keys()
+    play.wait(400)
+    for actor in actors:
+        actor.leaves()
+    assert play.endpoint.ledger.in_flight == 0 and play.endpoint.empty
