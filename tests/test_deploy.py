@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
+from certificates import certificate
 from running import BOUND, get, program
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from mcp_endpoint.config import Server, WebSocket
 from mcp_endpoint.errors import EXIT_CONFIG
@@ -155,3 +163,130 @@ def test_a_proxy_is_told_to_keep_tokens_out_of_its_log_and_the_server_to_believe
         assert min(waits) > WebSocket().ping_interval + WebSocket().ping_timeout
     else:
         assert {"delete token", "delete key"} <= {line.strip() for line in text.splitlines()}
+
+
+# -- a real proxy before the real program --------------------------------------------------------------------------------------
+
+
+def nginx(folder: Path, port: int, upstream: int, files: tuple[str, str]) -> list[str]:
+    """Our nginx.conf on another port, with a certificate of ours; the command that runs it."""
+    text = (ROOT / "docs/deploy/nginx.conf").read_text("utf-8")
+    for before, after in (
+        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
+        ("http://127.0.0.1:8004", f"http://127.0.0.1:{upstream}"),
+        ("/etc/ssl/mcp.example.org.pem", files[0]),
+        ("/etc/ssl/mcp.example.org.key", files[1]),
+        ("/var/log/nginx", str(folder)),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "site").write_text(text, "utf-8")
+    temporary = "".join(f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    around = f"daemon off; pid {folder}/pid; error_log stderr; events {{}} http {{ {temporary} include {folder}/site; }}"
+    (folder / "around").write_text(around, "utf-8")
+    return ["nginx", "-e", "stderr", "-c", str(folder / "around")]
+
+
+def caddy(folder: Path, port: int, upstream: int, files: tuple[str, str]) -> list[str]:
+    """Our Caddyfile, as above."""
+    text = (ROOT / "docs/deploy/Caddyfile").read_text("utf-8")
+    for before, after in (
+        ("mcp.example.org {\n", f"https://localhost:{port} {{\n\tbind 127.0.0.1\n\ttls {files[0]} {files[1]}\n"),
+        ("127.0.0.1:8004", f"127.0.0.1:{upstream}"),
+        ("/var/log/caddy", str(folder)),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + text, "utf-8")
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+
+
+@asynccontextmanager
+async def proxy(command: list[str], folder: Path, port: int) -> AsyncIterator[None]:
+    """The proxy, listening; stopped at the end."""
+    with (folder / "console").open("w") as console:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=console, stderr=console, env=os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+        )
+    try:
+        async with asyncio.timeout(BOUND):
+            while not await listens(port):
+                assert process.returncode is None, (folder / "console").read_text("utf-8")
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), BOUND)
+
+
+async def listens(port: int) -> bool:
+    """Whether somebody does, asked at most fifty times a second."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        await asyncio.sleep(0.02)
+        return False
+    writer.close()
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        found: int = one.getsockname()[1]
+        return found
+
+
+@pytest.mark.parametrize(
+    "configured",
+    [
+        pytest.param(nginx, marks=pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not on this machine")),
+        pytest.param(caddy, marks=pytest.mark.skipif(shutil.which("caddy") is None, reason="Caddy is not on this machine")),
+    ],
+)
+async def test_a_call_goes_through_the_proxy_as_it_is_shipped_and_its_logs_hold_no_secret(
+    configured: Callable[[Path, int, int, tuple[str, str]], list[str]], tmp_path: Path
+) -> None:
+    folder, root = tmp_path / "proxy", tmp_path / "server"
+    folder.mkdir()
+    root.mkdir()
+    files = certificate(folder)
+    trust = ssl.create_default_context(cafile=files[0])
+    port = free_port()
+    environ = {"MES_SERVER_TRUSTED_PROXIES": "127.0.0.1", "MES_SERVER_PUBLIC_URL": f"https://localhost:{port}"}
+    async with program(root, "--root", str(root), "serve", "--port", "0", environ=environ) as server:
+        async with asyncio.timeout(BOUND):
+            while not (server.token and server.port):
+                line = await anext(aiter(server.process.stdout or asyncio.StreamReader()))
+                server.printed += line.decode()
+                found = re.search(r"health\?key=(\S+)|token=(\S+)", line.decode())
+                server.key = (found and found[1]) or server.key
+                server.token = (found and found[2]) or server.token
+                server.port = int((re.search(r"listening.* port=(\d+)", server.log) or ["", "0"])[1])
+        assert f"wss://localhost:{port}/mcp_endpoint/mcp/?token={server.token}" in server.printed
+        address = f"wss://localhost:{port}/mcp_endpoint/"
+        async with proxy(configured(folder, port, server.port, files), folder, port):
+            async with (
+                connect(f"{address}mcp/?token={server.token}", ssl=trust) as tool,
+                connect(f"{address}call/?token={server.token}", ssl=trust) as device,
+            ):
+                await device.send('{"jsonrpc":"2.0","id":0,"method":"ask","params":{"text":"你好"}}')
+                asked = json.loads(await asyncio.wait_for(tool.recv(), BOUND))
+                assert asked["params"] == {"text": "你好"}
+                await tool.send(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": {}}))
+                assert json.loads(await asyncio.wait_for(device.recv(), BOUND)) == {"jsonrpc": "2.0", "id": 0, "result": {}}
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"{address}call/?token=of-free-choice-and-from-elsewhere", ssl=trust)
+            assert refused.value.response.status_code == 401
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname="localhost")
+            bearer = f"Authorization: Bearer {server.key}\r\n"
+            writer.write(
+                f"GET /mcp_endpoint/health?key={server.key} HTTP/1.1\r\nHost: localhost\r\n{bearer}Connection: close\r\n\r\n".encode()
+            )
+            assert b'"success"' in await asyncio.wait_for(reader.read(), BOUND)
+            writer.close()
+    (log,) = (path for path in folder.glob("*.log") if "error" not in path.name)
+    written = "".join(path.read_text("utf-8", "replace") for path in [*folder.glob("*.log"), folder / "console"])
+    assert all(f"/mcp_endpoint/{path}" in log.read_text("utf-8") for path in ("call/", "health"))
+    for secret in (server.token, unquote(server.token), server.key, "of-free-choice"):
+        assert secret not in written
