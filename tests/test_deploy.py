@@ -266,6 +266,13 @@ async def test_a_call_goes_through_the_proxy_as_it_is_shipped_and_its_logs_hold_
         assert f"wss://localhost:{port}/mcp_endpoint/mcp/?token={server.token}" in server.printed
         address = f"wss://localhost:{port}/mcp_endpoint/"
         async with proxy(configured(folder, port, server.port, files), folder, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname="localhost")
+            bearer = f"Authorization: Bearer {server.key}\r\n"
+            writer.write(
+                f"GET /mcp_endpoint/health?key={server.key} HTTP/1.1\r\nHost: localhost\r\n{bearer}Connection: close\r\n\r\n".encode()
+            )
+            assert b'"success"' in await asyncio.wait_for(reader.read(), BOUND)
+            writer.close()
             async with (
                 connect(f"{address}mcp/?token={server.token}", ssl=trust) as tool,
                 connect(f"{address}call/?token={server.token}", ssl=trust) as device,
@@ -278,13 +285,6 @@ async def test_a_call_goes_through_the_proxy_as_it_is_shipped_and_its_logs_hold_
             with pytest.raises(InvalidStatus) as refused:
                 await connect(f"{address}call/?token=of-free-choice-and-from-elsewhere", ssl=trust)
             assert refused.value.response.status_code == 401
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname="localhost")
-            bearer = f"Authorization: Bearer {server.key}\r\n"
-            writer.write(
-                f"GET /mcp_endpoint/health?key={server.key} HTTP/1.1\r\nHost: localhost\r\n{bearer}Connection: close\r\n\r\n".encode()
-            )
-            assert b'"success"' in await asyncio.wait_for(reader.read(), BOUND)
-            writer.close()
     (log,) = (path for path in folder.glob("*.log") if "error" not in path.name)
     written = "".join(path.read_text("utf-8", "replace") for path in [*folder.glob("*.log"), folder / "console"])
     assert all(f"/mcp_endpoint/{path}" in log.read_text("utf-8") for path in ("call/", "health"))
