@@ -37,14 +37,17 @@ def ready(play: Play, name: str = "calc", tools: list[Any] | None = None) -> Act
 
 @pytest.mark.row("U10", "D5", "D1")
 def test_a_tool_that_leaves_in_mid_call_is_answered_for_at_once() -> None:
-    """Calls in flight there get -32003, `delivered: true`, with a hint that says when it left and how; nobody waits for a deadline."""
+    """Calls in flight there get -32003, `delivered: true`, with a hint that says when it left and how; nobody waits for a deadline.
+
+    U10 names -32002 or -32001; the design says -32003, because MCP gives -32002 to "resource not found" and the call was delivered.
+    """
     play = Play()
     tool, device = play.tool(), play.device()
     device.says(request(1, "m"), request("two", "m"))
     tool.leaves(1006, "connection lost")
     for id in (1, "two"):
         data = device.hears_error(id, -32003, delivered=True)
-        assert "2023-11-14T22:30:00+00:00" in data["hint"] or "T" in data["hint"]
+        assert "T22:" in data["hint"]
         assert "1006 connection lost" in data["hint"]
     device.hears_nothing()
     assert device.goodbye is None

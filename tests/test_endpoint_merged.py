@@ -337,7 +337,11 @@ def test_the_first_owner_keeps_the_bare_name() -> None:
 
 @pytest.mark.row("U17")
 def test_bare_names_are_exported_unchanged_also_chinese_ones() -> None:
-    """What does not clash is not touched: xiaozhi-server has rules of its own for names and maps them back."""
+    """What does not clash is not touched: xiaozhi-server has rules of its own for names and maps them back.
+
+    U17 wants every exported name in `[A-Za-z0-9_-]{1,64}`; the design keeps bare names as they are, Chinese ones too, and only
+    the names it makes itself obey the pattern.
+    """
     play = Play()
     calc, _ = play.merged(calc=["加法", "get.weather/v2", "A" * 100, "两 个"], other=["b"])
     device = play.ready_device()
