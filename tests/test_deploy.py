@@ -197,7 +197,7 @@ def caddy(folder: Path, port: int, upstream: int, files: tuple[str, str]) -> lis
     ):
         assert before in text
         text = text.replace(before, after)
-    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + text, "utf-8")
+    (folder / "Caddyfile").write_text(text.replace("\n{\n", "\n{\n\tadmin off\n\tauto_https disable_redirects\n", 1), "utf-8")
     return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
 
 
