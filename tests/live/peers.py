@@ -136,8 +136,9 @@ class Device:
         return {tool["name"] for tool in answer["result"]["tools"]}
 
     def heard_nothing_more(self) -> None:
-        """No answer came that nobody waited for."""
+        """No answer came that nobody waited for, and the socket was not closed, whatever became of the tools."""
         assert not self.extra
+        assert self.connection.close_code is None
 
     async def leaves(self) -> None:
         await self.connection.close()
