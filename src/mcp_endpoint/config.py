@@ -47,7 +47,7 @@ class Server(Struct, frozen=True, kw_only=True):
     debug: Annotated[bool, Meta(description="debug lines and tracebacks in the log; never shown to peers")] = False
     log_level: Annotated[
         Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],
-        Meta(description="least important lines to log; TRACE shows frames"),
+        Meta(description="least important lines to log"),
     ] = "INFO"
     key: Annotated[str, Meta(description="secret that makes and opens tokens; made on first start")] = ""
     public_url: Annotated[
