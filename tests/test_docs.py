@@ -333,7 +333,7 @@ def understood(words: list[str]) -> None:
     while isinstance(command, click.Group):
         name, *words = words
         command = command.commands[name]
-    command.make_context(name, words)
+    command.make_context(name, words, parent=click.Context(cli.command, **cli.command.context_settings))
 
 
 @in_each
