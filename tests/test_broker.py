@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from plays import initialize, request
 
 from mcp_endpoint.broker import Broker
@@ -264,3 +266,38 @@ def test_an_endpoint_that_never_had_a_tool_leaves_nothing_behind() -> None:
     stage = Stage()
     stage.leaves(stage.device())
     assert stage.broker.snapshot(detail=True)["left"] == [] and not stage.broker.endpoints
+
+
+ASKED = st.tuples(st.just("asks"), st.sampled_from("abc"), st.sampled_from([("tools/list", 8.0), ("work", 25.0)]))
+ANSWERED = st.tuples(st.just("answers"), st.sampled_from("abc"), st.just(("", 0.0)))
+WAITED = st.tuples(st.just("waits"), st.just(""), st.floats(0, 12).map(lambda seconds: ("", seconds)))
+
+
+@pytest.mark.row("D6")
+@given(st.lists(ASKED | ANSWERED | WAITED, max_size=20))
+def test_whatever_is_asked_and_answered_one_timer_wakes_everybody_in_time(steps: list[tuple[str, str, tuple[str, float]]]) -> None:
+    """No request is open longer than its time and the 20 ms by which deadlines are gathered, and timers do not pile up."""
+    stage = Stage()
+    tools = {name: stage.tool(f"agent:{name}") for name in "abc"}
+    devices = {name: stage.device(f"agent:{name}") for name in "abc"}
+    due: dict[str, float] = {}  # id → when its answer is due
+    for number, (step, name, (method, seconds)) in enumerate(steps):
+        if step == "asks":
+            stage.says(devices[name], request(str(number), method))
+            due[str(number)] = stage.now + seconds
+        elif step == "answers":
+            for frame in tools[name].heard:
+                if "id" in frame:
+                    stage.says(tools[name], {"jsonrpc": "2.0", "id": frame["id"], "result": {}})
+            tools[name].heard.clear()
+        else:
+            stage.until(stage.now + seconds)
+        assert len(stage.live) <= 1
+        assert all(timer.when >= stage.now for timer in stage.live)
+        answered = {frame["id"] for device in devices.values() for frame in device.heard if "id" in frame}
+        assert all(when > stage.now - 0.03 for id, when in due.items() if id not in answered)
+    stage.until(stage.now + 30)
+    assert stage.broker.in_flight == 0
+    assert sorted(frame["id"] for device in devices.values() for frame in device.heard) == sorted(due)
+    stage.until(stage.now + 100)
+    assert not stage.live
