@@ -31,6 +31,7 @@ from .config import Config, Loaded, Prepared
 from .config import Server as ServerSettings
 from .errors import RESTARTING, ConfigError, EndpointError
 from .metrics import Exposition, Figures
+from .sockets.buffers import keep_large_buffers
 from .sockets.guard import make_guard_class
 from .sockets.handshake import Door
 from .sockets.link import make_link_class
@@ -106,6 +107,7 @@ def run(loaded: Loaded, prepared: Prepared) -> None:
             logger.info("{} / {}", zh, en)
         for en, zh in (*prepared.warnings, *loaded.warnings, *descriptor_shortage(config)):
             logger.warning("{} / {}", zh, en)
+        keep_large_buffers()
         certificate = tls.serving(config.server, loaded.sources)
         sockets = bind(config.server, loaded.sources)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
