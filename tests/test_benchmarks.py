@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-SIZES = "--tools 2 --devices 4 --depth 2 --request 2000 --answer 70000 --rows --seconds 0.3 --warm 0.1".split()
+SIZES = shlex.split("--tools 2 --devices 4 --depth 2 --request 2000 --answer 70000 --rows --seconds 0.3 --warm 0.1")
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/schedstat").exists() or shutil.which("cc") is None, reason="the benchmarks need Linux and a C compiler (cc)"
@@ -47,7 +48,9 @@ async def measured(programs: Path, port: int, pid: int) -> tuple[int, dict[str, 
     return process.returncode, json.loads(text)
 
 
-async def test_the_load_counts_round_trips_through_the_c_relay_and_finds_every_byte_right(programs: Path, relay: tuple[Process, int]) -> None:
+async def test_the_load_counts_round_trips_through_the_c_relay_and_finds_every_byte_right(
+    programs: Path, relay: tuple[Process, int]
+) -> None:
     process, port = relay
     code, found = await measured(programs, port, process.pid)
     assert code == 0, found
