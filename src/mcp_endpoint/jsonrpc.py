@@ -35,7 +35,7 @@ MEMBERS: Final = 512
 KEY_BYTES: Final = 512
 """Bytes of a key in an object that is walked."""
 
-_FLAT: Final = 256  # brackets; with no more of them nothing is nested so deep that the stack matters
+_FLAT: Final = 256  # bytes; nothing in so few is nested so deep that the stack matters
 _HEADROOM: Final = 32  # frames of the stack
 _UTF8_STEP: Final = 64 * 1024
 _MENDED_MOST: Final = 256  # places in one frame; with more of them it is no text that was cut
@@ -114,7 +114,7 @@ def parse(data: bytes, *, utf8: bool = False) -> Frame:
     if not utf8 and not is_utf8(data):
         raise Malformed(PARSE_ERROR, "not UTF-8")
     try:
-        if len(data) > _FLAT and data.count(b"[") + data.count(b"{") > _FLAT:
+        if len(data) > _FLAT:
             return _decode_deeper(data, _HEADROOM)
         return _frame_decoder.decode(data)
     except ValidationError as why:
