@@ -193,14 +193,14 @@ def chart(results: Results, path: Path) -> bool:
         bars = left.barh([y + offset for y in range(len(values))], values, 0.38, color=color, label=NAMES[kind])
         left.bar_label(bars, [f" {value:.1f}" for value in values], fontsize=9)
     left.axvline(1, color="#444", linewidth=1)
-    left.text(1, -0.75, "relay in C = 1", ha="center", fontsize=9, color="#444")
+    left.text(1, -0.85, "relay in C = 1", ha="center", fontsize=9, color="#444")
     left.set(xscale="log", yticks=range(len(shown_cases)), yticklabels=[case.title for case in shown_cases])
     left.set_xlim(0.8, 2 * max(results.ratio(case.name, "starlette", "c") or 1 for case in shown_cases))
     left.invert_yaxis()
     left.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     left.xaxis.set_minor_formatter(NullFormatter())
     left.set_title("Server CPU per round trip (less is better)", fontsize=11, pad=18)
-    left.legend(loc="lower right", frameon=False)
+    left.legend(loc="upper right", frameon=False)
     memory = [case for case in CASES if case.figure == "kib_per_link" and case.name in results.rows]
     labels = {"idle": "plain", "idle-deflate": "client offers deflate"}
     for offset, kind, color in kinds:
