@@ -53,7 +53,7 @@ lint: $(VENV)/.test
 	@$(VENV)/bin/lint-imports
 
 clean: ## remove what the commands above made, never data/ or logs/ / 清理生成物（不动 data/ 与 logs/）
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist benchmarks/build
+	@rm -rf $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist benchmarks/build
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	@rm -rf src/*.egg-info
 

@@ -31,7 +31,7 @@ def make(place: Path, *packages: str) -> None:
     with (place / "said").open("wb") as said:
         command = [python, "-m", "pip", "install", "--disable-pip-version-check", *packages]
         subprocess.run(command, check=True, stdout=said, stderr=subprocess.STDOUT)
-    (place / "made").touch()
+    (place / "made").write_text(" ".join(packages))
 
 
 def interpreters() -> dict[str, str]:
@@ -39,7 +39,8 @@ def interpreters() -> dict[str, str]:
     making: list[subprocess.Popen[bytes]] = []
     for name, packages in PACKAGES.items():
         place = PLACE / name
-        if not (place / "made").exists():
+        made = place / "made"
+        if not made.exists() or made.read_text() != " ".join(packages):
             making.append(subprocess.Popen([sys.executable, __file__, str(place), *packages]))
     for process in making:
         if process.wait(SECONDS):
