@@ -426,8 +426,10 @@ class _Params(msgspec.Struct, gc=False):
 _params_decoder: Final = msgspec.json.Decoder(_Params)
 
 
-def _needs_a_look(params: msgspec.Raw) -> bool:
-    """Whether something in the parameters may have to be changed: a progress token, or parameters that are null."""
+def _needs_a_look(data: bytes, params: msgspec.Raw) -> bool:
+    """Whether something in the parameters of the frame `data` may have to be changed: a progress token, or parameters that are null."""
+    if b"_" not in data and b"\\" not in data:
+        return len(params) == 4  # `_meta` cannot be there, not even spelled with escapes; large frames need no second parsing
     try:
         return _params_decoder.decode(params).meta is not UNSET
     except msgspec.ValidationError:
@@ -438,7 +440,7 @@ def outgoing(call: Call, frame: Frame, data: bytes, number: int, name: bytes | N
     """A request as its provider sees it."""
     data = one_line(data)
     params = frame.params
-    if params is UNSET or (name is None and not _needs_a_look(params)):
+    if params is UNSET or (name is None and not _needs_a_look(data, params)):
         return with_id(data, frame, number_text(number))
     spans = members(data)
     edits = [(spans["id"].start, spans["id"].end, number_text(number))]
