@@ -88,7 +88,7 @@ class Welcome(msgspec.Struct):
     body: bytes
     version: str
     name: str
-    capabilities: dict[str, Any]
+    capabilities: dict[str, dict[str, Any]]
 
 
 class Provider:
@@ -215,7 +215,8 @@ def read_hello(params: bytes | msgspec.Raw) -> Hello:
     return Hello(
         version=_string(fields.get("protocolVersion", b"")),
         name=_string(info.get("name", b"")),
-        capabilities=frozenset(_fields(fields.get("capabilities", b""))),
+        # `"sampling": null` is how some peers write that they have not got it.
+        capabilities=frozenset(name for name, value in _object(fields.get("capabilities", b"")).items() if isinstance(value, dict)),
     )
 
 
@@ -227,7 +228,8 @@ def read_welcome(body: bytes) -> Welcome | None:
     except (msgspec.DecodeError, Malformed):
         return None
     name = _string(_fields(found.serverInfo).get("name", b""))
-    return Welcome(body, found.protocolVersion, name, _object(found.capabilities))
+    capabilities = {name: value for name, value in _object(found.capabilities).items() if isinstance(value, dict)}
+    return Welcome(body, found.protocolVersion, name, capabilities)
 
 
 def welcome_from(welcome: Welcome, asked: str) -> bytes:
@@ -243,9 +245,7 @@ def own_welcome(asked: str, welcomes: list[Welcome], version: str) -> bytes:
     capabilities: dict[str, Any] = {}
     for welcome in welcomes:
         for name, value in welcome.capabilities.items():
-            known = capabilities.setdefault(name, {})
-            if isinstance(value, dict):
-                known.update(value)
+            capabilities.setdefault(name, {}).update(value)
     capabilities.setdefault("tools", {})["listChanged"] = True
     return _encode(
         {
