@@ -310,6 +310,9 @@ def test_the_counters_are_all_zero_at_the_start_and_told_by_name() -> None:
     [
         (b'{"jsonrpc":"2.0","id":"a","method":"m","params":null}', b'{"jsonrpc":"2.0","id":1,"method":"m"}'),
         (b'{"params" : null , "id":"a","jsonrpc":"2.0","method":"m"}', b'{"id":1,"jsonrpc":"2.0","method":"m"}'),
+        (b'{"jsonrpc":"2.0","id":"a_b","method":"m","params":null}', b'{"jsonrpc":"2.0","id":1,"method":"m"}'),
+        (b'{"jsonrpc":"2.0","id":"a_b","method":"m","params":[null]}', b'{"jsonrpc":"2.0","id":1,"method":"m","params":[null]}'),
+        (b'{"jsonrpc":"2.0","id":"a_b","method":"m","params":true}', b'{"jsonrpc":"2.0","id":1,"method":"m","params":true}'),
         (b'{"jsonrpc":"2.0","id":"a","method":"m","params":{"x":null}}', b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"x":null}}'),
         (b'{"jsonrpc":"2.0","id":"a","method":"m","params":[null]}', b'{"jsonrpc":"2.0","id":1,"method":"m","params":[null]}'),
         (b'{"jsonrpc":"2.0","id":"a","method":"m","params":"null"}', b'{"jsonrpc":"2.0","id":1,"method":"m","params":"null"}'),

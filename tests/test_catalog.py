@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from typing import Any
 
 import pytest
@@ -129,9 +128,8 @@ def test_a_tool_that_cannot_be_called_is_left_out_and_the_others_stay(text: byte
     assert [tool.name for tool in page[0]] == ["a", "b"]
 
 
-def test_a_definition_at_the_brink_of_the_parsers_depth_is_read_or_left_out() -> None:
-    outcomes = {read_tool(b'{"name":"a","x":%b}' % (b"[" * depth + b"]" * depth)) is None for depth in range(sys.getrecursionlimit() + 50)}
-    assert outcomes == {True, False}
+def test_a_definition_nested_too_deep_is_left_out() -> None:
+    assert read_tool(b'{"name":"a","x":%b}' % (b"[" * 100_000 + b"]" * 100_000)) is None
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------------

@@ -366,7 +366,7 @@ def test_what_is_absent_is_unset_and_null_is_not_absent() -> None:
     assert [bytes(raw) for raw in (full.id, full.params, full.result, full.error) if isinstance(raw, Raw)] == [b"null"] * 4
 
 
-@pytest.mark.parametrize("depth", [1_000, 100_000, 1_000_000])
+@pytest.mark.parametrize("depth", [100_000, 1_000_000])
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 @pytest.mark.parametrize(
     "frame", [b'{"params":%b}', b"%b", b'{"jsonrpc":0,"params":%b}', b'{"params":%b,"jsonrpc":0}', b'{"a":"\\ud800","b":%b}']
