@@ -143,7 +143,6 @@ def test_capabilities_are_the_union() -> None:
         "tools": {"listChanged": True},
         "prompts": {"listChanged": True, "x": 1},
         "resources": {"subscribe": True},
-        "odd": {},
     }
     other_device = play.device()
     other_device.says(initialize(1, version="2042-01-01"))
