@@ -644,6 +644,7 @@ def test_a_member_is_taken_out_with_the_comma_that_belongs_to_it(text: bytes, le
 
 
 @given(messages(), st.data())
+@settings(max_examples=settings().max_examples // 4)
 def test_a_message_without_a_member_is_the_message_without_it(message: bytes, data: st.DataObject) -> None:
     spans = members(message)
     name = data.draw(st.sampled_from(list(spans)))
