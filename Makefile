@@ -13,7 +13,7 @@ empty :=
 space := $(empty) $(empty)
 WALKED_FILES := $(subst $(space),$(comma),$(wildcard $(WALKED:%=src/mcp_endpoint/%.py)))
 
-.PHONY: help run demo test check conformance bench soak lint clean
+.PHONY: help run demo test check ws conformance bench soak lint clean
 
 help: ## show this list / 显示本列表
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ test: lint ## lint, types, import rules, tests, coverage / 全部检查与测试
 	@$(PY) -m pytest --cov --cov-report= $(ARGS)
 	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
 
-check: lint ## the long form of test: more examples, each module from its own test file / 更长的测试
+check: lint ws ## the long form of test: more examples, each module from its own test file / 更长的测试
 	@HYPOTHESIS_PROFILE=check $(PY) -m pytest --cov --cov-report= $(ARGS)
 	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
 	@for module in $(WALKED); do \
@@ -37,6 +37,13 @@ check: lint ## the long form of test: more examples, each module from its own te
 			$(PY) -m coverage report --include="src/mcp_endpoint/$$module.py" --fail-under=100; \
 		fi; \
 	done
+
+ws: # npm's WebSocket client, for the tests of interoperation
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+		[[ -d .venv-node/node_modules/ws ]] || npm install --silent --no-audit --no-fund --prefix .venv-node ws@8; \
+	else \
+		echo 'NOT TESTED against npm ws: node and npm are missing / 未测试 npm ws：缺少 node 与 npm' >&2; \
+	fi
 
 conformance: $(VENV)/.test ## the Autobahn|Testsuite; needs a Python 2.7 / WebSocket 一致性测试（需要 Python 2.7）
 	@$(PY) tests/conformance/autobahn.py $(ARGS)

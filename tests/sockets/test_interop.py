@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -107,7 +110,43 @@ async def by_picows(url: str) -> AsyncIterator[Session]:
     await transport.wait_disconnected()
 
 
-CLIENTS = {"websockets": by_websockets, "aiohttp": by_aiohttp, "websocket-client": by_websocket_client, "picows": by_picows}
+@asynccontextmanager
+async def by_ws(url: str) -> AsyncIterator[Session]:
+    """npm's `ws`, which offers permessage-deflate, in a process of its own; its lines are JSON: `text`, or null for ping and pong."""
+    if not (NODE and WS.exists()):
+        pytest.skip("npm's ws is not there: make check installs it where there is node and npm")
+    process = await asyncio.create_subprocess_exec(
+        NODE, HERE / "peer_ws.cjs", WS, url, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**20
+    )
+    assert process.stdin is not None and process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    async def receive() -> Any:
+        return json.loads(await stdout.readline())
+
+    async def send(text: str | None) -> None:
+        stdin.write(json.dumps(text).encode() + b"\n")
+        await stdin.drain()
+
+    async def ping() -> None:
+        await send(None)
+        assert await receive() is None
+
+    try:
+        assert await receive() == "open"
+        yield Session(send, receive, ping)
+        stdin.close()
+        assert await asyncio.wait_for(process.wait(), BOUND) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+HERE = Path(__file__).parent
+WS = HERE.parents[1] / ".venv-node" / "node_modules" / "ws"
+NODE = shutil.which("node")
+CLIENTS = {"websockets": by_websockets, "aiohttp": by_aiohttp, "websocket-client": by_websocket_client, "picows": by_picows, "ws": by_ws}
 
 
 class Nobody:
