@@ -19,7 +19,7 @@ from msgspec import UNSET
 from . import errors, jsonrpc
 from .config import Limits
 from .errors import Code
-from .jsonrpc import Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
+from .jsonrpc import BACKSLASH, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -428,7 +428,7 @@ _params_decoder: Final = msgspec.json.Decoder(_Params)
 
 def _needs_a_look(data: bytes, params: msgspec.Raw) -> bool:
     """Whether something in the parameters of the frame `data` may have to be changed: a progress token, or parameters that are null."""
-    if b"_" not in data and b"\\" not in data:
+    if UNDERSCORE not in data and BACKSLASH not in data:
         return len(params) == 4  # `_meta` cannot be there, not even spelled with escapes; large frames need no second parsing
     try:
         return _params_decoder.decode(params).meta is not UNSET

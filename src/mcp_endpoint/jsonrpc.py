@@ -30,6 +30,9 @@ Part = bytes | memoryview
 COPY_BELOW: Final = 16 * 1024
 """Bytes. Smaller frames are joined into one piece: copying them costs less than handling two pieces."""
 
+LF, CR, BACKSLASH, UNDERSCORE = b"\n\r\\_"
+"""Bytes as numbers: looking for one is several times quicker than looking for a string of one byte."""
+
 MEMBERS: Final = 512
 """Members of one object that is walked; the objects of JSON-RPC and MCP have a few, and a walk must be short."""
 KEY_BYTES: Final = 512
@@ -175,7 +178,7 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
     if raw.isdigit():
         return raw if len(raw) <= integer_chars else None
     if raw[:1] == b'"':
-        if b"\\" not in raw:
+        if BACKSLASH not in raw:
             return raw if len(raw) - 2 <= string_bytes else None
         try:
             text = _string_decoder.decode(raw)
@@ -313,7 +316,7 @@ def place_in_params(data: bytes, spans: dict[str, Span], *path: str) -> Span | N
 
 def one_line(data: bytes) -> bytes:
     """`data` with raw CR and LF turned into blanks: they can stand only between tokens, and stdio servers are framed by lines."""
-    return data.translate(_LINE_BREAKS) if b"\n" in data or b"\r" in data else data
+    return data.translate(_LINE_BREAKS) if LF in data or CR in data else data
 
 
 def request(id: bytes, method: str, params: bytes | None = None) -> bytes:

@@ -43,15 +43,16 @@ _OPCODES: Final = frozenset(int(opcode) for opcode in Opcode)
 _CONTROL: Final = 0x08
 _CONTROL_EXTENT: Final = 2 + 4 + 126
 """Above this many bytes a control frame is wrong and is not waited for (RFC 6455 §5.5)."""
-_SHORT: Final = tuple(bytes((_TEXT, size)) for size in range(126))
 _MEDIUM: Final = bytes((_TEXT, 126))
+_READY: Final = (*(bytes((_TEXT, size)) for size in range(126)), *(_MEDIUM + size.to_bytes(2, "big") for size in range(126, 1024)))
+"""The heads of short frames, by size."""
 _LONG: Final = bytes((_TEXT, 127))
 
 
 def text_head(size: int) -> bytes:
     """The head of an unmasked text frame with a payload of `size` bytes (RFC 6455 §5.2)."""
-    if size < 126:
-        return _SHORT[size]
+    if size < 1024:
+        return _READY[size]
     if size < 65_536:
         return _MEDIUM + size.to_bytes(2, "big")
     return _LONG + size.to_bytes(8, "big")
