@@ -410,12 +410,12 @@ def test_a_greeting_goes_on_when_its_greeter_has_left() -> None:
 
 
 def test_what_waits_for_a_greeting_has_room_and_an_end() -> None:
-    play = Play(limits=Limits(queued_bytes_per_link=300))
+    play = Play(limits=Limits(queued_bytes_per_link=1200))
     tool, first, second = play.tool(), play.device(), play.device()
     first.says(initialize(0))
     tool.hear()
-    fits = request(1, "m", text="x" * 200)
-    second.says(fits, request(2, "m", text="x" * 200), notification("n", text="x" * 200), notification("n"))
+    fits = request(1, "m", text="x" * 600)
+    second.says(fits, request(2, "m", text="x" * 600), notification("n", text="x" * 600), notification("n"))
     second.hears_error(2, errors.BUSY.number, delivered=False)
     assert (play.counters.busy, play.counters.dropped_notifications) == (1, 1)
     tool.says(welcome(1))
@@ -423,18 +423,18 @@ def test_what_waits_for_a_greeting_has_room_and_an_end() -> None:
 
 
 def test_what_was_cancelled_or_left_behind_waits_no_more() -> None:
-    play = Play(limits=Limits(queued_bytes_per_link=300))
+    play = Play(limits=Limits(queued_bytes_per_link=1200))
     tool, first, second, third = play.tool(), play.device(), play.device(), play.device()
     first.says(initialize(0))
     tool.hear()
-    second.says(initialize(1), request(2, "m", text="x" * 200))
+    second.says(initialize(1), request(2, "m", text="x" * 600))
     second.says(notification("notifications/cancelled", requestId=2))
-    third.says(initialize(1), request(3, "m", text="x" * 200), notification("n"))
+    third.says(initialize(1), request(3, "m", text="x" * 600), notification("n"))
     third.leaves()
-    second.says(request(4, "m", text="x" * 200))
+    second.says(request(4, "m", text="x" * 600))
     tool.says(welcome(1))
     assert second.hear()["id"] == 1
-    tool.hears(INITIALIZED, request(2, "m", text="x" * 200))
+    tool.hears(INITIALIZED, request(2, "m", text="x" * 600))
     tool.hears_nothing()
     third.hears_nothing()
 

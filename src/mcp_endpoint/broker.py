@@ -81,6 +81,7 @@ class Broker:
             self.consumers -= 1
         if endpoint.empty:
             del self.endpoints[endpoint.name]
+            endpoint.forget()  # an alarm may still hold it
             if endpoint.farewell is not None:
                 self._farewells[endpoint.name] = endpoint.shown, endpoint.farewell
                 self._farewells.move_to_end(endpoint.name)

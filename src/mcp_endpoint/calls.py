@@ -356,10 +356,10 @@ class Ledger:
         if frame.method == "ping":
             provider.link.send(jsonrpc.result(id, b"{}"))
             return False
-        capability = CAPABILITIES_OF_ASKS.get(frame.method, "")
+        capability = CAPABILITIES_OF_ASKS.get(frame.method)
         asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
         consumer = asking.pop() if len(asking) == 1 else None
-        if consumer is None or capability not in consumer.capabilities or len(consumer.asks) >= self.limits.in_flight_per_consumer:
+        if consumer is None or capability is None or not self._can_be_asked(consumer, capability, data):
             self.refuse(provider, id, "no consumer can be asked")
             return False
         number = consumer.last_ask + 1
@@ -369,6 +369,12 @@ class Ledger:
         self.counters.asked += 1
         consumer.link.send(first, second)
         return True
+
+    def _can_be_asked(self, consumer: Consumer, capability: str, data: bytes) -> bool:
+        """Whether a consumer declared the capability, and can take one more question of this size."""
+        if capability not in consumer.capabilities or len(consumer.asks) >= self.limits.in_flight_per_consumer:
+            return False
+        return len(data) <= consumer.answer_bytes and consumer.link.queued <= self.limits.queued_bytes_per_link
 
     def take_from_consumer(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
         """A consumer's answer to what a provider asked of it."""

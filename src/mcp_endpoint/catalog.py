@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NAME_CHARS: Final = 64
 """Characters. What the interfaces of language models take for a function's name behind xiaozhi-server."""
 
+LONGEST_PAGE: Final = 4096
+"""Tools of one page that are looked at."""
 NAMES_PER_TOOL: Final = 16
 """How many lasting names an endpoint gives for each tool it has room for; a provider that renames its tools for ever ends here."""
 LABELS: Final = 1024
@@ -72,17 +74,18 @@ _page_decoder: Final = msgspec.json.Decoder(_Page)
 _named_decoder: Final = msgspec.json.Decoder(_Named)
 
 
-def read_page(result: bytes | msgspec.Raw) -> tuple[list[Tool], str | None] | None:
+def read_page(result: bytes | msgspec.Raw, most: int = LONGEST_PAGE) -> tuple[list[Tool], str | None] | None:
     """The tools and the next cursor of one `tools/list` result, or None if it is not one.
 
-    A tool without a name, with a boundless one, or with a repeated key, cannot be called and is left out.
+    At most `most` of them are looked at: half a million names in one page would hold everybody up. A tool without a name, with a
+    boundless one, or with a repeated key, cannot be called and is left out.
     """
     try:
         page = _page_decoder.decode(result)
     except (msgspec.DecodeError, RecursionError):
         return None
     tools: list[Tool] = []
-    for raw in page.tools:
+    for raw in page.tools[:most]:
         tool = read_tool(bytes(raw))
         if tool is not None:
             tools.append(tool)
@@ -159,7 +162,9 @@ class Catalog:
         Gives the number of tools that were left out: those that found no room (a replica takes none, so that a newcomer is not cut
         while its old link still hangs), and those that are larger than a page, with which a device could never read the list.
         """
-        self.shelves = [shelf for shelf in self.shelves if shelf.left is None or shelf.label != label]
+        kept = [shelf for shelf in self.shelves if shelf.left is None or shelf.label != label]
+        nobody_left = len(kept) == len(self.shelves)
+        self.shelves = kept
         old = self.shelf_of(provider)
         here = {(shelf.label, name) for shelf in self.shelves if shelf is not old and shelf.left is None for name in shelf.tools}
         room = self.limit - len(here)
@@ -174,11 +179,24 @@ class Catalog:
             named[name] = tool
             room -= new
         if old is not None:
+            if nobody_left and old.label == label and old.tools == named:
+                return len(left_out)  # the same again: the list need not be made anew
             self.shelves.remove(old)
         self.shelves.append(Shelf(provider, label, order, named))
         self.shelves.sort(key=lambda shelf: shelf.order)
+        self._make_room()
         self.changed()
         return len(left_out)
+
+    def _make_room(self) -> None:
+        """Shelves that stayed behind count too: the ones left longest ago go when there are too many tools."""
+        left = sorted((shelf for shelf in self.shelves if shelf.left is not None), key=lambda shelf: shelf.left or 0.0)
+        total = sum(len(shelf.tools) for shelf in self.shelves)
+        for shelf in left:
+            if total <= self.limit:
+                return
+            total -= len(shelf.tools)
+            self.shelves.remove(shelf)
 
     def leave(self, provider: Provider, now: float) -> None:
         """The provider is gone; its shelf stays until it is taken out by `sweep`."""

@@ -51,6 +51,10 @@ from .errors import Code
 from .greeting import CAPABILITIES_OF_METHODS, INITIALIZED, Greetings, Provider, State, Step, Waiting
 from .jsonrpc import Frame, Malformed, Part, id_key, members, parse, with_id
 
+METHOD_CHARS: Final = 256
+"""Characters of a method; it is kept as long as its call."""
+KEPT_BYTES: Final = 16 * 1024
+"""Bytes of a request that is kept while it may have to be said again after a greeting; a larger one is said once."""
 LISTS: Final = frozenset({"tools/list", "resources/list", "resources/templates/list", "prompts/list"})
 PROGRESS: Final = "notifications/progress"
 LIST_CHANGED: Final = "notifications/tools/list_changed"
@@ -276,6 +280,8 @@ class Endpoint:
         if frame.result is not UNSET or frame.error is not UNSET:
             raise Malformed(errors.INVALID_REQUEST, "a request has no result and no error", id)
         method = frame.method
+        if len(method) > METHOD_CHARS:
+            raise Malformed(errors.INVALID_REQUEST, "the method's name is too long", id)
         if self.draining:
             self.ledger.refuse_busy(consumer, id, "the server is stopping / 服务器正在停止")
             return
@@ -392,8 +398,7 @@ class Endpoint:
     def _to_bare(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool, otherwise: Code) -> None:
         """What the catalog cannot place goes to the newest bare provider."""
         if patient and self.greetings.settling():
-            self._unsettled.append(Parked(call, data, now + self.limits.merged_list_seconds))
-            self.wake_at(now + self.limits.merged_list_seconds)
+            self._postpone(self._unsettled, call, data, now + self.limits.merged_list_seconds)
             return
         for provider in reversed(self.providers):
             if provider.state is State.BARE:
@@ -431,7 +436,7 @@ class Endpoint:
         """What must be known of a request, or told to its provider, before it goes its way."""
         if provider.state is State.NEW:
             provider.carried = True
-            if not provider.proven or call.method == "tools/list":
+            if len(data) <= KEPT_BYTES and (not provider.proven or call.method == "tools/list"):
                 call.data = data
         elif call.method != "ping" or provider.greeter is not call.consumer:
             self.greetings.finish_handshake(provider)
@@ -533,9 +538,10 @@ class Endpoint:
         else:
             assert consumer is not None
             data, call.data = call.data, b""
-            if data and provider.state is State.NEW and self.greetings.insists(call, frame):
+            if data and self.greetings.insists(call, frame) and provider.state in (State.NEW, State.INITIALIZING):
                 call.provider = None
-                self.greetings.greet(provider, now)
+                if provider.state is State.NEW:
+                    self.greetings.greet(provider, now)
                 self.greetings.keep(provider, consumer, call, data)
                 if len(self.providers) > 1:
                     self.greetings.learn(now)
@@ -568,7 +574,7 @@ class Endpoint:
             if sole is not None and not sole.initialized_sent:
                 if sole.greeter is consumer and sole.state in (State.INITIALIZING, State.READY):
                     sole.initialized_sent = True
-                    self.ledger.tell_provider(sole, data)
+                    sole.link.send(jsonrpc.one_line(data))  # also when its queue is full: it is the only one
                     self.reckon()
                 elif sole.state is State.NEW and not consumer.initialized:
                     self.ledger.tell_provider(sole, data)
@@ -674,8 +680,7 @@ class Endpoint:
         self.greetings.learn(now)
         if patient and self.greetings.settling():
             until = min(call.started + self.limits.merged_list_seconds, call.deadline)
-            self._unsettled.append(Parked(call, data, until))
-            self.wake_at(until)
+            self._postpone(self._unsettled, call, data, until)
         else:
             self._answer_list(call, frame, data)
 
@@ -759,7 +764,16 @@ class Endpoint:
         if now >= until or self.draining:
             self._nobody(call)
             return
-        self._parked.append(Parked(call, data, until))
+        self._postpone(self._parked, call, data, until)
+
+    def _postpone(self, queue: list[Parked], call: Call, data: bytes, until: float) -> None:
+        """Let a request wait in a queue; together they may hold as many bytes as a link's queue."""
+        held = sum(len(parked.data) for parked in (*self._unsettled, *self._parked))
+        if held + len(data) > self.limits.queued_bytes_per_link:
+            self.counters.busy += 1
+            self.ledger.fail(call, errors.BUSY, "too much waits for this endpoint's tools / 等待此接入点工具的数据过多", delivered=False)
+            return
+        queue.append(Parked(call, data, until))
         self.wake_at(until)
 
     def _retry_parked(self, now: float) -> None:
@@ -851,6 +865,11 @@ class Endpoint:
                     self.ledger.answer(parked.call, jsonrpc.result(parked.call.id, self.catalog.page(None, [])))
                 else:
                     self._nobody(parked.call)
+
+    def forget(self) -> None:
+        """Nobody is here any more: keep nothing of what they brought."""
+        self.catalog.shelves.clear()
+        self.catalog.changed()
 
     def finish(self) -> None:
         """Answer whatever is still owed: nobody will come back for it."""

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import UNSET
 
 from . import errors, jsonrpc
-from .calls import NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
+from .calls import CAPABILITIES_OF_ASKS, NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
 from .catalog import Tool, read_page
 from .config import EndpointSettings, Limits
 from .jsonrpc import Frame, Malformed, Part, members, splice
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 HANDSHAKE_REVISIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """The MCP revisions that begin with `initialize`, oldest first."""
+NAME_CHARS: Final = 128
+"""Characters kept of the name a peer gives itself."""
+WELCOME_BYTES: Final = 256 * 1024
+"""Bytes of a result of `initialize`; it is kept and walked for each consumer, and a larger one is none."""
+WAITING_BYTES: Final = 512
+"""Bytes a waiting frame counts for at least: many small ones cost more than their size."""
 INITIALIZED: Final = "notifications/initialized"
 LATEST: Final = HANDSHAKE_REVISIONS[-1]
 CAPABILITIES_OF_METHODS: Final = {"resources": "resources", "prompts": "prompts", "completion": "completions", "logging": "logging"}
@@ -212,16 +218,19 @@ def read_hello(params: bytes | msgspec.Raw) -> Hello:
     """What a consumer says of itself in `initialize`."""
     fields = _fields(params)
     info = _fields(fields.get("clientInfo", b""))
+    declared = _object(fields.get("capabilities", b""))
     return Hello(
-        version=_string(fields.get("protocolVersion", b"")),
+        version=_string(fields.get("protocolVersion", b""))[:NAME_CHARS],
         name=_string(info.get("name", b"")),
         # `"sampling": null` is how some peers write that they have not got it.
-        capabilities=frozenset(name for name, value in _object(fields.get("capabilities", b"")).items() if isinstance(value, dict)),
+        capabilities=frozenset(name for name in CAPABILITIES_OF_ASKS.values() if isinstance(declared.get(name), dict)),
     )
 
 
 def read_welcome(body: bytes) -> Welcome | None:
     """What a provider says of itself, or None if this is no result of `initialize` (MCP: `protocolVersion` is required)."""
+    if len(body) > WELCOME_BYTES:
+        return None
     try:
         found = _welcome_decoder.decode(body)
         members(body)
@@ -229,7 +238,7 @@ def read_welcome(body: bytes) -> Welcome | None:
         return None
     name = _string(_fields(found.serverInfo).get("name", b""))
     capabilities = {name: value for name, value in _object(found.capabilities).items() if isinstance(value, dict)}
-    return Welcome(body, found.protocolVersion, name, capabilities)
+    return Welcome(body, found.protocolVersion, name[:NAME_CHARS], capabilities)
 
 
 def welcome_from(welcome: Welcome, asked: str) -> bytes:
@@ -300,7 +309,7 @@ class Greetings:
         consumer = call.consumer
         assert consumer is not None
         hello = read_hello(frame.params if frame.params is not UNSET else b"")
-        consumer.name = hello.name
+        consumer.name = hello.name[:NAME_CHARS]
         consumer.asked_version = hello.version
         consumer.capabilities = hello.capabilities
         provider = self.endpoint.sole
@@ -386,14 +395,15 @@ class Greetings:
 
     def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
         """Keep a frame until its provider is greeted; what finds no room is refused."""
-        if provider.waiting_bytes + len(data) > self.limits.queued_bytes_per_link:
+        weight = max(len(data), WAITING_BYTES)
+        if provider.waiting_bytes + weight > self.limits.queued_bytes_per_link:
             if call is None:
                 self.ledger.counters.dropped_notifications += 1
             else:
                 self.ledger.counters.busy += 1
                 self.ledger.fail(call, errors.BUSY, "too much waits for this tool's greeting / 等待工具端握手的数据过多", delivered=False)
             return
-        provider.waiting_bytes += len(data)
+        provider.waiting_bytes += weight
         provider.waiting.append(Waiting(consumer, call, data))
         if call is not None:
             self.endpoint.wake_at(call.deadline)
@@ -406,7 +416,7 @@ class Greetings:
                 kept = [frame for frame in provider.waiting if frame.consumer in self.endpoint.consumers]
                 kept = [frame for frame in kept if frame.call is None or is_open(frame.call)]
                 provider.waiting = kept
-                provider.waiting_bytes = sum(len(frame.data) for frame in kept)
+                provider.waiting_bytes = sum(max(len(frame.data), WAITING_BYTES) for frame in kept)
 
     def settle(self) -> None:
         """Answer the waiting `initialize`s as soon as there is something to say."""
@@ -456,13 +466,17 @@ class Greetings:
 
     def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> None:
         """One page of a provider's tools. A server without tools answers with an error, which is an empty list."""
-        page = read_page(frame.result) if frame.error is UNSET and frame.result is not UNSET else None
+        page = None
+        if frame.error is UNSET and frame.result is not UNSET:
+            page = read_page(frame.result, self.limits.tools_per_endpoint + 1)
         if page is None:
             self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)
         else:
             provider.pages += page[0]
-            # An endless list ends at the limit of tools, and at the deadline of its first page.
-            if page[1] is not None and len(provider.pages) < self.limits.tools_per_endpoint:
+            # An endless list ends at the limit of tools or of bytes, and at the deadline of its first page.
+            size = sum(len(tool.definition) for tool in provider.pages)
+            room = len(provider.pages) < self.limits.tools_per_endpoint and size < self.limits.provider_message_bytes
+            if page[1] is not None and room:
                 self._ask_page(provider, call, _encode({"cursor": page[1]}))
                 return
         left_out = self.endpoint.catalog.put(provider, provider.label, provider.order, provider.pages)
@@ -481,7 +495,7 @@ class Greetings:
 
     def overhear(self, provider: Provider, consumer: Consumer, result: bytes) -> None:
         """Learn from a whole list that was carried what its names mean from now on."""
-        page = read_page(result)
+        page = read_page(result, self.limits.tools_per_endpoint + 1)
         if page is not None and page[1] is None:
             self.endpoint.catalog.put(provider, provider.label, provider.order, page[0])
             self.endpoint.catalog.settle()

@@ -408,6 +408,11 @@ class Frames:
             wide = 0 if size < 126 else 2 if size == 126 else 8
             head = 2 + wide + (4 if left > 1 and data[at + 1] > 127 else 0)
             closing = data[at] & 0x0F == Opcode.CLOSE
+            if closing and wide:
+                # No close frame is that long (RFC 6455 §5.5), and this one is not waited for.
+                self._seeking = False
+                self.answered()
+                return
             if wide and left >= head:
                 size = int.from_bytes(data[at + 2 : at + 2 + wide], "big")
             if left < head or (closing and left < head + size):

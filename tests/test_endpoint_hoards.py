@@ -1,0 +1,177 @@
+"""What a hostile peer may make the endpoint keep: every hoard has an end, and whoever fills it is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from plays import INITIALIZED, Play, answer, call, initialize, notification, request, tool_named, welcome
+
+from mcp_endpoint import errors
+from mcp_endpoint.broker import Broker
+from mcp_endpoint.config import EndpointSettings, Limits
+from mcp_endpoint.endpoint import KEPT_BYTES, METHOD_CHARS
+from mcp_endpoint.greeting import NAME_CHARS, WAITING_BYTES, WELCOME_BYTES, read_hello, read_welcome
+
+BIG = "x" * 900
+
+
+def test_a_method_of_any_length_is_not_kept() -> None:
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(request(1, "m" * (METHOD_CHARS + 1)))
+    device.hears_error(1, errors.INVALID_REQUEST.number)
+    tool.hears_nothing()
+    device.says(request(2, "m" * METHOD_CHARS))
+    assert tool.hear()["method"] == "m" * METHOD_CHARS
+
+
+def test_parked_calls_hold_no_more_than_a_links_queue() -> None:
+    play = Play(limits=Limits(queued_bytes_per_link=1000))
+    tool, device = play.tool(), play.device()
+    tool.leaves()
+    device.says(call(1, "a", text=BIG), call(2, "a", text=BIG))
+    device.hears_error(2, errors.BUSY.number, delivered=False)
+    play.wait(5)
+    device.hears_error(1, errors.NO_PROVIDER.number)
+
+
+def test_calls_that_wait_for_the_catalog_hold_no_more_than_a_links_queue() -> None:
+    play = Play(limits=Limits(queued_bytes_per_link=1000))
+    first, second = play.tool("a"), play.tool("b")
+    device = play.device()
+    device.says(call(1, "a", text=BIG), call(2, "a", text=BIG))
+    device.hears_error(2, errors.BUSY.number, delivered=False)
+    first.is_greeted("a", ["a"])
+    second.is_greeted("b", [])
+    assert first.hear()["params"]["name"] == "a"
+
+
+def test_a_large_request_to_a_tool_without_handshake_is_said_once() -> None:
+    """Only small ones are kept to be said again after a greeting."""
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(call(1, "a", text="x" * KEPT_BYTES))
+    number = tool.hear()["id"]
+    tool.says({"jsonrpc": "2.0", "id": number, "error": {"code": -32602, "message": "initialize first"}})
+    assert device.hear()["error"]["message"] == "initialize first"
+    tool.hears_nothing()
+
+
+def test_a_call_behind_the_list_that_brought_the_greeting_is_said_again_too() -> None:
+    """A device that sends both at once sees only the second answers."""
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(request(1, "tools/list"), call(2, "add"))
+    assert [tool.hear()["method"] for _ in range(2)] == ["tools/list", "tools/call"]
+    for number in (1, 2):
+        tool.says({"jsonrpc": "2.0", "id": number, "error": {"code": -32602, "message": "initialize first"}})
+    device.hears_nothing()
+    tool.is_greeted("calc", ["add"])
+    assert [tool.hear()["method"] for _ in range(2)] == ["tools/list", "tools/call"]
+    device.hears_nothing()
+
+
+def test_many_small_frames_count_for_more_than_their_bytes_while_they_wait() -> None:
+    play = Play(limits=Limits(queued_bytes_per_link=3 * WAITING_BYTES))
+    tool, first, second = play.tool(), play.device(), play.device()
+    first.says(initialize(0), INITIALIZED)
+    tool.hear()
+    for _ in range(5):
+        second.says(notification("n"))
+    assert play.counters.dropped_notifications == 2
+
+
+def test_a_question_too_big_for_a_device_or_its_queue_is_refused() -> None:
+    play = Play()
+    tool, device = play.tool(), play.device(answer_bytes=2000)
+    device.says(initialize(1, sampling={}, **{"": {}}), INITIALIZED)
+    tool.says(welcome(tool.hear()["id"]))
+    tool.hears(INITIALIZED)
+    device.hear()
+    device.says(call(2, "add"))
+    tool.hear()
+    refused: list[Any] = [request(1, "sampling/createMessage", text="x" * 2000), request(2, "anything/else")]
+    for frame in refused:
+        tool.says(frame)
+        tool.hears_error(frame["id"], errors.METHOD_NOT_FOUND.number)
+    device.queued = Limits().queued_bytes_per_link + 1
+    tool.says(request(3, "sampling/createMessage"))
+    tool.hears_error(3, errors.METHOD_NOT_FOUND.number)
+    device.queued = 0
+    tool.says(request(4, "sampling/createMessage"))
+    assert device.hear()["method"] == "sampling/createMessage"
+
+
+def test_what_peers_say_of_themselves_is_cut() -> None:
+    hello = read_hello(b'{"protocolVersion":"%b","clientInfo":{"name":"%b"},"capabilities":{"a":{},"roots":{}}}' % (b"v" * 999, b"n" * 999))
+    assert len(hello.version) == NAME_CHARS and hello.capabilities == {"roots"}
+    assert read_welcome(b'{"protocolVersion":"1","x":"%b"}' % (b"x" * WELCOME_BYTES)) is None
+    found = read_welcome(b'{"protocolVersion":"1","serverInfo":{"name":"%b"}}' % (b"n" * 999))
+    assert found is not None and len(found.name) == NAME_CHARS
+
+
+def test_pages_end_at_the_bytes_of_one_message() -> None:
+    play = Play(limits=Limits(provider_message_bytes=1000))
+    one, _ = play.tool("one"), play.tool("two")
+    one.says(welcome(one.hear()["id"]))
+    one.hears(INITIALIZED)
+    one.says(answer(one.hear()["id"], tools=[tool_named("a", BIG)], nextCursor="more"))
+    assert one.hear()["params"] == {"cursor": "more"}
+    one.says(answer(3, tools=[tool_named("b", BIG)], nextCursor="still more"))
+    one.hears_nothing()
+
+
+def test_tools_of_those_that_left_count_and_the_oldest_go_first() -> None:
+    play = Play(limits=Limits(tools_per_endpoint=4))
+    stays, _ = play.merged(stays=["a"], b=["b"])
+    for number in range(6):
+        guest = play.tool(f"guest{number}")
+        guest.is_greeted("guest", [f"x{number}", f"y{number}"])
+        guest.leaves()
+    assert sum(len(shelf.tools) for shelf in play.endpoint.catalog.shelves) <= 4
+    assert stays.party.listed
+
+
+def test_the_same_tools_again_do_not_make_the_list_anew() -> None:
+    play = Play()
+    one, _ = play.merged(one=["a"], two=["b"])
+    play.endpoint.catalog.pages()
+    revision = play.endpoint.catalog.revision
+    for _ in range(3):
+        one.says(notification("notifications/tools/list_changed"))
+        one.lists(["a"])
+    assert play.endpoint.catalog.revision == revision
+
+
+def test_half_a_million_names_in_one_page_are_not_all_looked_at() -> None:
+    play = Play(limits=Limits(tools_per_endpoint=3))
+    one, _ = play.tool("one"), play.tool("two")
+    one.says(welcome(one.hear()["id"]))
+    one.hears(INITIALIZED)
+    one.says(answer(one.hear()["id"], tools=[tool_named(f"t{number}") for number in range(50)]))
+    assert len(one.party.pages) == 4 and ("too many tools", {"label": "one", "left_out": 1}) in play.told
+
+
+@pytest.mark.row("E3")
+def test_an_endpoint_everybody_left_keeps_nothing_of_what_was_brought() -> None:
+    play = Play()
+    alarms: list[Any] = []
+    broker = Broker(
+        EndpointSettings(),
+        Limits(),
+        clock=lambda: play.now,
+        call_at=lambda when, ring: alarms.append(ring) or play,  # type: ignore[func-returns-value]
+        epoch=lambda: 0.0,
+        watch=play,
+    )
+    tool = play.tool("one")
+    play.endpoint.name = "x"
+    broker.endpoints["x"] = play.endpoint
+    broker.providers = 1
+    other = play.tool("two")
+    tool.is_greeted("one", ["a"])
+    other.leaves()
+    assert play.endpoint.catalog.shelves
+    broker.detach(tool.party, 1000, "")
+    assert not play.endpoint.catalog.shelves and not broker.endpoints
