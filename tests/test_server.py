@@ -341,10 +341,32 @@ def test_rare_events_of_the_heart_are_lines_of_the_log_with_their_endpoint(event
     lines: list[Mapping[str, Any]] = []
     sink = logger.add(lambda message: lines.append(message.record))
     try:
-        LogWatch().tell(event, "home", label="{calc}")
+        LogWatch(lambda: 0.0).tell(event, "home", label="{calc}")
     finally:
         logger.remove(sink)
     (line,) = lines
     assert words in line["message"]
     assert event in line["message"]
     assert (line["level"].name, line["extra"]["endpoint"], line["extra"]["label"]) == (level, "home", "{calc}")
+
+
+def test_what_a_peer_repeats_is_told_a_few_times_a_minute_with_how_often_it_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVENTS_COUNTED", 3)
+    now = 0.0
+    watch = LogWatch(lambda: now)
+    lines: list[Mapping[str, Any]] = []
+    sink = logger.add(lambda message: lines.append(message.record))
+    try:
+        for _ in range(1000):
+            watch.tell("no list", "home")
+        assert len(lines) == module.LINES_A_MINUTE
+        watch.tell("no list", "another")
+        assert len(lines) == module.LINES_A_MINUTE + 1
+        now = 61.0
+        watch.tell("no list", "home")
+        assert lines[-1]["extra"]["not_told"] == 1000 - module.LINES_A_MINUTE
+        for number in range(10):  # many endpoints do not make it grow
+            watch.tell("no list", f"endpoint {number}")
+        assert len(watch._minutes) <= 3
+    finally:
+        logger.remove(sink)

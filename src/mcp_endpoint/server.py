@@ -42,6 +42,10 @@ GOODBYE_SECONDS: Final = 2.0
 """How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""
 LOOK_SECONDS: Final = 0.02
 """How often the drain looks whether everything has been answered."""
+LINES_A_MINUTE: Final = 10
+"""How often one event of one endpoint is told within a minute."""
+EVENTS_COUNTED: Final = 4096
+"""How many (event, endpoint) are counted at a time."""
 SPARE_DESCRIPTORS: Final = 64
 """Files, pipes and listeners beside the sockets of peers."""
 
@@ -124,7 +128,7 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> 
     loop = asyncio.get_running_loop()
     settings = config.server
     doors = Doors(settings.key, agents=config.security.agents)
-    broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=LogWatch())
+    broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=LogWatch(loop.time))
     door = Door(config, broker, doors)
     started = loop.time()
 
@@ -168,11 +172,26 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> 
 
 
 class LogWatch:
-    """The heart's rare events as lines of the log."""
+    """The heart's rare events as lines of the log; one that a peer repeats is told a few times a minute, with how often it was not."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._minutes: dict[tuple[str, str], tuple[float, int]] = {}
+        """(event, endpoint) → when its minute began, and how often it happened since."""
 
     def tell(self, event: str, shown: str, **fields: object) -> None:
-        zh, level = _EVENTS.get(event, (event, "INFO"))
-        logger.log(level, f"{zh} / {event}", endpoint=shown, **fields)
+        now = self._clock()
+        began, times = self._minutes.get((event, shown), (now, 0))
+        if now - began >= 60:
+            if times > LINES_A_MINUTE:
+                fields["not_told"] = times - LINES_A_MINUTE
+            began, times = now, 0
+        if len(self._minutes) >= EVENTS_COUNTED:
+            self._minutes.clear()
+        self._minutes[event, shown] = began, times + 1
+        if times < LINES_A_MINUTE:
+            zh, level = _EVENTS.get(event, (event, "INFO"))
+            logger.log(level, f"{zh} / {event}", endpoint=shown, **fields)
 
 
 _EVENTS: Final[Mapping[str, tuple[str, str]]] = {
