@@ -32,7 +32,7 @@ GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}
 DECLINED = ("12.", "13.")
 """Groups of permessage-deflate, which is declined: each case must be UNIMPLEMENTED, anything else would mean that it was not."""
 ALLOWED = {
-    "7.1.5": "a text that is interrupted by a close frame: it is dropped, its first fragment is not sent back (RFC 6455 allows both)",
+    "7.1.5": "a text that is interrupted by a close frame: it is dropped, its first fragment is not sent back (RFC 6455 §5.5.1)",
 }
 """Cases that may fail → why."""
 
