@@ -301,6 +301,13 @@ def test_a_close_frame_that_had_begun_when_we_closed_is_the_answer() -> None:
         assert ear.feed(answer[cut:]).was_answered == 1
 
 
+def test_a_close_frame_longer_than_any_may_be_is_not_waited_for() -> None:
+    ear = Ear()
+    ear.stop_messages()
+    assert ear.feed(b"\x88\xff" + (1 << 40).to_bytes(8, "big") + b"mask").was_answered == 1
+    assert ear.feed(b"junk" * 1000).was_answered == 1
+
+
 def test_what_waited_for_its_turn_when_we_closed_is_passed_over() -> None:
     ear = Ear()
     assert ear.take(frame(TEXT, b"x") * (FRAMES_PER_TURN + 5) + closing(), 7.0)
