@@ -130,7 +130,10 @@ def test_a_consumer_cannot_cancel_the_request_of_another() -> None:
 HEADS = [
     b'{"jsonrpc":"2.0","id":@,"method":"m","params":#}',
     b'{"jsonrpc": "2.0", "id": @, "method": "m", "params": #}',
+    b'{"jsonrpc":"2.0","id": @,"method":"m","params":#}',
+    b'{"jsonrpc": "2.0", "id":  @, "method": "m", "params": #}',
     b'{"id":@,"jsonrpc":"2.0","method":"m","params":#}',
+    b'{"id": @,"jsonrpc":"2.0","method":"m","params":#}',
     b'{"method":"m","params":#,"jsonrpc":"2.0","id":@}',
     b'{"params":#,"id":@,"method":"m","jsonrpc":"2.0"}',
     b' {\t"params" : # , "jsonrpc" : "2.0" , "method" : "m" , "id" : @ } ',

@@ -151,6 +151,33 @@ def test_a_tool_that_does_not_read_is_not_answered_without_bound() -> None:
     assert play.counters.noise == 1
 
 
+def test_the_one_initialized_reaches_a_tool_that_does_not_read() -> None:
+    """Other notifications are dropped then; without this one it would never work."""
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(initialize(1))
+    tool.says(welcome(tool.hear()["id"]))
+    tool.queued = 8 * MIB + 1
+    device.says(INITIALIZED)
+    tool.hears(INITIALIZED)
+
+
+def test_what_waits_for_an_endpoints_tools_is_bounded() -> None:
+    """Calls that wait for their tool hold as many bytes as a link's queue; more are busy, and places are free again."""
+    play = Play(limits=Limits(queued_bytes_per_link=10_000))
+    device = play.ready_device()
+    tool = play.tool()
+    tool.is_greeted("calc", ["add"])
+    tool.leaves()
+    device.heard.clear()
+    device.says(call(1, "add", x="x" * 7000), call(2, "add", x="x" * 7000))
+    device.hears_error(2, -32005, delivered=False)
+    play.wait(4.1)
+    device.hears_error(1, -32001, delivered=False)
+    device.says(call(3, "add", x="x" * 7000))
+    device.hears_nothing()
+
+
 # -- bad frames --------------------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +224,31 @@ def test_an_endpoint_has_at_most_512_tools() -> None:
     device.says(call(2, "b15"))
     device.hears_error(2, -32602)
     assert one.goodbye is None
+
+
+def test_a_method_has_at_most_256_characters() -> None:
+    """It is kept as long as its call: -32600 beyond."""
+    _, tool, device = bare_pair()
+    device.says(request(1, "m" * 256), request(2, "m" * 257))
+    device.hears_error(2, -32600)
+    tool.hears(request(1, "m" * 256))
+    tool.hears_nothing()
+
+
+@pytest.mark.parametrize("queued", [0, 8 * MIB + 1])
+def test_a_question_a_device_cannot_take_is_refused(queued: int) -> None:
+    """One that is larger than its answers may be, or while it does not read: the provider hears an error at once."""
+    play = Play(limits=Limits(device_answer_bytes=2000))
+    tool, device = play.tool(), play.device()
+    device.says(initialize(1, roots={}))
+    tool.says(welcome(tool.hear()["id"]))
+    device.says(INITIALIZED, call(2, "a"))
+    tool.heard.clear()
+    device.heard.clear()
+    device.queued = queued
+    tool.says(request("q", "roots/list", x="" if queued else "x" * 2000))
+    tool.hears_error("q", -32601)
+    device.hears_nothing()
 
 
 def test_questions_to_one_consumer_are_bounded() -> None:

@@ -320,10 +320,10 @@ def test_frames_of_others_wait_in_order_while_the_tool_is_initializing() -> None
 
 def test_what_waits_for_a_greeting_is_bounded() -> None:
     """Beyond `queued_bytes_per_link` a request is refused as busy and a notification is dropped; what had room is carried."""
-    play = Play(limits=Limits(queued_bytes_per_link=1000))
+    play = Play(limits=Limits(queued_bytes_per_link=10_000))
     tool, first, second = play.tool(), play.device(), play.device()
     first.says(initialize(1), INITIALIZED)
-    second.says(request(1, "m", x="x" * 700), request(2, "m", x="x" * 700), notification("n", x="x" * 700))
+    second.says(request(1, "m", x="x" * 7000), request(2, "m", x="x" * 7000), notification("n", x="x" * 7000))
     second.hears_error(2, -32005, delivered=False)
     second.hears_nothing()
     tool.heard.clear()
@@ -331,7 +331,7 @@ def test_what_waits_for_a_greeting_is_bounded() -> None:
     assert tool.hear()["id"] == 2
     tool.hears_nothing()
     assert play.counters.dropped_notifications == 1
-    second.says(request(3, "m", x="x" * 700))
+    second.says(request(3, "m", x="x" * 7000))
     assert tool.hear()["id"] == 3
 
 
@@ -796,3 +796,22 @@ def test_roots_changes_are_told_to_ready_tools_only() -> None:
     device.says(notification("notifications/roots/list_changed"))
     one.hears(notification("notifications/roots/list_changed"))
     third.hears_nothing()
+
+
+def test_requests_sent_together_to_a_tool_that_insists_are_all_repeated() -> None:
+    """They were all carried before any initialize was sent: one greeting, and each is asked once more, in order."""
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(request(1, "tools/list"), call(2, "add"), request(3, "ping"))
+    tool.says(failure(1, -32602), failure(2, -32602), answer(3))
+    device.hears(answer(3))
+    device.hears_nothing()
+    tool.heard.popleft(), tool.heard.popleft(), tool.heard.popleft()
+    tool.is_greeted("calc", ["add"])
+    repeated = [tool.hear(), tool.hear()]
+    assert [frame["method"] for frame in repeated] == ["tools/list", "tools/call"]
+    tool.hears_nothing()
+    for frame in repeated:
+        tool.says(failure(frame["id"], -32602, "really"))
+    device.hears(failure(1, -32602, "really"), failure(2, -32602, "really"))
+    assert play.endpoint.ledger.in_flight == 0

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
@@ -353,6 +353,7 @@ def test_bare_names_are_exported_unchanged_also_chinese_ones() -> None:
     label=st.text(st.sampled_from("abcXYZ019_-"), min_size=1, max_size=64),
     name=st.text(st.sampled_from("abcXYZ019_-"), min_size=1, max_size=64),
 )
+@example(label="l" * 64, name="n" * 64)
 def test_joined_names_fit_and_lead_back(label: str, name: str) -> None:
     """A joined name has at most 64 characters of the allowed alphabet, is unique, and leads back to the right tool."""
     play = Play()
