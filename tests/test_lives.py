@@ -31,7 +31,8 @@ IDS = [b"0", b"1", b"2", b"-1", b'"1"', b'""', b'"null"', b'"a"', b'"\\u0061"', 
 ASKS = {"sampling/createMessage": "sampling", "roots/list": "roots"}
 WHO = st.integers(0, 1000)
 CHARACTERS = st.sampled_from(["slow", "slow", "slow", "good", "good", "sleepy", "bare", "silent", "dying", "insisting"])
-NONSENSE = [b"garbage", b"[]", b'{"jsonrpc":"2.0","id":null,"method":"m"}', b'{"jsonrpc":"2.0","id":[1],"method":"m"}']
+SENSELESS = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1,"requestId":1}}'
+NONSENSE = [b"garbage", SENSELESS, b"[]", b'{"jsonrpc":"2.0","id":null,"method":"m"}', b'{"jsonrpc":"2.0","id":[1],"method":"m"}']
 NOISE = [b"noise\n", b"{}", b"[]", b'{"jsonrpc":"2.0","result":{}}', b'{"jsonrpc":"2.0","id":1}']
 BOTH = frozenset({"sampling", "roots"})
 FULL = 10**9
@@ -220,6 +221,8 @@ class Tool(Party):
         self.tools = tools
         self.todo: deque[tuple[int, str, Any]] = deque()
         self.heard_ids: set[int] = set()
+        self.cancelled: set[int] = set()
+        self.greeting = 0
         self.done: list[int] = []
         self.initializes = self.initializeds = 0
         self.questions: dict[str, bool] = {}
@@ -235,14 +238,18 @@ class Tool(Party):
             if frame["method"] == "notifications/initialized":
                 self.initializeds += self.initializes
                 assert self.initializeds <= 1, "initialized a second time"
-            elif frame["method"] == "notifications/cancelled" and frame["params"]["requestId"] in self.heard_ids:
-                self.todo = deque(entry for entry in self.todo if entry[0] != frame["params"]["requestId"] or self.number % 2)
+            elif frame["method"] == "notifications/cancelled":
+                cancelled = frame["params"]["requestId"]
+                assert cancelled in self.heard_ids and cancelled != self.greeting, f"not its to cancel: {data!r}"
+                self.cancelled.add(cancelled)
+                self.todo = deque(entry for entry in self.todo if entry[0] != cancelled or self.number % 2)
             return
         id = frame["id"]
         assert type(id) is int and 0 < id < 2**31
         assert id not in self.heard_ids, "a number was used twice"
         self.heard_ids.add(id)
         if frame["method"] == "initialize":
+            self.greeting = id
             self.initializes += 1
             assert self.initializes == 1, "initialized a second time"
         self.todo.append((id, frame["method"], frame.get("params")))
@@ -263,7 +270,7 @@ class Tool(Party):
         self.done.append(id)
         mark = self.mark()
         if self.character == "bare" and method in ("initialize", "tools/list"):
-            self.says({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": mark}})
+            self.says({"jsonrpc": "2.0", "id": id, "result": None, "error": {"code": -32601, "message": mark}})
         elif method == "initialize":
             info = {"name": self.name, "version": mark}
             result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}, "resources": {}}, "serverInfo": info}
@@ -433,7 +440,12 @@ class Lives(RuleBasedStateMachine):
     def _device_goes(self, device: Device) -> None:
         self.devices.remove(device)
         device.gone = True
+        mine = {mark for mark, request in device.marks.items() if request.open and key_of(request.id) not in device.blurred}
         self.broker.detach(device.party, 1001, "bye")
+        for tool in self.tools:
+            for id, _, params in tool.todo:
+                forgotten = (params or {}).get("mark") in mine and id not in tool.cancelled and id != tool.greeting
+                assert not forgotten or tool.queued, f"tool {tool.number} still works on {id} for a device that left"
 
     def _tool_goes(self, tool: Tool) -> None:
         self.tools.remove(tool)
@@ -542,7 +554,7 @@ class Lives(RuleBasedStateMachine):
         device, tool = self.devices[who % len(self.devices)], self.tools[who % len(self.tools)]
         if who % 3 == 0:
             device.bad += 1
-            device.nulls += 1
+            device.nulls += frame is not SENSELESS  # a notification is never answered
             device.says(frame)
             assert device.nulls == 0
             assert (device.goodbye is not None) == (device.bad >= 20)
@@ -695,6 +707,9 @@ class Lives(RuleBasedStateMachine):
             self.broker.finish()
             self.what_is_owed_is_what_devices_wait_for()
             assert self.broker.in_flight == 0
+            for tool in self.tools:
+                while tool.todo and not self.broken:
+                    tool.works()  # nobody waits for it any more
         everybody: list[Any] = [*self.devices, *self.tools] if self.count % 3 else [*self.tools, *self.devices]
         for party in everybody:
             self._goes(party)
