@@ -175,3 +175,28 @@ def test_an_endpoint_everybody_left_keeps_nothing_of_what_was_brought() -> None:
     assert play.endpoint.catalog.shelves
     broker.detach(tool.party, 1000, "")
     assert not play.endpoint.catalog.shelves and not broker.endpoints
+
+
+@pytest.mark.parametrize("params", [b'{"\\u0063ursor":"2"}', b'{"cursor":"2"}', b'{"filter":"a"}', b"[1]", b'"all"'])
+def test_a_list_that_was_asked_for_in_part_is_not_taken_for_the_whole(params: bytes) -> None:
+    """One consumer cannot make the others' tools disappear."""
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(initialize(1), INITIALIZED)
+    tool.says(welcome(tool.hear()["id"]))
+    tool.hears(INITIALIZED)
+    device.says(b'{"jsonrpc":"2.0","id":2,"method":"tools/list","params":%b}' % params)
+    tool.says(answer(tool.hear()["id"], tools=[tool_named("a")]))
+    assert not play.endpoint.catalog.shelves
+
+
+@pytest.mark.parametrize("params", [b"", b',"params":null', b',"params":{}', b',"params":{"_meta":{"x":1}}'])
+def test_a_list_that_was_asked_for_whole_is_learned(params: bytes) -> None:
+    play = Play()
+    tool, device = play.tool(), play.device()
+    device.says(initialize(1), INITIALIZED)
+    tool.says(welcome(tool.hear()["id"]))
+    tool.hears(INITIALIZED)
+    device.says(b'{"jsonrpc":"2.0","id":2,"method":"tools/list"%b}' % params)
+    tool.says(answer(tool.hear()["id"], tools=[tool_named("a")]))
+    assert list(play.endpoint.catalog.owners) == ["a"]

@@ -87,6 +87,7 @@ class _ListParams(msgspec.Struct):
 
 
 _call_decoder: Final = msgspec.json.Decoder(_CallParams)
+_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _list_decoder: Final = msgspec.json.Decoder(_ListParams)
 
 
@@ -442,7 +443,7 @@ class Endpoint:
             self.greetings.finish_handshake(provider)
         if call.method == "tools/list" and call.consumer is not None:
             call.consumer.seen = b"a list that was carried"
-            if b'"cursor"' not in data:
+            if _asks_for_all(data):
                 call.purpose = "whole list"
 
     def _nobody(self, call: Call) -> None:
@@ -932,6 +933,17 @@ class Endpoint:
         if shelf is None:
             return []
         return [self.catalog.exported.get((shelf.label, name), name) for name in shelf.tools]
+
+
+def _asks_for_all(data: bytes) -> bool:
+    """Whether a `tools/list` asks for the whole list: no cursor, and no parameter that some server may take for a filter."""
+    params = parse(data, utf8=True).params
+    if params is UNSET:
+        return True
+    try:
+        return _fields_decoder.decode(params).keys() <= {"_meta"}
+    except msgspec.DecodeError:
+        return bytes(params) == b"null"
 
 
 def _due(queue: list[Parked], now: float) -> tuple[list[Parked], list[Parked]]:

@@ -37,7 +37,7 @@ HANDSHAKE_REVISIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11
 """The MCP revisions that begin with `initialize`, oldest first."""
 NAME_CHARS: Final = 128
 """Characters kept of the name a peer gives itself."""
-WELCOME_BYTES: Final = 256 * 1024
+WELCOME_BYTES: Final = 64 * 1024
 """Bytes of a result of `initialize`; it is kept and walked for each consumer, and a larger one is none."""
 WAITING_BYTES: Final = 512
 """Bytes a waiting frame counts for at least: many small ones cost more than their size."""
