@@ -33,10 +33,11 @@ check: lint ws ## the long form of test: more examples, each module from its own
 	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
 	@for module in $(WALKED); do \
 		if [[ -f tests/test_$$module.py ]]; then \
-			$(PY) -m pytest -q --cov --cov-report= tests/test_$$module.py; \
+			$(PY) -m pytest -q --cov --cov-report= $$(ls tests/test_$$module.py tests/test_$${module}_*.py 2>/dev/null || true); \
 			$(PY) -m coverage report --include="src/mcp_endpoint/$$module.py" --fail-under=100; \
 		fi; \
 	done
+	@$(PY) tests/mutants/run.py
 
 ws: # npm's WebSocket client, for the tests of interoperation
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \

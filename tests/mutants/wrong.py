@@ -1,0 +1,308 @@
+"""Wrong versions of the heart, made by hand: for every rule one way in which somebody could get it wrong.
+
+Each is a small patch: `old` stands exactly once in the module, and `new` in its place breaks `rule`. `run.py` shows that the heart's
+tests notice every one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Wrong(NamedTuple):
+    """One wrong version."""
+
+    rule: str
+    module: str
+    old: str
+    new: str
+
+
+WRONG = [
+    # -- rules of the wire -------------------------------------------------------------------------------------------------
+    Wrong(
+        "a request is answered once, also when its provider answers after the endpoint did",
+        "calls",
+        "if consumer is None or call not in consumer.owed:\n            return\n        del consumer.owed[call]",
+        "if consumer is None:\n            return\n        consumer.owed.pop(call, None)",
+    ),
+    Wrong(
+        "a cancelled request gets no answer",
+        "endpoint",
+        "            call.provider.pending.give_up(call.number)\n            assert place is not None\n",
+        "            assert place is not None\n            consumer.owed[call] = None\n            self.ledger.in_flight += 1\n",
+    ),
+    Wrong(
+        "what is carried is never encoded anew",
+        "jsonrpc",
+        '    if len(data) < COPY_BELOW:\n        return data[:start] + new + data[end:], b""\n',
+        '    if len(data) < COPY_BELOW:\n        return _encode({**msgspec.json.decode(data), "id": Raw(new)}), b""\n',
+    ),
+    Wrong(
+        "the place of the id is known, never guessed",
+        "jsonrpc",
+        "if start < 0 or data[start] <= 0x20:",
+        "if start < 0:",
+    ),
+    Wrong(
+        "a progress token is the link's own",
+        "calls",
+        "            edits.append((token.start, token.end, number_text(number)))\n",
+        "",
+    ),
+    Wrong(
+        "`params: null` is taken out",
+        "calls",
+        'edits.append(jsonrpc.without(data, "params", spans))',
+        "pass",
+    ),
+    Wrong(
+        "a provider hears one line",
+        "jsonrpc",
+        "data.translate(_LINE_BREAKS)",
+        "data",
+    ),
+    Wrong(
+        "a provider's ids are small positive integers of its own link",
+        "calls",
+        "        number = self._last + 1\n",
+        "        number = self._last + 2**31\n",
+    ),
+    Wrong(
+        "an answer has the consumer's id with its type",
+        "endpoint",
+        "            first, second = with_id(data, frame, call.id)\n        except Malformed as malformed:",
+        "            first, second = with_id(data, frame, call.id.strip(b'\"') or b'0')\n        except Malformed as malformed:",
+    ),
+    Wrong(
+        "ids are compared by value and type",
+        "jsonrpc",
+        "        return _encode(text) if len(text.encode()) <= string_bytes else None",
+        "        return raw",
+    ),
+    Wrong(
+        "null is no id",
+        "jsonrpc",
+        '        return b"0" if raw == b"-0" else raw\n    return None',
+        '        return b"0" if raw == b"-0" else raw\n    return raw if raw == b"null" else None',
+    ),
+    Wrong(
+        "`cancelled` naming a doubled id means the newest call",
+        "endpoint",
+        "for call in reversed(consumer.owed):",
+        "for call in list(consumer.owed):",
+    ),
+    Wrong(
+        "an answer is looked up in the answering link's own table only",
+        "endpoint",
+        "            call = provider.pending.calls.get(number)\n            if call is None:\n",
+        "            tables = [other.pending.calls for other in self.providers if number in other.pending.calls]\n"
+        "            call = tables[0][number] if tables else None\n"
+        "            provider = call.provider or provider if call is not None else provider\n"
+        "            if call is None:\n",
+    ),
+    Wrong(
+        "an answer to an expired or cancelled call is late, not unknown",
+        "calls",
+        "return self._late.pop(number, self) is None",
+        "return False",
+    ),
+    Wrong(
+        "an error has no `result` beside it",
+        "endpoint",
+        'edits = [jsonrpc.without(data, "result", spans), (spans["id"]',
+        'edits = [(spans["id"]',
+    ),
+    Wrong(
+        "notifications are never answered",
+        "endpoint",
+        "            self._consumer_notifies(consumer, frame, data, now)\n        except Malformed as malformed:\n",
+        "            self._consumer_notifies(consumer, frame, data, now)\n        except Malformed as malformed:\n"
+        '            consumer.link.send(self.ledger.error(b"null", malformed.code, malformed.why))\n',
+    ),
+    Wrong(
+        "order is kept while a provider is being greeted",
+        "greeting",
+        "provider.waiting.append(Waiting(consumer, call, data))",
+        "provider.waiting.insert(0, Waiting(consumer, call, data))",
+    ),
+    # -- one provider is a wire, several are one server --------------------------------------------------------------------
+    Wrong(
+        "exactly one `initialized` is ever sent",
+        "endpoint",
+        "if sole is not None and not sole.initialized_sent:",
+        "if sole is not None:",
+    ),
+    Wrong(
+        "`initialized` is ours before the first request if the first consumer has not said it",
+        "greeting",
+        "if provider.state is State.READY and not provider.initialized_sent:",
+        "if provider.state is State.READY and not provider.initialized_sent and provider.greeter is None:",
+    ),
+    Wrong(
+        "later initializes are answered with the revision they asked for",
+        "greeting",
+        "    if asked not in HANDSHAKE_REVISIONS or asked >= welcome.version:\n",
+        "    if asked:\n",
+    ),
+    Wrong(
+        "others wait while a provider is initializing",
+        "endpoint",
+        "if provider.state is State.INITIALIZING and provider.greeter is not call.consumer:",
+        "if provider.state is State.INITIALIZING and provider.greeter is None:",
+    ),
+    Wrong(
+        "a tool that insists on a handshake gets one, and only the second answer is shown",
+        "greeting",
+        '        if call.method == "tools/list":\n            return True\n        try:',
+        "        try:",
+    ),
+    Wrong(
+        "the endpoint greets when a second provider attaches",
+        "endpoint",
+        "            self._retry_parked(now)\n        else:\n            self.greetings.learn(now)\n        return provider",
+        "            self._retry_parked(now)\n        return provider",
+    ),
+    Wrong(
+        "two bare peers hear nothing the endpoint made up",
+        "greeting",
+        "        return len(self.endpoint.providers) < 2 or any(self.is_bare(provider) for provider in self.endpoint.providers)",
+        "        return len(self.endpoint.providers) < 2",
+    ),
+    Wrong(
+        "a bare provider is never greeted again",
+        "greeting",
+        "            if provider.state is State.NEW:\n                self.greet(provider, now)\n            elif",
+        "            if provider.state is State.BARE:\n                provider.state = State.NEW\n"
+        "            if provider.state is State.NEW:\n                self.greet(provider, now)\n            elif",
+    ),
+    Wrong(
+        "a silent provider is bare after five seconds, and a late result makes it ready",
+        "greeting",
+        "    (State.BARE, Step.RESULT): State.READY,",
+        "    (State.BARE, Step.RESULT): State.BARE,",
+    ),
+    Wrong(
+        "older providers are pinged when one attaches",
+        "endpoint",
+        "            other.link.ping()",
+        "            pass",
+    ),
+    Wrong(
+        "the newest replica answers",
+        "catalog",
+        "        shelves.reverse()  # the newest first\n",
+        "",
+    ),
+    Wrong(
+        "a replica whose last call timed out is second choice",
+        "catalog",
+        "else 1 if shelf.provider.doubtful else 0)",
+        "else 0)",
+    ),
+    Wrong(
+        "an exported name means the same tool until the endpoint has no links",
+        "catalog",
+        "        self.shelves = kept\n        self.changed()\n",
+        "        self.shelves = kept\n        self.changed()\n        self.owners.clear()\n        self.exported.clear()\n",
+    ),
+    Wrong(
+        "a joined name has at most 64 characters",
+        "catalog",
+        'return whole if len(whole) <= NAME_CHARS else f"{whole[: NAME_CHARS - 7]}_{_digest(whole)}"',
+        "return whole",
+    ),
+    Wrong(
+        "an old cursor gets the list from its start",
+        "catalog",
+        'return f"{self.revision}.{number}"',
+        'return f"{number}"',
+    ),
+    Wrong(
+        "consumers hear of a change only if the list's bytes changed",
+        "endpoint",
+        "if consumer.initialized and consumer.seen != fingerprint:",
+        "if consumer.initialized:",
+    ),
+    Wrong(
+        "consumers hear of changes at most once a second",
+        "endpoint",
+        "        due = self._announced + self.limits.list_changed_seconds\n",
+        "        due = now\n",
+    ),
+    Wrong(
+        "progress reaches the one consumer whose call it is about",
+        "endpoint",
+        "        self.ledger.tell_consumer(call.consumer, jsonrpc.splice(data, [(place.start, place.end, call.token)]))",
+        "        for consumer in self.consumers:\n"
+        "            self.ledger.tell_consumer(consumer, jsonrpc.splice(data, [(place.start, place.end, call.token)]))",
+    ),
+    Wrong(
+        "a consumer is asked only if it is the one with a call in flight there",
+        "calls",
+        "consumer = asking.pop() if len(asking) == 1 else None",
+        "consumer = asking.pop() if asking else None",
+    ),
+    Wrong(
+        "a consumer that let a question expire counts as not able",
+        "calls",
+        "            consumer.capabilities -= {ask.capability}\n",
+        "",
+    ),
+    # -- when nobody is there ------------------------------------------------------------------------------------------------
+    Wrong(
+        "the list of the real xiaozhi-server is held until a provider is ready",
+        "endpoint",
+        "return consumer.name in self.settings.hold_empty_list_for and not self.draining",
+        "return False",
+    ),
+    Wrong(
+        "a held list waits until no other has begun greeting for a second",
+        "endpoint",
+        "due = min(self.greetings.last + self.limits.hold_quiet_seconds, self.greetings.first + self.limits.hold_total_seconds)",
+        "due = now",
+    ),
+    Wrong(
+        "calls in flight are answered at once when their provider leaves",
+        "endpoint",
+        "                    self.ledger.fail(call, errors.PROVIDER_GONE, self._farewell_text(), delivered=True)",
+        "                    pass",
+    ),
+    Wrong(
+        "a provider's tools stay listed for ten seconds",
+        "endpoint",
+        "        if self.catalog.sweep(now - limits.grace_seconds):",
+        "        if self.catalog.sweep(now):",
+    ),
+    Wrong(
+        "a call that waits for its tool goes to no other label's",
+        "endpoint",
+        "elif any(shelf.label == label for shelf in self.catalog.shelves) or",
+        "elif self.providers:\n            self._carry(self.providers[-1], call, frame, data)\n"
+        "        elif any(shelf.label == label for shelf in self.catalog.shelves) or",
+    ),
+    Wrong(
+        "the provider hears `cancelled` when a deadline has passed",
+        "endpoint",
+        '            provider.doubtful = True\n            self.ledger.cancel(call, "timed out")\n',
+        "            provider.doubtful = True\n            provider.pending.give_up(call.number)\n",
+    ),
+    Wrong(
+        "an initialize is never cancelled",
+        "endpoint",
+        "            # It stays in the table without a deadline: a result that comes late still makes the provider ready.\n",
+        '            self.ledger.tell_provider(provider, jsonrpc.notification(CANCELLED, {"requestId": call.number}))\n',
+    ),
+    Wrong(
+        "progress extends a call to three hundred seconds in all and not more",
+        "endpoint",
+        "call.started + self.limits.progress_seconds)",
+        "float('inf'))",
+    ),
+    Wrong(
+        "a consumer that leaves cancels its calls",
+        "calls",
+        '                self.cancel(call, "the consumer left")',
+        "                call.provider.pending.give_up(call.number)",
+    ),
+]
