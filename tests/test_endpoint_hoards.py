@@ -11,7 +11,7 @@ from mcp_endpoint import errors
 from mcp_endpoint.broker import Broker
 from mcp_endpoint.config import EndpointSettings, Limits
 from mcp_endpoint.endpoint import KEPT_BYTES, METHOD_CHARS
-from mcp_endpoint.greeting import NAME_CHARS, WAITING_BYTES, WELCOME_BYTES, read_hello, read_welcome
+from mcp_endpoint.greeting import NAME_CHARS, WELCOME_BYTES, read_hello, read_welcome
 
 BIG = "x" * 900
 
@@ -72,8 +72,8 @@ def test_a_call_behind_the_list_that_brought_the_greeting_is_said_again_too() ->
     device.hears_nothing()
 
 
-def test_many_small_frames_count_for_more_than_their_bytes_while_they_wait() -> None:
-    play = Play(limits=Limits(queued_bytes_per_link=3 * WAITING_BYTES))
+def test_small_frames_that_wait_are_counted_too() -> None:
+    play = Play(limits=Limits(in_flight_per_endpoint=3))
     tool, first, second = play.tool(), play.device(), play.device()
     first.says(initialize(0), INITIALIZED)
     tool.hear()

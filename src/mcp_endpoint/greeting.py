@@ -39,8 +39,6 @@ NAME_CHARS: Final = 128
 """Characters kept of the name a peer gives itself."""
 WELCOME_BYTES: Final = 64 * 1024
 """Bytes of a result of `initialize`; it is kept and walked for each consumer, and a larger one is none."""
-WAITING_BYTES: Final = 512
-"""Bytes a waiting frame counts for at least: many small ones cost more than their size."""
 INITIALIZED: Final = "notifications/initialized"
 LATEST: Final = HANDSHAKE_REVISIONS[-1]
 CAPABILITIES_OF_METHODS: Final = {"resources": "resources", "prompts": "prompts", "completion": "completions", "logging": "logging"}
@@ -395,15 +393,15 @@ class Greetings:
 
     def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
         """Keep a frame until its provider is greeted; what finds no room is refused."""
-        weight = max(len(data), WAITING_BYTES)
-        if provider.waiting_bytes + weight > self.limits.queued_bytes_per_link:
+        full = provider.waiting_bytes + len(data) > self.limits.queued_bytes_per_link
+        if full or len(provider.waiting) >= self.limits.in_flight_per_endpoint:
             if call is None:
                 self.ledger.counters.dropped_notifications += 1
             else:
                 self.ledger.counters.busy += 1
                 self.ledger.fail(call, errors.BUSY, "too much waits for this tool's greeting / 等待工具端握手的数据过多", delivered=False)
             return
-        provider.waiting_bytes += weight
+        provider.waiting_bytes += len(data)
         provider.waiting.append(Waiting(consumer, call, data))
         if call is not None:
             self.endpoint.wake_at(call.deadline)
@@ -416,7 +414,7 @@ class Greetings:
                 kept = [frame for frame in provider.waiting if frame.consumer in self.endpoint.consumers]
                 kept = [frame for frame in kept if frame.call is None or is_open(frame.call)]
                 provider.waiting = kept
-                provider.waiting_bytes = sum(max(len(frame.data), WAITING_BYTES) for frame in kept)
+                provider.waiting_bytes = sum(len(frame.data) for frame in kept)
 
     def settle(self) -> None:
         """Answer the waiting `initialize`s as soon as there is something to say."""
