@@ -815,3 +815,16 @@ def test_requests_sent_together_to_a_tool_that_insists_are_all_repeated() -> Non
         tool.says(failure(frame["id"], -32602, "really"))
     device.hears(failure(1, -32602, "really"), failure(2, -32602, "really"))
     assert play.endpoint.ledger.in_flight == 0
+
+
+@pytest.mark.xfail(reason="it is carried, as often as it is said")
+def test_an_initialized_without_an_initialize_is_not_carried() -> None:
+    """Everything but the handshake is carried: a tool that was never sent an initialize hears of none, and later of exactly one."""
+    play = Play()
+    tool, device, other = play.tool(), play.device(), play.device()
+    device.says(INITIALIZED, INITIALIZED)
+    other.says(INITIALIZED)
+    tool.hears_nothing()
+    device.says(initialize(1), INITIALIZED)
+    tool.hears(initialize(1), INITIALIZED)
+    tool.hears_nothing()
