@@ -817,7 +817,6 @@ def test_requests_sent_together_to_a_tool_that_insists_are_all_repeated() -> Non
     assert play.endpoint.ledger.in_flight == 0
 
 
-@pytest.mark.xfail(reason="it is carried, as often as it is said")
 def test_an_initialized_without_an_initialize_is_not_carried() -> None:
     """Everything but the handshake is carried: a tool that was never sent an initialize hears of none, and later of exactly one."""
     play = Play()

@@ -399,7 +399,7 @@ class Endpoint:
     def _to_bare(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool, otherwise: Code) -> None:
         """What the catalog cannot place goes to the newest bare provider."""
         if patient and self.greetings.settling():
-            self._postpone(self._unsettled, call, data, now + self.limits.merged_list_seconds)
+            self._postpone(self._unsettled, call, data, now, now + self.limits.merged_list_seconds)
             return
         for provider in reversed(self.providers):
             if provider.state is State.BARE:
@@ -474,6 +474,8 @@ class Endpoint:
         try:
             frame = parse(data, utf8=utf8)
             if frame.method is not UNSET:
+                if frame.jsonrpc != "2.0":
+                    raise Malformed(errors.INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
                 if frame.id is UNSET:
                     self._provider_notifies(provider, frame, data, now)
                 else:
@@ -572,13 +574,10 @@ class Endpoint:
             data = jsonrpc.splice(data, [jsonrpc.without(data, "params", members(data))])
         sole = self.sole
         if method == INITIALIZED:
-            if sole is not None and not sole.initialized_sent:
-                if sole.greeter is consumer and sole.state in (State.INITIALIZING, State.READY):
-                    sole.initialized_sent = True
-                    sole.link.send(jsonrpc.one_line(data))  # also when its queue is full: it is the only one
-                    self.reckon()
-                elif sole.state is State.NEW and not consumer.initialized:
-                    self.ledger.tell_provider(sole, data)
+            if sole is not None and sole.greeter is consumer and not sole.initialized_sent and sole.state is not State.BARE:
+                sole.initialized_sent = True
+                sole.link.send(jsonrpc.one_line(data))  # also when its queue is full: it is the only one
+                self.reckon()
         elif method == PROGRESS:
             for provider in dict.fromkeys(ask.provider for ask in consumer.asks.values()):
                 self.ledger.tell_provider(provider, data)
@@ -681,7 +680,7 @@ class Endpoint:
         self.greetings.learn(now)
         if patient and self.greetings.settling():
             until = min(call.started + self.limits.merged_list_seconds, call.deadline)
-            self._postpone(self._unsettled, call, data, until)
+            self._postpone(self._unsettled, call, data, now, until)
         else:
             self._answer_list(call, frame, data)
 
@@ -765,12 +764,15 @@ class Endpoint:
         if now >= until or self.draining:
             self._nobody(call)
             return
-        self._postpone(self._parked, call, data, until)
+        self._postpone(self._parked, call, data, now, until)
 
-    def _postpone(self, queue: list[Parked], call: Call, data: bytes, until: float) -> None:
-        """Let a request wait in a queue; together they may hold as many bytes as a link's queue."""
-        held = sum(len(parked.data) for parked in (*self._unsettled, *self._parked))
-        if held + len(data) > self.limits.queued_bytes_per_link:
+    def _postpone(self, queue: list[Parked], call: Call, data: bytes, now: float, until: float) -> None:
+        """Let a request wait in a queue; together they may hold as many bytes as a link's queue.
+
+        Only what has just come is weighed: what waited before has been, and is put back often.
+        """
+        fresh = call.started >= now
+        if fresh and sum(len(parked.data) for parked in (*self._unsettled, *self._parked)) + len(data) > self.limits.queued_bytes_per_link:
             self.counters.busy += 1
             self.ledger.fail(call, errors.BUSY, "too much waits for this endpoint's tools / 等待此接入点工具的数据过多", delivered=False)
             return
