@@ -383,7 +383,7 @@ def test_no_frame_of_any_shape_breaks_the_heart(tools: int, said: list[tuple[int
         for actor in actors:
             for heard in actor.heard:
                 found = json.loads(heard)
-                assert "method" in found or not {"result", "error"} <= found.keys()
+                assert found["jsonrpc"] == "2.0" if "method" in found else not {"result", "error"} <= found.keys()
     play.wait(400)
     for actor in actors:
         actor.leaves()

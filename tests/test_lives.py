@@ -236,8 +236,8 @@ class Tool(Party):
         assert "params" not in frame or frame["params"] is not None
         if "id" not in frame:
             if frame["method"] == "notifications/initialized":
-                self.initializeds += self.initializes
-                assert self.initializeds <= 1, "initialized a second time"
+                self.initializeds += 1
+                assert self.initializes == self.initializeds == 1, "initialized twice, or before initialize"
             elif frame["method"] == "notifications/cancelled":
                 cancelled = frame["params"]["requestId"]
                 assert cancelled in self.heard_ids and cancelled != self.greeting, f"not its to cancel: {data!r}"
