@@ -130,8 +130,8 @@ WRONG = [
     Wrong(
         "exactly one `initialized` is ever sent",
         "endpoint",
-        "if sole is not None and not sole.initialized_sent:",
-        "if sole is not None:",
+        " and not sole.initialized_sent and sole.state is not State.BARE:",
+        " and sole.state is not State.BARE:",
     ),
     Wrong(
         "`initialized` is ours before the first request if the first consumer has not said it",
