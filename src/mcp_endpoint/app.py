@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from starlette.applications import Starlette
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .config import Security
+from .rooms import Room
 from .status import View, routes
 
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
@@ -42,8 +44,8 @@ class OriginGuard:
         await self._app(scope, receive, send)
 
 
-def create_app(view: View) -> Starlette:
-    """The application of one server; nothing in it is shared with another."""
+def create_app(view: View, rooms: Sequence[Room] = (), *, alone: bool = False) -> Starlette:
+    """The application of one server; nothing in it is shared with another. `alone` leaves the status out: a room has the port to itself."""
     security = view.config.security
     middleware = [Middleware(OriginGuard, security=security)]
     if security.enable_cors:
@@ -51,7 +53,7 @@ def create_app(view: View) -> Starlette:
             Middleware(CORSMiddleware, allow_origins=security.allowed_origins, allow_methods=METHODS, allow_headers=HEADERS)
         )
     return Starlette(
-        routes=routes(view),
+        routes=[*(() if alone else routes(view)), *(route for room in rooms for route in room.routes)],
         middleware=middleware,
         exception_handlers={HTTPException: _refused},
     )

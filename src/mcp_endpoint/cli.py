@@ -77,7 +77,7 @@ def serve(root: Path, host: str | None, port: str | None, log_level: str | None,
 
     overrides = _overrides(settings, {"server.host": host, "server.port": port, "server.log_level": log_level})
     prepared = config.prepare(root, os.environ, overrides)
-    server.run(_rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root), prepared)
+    server.run(_rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root), prepared, root)
 
 
 @command.group("config", help="查看与转换配置 / Show and convert the configuration.")

@@ -15,8 +15,9 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from .config import Config, Loaded, Prepared
 from .config import Server as ServerSettings
 from .errors import RESTARTING, ConfigError, EndpointError
 from .metrics import Exposition, Figures
+from .rooms import House, Room, opened
 from .sockets.buffers import keep_large_buffers
 from .sockets.guard import make_guard_class
 from .sockets.handshake import Door
@@ -53,11 +55,14 @@ SPARE_DESCRIPTORS: Final = 64
 class Server(uvicorn.Server):
     """uvicorn's server with a drain before its shutdown, and without the signal it raises again after an orderly end."""
 
-    def __init__(self, served: uvicorn.Config, view: View, broker: Broker, door: Door, announce: Callable[[int], None]) -> None:
+    def __init__(
+        self, served: uvicorn.Config, view: View, broker: Broker, door: Door, rooms: Sequence[Room], announce: Callable[[int], None]
+    ) -> None:
         super().__init__(served)
         self._view = view
         self._broker = broker
         self._door = door
+        self._rooms = rooms
         self._announce = announce
         self.port = 0
         """The port it listens on, known after the start."""
@@ -69,6 +74,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            for room in self._rooms:
+                await room.start()
+        except EndpointError:
+            await self._close_rooms()
+            raise
         await super().startup(sockets)
         self.port = self.servers[0].sockets[0].getsockname()[1]
         self._announce(self.port)
@@ -87,7 +98,15 @@ class Server(uvicorn.Server):
         await self._until(lambda: not self._broker.in_flight, self._view.config.server.drain_seconds)
         self._broker.finish()
         self._door.close_all(RESTARTING)
+        await self._close_rooms()
         await self._until(lambda: not self._door.links, GOODBYE_SECONDS)
+
+    async def _close_rooms(self) -> None:
+        """All of them, even if one fails: a child process must not outlive us because of another room's mistake."""
+        ends = await asyncio.gather(*(room.stop() for room in self._rooms), return_exceptions=True)
+        for room, failed in zip(self._rooms, ends, strict=True):
+            if failed is not None:
+                logger.opt(exception=failed).error("{} 未能正常关闭 / did not close as it should", room.name)
 
     async def _until(self, done: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -95,8 +114,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def run(loaded: Loaded, prepared: Prepared) -> None:
-    """Serve until a signal.
+def run(loaded: Loaded, prepared: Prepared, root: Path, alone: str = "") -> None:
+    """Serve until a signal; `root` and `alone` as for `create_server`.
 
     Raises EndpointError for what a person can mend: a port in use, a host or a certificate that cannot be used.
     """
@@ -115,26 +134,34 @@ def run(loaded: Loaded, prepared: Prepared) -> None:
         certificate = tls.serving(config.server, loaded.sources)
         sockets = bind(config.server, loaded.sources)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, certificate, sockets))
+            runner.run(_serve(config, certificate, sockets, root, alone))
         logger.info("已停止 / stopped")
 
 
-async def _serve(config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket]) -> None:
-    await create_server(config, certificate).serve(sockets)
+async def _serve(config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket], root: Path, alone: str) -> None:
+    await create_server(config, certificate, root=root, alone=alone).serve(sockets)
 
 
-def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> Server:
-    """Everything one server is made of, put together inside the running loop; two of them share nothing."""
+def create_server(config: Config, certificate: ssl.SSLContext | None = None, *, root: Path = Path(), alone: str = "") -> Server:
+    """Everything one server is made of, put together inside the running loop; two of them share nothing.
+
+    Relative paths of the configuration start at `root`. `alone` names the one room that has the port to itself (`serve --as`).
+    Raises EndpointError when a room is configured whose packages are not installed.
+    """
     loop = asyncio.get_running_loop()
     settings = config.server
     doors = Doors(settings.key, agents=config.security.agents)
     broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=LogWatch(loop.time))
     door = Door(config, broker, doors)
+    rooms = opened(House(config, broker, doors, root), alone)
     started = loop.time()
 
     def snapshot(detail: bool) -> dict[str, Any]:
         found = broker.snapshot(detail=detail)
-        return found | {"counters": found["counters"] | dict(sorted(door.counters.items()))}
+        found["counters"] |= dict(sorted(door.counters.items()))
+        if detail and rooms:
+            found["rooms"] = {room.name: room.describe() for room in rooms}
+        return found
 
     def figures() -> Figures:
         found = snapshot(False)
@@ -150,7 +177,7 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> 
         doors=doors,
     )
     served = uvicorn.Config(
-        create_app(view),
+        create_app(view, rooms, alone=bool(alone)),
         http=make_guard_class(door),
         ws=make_link_class(door),
         lifespan="off",
@@ -168,7 +195,7 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None) -> 
         if settings.print_addresses:
             print(announcement(settings, port, doors, contained=in_container(os.environ)), flush=True)
 
-    return Server(served, view, broker, door, announce)
+    return Server(served, view, broker, door, rooms, announce)
 
 
 class LogWatch:

@@ -1,0 +1,186 @@
+"""How everything inside the house lists and calls tools: a consumer made of awaitables instead of a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from .. import __version__, errors, jsonrpc
+from ..broker import Broker
+from ..calls import Consumer
+from ..catalog import Tool, read_page
+from ..config import Limits
+from ..greeting import INITIALIZED, LATEST
+from ..jsonrpc import Part
+
+PAGES: Final = 1_000
+"""Most pages of a list that are asked for, so that an endless one ends."""
+
+INTERNAL_ERROR: Final = -32603
+"""JSON-RPC 2.0 §5.1: what an error without a code counts as."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Failed(Exception):
+    """A request was answered with an error: a provider's own, or one of ours."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(f"{code} {message}")
+        self.code = code
+        self.message = message
+        self.data = data
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether it is known that no provider has seen the request, so that it may be repeated elsewhere."""
+        return isinstance(self.data, dict) and self.data.get("source") == "broker" and self.data.get("delivered") is False
+
+
+class _Error(msgspec.Struct):
+    code: int = INTERNAL_ERROR
+    message: str = ""
+    data: Any = None
+
+
+class _Frame(msgspec.Struct):
+    """What the endpoint sends; the result stays as it came."""
+
+    id: Any = None
+    method: str | msgspec.UnsetType = UNSET
+    result: msgspec.Raw | msgspec.UnsetType = UNSET
+    error: _Error | msgspec.UnsetType = UNSET
+
+
+_decoder: Final = msgspec.json.Decoder(_Frame)
+
+
+class Local:
+    """A consumer of one endpoint, for code that runs in the server's loop.
+
+    It is attached with its first request and has no deadline of its own: the endpoint answers every request. Whoever is cancelled while
+    it waits cancels the request. Nothing is ever asked of it: it declares no capability.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        name: str,
+        shown: str,
+        limits: Limits,
+        *,
+        only: str = "",
+        changed: Callable[[str], None] = lambda method: None,
+    ) -> None:
+        """`only` is the label whose tools it sees, "" for all; `changed` hears the method of every notification."""
+        self._broker = broker
+        self._name = name
+        self._shown = shown
+        self._limits = limits
+        self._only = only
+        self._changed = changed
+        self._consumer: Consumer | None = None
+        self._answers: dict[int, asyncio.Future[bytes]] = {}
+        self._last = 0
+        self._welcome: asyncio.Task[bytes] | None = None
+
+    # -- the link ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Nothing ever waits: an answer is taken when it is given."""
+        return 0
+
+    def ping(self) -> None:
+        """It lives as long as this process."""
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        """Take one frame of the endpoint."""
+        frame = _decoder.decode(b"".join((first, second)))
+        if frame.method is not UNSET:
+            if frame.id is None:
+                self._changed(frame.method)
+            return
+        waiting = self._answers.pop(frame.id, None) if isinstance(frame.id, int) else None
+        if waiting is None or waiting.done():
+            return
+        if frame.error is not UNSET:
+            waiting.set_exception(Failed(frame.error.code, frame.error.message, frame.error.data))
+        else:
+            waiting.set_result(bytes(frame.result) if frame.result is not UNSET else b"null")
+
+    def close(self, code: int, reason: str) -> None:
+        """Leave the endpoint; the next request comes back. What is still waited for fails."""
+        consumer, self._consumer = self._consumer, None
+        self._welcome = None
+        if consumer is None:
+            return
+        self._broker.detach(consumer, code, reason)
+        lost, self._answers = self._answers, {}
+        for waiting in lost.values():
+            if not waiting.done():
+                waiting.set_exception(Failed(errors.PROVIDER_GONE.number, reason))
+
+    # -- asking ------------------------------------------------------------------------------------------------------------
+
+    async def request(self, method: str, params: dict[str, Any] | None = None) -> bytes:
+        """The JSON of a request's result. Raises Failed for an error answer."""
+        if self._consumer is None:
+            self._consumer = self._broker.attach_consumer(
+                self._name, self._shown, self, answer_bytes=self._limits.http_answer_bytes, in_house=True, only=self._only
+            )
+            self._welcome = asyncio.create_task(self._greet())
+        assert self._welcome is not None
+        try:
+            await asyncio.shield(self._welcome)
+        except Failed:
+            self.close(*errors.GOING_AWAY)
+            raise
+        return await self._ask(method, params)
+
+    async def tools(self) -> list[Tool]:
+        """All tools, all pages, as their providers described them. Raises Failed."""
+        found: list[Tool] = []
+        cursor: str | None = None
+        for _ in range(PAGES):
+            page = read_page(await self.request("tools/list", {} if cursor is None else {"cursor": cursor}))
+            if page is None:
+                raise Failed(INTERNAL_ERROR, "the list of tools is no list / 工具列表不是列表")
+            found += page[0]
+            cursor = page[1]
+            if cursor is None:
+                break
+        return found
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> bytes:
+        """The JSON of a tool's result, also of one that says it failed (`isError`). Raises Failed."""
+        return await self.request("tools/call", {"name": name, "arguments": arguments})
+
+    async def _greet(self) -> bytes:
+        about = {"name": "mcp-endpoint-server", "version": __version__}
+        result = await self._ask("initialize", {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": about})
+        self._say(jsonrpc.notification(INITIALIZED))
+        return result
+
+    async def _ask(self, method: str, params: dict[str, Any] | None) -> bytes:
+        loop = asyncio.get_running_loop()
+        self._last += 1
+        number = self._last
+        waiting: asyncio.Future[bytes] = loop.create_future()
+        self._answers[number] = waiting
+        self._say(jsonrpc.request(b"%d" % number, method, _encode(params or {})))
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if self._answers.pop(number, None) is not None:
+                self._say(jsonrpc.notification("notifications/cancelled", {"requestId": number, "reason": "no longer wanted"}))
+            raise
+
+    def _say(self, frame: bytes) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.says(consumer, frame, asyncio.get_running_loop().time(), True)

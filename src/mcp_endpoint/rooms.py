@@ -1,0 +1,77 @@
+"""Which rooms of the house beside the WebSocket links a configuration opens.
+
+A room is imported only when it is opened: what it needs may not be installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from starlette.routing import BaseRoute
+
+from .broker import Broker
+from .config import Config
+from .errors import EndpointError
+from .tokens import Doors
+
+
+class Room(Protocol):
+    """One room: its paths on the server's port, and its life."""
+
+    name: str
+    """Its key under `rooms` in /stats."""
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Its paths; asked for once, before `start`."""
+
+    async def start(self) -> None:
+        """Open, before the first connection is taken; does not wait for anybody outside. Raises EndpointError."""
+
+    async def stop(self) -> None:
+        """Close for good: end what it started, within a few seconds. Called once, also when the start failed half-way."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """What an operator may know of it, ready for JSON; no secret is in it."""
+
+
+class House(NamedTuple):
+    """What rooms are built from; one per server."""
+
+    config: Config
+    broker: Broker
+    doors: Doors
+    root: Path
+    """The folder that relative paths of the configuration start at."""
+    environ: Mapping[str, str] = os.environ
+
+
+def opened(house: House, alone: str = "") -> list[Room]:
+    """The rooms of one server, in the order in which they start. `alone` is the one room of `serve --as NAME`.
+
+    Raises EndpointError when one is configured whose packages are not installed.
+    """
+    return []
+
+
+def imported(module: str, extra: str) -> Any:
+    """A module of the room that needs the extra packages `extra`.
+
+    Raises EndpointError when they are not installed.
+    """
+    try:
+        return importlib.import_module(module, __package__)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == __package__:
+            raise
+        command = f"pip install 'mcp-endpoint-server[{extra}]'"
+        raise EndpointError(
+            f"the package {error.name} is not installed: {command} (in a checkout: pip install -e '.[{extra}]')",
+            f"未安装软件包 {error.name}：请运行 {command}（源码目录中：pip install -e '.[{extra}]'）",
+        ) from error
+
+
