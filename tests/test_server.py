@@ -322,7 +322,7 @@ def test_run_serves_logs_and_announces_until_the_signal(
         self.handle_exit(signal.SIGTERM, None)
 
     monkeypatch.setattr(module.Server, "startup", start_and_stop)
-    module.run(loaded, prepared)
+    module.run(loaded, prepared, tmp_path)
     printed = capsys.readouterr()
     assert f"health?key={KEY}" in printed.out
     for log in (printed.err, (tmp_path / "logs/x.log").read_text("utf-8")):
