@@ -57,10 +57,14 @@ async def serve(monkeypatch: pytest.MonkeyPatch, *built: Parlour, alone: str = "
     monkeypatch.setattr(module, "opened", lambda house, alone: list(built))
     config = Config(server=Server(port=0, key=KEY, print_addresses=False))
     server = module.create_server(config, alone=alone)
-    task = asyncio.create_task(server.serve(module.bind(config.server, {"server.host": "default", "server.port": "default"})))
+    sockets = module.bind(config.server, {"server.host": "default", "server.port": "default"})
+    task = asyncio.create_task(server.serve(sockets))
     async with asyncio.timeout(BOUND):
-        while not (server.started or task.done()):
+        while not (server.started or task.done()):  # noqa: ASYNC110 - uvicorn's `started` is a flag and no event
             await asyncio.sleep(0)
+    if task.done():
+        for one in sockets:
+            one.close()
     return server, task
 
 
