@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from starlette.routing import BaseRoute
 
+from .admission import Porter
 from .broker import Broker
 from .config import Config
 from .errors import EndpointError
@@ -45,6 +46,7 @@ class House(NamedTuple):
     config: Config
     broker: Broker
     doors: Doors
+    porter: Porter
     root: Path
     """The folder that relative paths of the configuration start at."""
     environ: Mapping[str, str] = os.environ

@@ -26,6 +26,7 @@ from loguru import logger
 
 from . import __version__, log, notify, tls
 from .addresses import Hint, announcement, in_container
+from .admission import Porter
 from .app import create_app
 from .broker import Broker
 from .config import Config, Loaded, Prepared
@@ -152,8 +153,9 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None, *, 
     settings = config.server
     doors = Doors(settings.key, agents=config.security.agents)
     broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=LogWatch(loop.time))
-    door = Door(config, broker, doors)
-    rooms = opened(House(config, broker, doors, root), alone)
+    porter = Porter(config, doors)
+    door = Door(config, broker, porter)
+    rooms = opened(House(config, broker, doors, porter, root), alone)
     started = loop.time()
 
     def snapshot(detail: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 
+from mcp_endpoint.admission import Porter
 from mcp_endpoint.config import Config, Limits, Server, WebSocket
 from mcp_endpoint.sockets import frames
 from mcp_endpoint.sockets.guard import make_guard_class
@@ -72,7 +73,7 @@ async def echoing() -> AsyncIterator[int]:
     frames.FRAMES_PER_TURN = 1  # type: ignore[misc]
     config = Config(server=Server(port=0, key=KEY), websocket=WebSocket(), limits=LIMITS)
     broker: Any = Broker()
-    door = Door(config, broker, Doors(KEY))
+    door = Door(config, broker, Porter(config, Doors(KEY)))
     links = type("Echoes", (EchoLink, make_link_class(door)), {"__slots__": (), "door": door})
     settings = uvicorn.Config(_nothing, http=make_guard_class(door), ws=links, lifespan="off", log_config=None, access_log=False)
     settings.load()

@@ -15,6 +15,7 @@ import trustme
 import uvicorn
 from sockets.peerframes import TEXT, frame
 
+from mcp_endpoint.admission import Porter
 from mcp_endpoint.config import Config, Limits, Security, Server, WebSocket
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Door
@@ -147,7 +148,7 @@ async def staged(
     config = config or configured()
     broker = broker or Double()
     doors = Doors(KEY, agents=config.security.agents)
-    entrance = Door(config, broker, doors)
+    entrance = Door(config, broker, Porter(config, doors))
     settings = uvicorn.Config(
         hello,
         http=make_guard_class(entrance),

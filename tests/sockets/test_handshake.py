@@ -13,10 +13,11 @@ from sockets.peerframes import PING, TEXT, frame
 from sockets.stage import DEVICE, KEY, TOOL, Double, configured, connection, knock, linked, request, staged
 from websockets.datastructures import Headers
 
+from mcp_endpoint.admission import BadTokens, Porter, Refusal, host_of
 from mcp_endpoint.config import Config, Logging, Server
 from mcp_endpoint.errors import RESTARTING
 from mcp_endpoint.log import setup
-from mcp_endpoint.sockets.handshake import Admission, BadTokens, Door, Refusal, host_of
+from mcp_endpoint.sockets.handshake import Admission, Door
 from mcp_endpoint.tokens import Doors
 
 DOORS = Doors(KEY)
@@ -38,7 +39,8 @@ class Clock:
 
 def door(config: Config | None = None, clock: Callable[[], float] | None = None) -> Door:
     clock = clock or Clock()
-    return Door(config or configured(), Double(), DOORS, clock=clock, epoch=clock)  # type: ignore[arg-type]
+    config = config or configured()
+    return Door(config, Double(), Porter(config, DOORS, clock=clock, epoch=clock))  # type: ignore[arg-type]
 
 
 def asks(
@@ -268,7 +270,7 @@ def test_the_eleventh_bad_token_of_an_address_within_a_minute_hears_429_and_a_go
 def test_loopback_and_trusted_proxies_are_exempt(host: str) -> None:
     entrance = door(configured(server={"trusted_proxies": ("10.0.0.0/24", "fd00::1")}))
     assert {status(asks(entrance, f"{DEVICE}?token={BAD}", peer=(host, 1))) for _ in range(20)} == {401}
-    assert len(entrance.bad_tokens) == 0
+    assert len(entrance.porter.bad_tokens) == 0
 
 
 def test_behind_a_trusted_proxy_the_address_it_forwards_counts_and_nothing_a_client_makes_up() -> None:
@@ -335,7 +337,7 @@ async def test_a_wrong_handshake_gets_an_http_answer(change: dict[str, str], exp
         assert answer.status == expected
         assert answer.json()["error"] == "bad handshake"
         assert await peer.end() == b""
-        assert not stage.broker.parties and not stage.door.bad_tokens
+        assert not stage.broker.parties and not stage.door.porter.bad_tokens
 
 
 async def test_the_handshake_is_the_one_of_rfc_6455() -> None:

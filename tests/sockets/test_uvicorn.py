@@ -16,6 +16,7 @@ from sockets.stage import BOUND, DEVICE, KEY, Double, Peer, configured, hello, l
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from mcp_endpoint.admission import Porter
 from mcp_endpoint.errors import RESTARTING
 from mcp_endpoint.sockets.guard import Guard, make_guard_class
 from mcp_endpoint.sockets.handshake import Door
@@ -56,12 +57,12 @@ async def test_the_link_is_handed_the_transport_and_the_head_and_is_among_the_co
 
 async def test_with_uvicorns_own_guard_a_link_works_as_well() -> None:
     """Bytes that come with the head are lost then, the rest of the contract is the same."""
-    door = Door(configured(), Double(), Doors(KEY))  # type: ignore[arg-type]
+    door = Door(configured(), Double(), Porter(configured(), Doors(KEY)))  # type: ignore[arg-type]
     await _serve_once(uvicorn.Config(hello, http=HttpToolsProtocol, ws=make_link_class(door), log_config=None, lifespan="off"), door)
 
 
 async def test_uvicorns_server_runs_and_stops_with_our_classes() -> None:
-    door = Door(configured(), Double(), Doors(KEY))  # type: ignore[arg-type]
+    door = Door(configured(), Double(), Porter(configured(), Doors(KEY)))  # type: ignore[arg-type]
     settings = uvicorn.Config(hello, http=make_guard_class(door), ws=make_link_class(door), log_config=None, lifespan="off")
     await _serve_once(settings, door)
 

@@ -18,8 +18,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ..addresses import is_loopback
+from ..admission import Refusal, host_of
 from ..config import Config
-from .handshake import Door, Refusal, host_of
+from .handshake import Door
 from .keepalive import NEVER
 
 LINGER_SECONDS: Final = 2.0

@@ -28,9 +28,10 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from ..admission import Refusal
 from ..errors import INTERNAL, NOT_READING, RESTARTING, Goodbye
 from .frames import PROTOCOL_LOGGER, Frames, close_frame, ping_frame, text_head
-from .handshake import Admission, Door, Refusal
+from .handshake import Admission, Door
 
 JOINED_BYTES: Final = 64 * 1024
 """A queue below this many bytes leaves as one piece; above it, large parts are handed to the socket as they are."""
