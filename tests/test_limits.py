@@ -36,6 +36,8 @@ MET = {
     "merged_list_seconds": "test_endpoint_merged.py::test_a_merged_list_waits_five_seconds_and_names_who_is_missing",
     "greeting_seconds": "test_endpoint_greeting.py::test_a_provider_that_does_not_take_a_greeting_is_bare",
     "progress_seconds": "test_endpoint_death.py::test_progress_extends_a_call_up_to_three_hundred_seconds",
+    "http_answer_bytes": "consumers/test_local.py::test_an_answer_larger_than_the_house_takes_fails_and_says_so",
+    "http_ask_seconds": "test_endpoint_house.py::test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take",
     "ask_seconds": "test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",
     "grace_seconds": "test_endpoint_death.py::test_lists_are_answered_from_the_catalog_that_stayed",
     "grace_call_seconds": "test_endpoint_death.py::test_a_call_waits_four_seconds_from_when_it_was_made",
@@ -47,7 +49,7 @@ MET = {
     "remembered_endpoints": "test_broker.py::test_farewells_are_bounded_and_the_oldest_goes_first",
 }
 """Field → the test that meets it."""
-UNUSED = {"http_answer_bytes"}
+UNUSED: set[str] = set()
 """Fields whose consumers do not exist yet."""
 
 

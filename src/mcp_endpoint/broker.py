@@ -51,25 +51,44 @@ class Broker:
         self._timer: Cancellable | None = None
         self._timer_at = NEVER
         self._draining = False
+        self.on_open: Callable[[Endpoint], None] = lambda endpoint: None
+        """Is told of an endpoint that has its first consumer: the house may bring its providers there."""
+        self.on_idle: Callable[[Endpoint], None] = lambda endpoint: None
+        """Is told of an endpoint whose last consumer has left: the house takes its own away."""
         # Made once: an idle endpoint is kept small.
         self._elsewhere = lambda: self.providers
         self._arm = self.arm
 
     # -- links -----------------------------------------------------------------------------------------------------------
 
-    def attach_provider(self, name: str, shown: str, link: Link, *, server_id: str = "") -> Provider:
-        """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed."""
+    def attach_provider(self, name: str, shown: str, link: Link, *, server_id: str = "", house: bool = False) -> Provider:
+        """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed. `house` as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.providers += 1
-        provider = endpoint.attach_provider(link, self._clock(), server_id=server_id)
+        provider = endpoint.attach_provider(link, self._clock(), server_id=server_id, house=house)
         self.arm(endpoint)
         return provider
 
-    def attach_consumer(self, name: str, shown: str, link: Link, *, answer_bytes: int | None = None) -> Consumer:
-        """Somebody who asks is at the endpoint `name`."""
+    def attach_consumer(
+        self,
+        name: str,
+        shown: str,
+        link: Link,
+        *,
+        answer_bytes: int | None = None,
+        ask_seconds: float | None = None,
+        in_house: bool = False,
+        only: str = "",
+    ) -> Consumer:
+        """Somebody who asks is at the endpoint `name`; the rest as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.consumers += 1
-        return endpoint.attach_consumer(link, self._clock(), answer_bytes=answer_bytes)
+        consumer = endpoint.attach_consumer(
+            link, self._clock(), answer_bytes=answer_bytes, ask_seconds=ask_seconds, in_house=in_house, only=only
+        )
+        if len(endpoint.consumers) == 1:
+            self.on_open(endpoint)
+        return consumer
 
     def detach(self, party: Provider | Consumer, code: int, reason: str) -> None:
         """A link is gone; delivered exactly once per link. An endpoint without links is forgotten, its last farewell is not."""
@@ -79,6 +98,10 @@ class Broker:
             self.providers -= 1
         else:
             self.consumers -= 1
+            if not endpoint.consumers:
+                self.on_idle(endpoint)
+        if self.endpoints.get(endpoint.name) is not endpoint:
+            return  # what the house had brought left with its last consumer, and it was forgotten then
         if endpoint.empty:
             del self.endpoints[endpoint.name]
             endpoint.forget()  # an alarm may still hold it

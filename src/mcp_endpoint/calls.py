@@ -41,7 +41,10 @@ class Link(Protocol):
     """What the heart needs of whatever attaches: a socket, a child process, an HTTP session."""
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Take one frame, `first` followed by `second`. Never waits, never raises; does nothing on a link that is closing."""
+        """Take one frame, `first` followed by `second`. Never waits, never raises, and never answers before it has returned.
+
+        Does nothing on a link that is closing.
+        """
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake (RFC 6455 §7), once."""
@@ -151,15 +154,18 @@ class Consumer:
 
     __slots__ = (
         "answer_bytes",
+        "ask_seconds",
         "asked_version",
         "asks",
         "bad_frames",
         "capabilities",
         "endpoint",
+        "in_house",
         "initialized",
         "last_ask",
         "link",
         "name",
+        "only",
         "owed",
         "says",
         "seen",
@@ -167,10 +173,13 @@ class Consumer:
     )
     side: Final = "device"
 
-    def __init__(self, endpoint: Endpoint, link: Link, answer_bytes: int, since: float, says: Says) -> None:
+    def __init__(self, endpoint: Endpoint, link: Link, answer_bytes: int, ask_seconds: float, since: float, says: Says) -> None:
         self.endpoint = endpoint
         self.link = link
         self.answer_bytes = answer_bytes
+        self.ask_seconds = ask_seconds  # how long it may think about a provider's question
+        self.in_house = False  # its initialize is answered here, never carried
+        self.only = ""  # the one label it sees, "" for all
         self.since = since
         self.says = says
         self.owed: dict[Call, None] = {}
@@ -340,10 +349,10 @@ class Ledger:
             self.refuse(ask.provider, ask.id, "the consumer did not answer in time", errors.TIMED_OUT)
             self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "timed out"}))
 
-    def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> bool:
+    def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> Ask | None:
         """A provider's own request: `ping` is answered here, the rest only by a consumer that can and has a call there.
 
-        Says whether a consumer was asked.
+        Gives what a consumer was asked. Somebody in the house may think longer than a call may take: its calls there wait for it.
         """
         assert frame.id is not UNSET and frame.method is not UNSET
         id = bytes(frame.id)
@@ -352,23 +361,28 @@ class Ledger:
             raise Malformed(errors.INVALID_REQUEST, "an id is an integer or a string")
         if provider.link.queued > self.limits.queued_bytes_per_link:
             self.counters.busy += 1
-            return False
+            return None
         if frame.method == "ping":
             provider.link.send(jsonrpc.result(id, b"{}"))
-            return False
+            return None
         capability = CAPABILITIES_OF_ASKS.get(frame.method)
         asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
         consumer = asking.pop() if len(asking) == 1 else None
         if consumer is None or capability is None or not self._can_be_asked(consumer, capability, data):
             self.refuse(provider, id, "no consumer can be asked")
-            return False
+            return None
         number = consumer.last_ask + 1
         first, second = with_id(data, frame, number_text(number))
         consumer.last_ask = number
-        consumer.asks[number] = Ask(provider, id, key, capability, now + self.limits.ask_seconds)
+        ask = consumer.asks[number] = Ask(provider, id, key, capability, now + consumer.ask_seconds)
+        if consumer.in_house:
+            for call in provider.pending.calls.values():
+                if call.consumer is consumer:
+                    longer = min(call.deadline + consumer.ask_seconds, call.started + self.limits.progress_seconds)
+                    call.deadline = max(call.deadline, longer)
         self.counters.asked += 1
         consumer.link.send(first, second)
-        return True
+        return ask
 
     def _can_be_asked(self, consumer: Consumer, capability: str, data: bytes) -> bool:
         """Whether a consumer declared the capability, and can take one more question of this size."""

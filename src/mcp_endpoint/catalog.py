@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -259,7 +260,7 @@ class Catalog:
         """The whole list as `"tools":[…]` arrays of exported definitions, cut where a page grows above `page_bytes`."""
         if self._pages is None:
             self.settle()
-            self._pages = self._cut()
+            self._pages = self._cut(self.listed())
             self._fingerprint = hashlib.sha256(b"\n".join(self._pages)).digest()
         return self._pages
 
@@ -280,11 +281,11 @@ class Catalog:
                     found[exported] = here, tool  # a later shelf is a newer provider; the place in the order stays
         return [(exported, tool) for exported, (_, tool) in found.items()]
 
-    def _cut(self) -> list[bytes]:
+    def _cut(self, named: Iterable[tuple[str, Tool]]) -> list[bytes]:
         pages: list[bytes] = []
         page: list[bytes] = []
         size = 0
-        for exported, tool in self.listed():
+        for exported, tool in named:
             definition = tool.definition
             if exported != tool.name:
                 definition = splice(definition, [(tool.place.start, tool.place.end, _encode(exported))])
@@ -301,7 +302,18 @@ class Catalog:
 
         `missing` are labels of providers that have not told their tools in time; they are named in `_meta`.
         """
-        pages = self.pages()
+        return self._page(self.pages(), cursor, missing)
+
+    def page_of(self, label: str, cursor: str | None) -> bytes:
+        """The same for one label's tools, under their own names."""
+        found: dict[str, tuple[bool, Tool]] = {}
+        for shelf in self.shelves:
+            if shelf.label == label:
+                here = shelf.left is None
+                found |= {name: (here, tool) for name, tool in shelf.tools.items() if here or not found.get(name, (False,))[0]}
+        return self._page(self._cut((name, tool) for name, (_, tool) in found.items()), cursor, [])
+
+    def _page(self, pages: list[bytes], cursor: str | None, missing: list[str]) -> bytes:
         number = next((number for number in range(1, len(pages)) if cursor == self._cursor(number)), 0)
         parts = [b'{"tools":', pages[number]]
         if number + 1 < len(pages):

@@ -167,6 +167,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     greeting_seconds: Annotated[Seconds, Meta(description="silence after which a greeted provider counts as bare")] = 5.0
     progress_seconds: Annotated[Seconds, Meta(description="longest life of a call that reports progress")] = 300.0
     ask_seconds: Annotated[Seconds, Meta(description="time a device has to answer a tool's question (sampling, elicitation, roots)")] = 10.0
+    http_ask_seconds: Annotated[Seconds, Meta(description="the same for an HTTP client, where a person may have to decide")] = 300.0
     grace_seconds: Annotated[Seconds, Meta(description="how long the tools of a lost provider stay listed")] = 10.0
     grace_call_seconds: Annotated[Seconds, Meta(description="how long a call to a lost tool waits for its return")] = 4.0
     hold_quiet_seconds: Annotated[Seconds, Meta(description="a held list is answered when no greeting began for this long")] = 1.0
@@ -177,6 +178,11 @@ class Limits(Struct, frozen=True, kw_only=True):
         int, Meta(ge=36, le=65_536, description="bytes of a string request id; a UUID has 36", extra={"unit": "bytes"})
     ] = 128
     remembered_endpoints: Annotated[Count, Meta(description="empty endpoints whose last goodbye is kept for hints")] = 1024
+    http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
+    http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0
+    http_replay_bytes: Annotated[Bytes, Meta(description="events kept for clients that come back to a stream, all sessions together")] = (
+        64 * MIB
+    )
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -176,19 +176,41 @@ class Endpoint:
         """Whether nobody is attached."""
         return not self.providers and not self.consumers
 
-    def attach_consumer(self, link: Link, now: float, *, answer_bytes: int | None = None) -> Consumer:
-        """Somebody who asks is here. `answer_bytes` bounds what it can take in one answer (default: what a device can)."""
-        limit = self.limits.device_answer_bytes if answer_bytes is None else answer_bytes
-        consumer = Consumer(self, link, limit, now, self.consumer_says)
+    def attach_consumer(
+        self,
+        link: Link,
+        now: float,
+        *,
+        answer_bytes: int | None = None,
+        ask_seconds: float | None = None,
+        in_house: bool = False,
+        only: str = "",
+    ) -> Consumer:
+        """Somebody who asks is here.
+
+        `answer_bytes` bounds what it can take in one answer, `ask_seconds` how long it may think about a provider's question (default:
+        what a device can). For one `in_house` the endpoint greets the providers itself. One that sees `only` a label has that label's
+        tools under their own names, and no others.
+        """
+        limits = self.limits
+        limit = limits.device_answer_bytes if answer_bytes is None else answer_bytes
+        seconds = limits.ask_seconds if ask_seconds is None else ask_seconds
+        consumer = Consumer(self, link, limit, seconds, now, self.consumer_says)
+        consumer.in_house = in_house
+        consumer.only = only
         self.consumers[consumer] = None
         return consumer
 
-    def attach_provider(self, link: Link, now: float, *, server_id: str = "") -> Provider:
-        """Somebody who answers is here. Nobody is sent away for it; the others only have to show that they still live."""
+    def attach_provider(self, link: Link, now: float, *, server_id: str = "", house: bool = False) -> Provider:
+        """Somebody who answers is here. Nobody is sent away for it; the others only have to show that they still live.
+
+        One of the `house` may be believed when it says that a call did not reach anybody.
+        """
         for other in self.providers:
             other.link.ping()
         self._attached += 1
         provider = Provider(self, link, server_id, self._attached, now, self.limits.late_answers, self.provider_says)
+        provider.house = house
         self.providers.append(provider)
         self.reckon()
         if self.greetings.plain():
@@ -291,7 +313,7 @@ class Endpoint:
         if call is None:
             return
         try:
-            if self.direct is not None and method != "initialize":
+            if self.direct is not None and method != "initialize" and not consumer.only:
                 self._carry(self.direct, call, frame, data)
             else:
                 self._route(call, frame, data, now)
@@ -306,8 +328,11 @@ class Endpoint:
 
     def _route(self, call: Call, frame: Frame, data: bytes, now: float, *, patient: bool = True) -> None:
         """Find the way of a request. `patient` is False when it has waited for the catalog long enough."""
+        assert call.consumer is not None
         if call.method == "initialize":
             self.greetings.initialize(call, frame, data, now)
+        elif call.consumer.only:
+            self._route_to_label(call.consumer.only, call, frame, data, now, patient)
         elif self.sole is not None:
             self._route_to_one(self.sole, call, frame, data, now, patient)
         elif self.providers:
@@ -367,12 +392,50 @@ class Endpoint:
                     return
             self._to_bare(call, frame, data, now, patient, errors.METHOD_NOT_FOUND)
 
+    def _route_to_label(self, label: str, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
+        """The way of a request whose consumer sees one label only: its tools have their own names there."""
+        self.greetings.learn(now)
+        if patient and self.greetings.settling():
+            self._postpone(self._unsettled, call, data, now, min(call.started + self.limits.merged_list_seconds, call.deadline))
+            return
+        here = [provider for provider in self.providers if provider.label == label and provider.state is not State.NEW]
+        if call.method == "ping":
+            self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
+        elif call.method == "tools/list" and not any(provider.state is State.BARE for provider in here):
+            self.ledger.answer(call, jsonrpc.result(call.id, self.catalog.page_of(label, self._cursor(frame))))
+        elif call.method == "tools/call":
+            name = self._tool_name(frame)
+            replicas = self.catalog.replicas(label, name) if name is not None else []
+            if replicas or here:
+                self._carry(replicas[0].provider if replicas else here[-1], call, frame, data)
+            elif any(shelf.label == label for shelf in self.catalog.shelves):
+                self._park(call, data, now)
+            else:
+                self._nobody(call)
+        elif here:
+            self._carry(here[-1], call, frame, data)
+        else:
+            self._nobody(call)
+
+    @staticmethod
+    def _tool_name(frame: Frame) -> str | None:
+        """The tool a `tools/call` names."""
+        try:
+            return _call_decoder.decode(frame.params).name if frame.params is not UNSET else None
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+    @staticmethod
+    def _cursor(frame: Frame) -> str | None:
+        """Where in a list its consumer is."""
+        try:
+            return _list_decoder.decode(frame.params).cursor if frame.params is not UNSET else None
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
     def _call_tool(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
         """A `tools/call` goes to the tool its name has always meant here."""
-        try:
-            name = _call_decoder.decode(frame.params).name if frame.params is not UNSET else None
-        except (msgspec.DecodeError, RecursionError):
-            name = None
+        name = self._tool_name(frame)
         tool_settings = self.settings.tools.get(name) if name is not None else None
         if tool_settings is not None:
             call.deadline = call.started + tool_settings.timeout
@@ -479,8 +542,9 @@ class Endpoint:
                 if frame.id is UNSET:
                     self._provider_notifies(provider, frame, data, now)
                 else:
-                    if self.ledger.hand_to_consumer(provider, frame, data, now):
-                        self.wake_at(now + self.limits.ask_seconds)
+                    ask = self.ledger.hand_to_consumer(provider, frame, data, now)
+                    if ask is not None:
+                        self.wake_at(ask.deadline)
                 return
             if frame.error is not UNSET and len(frame.error) == 4:
                 # JSON-RPC 1 wrote both keys on every answer: `"error": null` says that there is none.
@@ -690,12 +754,8 @@ class Endpoint:
         if bare and not self.catalog.shelves:
             self._carry(bare[-1], call, frame, data)
             return
-        try:
-            cursor = _list_decoder.decode(frame.params).cursor if frame.params is not UNSET else None
-        except (msgspec.DecodeError, RecursionError):
-            cursor = None
         missing = [provider.label or provider.server_id or "tool" for provider in self.providers if self.greetings.is_missing(provider)]
-        body = self.catalog.page(cursor, missing)
+        body = self.catalog.page(self._cursor(frame), missing)
         assert consumer is not None
         consumer.seen = self.catalog.fingerprint()
         self.reckon()

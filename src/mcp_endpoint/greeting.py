@@ -105,6 +105,7 @@ class Provider:
         "failed",
         "greeter",
         "greeting",
+        "house",
         "initialized_sent",
         "label",
         "link",
@@ -136,6 +137,7 @@ class Provider:
         self.since = since
         self.says = says
         self.state = State.NEW
+        self.house = False  # brought by the house itself: a process it keeps, a server it reached
         self.label = ""
         self.pending = Pending(remember)
         self.doubtful = False  # its last call timed out, and it has said nothing since
@@ -311,7 +313,7 @@ class Greetings:
         consumer.asked_version = hello.version
         consumer.capabilities = hello.capabilities
         provider = self.endpoint.sole
-        if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer":
+        if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_house:
             greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")
             number = provider.pending.add(greeting)
             try:
@@ -432,8 +434,10 @@ class Greetings:
         consumer = call.consumer
         assert consumer is not None
         ready = [provider for provider in self.endpoint.providers if provider.state is State.READY]
+        if consumer.only:
+            ready = [provider for provider in ready if provider.label == consumer.only]
         welcomes = [provider.welcome for provider in ready if provider.welcome is not None]
-        if self.endpoint.sole is not None and welcomes:
+        if len(welcomes) == 1 and (consumer.only or self.endpoint.sole is not None):
             body = welcome_from(welcomes[0], consumer.asked_version)
         else:
             body = own_welcome(consumer.asked_version, welcomes, self.version)

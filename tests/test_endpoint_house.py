@@ -1,0 +1,251 @@
+"""Consumers and providers of the house itself, as plays of one endpoint: HTTP clients, the API, bridges to servers it keeps."""
+
+from __future__ import annotations
+
+import pytest
+from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
+
+from mcp_endpoint.broker import Broker
+from mcp_endpoint.config import EndpointSettings, Limits
+from mcp_endpoint.endpoint import Endpoint
+
+CHANGED = notification("notifications/tools/list_changed")
+
+
+def guest(play: Play, **options: object) -> Actor:
+    """Somebody in the house, greeted."""
+    actor = play.device(in_house=True, **options)
+    actor.says(initialize(elicitation={}))
+    return actor
+
+
+# -- the handshake of somebody in the house ------------------------------------------------------------------------------------
+
+
+def test_the_endpoint_itself_greets_the_tool_for_whoever_is_in_the_house() -> None:
+    """The tool hears what the endpoint can pass on (sampling, elicitation, roots), not what this one consumer can."""
+    play = Play()
+    tool = play.tool()
+    asker = guest(play)
+    greeting = tool.hear()
+    assert greeting["params"]["clientInfo"]["name"] == "mcp-endpoint-server"
+    assert greeting["params"]["capabilities"] == {"sampling": {}, "elicitation": {}, "roots": {}}
+    asker.hears_nothing()
+    tool.says(welcome(greeting["id"], "calc"))
+    tool.hears(INITIALIZED)
+    assert asker.hear()["result"]["serverInfo"]["name"] == "calc"
+
+
+def test_a_call_of_somebody_in_the_house_is_carried_like_any_other() -> None:
+    play = Play()
+    tool = play.tool()
+    asker = guest(play)
+    tool.is_greeted("calc", ["add"])
+    asker.heard.clear()
+    asker.says(call("a", "add"))
+    number = tool.hear()["id"]
+    tool.says(answer(number, sum=3))
+    asker.hears(answer("a", sum=3))
+
+
+def test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take() -> None:
+    play = Play(EndpointSettings(call_timeout=25.0), Limits(http_ask_seconds=120.0))
+    tool = play.tool()
+    asker = guest(play, ask_seconds=120.0)
+    tool.is_greeted("calc", ["add"])
+    asker.heard.clear()
+    asker.says(call("a", "add"))
+    number = tool.hear()["id"]
+    tool.says(request("sure?", "elicitation/create", message="sure?"))
+    question = asker.hear()
+    play.wait(100.0)
+    asker.hears_nothing()
+    asker.says(answer(question["id"], action="accept"))
+    tool.hears(answer("sure?", action="accept"))
+    tool.says(answer(number, sum=3))
+    asker.hears(answer("a", sum=3))
+
+
+def test_a_question_nobody_in_the_house_answers_ends_as_it_does_for_a_device() -> None:
+    play = Play()
+    tool = play.tool()
+    asker = guest(play, ask_seconds=120.0)
+    tool.is_greeted("calc", ["add"])
+    asker.heard.clear()
+    asker.says(call("a", "add"))
+    tool.hear()
+    tool.says(request("sure?", "elicitation/create", message="sure?"))
+    asker.hear()
+    play.wait(121.0)
+    assert tool.hear()["error"]["code"] == -32006
+    assert asker.hear()["method"] == "notifications/cancelled"
+    play.wait(25.0)
+    asker.hears_error("a", -32006)
+
+
+# -- one label only --------------------------------------------------------------------------------------------------------
+
+
+def test_somebody_who_sees_one_label_has_its_tools_under_their_own_names() -> None:
+    play = Play()
+    calc, other = play.merged(calc=["add", "sub"], other=["add"])
+    asker = guest(play, only="other")
+    asker.heard.clear()
+    asker.says(request(1, "tools/list"))
+    assert asker.hear()["result"] == {"tools": [tool_named("add")]}
+    asker.says(call(2, "add"))
+    number = other.hear()["id"]
+    other.says(answer(number, sum=3))
+    asker.hears(answer(2, sum=3))
+    calc.hears_nothing()
+
+
+def test_somebody_who_sees_one_label_is_welcomed_in_its_name() -> None:
+    play = Play()
+    play.merged(calc=["add"], other=["add"])
+    asker = play.device(in_house=True, only="other")
+    asker.says(initialize())
+    assert asker.hear()["result"]["serverInfo"]["name"] == "other"
+
+
+def test_a_label_is_waited_for_while_its_tools_are_being_learnt() -> None:
+    play = Play()
+    tool = play.tool("calc")
+    asker = play.device(in_house=True, only="calc")
+    asker.says(request(1, "tools/list"))
+    tool.is_greeted("whatever", ["add"])
+    assert asker.hear()["result"]["tools"] == [tool_named("add")]
+
+
+def test_a_label_that_is_not_here_has_no_tools_and_its_calls_say_so() -> None:
+    play = Play()
+    tool = play.tool("calc")
+    asker = guest(play, only="other")
+    tool.is_greeted("calc", ["add"])
+    asker.heard.clear()
+    asker.says(request(1, "tools/list"), call(2, "add"), request(3, "resources/list"), request(4, "ping"))
+    asker.hears(answer(1, tools=[]))
+    asker.hears_error(2, -32001, delivered=False)
+    asker.hears_error(3, -32001, delivered=False)
+    asker.hears(answer(4))
+    tool.hears_nothing()
+
+
+def test_a_label_whose_tool_just_left_is_waited_for_a_moment() -> None:
+    play = Play()
+    calc, _ = play.merged(calc=["add"], other=["rain"])
+    asker = guest(play, only="calc")
+    asker.heard.clear()
+    calc.leaves()
+    asker.says(request(1, "tools/list"), call(2, "add"))
+    asker.hears(answer(1, tools=[tool_named("add")]))
+    back = play.tool("calc")
+    back.is_greeted("calc", ["add"])
+    asker.heard.clear()
+    number = back.hear()["id"]
+    back.says(answer(number, sum=3))
+    asker.hears(answer(2, sum=3))
+
+
+def test_what_is_no_tool_of_a_label_is_carried_to_it_and_it_says_so_itself() -> None:
+    play = Play()
+    calc, other = play.merged(calc=["add"], other=["rain"])
+    asker = guest(play, only="calc")
+    asker.heard.clear()
+    asker.says(call(1, "unheard of"), request(2, "resources/read", uri="x:1"), request(3, "tools/call"))
+    for id in (1, 2, 3):
+        number = calc.hear()["id"]
+        calc.says(failure(number, -32602))
+        asker.hears(failure(id, -32602))
+    other.hears_nothing()
+
+
+def test_a_bare_tool_of_that_label_tells_its_own_list() -> None:
+    play = Play()
+    tool = play.tool("calc")
+    asker = guest(play, only="calc")
+    tool.says(failure(tool.hear()["id"], -32601))
+    asker.heard.clear()
+    asker.says(request(1, "tools/list", cursor=7))
+    number = tool.hear()["id"]
+    tool.says(answer(number, tools=[]))
+    asker.hears(answer(1, tools=[]))
+
+
+def test_the_list_of_one_label_is_paged_too() -> None:
+    play = Play(limits=Limits(list_page_bytes=4096))
+    many = [tool_named(f"tool_{number}", "x" * 1000) for number in range(9)]
+    play.merged(calc=many, other=["rain"])
+    asker = guest(play, only="calc")
+    asker.heard.clear()
+    found, cursor = [], {}
+    for number in range(9):
+        asker.says(request(number, "tools/list", **cursor))
+        page = asker.hear()["result"]
+        found += page["tools"]
+        if "nextCursor" not in page:
+            break
+        cursor = {"cursor": page["nextCursor"]}
+    assert found == many
+
+
+# -- who is there ----------------------------------------------------------------------------------------------------------
+
+
+class House:
+    """A broker whose house brings one provider to every endpoint as long as somebody asks there."""
+
+    def __init__(self) -> None:
+        self.play = Play()
+        self.broker = Broker(
+            EndpointSettings(),
+            Limits(),
+            clock=lambda: self.play.now,
+            call_at=lambda when, ring: self,
+            epoch=lambda: self.play.now,
+            watch=self,
+        )
+        self.broker.on_open = self.open
+        self.broker.on_idle = self.idle
+        self.brought: list[Actor] = []
+        self.events: list[str] = []
+
+    def cancel(self) -> None: ...
+
+    def tell(self, event: str, shown: str, **fields: object) -> None: ...
+
+    def open(self, endpoint: Endpoint) -> None:
+        self.events.append("open")
+        actor = Actor(self.play)
+        actor.party = self.broker.attach_provider(endpoint.name, endpoint.shown, actor, house=True)
+        self.brought.append(actor)
+
+    def idle(self, endpoint: Endpoint) -> None:
+        self.events.append("idle")
+        self.broker.detach(self.brought.pop().party, 1000, "nobody asks here")
+
+
+def test_the_house_brings_its_providers_with_the_first_consumer_and_takes_them_away_with_the_last() -> None:
+    house = House()
+    first = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
+    second = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play), in_house=True)
+    assert house.events == ["open"]
+    assert house.broker.endpoints["agent:kitchen"].providers[0].house
+    house.broker.detach(first, 1000, "")
+    assert house.events == ["open"]
+    house.broker.detach(second, 1000, "")
+    assert house.events == ["open", "idle"]
+    assert not house.broker.endpoints and house.broker.providers == house.broker.consumers == 0
+    house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
+    assert house.events == ["open", "idle", "open"]
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_tool_that_dialled_in_keeps_its_endpoint_when_the_house_takes_its_own_away(stays: bool) -> None:
+    house = House()
+    tool = house.broker.attach_provider("agent:kitchen", "kitchen", Actor(house.play))
+    device = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
+    if not stays:
+        house.broker.detach(tool, 1000, "")
+    house.broker.detach(device, 1000, "")
+    assert ("agent:kitchen" in house.broker.endpoints) is stays
