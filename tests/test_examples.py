@@ -163,8 +163,9 @@ async def _call(wire: Wire, name: str, **arguments: object) -> Any:
 async def test_the_example_block_brings_both_servers_through_the_pipe(gate: Gate) -> None:
     """Rows L6, L8: every tool of both servers is listed and called, each over its own link."""
     found = read(EXAMPLES / "mcp.json", _python_first())
-    assert set(found.commands) == {"calculator", "weather"}
-    async with piping(gate.address, **found.commands):
+    commands = {name: server.command for name, server in found.servers.items() if server.command is not None}
+    assert set(commands) == {"calculator", "weather"}
+    async with piping(gate.address, **commands):
         links = [await gate.link(), await gate.link()]
         by_name = {await _greeted(wire): wire for wire in links}
         tools: Any = {name: await wire.ask("tools/list") for name, wire in by_name.items()}

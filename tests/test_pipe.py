@@ -388,7 +388,7 @@ async def test_the_command_line_runs_every_server_of_a_block(gate: Gate, tmp_pat
         _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 0
         assert "c: disabled" in err.decode()
-        assert "d: servers reached by URL are not supported yet" in err.decode()
+        assert "reached by URL, which is for [providers] file; left out" in err.decode()
 
 
 @pytest.mark.parametrize(

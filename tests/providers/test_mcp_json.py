@@ -8,15 +8,22 @@ from pathlib import Path
 import pytest
 
 from mcp_endpoint.errors import ConfigError
-from mcp_endpoint.providers.mcp_json import Found, read
+from mcp_endpoint.providers.child import Command
+from mcp_endpoint.providers.mcp_json import Found, mask, read
 
-OURS = {"PATH": "/bin", "HOME": "/home/me", "AWS_SECRET_ACCESS_KEY": "s3cret", "CITY": "杭州"}
+OURS = {"PATH": "/bin", "HOME": "/home/me", "AWS_SECRET_ACCESS_KEY": "s3cret-s3cret", "CITY": "杭州"}
 
 
 def _read(folder: Path, servers: object, *, text: str | None = None) -> Found:
     file = folder / "mcp.json"
     file.write_text(text if text is not None else json.dumps({"mcpServers": servers}), "utf-8")
     return read(file, OURS)
+
+
+def _command(found: Found, name: str) -> Command:
+    command = found.servers[name].command
+    assert command is not None
+    return command
 
 
 def test_a_command_with_everything(tmp_path: Path) -> None:
@@ -34,7 +41,7 @@ def test_a_command_with_everything(tmp_path: Path) -> None:
             }
         },
     )
-    command = found.commands["天气"]
+    command = _command(found, "天气")
     assert command.program == "python"
     assert command.args == ("server.py", "--port", "8080")
     assert command.env == {"PATH": "/bin", "HOME": "/home/me", "KEY": "k", "LEVEL": "3"}
@@ -44,24 +51,83 @@ def test_a_command_with_everything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spelling", ["type", "transport", "transportType"])
 def test_stdio_may_be_said_in_three_ways(tmp_path: Path, spelling: str) -> None:
-    assert list(_read(tmp_path, {"a": {spelling: "STDIO", "command": "x"}}).commands) == ["a"]
+    assert list(_read(tmp_path, {"a": {spelling: "STDIO", "command": "x"}}).servers) == ["a"]
 
 
 @pytest.mark.parametrize("entry", [{"disabled": True}, {"enabled": False}])
 def test_a_disabled_server_is_left_out(tmp_path: Path, entry: dict[str, bool]) -> None:
     found = _read(tmp_path, {"a": {"command": "x", **entry}, "b": {"command": "y"}})
-    assert list(found.commands) == ["b"]
+    assert list(found.servers) == ["b"]
     assert found.left_out == (("a: disabled", "a：已停用"),)
 
 
 @pytest.mark.parametrize(
-    "entry", [{"url": "http://x/mcp"}, {"type": "sse", "url": "http://x"}, {"transportType": "streamableHttp"}, {"transport": "http"}]
+    ("said", "wire"),
+    [
+        ("sse", "sse"),
+        ("SSE", "sse"),
+        ("http", "http"),
+        ("streamable-http", "http"),
+        ("streamableHttp", "http"),
+        ("streamablehttp", "http"),
+        ("streamable_http", "http"),
+        (None, "any"),
+    ],
 )
-def test_a_server_reached_by_url_is_left_out_and_says_so(tmp_path: Path, entry: dict[str, str]) -> None:
-    found = _read(tmp_path, {"a": entry})
-    assert found.commands == {}
-    assert "not supported yet" in found.left_out[0][0]
-    assert "暂不支持" in found.left_out[0][1]
+@pytest.mark.parametrize("spelling", ["type", "transport", "transportType"])
+def test_every_spelling_of_a_server_reached_by_url(tmp_path: Path, spelling: str, said: str | None, wire: str) -> None:
+    found = _read(tmp_path, {"a": {"url": " https://x.example/mcp ", spelling: said, "headers": {"X-Key": "k", "X-Level": 3}}})
+    server = found.servers["a"]
+    assert (server.wire, server.command, server.url) == (wire, None, "https://x.example/mcp")
+    assert server.headers == {"X-Key": "k", "X-Level": "3"}
+
+
+def test_what_the_house_adds_to_an_entry(tmp_path: Path) -> None:
+    found = _read(
+        tmp_path,
+        {
+            "a": {
+                "command": "x",
+                "endpoints": ["home-*", "office"],
+                "allow": ["get_*"],
+                "deny": "get_secret",
+                "timeout": 60,
+                "label": "one",
+            },
+            "b": {"command": "x", "credentials": "pool", "place": "env:API_KEY", "timeout": 60_000, "enabled": True, "disabled": None},
+            "c": {"url": "http://x", "credentials": "pool", "place": "query:api_key", "endpoints": []},
+        },
+    )
+    a, b, c = found.servers.values()
+    assert (a.endpoints, a.allow, a.deny, a.timeout, a.label) == (("home-*", "office"), ("get_*",), ("get_secret",), 60, "one")
+    assert (a.endpoint, a.shown) == ("server:one", "server one")
+    assert (b.label, b.endpoints, b.credentials, b.place, b.timeout) == ("b", None, "pool", "env:API_KEY", 60)
+    assert (c.place, c.endpoints, c.timeout) == ("query:api_key", (), None)
+
+
+def test_nothing_that_may_be_a_secret_is_printed(tmp_path: Path) -> None:
+    """Threat: the values of a server's environment, headers and address reach a log or /stats."""
+    found = _read(
+        tmp_path,
+        {
+            "a": {"command": "x", "args": ["${AWS_SECRET_ACCESS_KEY}", "${CITY:-x}"], "env": {"K": "long-value", "ON": "1"}},
+            "b": {"url": "https://me:password@x/mcp?key=query-value&n=1", "headers": {"Authorization": "Bearer abcdefgh"}},
+            "c": {"command": "x"},
+        },
+    )
+    a, b, c = found.servers.values()
+    assert repr(found) == "Found(servers={'a': <Server 'a'>, 'b': <Server 'b'>, 'c': <Server 'c'>}, left_out=())"
+    assert mask(a)("s3cret-s3cret long-value 1") == "*** *** 1"
+    assert (
+        mask(b)("get https://me:password@x/mcp?key=query-value&n=1 with Bearer abcdefgh") == "get https://me:***@x/mcp?key=***&n=1 with ***"
+    )
+    assert mask(c)("anything") == "anything"
+
+
+def test_servers_that_are_written_alike_are_equal(tmp_path: Path) -> None:
+    entry = {"command": "x", "env": {"K": "v"}, "args": ["1"]}
+    assert _read(tmp_path, {"a": entry}) == _read(tmp_path, {"a": entry | {"autoApprove": []}})
+    assert _read(tmp_path, {"a": entry}) != _read(tmp_path, {"a": entry | {"env": {"K": "w"}}})
 
 
 def test_variables_are_filled_in_everywhere(tmp_path: Path) -> None:
@@ -76,7 +142,7 @@ def test_variables_are_filled_in_everywhere(tmp_path: Path) -> None:
             }
         },
     )
-    command = found.commands["a"]
+    command = _command(found, "a")
     assert command.program == "/home/me/x"
     assert command.args == ("杭州", "杭州", "else", "$CITY")
     assert command.env["K"] == "<杭州>"
@@ -86,24 +152,37 @@ def test_variables_are_filled_in_everywhere(tmp_path: Path) -> None:
 def test_a_server_gets_no_variable_that_is_not_named(tmp_path: Path) -> None:
     """Threat: a tool reads every secret of the environment that its starter was started in."""
     found = _read(tmp_path, {"a": {"command": "x"}, "b": {"command": "x", "env": {"AWS_SECRET_ACCESS_KEY": "${AWS_SECRET_ACCESS_KEY}"}}})
-    assert "AWS_SECRET_ACCESS_KEY" not in found.commands["a"].env
-    assert found.commands["b"].env["AWS_SECRET_ACCESS_KEY"] == "s3cret"
+    assert "AWS_SECRET_ACCESS_KEY" not in _command(found, "a").env
+    assert _command(found, "b").env["AWS_SECRET_ACCESS_KEY"] == "s3cret-s3cret"
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
-    assert list(_read(tmp_path, None, text='\ufeff{"mcpServers": {"a": {"command": "x"}}}').commands) == ["a"]
+    assert list(_read(tmp_path, None, text='\ufeff{"mcpServers": {"a": {"command": "x"}}}').servers) == ["a"]
 
 
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ('{"mcpServers": {}', "mcp.json", "truncated"),
+        ('{"mcpServers": {}\n', "mcp.json:1:18", "truncated"),
         ('{\n  "名": "你", x}', "mcp.json:2:13", "malformed"),
         ("[]", "mcp.json", "mcpServers"),
         ("{}", "mcp.json", "mcpServers"),
-        ('{"mcpServers": {"a": {"args": []}}}', "mcp.json: mcpServers.a", "command"),
-        ('{"mcpServers": {"a": {"command": ["x"]}}}', "mcp.json: mcpServers.a", "Expected"),
-        ('{"mcpServers": {"a": {"command": "x", "args": ["${NONE}"]}}}', "mcp.json: mcpServers.a", "NONE"),
+        ('{"mcpServers": {"a": {"command": "x"}, "a": {"command": "y"}}}', "mcp.json", "a"),
+        ('{"mcpServers": {\n"啊": {"command": "x"},\n  "a": {"args": []}}}', "mcp.json:3:3", 'mcpServers.a: has no "command"'),
+        ('{"mcpServers": {"a": {"command": ["x"]}}}', "mcp.json:1:17", "Expected"),
+        ('{"mcpServers": {"a": {"command": "x", "args": ["${NONE}"]}}}', "mcp.json:1:17", "NONE"),
+        ('{"mcpServers": {"": {"command": "x"}}}', "mcp.json:1:17", "name"),
+        ('{"mcpServers": {"a": {"command": "x", "label": "\\n"}}}', "mcp.json:1:17", "label"),
+        ('{"mcpServers": {"a": {"command": "x", "url": "http://x"}}}', "mcp.json:1:17", "both"),
+        ('{"mcpServers": {"a": {"command": "x", "type": "ws"}}}', "mcp.json:1:17", "ws"),
+        ('{"mcpServers": {"a": {"type": "http"}}}', "mcp.json:1:17", "url"),
+        ('{"mcpServers": {"a": {"url": "ftp://x"}}}', "mcp.json:1:17", "http://"),
+        ('{"mcpServers": {"a": {"url": "http://x", "headers": {"a b": ""}}}}', "mcp.json:1:17", "a b"),
+        ('{"mcpServers": {"a": {"url": "http://x", "headers": {"a": "\\n"}}}}', "mcp.json:1:17", "cannot be sent"),
+        ('{"mcpServers": {"a": {"url": "http://x", "place": "bearer"}}}', "mcp.json:1:17", "go together"),
+        ('{"mcpServers": {"a": {"url": "http://x", "place": "env:X", "credentials": "p"}}}', "mcp.json:1:17", "bearer"),
+        ('{"mcpServers": {"a": {"command": "x", "place": "bearer", "credentials": "p"}}}', "mcp.json:1:17", "env:NAME"),
+        ('{"mcpServers": {"a": {"command": "x", "timeout": 0}}}', "mcp.json:1:17", "timeout"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, place: str, words: str) -> None:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from ..errors import ConfigError
+from ..jsonrpc import Malformed, members
 from .child import Command, environment
 
-STDIO: Final = frozenset(("", "stdio"))
+Wire = Literal["stdio", "http", "sse", "any"]
+"""How a server is spoken to; `any` is a URL whose entry does not say: Streamable HTTP, else HTTP+SSE."""
+WIRES: Final[Mapping[str, Wire]] = {"stdio": "stdio", "sse": "sse", "http": "http", "streamablehttp": "http"}
+"""What `type`, `transport` and `transportType` may say, without regard to case, `-` and `_`."""
+LONGEST_CALL_SECONDS: Final = 300.0
+"""The most a `timeout` gives, as for `[endpoint.tools]`."""
+MILLISECONDS_FROM: Final = 1000.0
+"""From here on a `timeout` is read as milliseconds, which is what some programs that share this block write."""
+SECRET_CHARS: Final = 6
+"""A value shorter than this is no secret and is not looked for in what a server says: `1`, `true` and `info` are everywhere."""
+
 _VARIABLE: Final = re.compile(r"\$\{(?:env:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<otherwise>[^}]*))?\}")
+_NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_URL: Final = re.compile(r"https?://[^/?#\s][^\s]*")
+_PLACE: Final = re.compile(r"bearer|(?:query|header|env):[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 Word = str | int | float
 
@@ -26,32 +42,83 @@ class _Entry(msgspec.Struct):
     env: dict[str, Word] | None = None
     cwd: str | None = None
     url: str | None = None
+    headers: dict[str, Word] | None = None
     type: str | None = None
     transport: str | None = None
     transport_type: str | None = msgspec.field(default=None, name="transportType")
-    disabled: bool = False
-    enabled: bool = True
+    disabled: bool | None = None
+    enabled: bool | None = None
+    timeout: float | None = None
+    endpoints: str | list[str] | None = None
+    allow: str | list[str] | None = None
+    deny: str | list[str] | None = None
+    label: str | None = None
+    credentials: str | None = None
+    place: str | None = None
 
 
 class _Block(msgspec.Struct):
     servers: dict[str, msgspec.Raw] = msgspec.field(name="mcpServers")
 
 
-class Found(NamedTuple):
-    """What a file holds: the commands to run by name, and what was left out, said in (English, Chinese)."""
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """One server of the block, ready to be started or dialled. Two that are equal need not be told apart."""
 
-    commands: dict[str, Command]
+    name: str
+    label: str
+    """What its tools go by, and its internal endpoint; servers with the same label are replicas."""
+    wire: Wire
+    command: Command | None = None
+    """What to start; None for a server reached by URL."""
+    url: str = ""
+    headers: Mapping[str, str] = {}
+    endpoints: tuple[str, ...] | None = None
+    """Patterns of the endpoints it serves, by their printable names; None: those of `[providers] endpoints`."""
+    allow: tuple[str, ...] = ()
+    """Patterns of the tools that are shown; none is all of them."""
+    deny: tuple[str, ...] = ()
+    """Patterns of the tools that are not."""
+    credentials: str = ""
+    """The pool of `[credentials.NAME]` it draws from."""
+    place: str = ""
+    """Where a credential goes: `query:NAME`, `header:NAME`, `bearer` or `env:NAME`."""
+    timeout: float | None = None
+    """Seconds a call of its tools may take; None: as everywhere."""
+    secrets: frozenset[str] = frozenset()
+    """Values that are shown to nobody."""
+
+    @property
+    def endpoint(self) -> str:
+        """The name of its internal endpoint, which no token opens."""
+        return f"server:{self.label}"
+
+    @property
+    def shown(self) -> str:
+        """How its internal endpoint may be printed."""
+        return f"server {self.label}"
+
+    def __repr__(self) -> str:
+        """Its name alone: an address, a header or a variable may hold a secret."""
+        return f"<Server {self.name!r}>"
+
+
+class Found(NamedTuple):
+    """What a file holds: the servers by name, and what was left out, said in (English, Chinese)."""
+
+    servers: Mapping[str, Server]
     left_out: tuple[tuple[str, str], ...]
 
 
 def read(file: Path, environ: Mapping[str, str]) -> Found:
-    """The servers of `file` that run as a process of their own.
+    """The servers of `file`.
 
-    `${VAR}`, `${env:VAR}` and `${VAR:-otherwise}` stand for variables of `environ` in `command`, `args`, `env` and `cwd`; a relative `cwd`
-    starts at the file's folder. Raises ConfigError for a file that cannot be read or understood.
+    `${VAR}`, `${env:VAR}` and `${VAR:-otherwise}` stand for variables of `environ` in `command`, `args`, `env`, `cwd`, `url` and
+    `headers`; a relative `cwd` starts at the file's folder. Raises ConfigError, with file:line:column where there is one, for a file that
+    cannot be read or understood.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        text.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", f"无法读取：{error}", place=str(file)) from error
     try:
@@ -60,58 +127,172 @@ def read(file: Path, environ: Mapping[str, str]) -> Found:
         raise ConfigError(
             f'is not a JSON object with an "mcpServers" block: {error}',
             f'不是带 "mcpServers" 的 JSON 对象：{error}',
-            place=_place(file, text, error),
+            place=_broken_at(file, text, error),
         ) from error
-    commands: dict[str, Command] = {}
+    servers: dict[str, Server] = {}
     left_out: list[tuple[str, str]] = []
+    places = _places(file, text)
     for name, raw in block.servers.items():
-        place = f"{file}: mcpServers.{name}"
+        entry = _Reading(name, places.get(name, str(file)), file, environ)
+        server = entry.server(raw)
+        if server is None:
+            left_out.append((f"{name}: disabled", f"{name}：已停用"))
+        else:
+            servers[name] = server
+    return Found(servers, tuple(left_out))
+
+
+class _Reading:
+    """One entry on its way to a Server: its name and place for complaints, and what its variables stood for."""
+
+    def __init__(self, name: str, place: str, file: Path, environ: Mapping[str, str]) -> None:
+        self._name = name
+        self._place = place
+        self._file = file
+        self._environ = environ
+        self._filled: set[str] = set()
+
+    def server(self, raw: msgspec.Raw) -> Server | None:
+        """The entry as a Server; None if it is switched off."""
         try:
             entry = msgspec.json.decode(raw, type=_Entry)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"cannot be used: {error}", f"无法使用：{error}", place=place) from error
-        kind = (entry.type or entry.transport or entry.transport_type or "").lower()
-        if entry.disabled or not entry.enabled:
-            left_out.append((f"{name}: disabled", f"{name}：已停用"))
-        elif entry.url is not None or kind not in STDIO:
-            left_out.append(
-                (
-                    f"{name}: servers reached by URL are not supported yet, only those with a command; left out",
-                    f"{name}：暂不支持以 URL 访问的服务器，只支持带 command 的，已跳过",
-                )
+            raise self._wrong(f"cannot be used: {error}", f"无法使用：{error}") from error
+        if entry.disabled or entry.enabled is False:
+            return None
+        if _NAME.fullmatch(self._name) is None:
+            raise self._wrong("its name has to be 1 to 64 printable characters", "名称须为 1 到 64 个可见字符")
+        label = entry.label or self._name
+        if _NAME.fullmatch(label) is None:
+            raise self._wrong('its "label" has to be 1 to 64 printable characters', '"label" 须为 1 到 64 个可见字符')
+        wire = self._wire(entry)
+        command = self._command(entry) if wire == "stdio" else None
+        url = "" if wire == "stdio" else self._url(entry)
+        headers = {} if wire == "stdio" else self._headers(entry)
+        own = {*headers.values(), *_secrets_of(url)} if command is None else {command.env[key] for key in entry.env or ()}
+        return Server(
+            name=self._name,
+            label=label,
+            wire=wire,
+            command=command,
+            url=url,
+            headers=headers,
+            endpoints=None if entry.endpoints is None else _patterns(entry.endpoints),
+            allow=_patterns(entry.allow),
+            deny=_patterns(entry.deny),
+            credentials=entry.credentials or "",
+            place=self._credential_place(entry, wire),
+            timeout=self._timeout(entry.timeout),
+            secrets=frozenset(value for value in own | self._filled if len(value) >= SECRET_CHARS),
+        )
+
+    def _wire(self, entry: _Entry) -> Wire:
+        said = entry.type or entry.transport or entry.transport_type
+        if said is None:
+            if entry.command and entry.url:
+                raise self._wrong('has both "command" and "url"; say which by "type"', '同时有 "command" 和 "url"，请用 "type" 说明用哪个')
+            return "any" if entry.url else "stdio"
+        wire = WIRES.get(said.lower().replace("-", "").replace("_", ""))
+        if wire is None:
+            raise self._wrong(
+                f'type "{said}" is none of stdio, sse, http, streamable-http', f'type "{said}" 不是 stdio、sse、http、streamable-http'
             )
-        elif not entry.command:
-            raise ConfigError('has no "command"', '缺少 "command"', place=place)
-        else:
-            commands[name] = _command(entry, entry.command, file, environ, place)
-    return Found(commands, tuple(left_out))
+        return wire
 
+    def _command(self, entry: _Entry) -> Command:
+        if not entry.command:
+            raise self._wrong('has no "command"', '缺少 "command"')
+        return Command(
+            program=self._fill(entry.command),
+            args=tuple(self._fill(word) for word in entry.args),
+            env=environment(self._environ, {key: self._fill(text) for key, text in (entry.env or {}).items()}),
+            cwd=None if entry.cwd is None else str(self._file.parent / self._fill(entry.cwd)),
+        )
 
-def _command(entry: _Entry, program: str, file: Path, environ: Mapping[str, str], place: str) -> Command:
-    def filled(text: Word) -> str:
-        return _VARIABLE.sub(value, str(text))
+    def _url(self, entry: _Entry) -> str:
+        url = self._fill(entry.url or "").strip()
+        if not url:
+            raise self._wrong('has no "url"', '缺少 "url"')
+        if not _URL.fullmatch(url):
+            raise self._wrong('its "url" has to begin with http:// or https://', '"url" 须以 http:// 或 https:// 开头')
+        return url
 
-    def value(variable: re.Match[str]) -> str:
+    def _headers(self, entry: _Entry) -> dict[str, str]:
+        headers = {name: self._fill(value) for name, value in (entry.headers or {}).items()}
+        for name, value in headers.items():
+            if _HEADER.fullmatch(name) is None or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
+                raise self._wrong(f"the header {name!r} cannot be sent", f"请求头 {name!r} 无法发送")
+        return headers
+
+    def _credential_place(self, entry: _Entry, wire: Wire) -> str:
+        place = entry.place or ""
+        if bool(place) != bool(entry.credentials):
+            raise self._wrong('"credentials" and "place" go together', '"credentials" 与 "place" 必须同时给出')
+        if place and (_PLACE.fullmatch(place) is None or place.startswith("env:") != (wire == "stdio")):
+            wanted = "env:NAME" if wire == "stdio" else "query:NAME, header:NAME or bearer"
+            raise self._wrong(f'its "place" has to be {wanted}', f'"place" 须为 {wanted.replace(" or ", " 或 ")}')
+        return place
+
+    def _timeout(self, given: float | None) -> float | None:
+        if given is None:
+            return None
+        if given <= 0:
+            raise self._wrong('its "timeout" has to be more than 0 seconds', '"timeout" 须大于 0 秒')
+        return min(given / 1000 if given >= MILLISECONDS_FROM else given, LONGEST_CALL_SECONDS)
+
+    def _fill(self, text: Word) -> str:
+        return _VARIABLE.sub(self._value, str(text))
+
+    def _value(self, variable: re.Match[str]) -> str:
         name, otherwise = variable["name"], variable["otherwise"]
-        if otherwise is not None:
-            return environ.get(name) or otherwise
-        if name not in environ:
-            raise ConfigError(f"needs the environment variable {name}, which is not set", f"需要环境变量 {name}，但它没有设置", place=place)
-        return environ[name]
+        if otherwise is not None and not self._environ.get(name):
+            return otherwise
+        if name not in self._environ:
+            raise self._wrong(f"needs the environment variable {name}, which is not set", f"需要环境变量 {name}，但它没有设置")
+        self._filled.add(self._environ[name])
+        return self._environ[name]
 
-    named = {key: filled(text) for key, text in (entry.env or {}).items()}
-    return Command(
-        program=filled(program),
-        args=tuple(filled(word) for word in entry.args),
-        env=environment(environ, named),
-        cwd=None if entry.cwd is None else str(file.parent / filled(entry.cwd)),
-    )
+    def _wrong(self, en: str, zh: str) -> ConfigError:
+        return ConfigError(f"mcpServers.{self._name}: {en}", f"mcpServers.{self._name}：{zh}", place=self._place)
 
 
-def _place(file: Path, text: str, error: msgspec.DecodeError) -> str:
-    """`file:line:column`, from the byte that msgspec names in its message; the file alone where it names none."""
+def _secrets_of(url: str) -> set[str]:
+    """The parts of an address that may be a secret: its user, its password and the values of its query."""
+    parts = urlsplit(url)
+    return {*filter(None, (parts.username, parts.password)), *(value for _, value in parse_qsl(parts.query))}
+
+
+def _patterns(given: str | list[str] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def _places(file: Path, text: bytes) -> dict[str, str]:
+    """Where each entry stands. Raises ConfigError for a name that is there twice: only one of them would count."""
+    try:
+        start, end = members(text)["mcpServers"][1:]
+        return {name: _at(file, text, start + span.key) for name, span in members(text[start:end]).items()}
+    except Malformed as error:
+        raise ConfigError(f'"mcpServers" cannot be used: {error}', f'"mcpServers" 无法使用：{error}', place=str(file)) from error
+
+
+def _broken_at(file: Path, text: bytes, error: msgspec.DecodeError) -> str:
+    """The place of the byte that msgspec names in its message; the end where the file breaks off; the file alone where it names none."""
     named = re.search(r"\(byte (\d+)\)", str(error))
-    if named is None:
-        return str(file)
-    before = text.encode()[: int(named[1])].decode("utf-8", "replace")
+    if named is not None:
+        return _at(file, text, int(named[1]))
+    return str(file) if isinstance(error, msgspec.ValidationError) else _at(file, text, len(text.rstrip()))
+
+
+def _at(file: Path, text: bytes, byte: int) -> str:
+    """`file:line:column`, both counted from 1, columns in characters."""
+    before = text[:byte].decode("utf-8", "replace")
     return f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+
+def mask(server: Server) -> Callable[[str], str]:
+    """Takes a server's secrets out of a text it wrote or an error it caused."""
+    words = sorted(server.secrets, key=len, reverse=True)
+    if not words:
+        return str
+    secret = re.compile("|".join(map(re.escape, words)))
+    return lambda text: secret.sub("***", text)
