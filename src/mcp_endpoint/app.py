@@ -18,8 +18,11 @@ from .config import Security
 from .rooms import Room
 from .status import View, routes
 
-METHODS: Final = ("GET", "HEAD", "OPTIONS")
-HEADERS: Final = ("Authorization",)
+METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+HEADERS: Final = ("*",)
+"""Any: revision 2026-07-28 of MCP lets tools name headers of their own (`Mcp-Param-…`), and no cookies are involved."""
+EXPOSED: Final = ("Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate", "Retry-After")
+"""What a page's program may read of our answers."""
 
 
 class OriginGuard:
@@ -50,7 +53,13 @@ def create_app(view: View, rooms: Sequence[Room] = (), *, alone: bool = False) -
     middleware = [Middleware(OriginGuard, security=security)]
     if security.enable_cors:
         middleware.append(
-            Middleware(CORSMiddleware, allow_origins=security.allowed_origins, allow_methods=METHODS, allow_headers=HEADERS)
+            Middleware(
+                CORSMiddleware,
+                allow_origins=security.allowed_origins,
+                allow_methods=METHODS,
+                allow_headers=HEADERS,
+                expose_headers=EXPOSED,
+            )
         )
     return Starlette(
         routes=[*(() if alone else routes(view)), *(route for room in rooms for route in room.routes)],

@@ -169,6 +169,11 @@ class Broker:
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def draining(self) -> bool:
+        """Whether no new work is taken any more."""
+        return self._draining
+
     def drain(self) -> None:
         """Take no new work; what is in flight goes on."""
         self._draining = True

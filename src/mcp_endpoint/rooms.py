@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from .admission import Porter
 from .broker import Broker
 from .config import Config
+from .consumers.mcp_http import McpHttp
 from .errors import EndpointError
 from .tokens import Doors
 
@@ -57,7 +58,9 @@ def opened(house: House, alone: str = "") -> list[Room]:
 
     Raises EndpointError when one is configured whose packages are not installed.
     """
-    return []
+    if alone:
+        return []
+    return [McpHttp(house.broker, house.config.limits, house.porter)]
 
 
 def imported(module: str, extra: str) -> Any:
