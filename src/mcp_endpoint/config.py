@@ -183,6 +183,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     http_replay_bytes: Annotated[Bytes, Meta(description="events kept for clients that come back to a stream, all sessions together")] = (
         64 * MIB
     )
+    http_streams: Annotated[Count, Meta(description="subscriptions (revision 2026-07-28) open at a time")] = 1000
+    parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required) at a time")] = 1000
 
 
 class Config(Struct, frozen=True, kw_only=True):

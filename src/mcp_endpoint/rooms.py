@@ -5,6 +5,7 @@ A room is imported only when it is opened: what it needs may not be installed.
 
 from __future__ import annotations
 
+import hmac
 import importlib
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from .admission import Porter
 from .broker import Broker
 from .config import Config
 from .consumers.mcp_http import McpHttp
+from .consumers.stateless import Stateless
 from .errors import EndpointError
 from .tokens import Doors
 
@@ -60,7 +62,10 @@ def opened(house: House, alone: str = "") -> list[Room]:
     """
     if alone:
         return []
-    return [McpHttp(house.broker, house.config.limits, house.porter)]
+    limits = house.config.limits
+    # States signed with the server's own key are good for every process that has it.
+    secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
+    return [McpHttp(house.broker, limits, house.porter, Stateless(limits, secret))]
 
 
 def imported(module: str, extra: str) -> Any:

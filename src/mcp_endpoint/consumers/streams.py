@@ -191,7 +191,7 @@ class Events(Response):
         self._stalled_seconds = stalled_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(hung_up(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await self._write(send, gone)
@@ -225,6 +225,7 @@ class Events(Response):
         return b"" if done else COMMENT
 
 
-async def _gone(receive: Receive) -> None:
+async def hung_up(receive: Receive) -> None:
+    """Wait until the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
