@@ -102,6 +102,7 @@ TOOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "test_embedded_resource": ("Returns an embedded resource", EMPTY),
     "test_multiple_content_types": ("Returns text, an image and a resource", EMPTY),
     "test_tool_with_logging": ("Logs while it works", EMPTY),
+    "test_logging_tool": ("Logs if it is asked to", EMPTY),
     "test_error_handling": ("Always fails", EMPTY),
     "test_tool_with_progress": ("Reports progress", EMPTY),
     "test_sampling": ("Asks the client's model", form("prompt", prompt={"type": "string", "description": "The prompt to send"})),
@@ -197,6 +198,9 @@ async def called(ctx: Any, params: types.CallToolRequestParams) -> types.CallToo
                 await ctx.session.send_log_message(level="info", data=said, related_request_id=ctx.request_id)
                 await asyncio.sleep(STEP)
             return text("Tool with logging executed")
+        case "test_logging_tool":
+            await ctx.session.send_log_message(level="info", data="Diagnostic", related_request_id=ctx.request_id)
+            return text("Logged if asked to")
         case "test_error_handling":
             return text("This tool intentionally returns an error for testing", failed=True)
         case "test_tool_with_progress":
