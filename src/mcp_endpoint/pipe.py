@@ -29,7 +29,7 @@ from .dial import NoLink, readable
 from .errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
 from .providers import mcp_json
 from .providers.backoff import Backoff
-from .providers.child import LINE_BYTES, Child, Command, Line, environment
+from .providers.child import LINE_BYTES, Child, Command, environment, is_message
 
 ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
 """The environment variable that mcp_pipe and its relatives read."""
@@ -62,13 +62,6 @@ class Ending(NamedTuple):
     at_least: float = 0.0
 
 
-class _Message(msgspec.Struct):
-    """The mark of a JSON-RPC message (JSON-RPC 2.0 §4); everything else in it is carried unread."""
-
-    jsonrpc: str
-
-
-_MESSAGE: Final = msgspec.json.Decoder(_Message)
 _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -239,7 +232,7 @@ async def _to_child(socket: ClientConnection, child: Child) -> None:
 async def _to_endpoint(title: str, child: Child, socket: ClientConnection, say: Say) -> None:
     try:
         async for line in child.lines():
-            if _is_message(line):
+            if is_message(line):
                 await socket.send(line.data, text=True)
             elif not line.whole:
                 shown = readable(line.data.decode("utf-8", "replace"))
@@ -248,15 +241,6 @@ async def _to_endpoint(title: str, child: Child, socket: ClientConnection, say: 
                 say(f"{title}: 非 JSON-RPC 输出，已丢弃 / not JSON-RPC, dropped: {readable(line.data.decode('utf-8', 'replace'))}")
     except ConnectionClosed:
         return
-
-
-def _is_message(line: Line) -> bool:
-    try:
-        _MESSAGE.decode(line.data)
-        line.data.isascii() or line.data.decode("utf-8")
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return line.whole
 
 
 def _with_server_id(address: str, name: str) -> str:

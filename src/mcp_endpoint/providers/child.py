@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
@@ -83,6 +83,25 @@ class Line(NamedTuple):
     whole: bool = True
 
 
+class _Message(msgspec.Struct):
+    """The mark of a JSON-RPC message (JSON-RPC 2.0 §4); everything else in it is carried unread."""
+
+    jsonrpc: str
+
+
+_MESSAGE: Final = msgspec.json.Decoder(_Message)
+
+
+def is_message(line: Line) -> bool:
+    """Whether a line is a JSON-RPC message, in UTF-8, and not something a server printed."""
+    try:
+        _MESSAGE.decode(line.data)
+        line.data.isascii() or line.data.decode("utf-8")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return line.whole
+
+
 class Lines:
     """Cuts a stream of bytes into lines of at most `limit` bytes, in memory of the same size."""
 
@@ -122,7 +141,8 @@ class Lines:
 class _Ends(asyncio.SubprocessProtocol):
     """The near ends of a child's pipes. Unlike `asyncio.subprocess.Process.wait`, `exited` does not wait for whoever inherited them."""
 
-    def __init__(self) -> None:
+    def __init__(self, overhear: Callable[[bytes], None] | None) -> None:
+        self.overhear = overhear
         self.stdout = asyncio.StreamReader(limit=_READ_BYTES)
         self.exited = asyncio.Event()
         self.writable = asyncio.Event()
@@ -134,12 +154,15 @@ class _Ends(asyncio.SubprocessProtocol):
         self.stdout.set_transport(cast(asyncio.ReadTransport, stdout))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self.stdout.feed_data(data)
+        if fd == 1:
+            self.stdout.feed_data(data)
+        elif self.overhear is not None:
+            self.overhear(data)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 1:
             self.stdout.feed_eof()
-        else:
+        elif fd == 0:
             self.writable.set()
 
     def pause_writing(self) -> None:
@@ -154,7 +177,7 @@ class _Ends(asyncio.SubprocessProtocol):
 
 
 class Child:
-    """One running child. Made by `start`, ended by `stop`; its stderr is ours."""
+    """One running child. Made by `start`, ended by `stop`."""
 
     def __init__(self, transport: asyncio.SubprocessTransport, ends: _Ends, life: int | None) -> None:
         stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
@@ -165,31 +188,37 @@ class Child:
         self._life = life
 
     @classmethod
-    async def start(cls, command: Command) -> Child:
+    async def start(cls, command: Command, overhear: Callable[[bytes], None] | None = None) -> Child:
         """Starts `command`, on POSIX in a process group of its own that ends with us (see `leash`).
 
-        Raises EndpointError when it cannot be started.
+        `overhear` is given what it writes to stderr, as it comes; without it, its stderr is ours. Raises EndpointError when it cannot be
+        started.
         """
         argv = (command.found(), *command.args)
         if any("\0" in word for word in argv):
             raise EndpointError("a command line cannot contain a NUL character", "命令行不能包含 NUL 字符")
         loop = asyncio.get_running_loop()
+        stderr = None if overhear is None else asyncio.subprocess.PIPE
+
+        def ends() -> _Ends:
+            return _Ends(overhear)
+
         try:
             if sys.platform == "win32":
-                transport, ends = await loop.subprocess_exec(_Ends, *argv, stderr=None, env=command.env, cwd=command.cwd)
-                return cls(transport, ends, None)
+                transport, near = await loop.subprocess_exec(ends, *argv, stderr=stderr, env=command.env, cwd=command.cwd)
+                return cls(transport, near, None)
             held, life = os.pipe()
             try:
                 leash = (sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")), str(held), str(TERM_SECONDS))
-                transport, ends = await loop.subprocess_exec(
-                    _Ends, *leash, *argv, stderr=None, env=command.env, cwd=command.cwd, pass_fds=(held,), start_new_session=True
+                transport, near = await loop.subprocess_exec(
+                    ends, *leash, *argv, stderr=stderr, env=command.env, cwd=command.cwd, pass_fds=(held,), start_new_session=True
                 )
             except BaseException:
                 os.close(life)
                 raise
             finally:
                 os.close(held)
-            return cls(transport, ends, life)
+            return cls(transport, near, life)
         except (OSError, ValueError) as error:
             raise EndpointError(f"{command.program} could not be started: {error}", f"无法启动 {command.program}：{error}") from error
 
@@ -203,11 +232,24 @@ class Child:
         """The exit status once it is dead; 128 + the signal's number for a death by signal."""
         return self._transport.get_returncode()
 
+    @property
+    def session(self) -> int:
+        """The number of the session (POSIX) that it and all it starts belong to; elsewhere its process number."""
+        return self._transport.get_pid()
+
+    @property
+    def queued(self) -> int:
+        """Bytes written that it has not read yet."""
+        return self._stdin.get_write_buffer_size()
+
+    def write(self, first: bytes | memoryview, second: bytes | memoryview = b"") -> None:
+        """Hands a line of two parts, which must not contain a line end, to the child; a dead child loses it. Never waits."""
+        if not self._stdin.is_closing():
+            self._stdin.write(b"".join((first, second, b"\n")))
+
     async def send(self, line: bytes) -> None:
-        """Hands `line`, which must not contain a line end, to the child; a dead child loses it. Waits while more than QUEUED_BYTES wait."""
-        if self._stdin.is_closing():
-            return
-        self._stdin.writelines((line, b"\n"))
+        """As `write`, and then waits while more than QUEUED_BYTES wait."""
+        self.write(line)
         await self._ends.writable.wait()
 
     async def lines(self) -> AsyncIterator[Line]:

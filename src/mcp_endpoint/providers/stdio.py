@@ -1,0 +1,223 @@
+"""A server that runs as a process of ours: started, spoken to on stdin and stdout, and started again when it ends.
+
+The life of one process: start; attach to the server's internal endpoint; carry lines; when it ends or closes its output, say why, wait,
+again. Every process is a provider of its own, because an MCP server is initialised once in its life.
+
+    starting ──► running ──► waiting ──► starting …
+       └─ cannot be started ───┘ └─ CRASHES failures in a row ──► stopped, until its entry or the file is saved again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Collection
+from typing import Any, Final, Literal
+
+from loguru import logger
+
+from ..broker import Broker
+from ..errors import GOING_AWAY, TOOL_ENDED, EndpointError, Goodbye
+from ..greeting import Provider
+from ..jsonrpc import Part
+from .backoff import KEPT_FIRST_SECONDS, Backoff
+from .child import LINE_BYTES, Child, Command, is_message
+from .mcp_json import Server, mask
+from .sieve import Sieve
+from .usage import Usage
+from .words import Words
+
+CRASHES: Final = 8
+"""So many lives in a row that were shorter than `backoff.WORKED_SECONDS` end the attempts: after about a minute."""
+LAST_WORDS_SECONDS: Final = 1.0
+"""For what a dead process had still written to be read, and for one that closed its output to be dead."""
+SAID_SHOWN: Final = 10
+"""Lines of stderr in /stats."""
+
+State = Literal["starting", "running", "waiting", "stopped", "off"]
+
+
+class _Lifeline:
+    """The link of one process: what the endpoint sends becomes lines on its stdin."""
+
+    def __init__(self, child: Child, sieve: Sieve, loop: asyncio.AbstractEventLoop) -> None:
+        self._child = child
+        self.sieve = sieve
+        self._loop = loop
+        self.provider: Provider | None = None
+        self.closed = asyncio.Event()
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the process has not read yet."""
+        return self._child.queued
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        """One line, or an answer from here if the process must not see the request."""
+        if self.sieve.open:
+            self._child.write(first, second)
+            return
+        data = b"".join((first, second))
+        refusal = self.sieve.refused(data)
+        if refusal is None:
+            self._child.write(data)
+        else:
+            self._loop.call_soon(self.hears, refusal)
+
+    def hears(self, data: bytes) -> None:
+        """A frame of the process, or one in its name."""
+        if self.provider is not None:
+            self.provider.says(self.provider, data, self._loop.time(), True)
+
+    def ping(self) -> None:
+        """Its death is seen at once; there is nothing to ask."""
+
+    def close(self, code: int, reason: str) -> None:
+        """End this process."""
+        self.closed.set()
+
+
+class Managed:
+    """One server that is kept running. Made, started and stopped by its room; knows of no endpoint but its own."""
+
+    def __init__(self, server: Server, broker: Broker, *, draw: Callable[[], float] = random.random) -> None:
+        """`draw` gives the lot of `Backoff`."""
+        self.server = server
+        self._broker = broker
+        self._draw = draw
+        self._loop = asyncio.get_running_loop()
+        self._words = Words(mask(server), lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
+        self._mask = mask(server)
+        self._task: asyncio.Task[None] | None = None
+        self._child: Child | None = None
+        self._state: State = "off"
+        self._since = self._loop.time()
+        self._why = ""
+        self._starts = 0
+
+    async def start(self) -> None:
+        """Begin; does not wait for the server."""
+        self._task = self._loop.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """End the process, within a few seconds; it is not started again."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+        self._move("off", "")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was given up: it has to be started again."""
+        return self._state == "stopped"
+
+    @property
+    def session(self) -> int | None:
+        """The session of its processes, for `usage`; None while there is none."""
+        return None if self._child is None else self._child.session
+
+    def describe(self, used: Usage | None = None) -> dict[str, Any]:
+        """What an operator may know of it, ready for JSON; no secret is in it, and none of its arguments."""
+        assert self.server.command is not None
+        found: dict[str, Any] = {
+            "state": self._state,
+            "seconds": round(self._loop.time() - self._since, 1),
+            "program": os.path.basename(self.server.command.program),
+            "starts": self._starts,
+            "why": self._why,
+            "said": self._words.last(SAID_SHOWN),
+        }
+        if self._child is not None:
+            found["pid"] = self._child.session
+        if used is not None:
+            found |= {"cpu_seconds": round(used.cpu_seconds, 2), "memory_bytes": used.memory_bytes, "processes": used.processes}
+        return found
+
+    def _move(self, state: State, why: str) -> None:
+        self._state = state
+        self._since = self._loop.time()
+        self._why = why
+
+    async def _keep(self) -> None:
+        backoff = Backoff(self._draw, KEPT_FIRST_SECONDS)
+        while True:
+            self._move("starting", self._why)
+            began = self._loop.time()
+            en, zh = await self._live()
+            wait = backoff.wait(self._loop.time() - began)
+            why = f"{zh} / {en}"
+            said = {"last_words": words[-1]} if (words := self._words.last(1)) else {}
+            if backoff.failures >= CRASHES:
+                self._move("stopped", why)
+                logger.error(
+                    "{}；已连续失败多次，不再启动 / {}; failed again and again, left alone", zh, en, server=self.server.name, **said
+                )
+                return
+            self._move("waiting", why)
+            logger.warning("{}，{:.1f} 秒后重启 / {}, started again in {:.1f} s", zh, wait, en, wait, server=self.server.name, **said)
+            await asyncio.sleep(wait)
+
+    async def _live(self) -> tuple[str, str]:
+        """One process from its start to its end; why it ended, in English and Chinese."""
+        assert self.server.command is not None
+        try:
+            child = await Child.start(self._command(), self._words.hear)
+        except EndpointError as error:
+            return self._mask(error.en), self._mask(error.zh)
+        goodbye = GOING_AWAY
+        link = _Lifeline(child, Sieve(self.server.allow, self.server.deny), self._loop)
+        try:
+            self._child = child
+            self._starts += 1
+            link.provider = self._broker.attach_provider(self.server.endpoint, self.server.shown, link, server_id=self.server.label)
+            self._move("running", "")
+            logger.info("工具进程已启动 / started", server=self.server.name, pid=child.session)
+            goodbye, (en, zh) = await self._carry(child, link)
+            return en, zh
+        finally:
+            self._child = None
+            provider, link.provider = link.provider, None
+            if provider is not None:
+                self._broker.detach(provider, *goodbye)
+            await child.stop()
+
+    def _command(self) -> Command:
+        assert self.server.command is not None
+        return self.server.command
+
+    async def _carry(self, child: Child, link: _Lifeline) -> tuple[Goodbye, tuple[str, str]]:
+        up = self._loop.create_task(self._read(child, link))
+        dead = self._loop.create_task(child.exited.wait())
+        closed = self._loop.create_task(link.closed.wait())
+        try:
+            await asyncio.wait((up, dead, closed), return_when=asyncio.FIRST_COMPLETED)
+            if not closed.done():
+                await asyncio.wait((up, dead), timeout=LAST_WORDS_SECONDS)
+        finally:
+            for task in (up, dead, closed):
+                task.cancel()
+            await asyncio.wait((up, dead, closed))
+        if not up.cancelled():
+            up.result()
+        if child.exited.is_set():
+            ended = Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
+            return ended, (f"its process ended (status {child.status})", f"工具进程已退出（状态 {child.status}）")
+        return TOOL_ENDED, ("its process closed its output", "工具进程关闭了输出")
+
+    async def _read(self, child: Child, link: _Lifeline) -> None:
+        sieve = link.sieve
+        async for line in child.lines():
+            if is_message(line):
+                link.hears(line.data if sieve.open else sieve.passed(line.data))
+            elif line.data.strip():
+                # Not handed on: what a server prints may hold its secrets, and the endpoint knows none of them.
+                self._broker.counters.noise += 1
+                what = "stdout, not JSON-RPC" if line.whole else f"stdout, more than {LINE_BYTES} bytes in one line"
+                self._words.hear(b"[%b] %b\n" % (what.encode(), line.data))
+
+
+def sessions(kept: Collection[Managed]) -> set[int]:
+    """The sessions whose `usage` is worth knowing."""
+    return {one.session for one in kept if one.session is not None}
