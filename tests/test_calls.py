@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, welcome
 
 from mcp_endpoint import errors
-from mcp_endpoint.calls import MAX_ID, TOKEN_CHARS, Call, Counters, Pending, id_of, is_open, number_of, number_text
+from mcp_endpoint.calls import MAX_ID, TOKEN_CHARS, Call, Counters, Pending, id_of, is_open, number_of, number_text, outgoing
 from mcp_endpoint.config import EndpointSettings, Limits
-from mcp_endpoint.jsonrpc import parse
+from mcp_endpoint.jsonrpc import Frame, Malformed, parse
 
 
 def pair(limits: Limits | None = None, settings: EndpointSettings | None = None) -> tuple[Play, Actor, Actor]:
@@ -35,6 +36,13 @@ def shaken(limits: Limits | None = None, **capabilities: Any) -> tuple[Play, Act
 
 def a_call(consumer: Any = None) -> Call:
     return Call(consumer, b'"a"', b'"a"', "m", 0.0, 1.0)
+
+
+def test_parameters_too_deep_to_be_looked_into_are_refused() -> None:
+    deep = b'{"_meta":%b}' % (b"[" * 100_000 + b"]" * 100_000)
+    with pytest.raises(Malformed) as refused:
+        outgoing(a_call(), Frame("2.0", Raw(b"1"), "m", Raw(deep)), b'{"jsonrpc":"2.0","id":1,"method":"m","params":%b}' % deep, 1, None)
+    assert refused.value.code is errors.INVALID_PARAMS
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------------

@@ -317,6 +317,27 @@ def test_odd_definitions_spoil_no_list(tool_bytes: bytes) -> None:
     assert tools[0] == tool_named("a") and len(tools) in (1, 2)
 
 
+@pytest.mark.row("E27")
+@pytest.mark.parametrize("method", ["tools/call", "tools/list", "initialize", "m"])
+def test_at_the_brink_of_the_parsers_depth_every_request_has_one_answer(method: str) -> None:
+    """How deep the parser goes depends on the stack it finds: what could be read may be too deep further down, and is refused then."""
+    heard = refused = 0
+    for depth in range(800, 1010):
+        play, tool, device = bare_pair()
+        nested = b"[" * depth + b"]" * depth
+        device.says(b'{"jsonrpc":"2.0","id":1,"method":"%b","params":{"_meta":{"progressToken":5},"x":%b}}' % (method.encode(), nested))
+        if tool.heard:
+            heard += 1
+            tool.says(b'{"jsonrpc":"2.0","x":1,"id":1,"result":{"protocolVersion":"2024-11-05","x":%b}}' % nested)
+            if not device.heard:
+                play.wait(30)
+        else:
+            refused += 1
+        assert device.hears_bytes()
+        device.hears_nothing()
+    assert heard > 100 and refused > 5
+
+
 # -- frames of every shape ---------------------------------------------------------------------------------------------------------------
 
 ANYTHING = st.recursive(

@@ -117,6 +117,12 @@ def test_a_capability_that_is_null_is_not_declared() -> None:
     assert read.capabilities.keys() == {"tools"}
 
 
+def test_an_introduction_nested_to_the_parsers_limit_breaks_nothing() -> None:
+    deep = b'{"protocolVersion":"2025-06-18","capabilities":%b}' % (b"[" * 20_000 + b"]" * 20_000)
+    assert read_welcome(deep) is None
+    assert welcome_from(Welcome(deep, "2025-06-18", "calc", {}), "2024-11-05") == deep
+
+
 @pytest.mark.row("E27")
 @given(HOSTILE)
 def test_any_json_at_all_can_be_an_introduction(value: Any) -> None:

@@ -454,6 +454,8 @@ def _needs_a_look(data: bytes, params: msgspec.Raw) -> bool:
         return _params_decoder.decode(params).meta is not UNSET
     except msgspec.ValidationError:
         return len(params) == 4
+    except RecursionError:  # the frame was read at a place where the stack had room for one more level
+        raise Malformed(errors.INVALID_PARAMS, "nested too deep") from None
 
 
 def outgoing(call: Call, frame: Frame, data: bytes, number: int, name: bytes | None) -> tuple[Part, Part]:

@@ -1004,7 +1004,7 @@ def _asks_for_all(data: bytes) -> bool:
         return True
     try:
         return _fields_decoder.decode(params).keys() <= {"_meta"}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return bytes(params) == b"null"
 
 

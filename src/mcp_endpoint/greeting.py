@@ -234,7 +234,7 @@ def read_welcome(body: bytes) -> Welcome | None:
     try:
         found = _welcome_decoder.decode(body)
         members(body)
-    except (msgspec.DecodeError, Malformed):
+    except (msgspec.DecodeError, RecursionError, Malformed):
         return None
     name = _string(_fields(found.serverInfo).get("name", b""))
     capabilities = {name: value for name, value in _object(found.capabilities).items() if isinstance(value, dict)}
@@ -245,7 +245,10 @@ def welcome_from(welcome: Welcome, asked: str) -> bytes:
     """The result another consumer's `initialize` gets: the provider's bytes, with the revision asked for if it is known and not newer."""
     if asked not in HANDSHAKE_REVISIONS or asked >= welcome.version:
         return welcome.body
-    place = members(welcome.body)["protocolVersion"]
+    try:
+        place = members(welcome.body)["protocolVersion"]
+    except Malformed:  # nested to the parser's limit: it is told as it came
+        return welcome.body
     return splice(welcome.body, [(place.start, place.end, _encode(asked))])
 
 

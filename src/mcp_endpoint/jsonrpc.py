@@ -11,6 +11,8 @@ Rules of this module:
 4. Ids are compared by decoded value and type (`id_key`), and given back as the bytes they came as.
 5. Half a surrogate pair, as a tool leaves it that cuts its text within an emoji, is JSON by its grammar (RFC 8259 §8.2) and is carried;
    the parser does not take it and is shown U+FFFD of the same length in its place (`_mended`).
+6. How deep the parser goes depends on the stack it finds. Whoever reads a part of a frame again further down the stack may therefore
+   meet RecursionError although the frame was read, and refuses it then (`members` does).
 """
 
 from __future__ import annotations
@@ -38,8 +40,6 @@ MEMBERS: Final = 512
 KEY_BYTES: Final = 512
 """Bytes of a key in an object that is walked."""
 
-_FLAT: Final = 256  # bytes; nothing in so few is nested so deep that the stack matters
-_HEADROOM: Final = 32  # frames of the stack
 _UTF8_STEP: Final = 64 * 1024
 _MENDED_MOST: Final = 256  # places in one frame; with more of them it is no text that was cut
 _HEAD: Final = b'{"jsonrpc":"2.0","id":'
@@ -93,32 +93,34 @@ _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether `data` is valid UTF-8 (msgspec does not look inside what it carries). Large frames are checked in steps of 64 KiB."""
-    if data.isascii():
-        return True
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    view = memoryview(data)
+    """Whether `data` is valid UTF-8 (msgspec does not look inside what it carries); ask `isascii` first, it is quicker.
+
+    A large frame is checked in steps of 64 KiB, so that it is never decoded as a whole.
+    """
+    end = len(data)
     try:
-        for start in range(0, len(data), _UTF8_STEP):
-            decoder.decode(view[start : start + _UTF8_STEP])
-        decoder.decode(b"", final=True)
+        if end <= _UTF8_STEP:
+            data.decode()
+            return True
+        view = memoryview(data)
+        at = 0
+        while at < end:
+            at += codecs.utf_8_decode(view[at : at + _UTF8_STEP], "strict", at + _UTF8_STEP >= end)[1]
     except UnicodeDecodeError:
         return False
     return True
 
 
-def parse(data: bytes, *, utf8: bool = False) -> Frame:
+def parse(data: bytes, utf8: bool = False) -> Frame:
     """Read the top level of `data`.
 
     `utf8=True` says that the wire has checked the encoding already. Raises `Malformed` with PARSE_ERROR for what is not JSON (also
     for JSON nested deeper than the parser goes) and INVALID_REQUEST for JSON that is not one message; a batch is one of the latter
     (MCP removed batches in revision 2025-06-18, and no peer on the WebSocket sends them).
     """
-    if not utf8 and not is_utf8(data):
+    if not (utf8 or data.isascii() or is_utf8(data)):
         raise Malformed(PARSE_ERROR, "not UTF-8")
     try:
-        if len(data) > _FLAT:
-            return _decode_deeper(data, _HEADROOM)
         return _frame_decoder.decode(data)
     except ValidationError as why:
         return _explain(data, why)
@@ -133,14 +135,6 @@ def parse(data: bytes, *, utf8: bool = False) -> Frame:
         place = members(data)["id"]
         frame.id = Raw(data[place.start : place.end])
     return frame
-
-
-def _decode_deeper(data: bytes, frames: int) -> Frame:
-    """Decode further down the stack, so that whoever looks into the frame later has room for its depth too.
-
-    The parser's limit of depth is what the stack has left (in Python 3.11; later versions count apart).
-    """
-    return _decode_deeper(data, frames - 1) if frames else _frame_decoder.decode(data)
 
 
 def _mended(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
-from mcp_endpoint.sockets.frames import FRAMES_PER_TURN, PROTOCOL_LOGGER, Frames, close_frame, is_utf8, ping_frame, text_head
+from mcp_endpoint.sockets.frames import FRAMES_PER_TURN, PROTOCOL_LOGGER, Frames, close_frame, ping_frame, text_head
 
 LIMIT = 200
 FRAGMENTS = 1_000
@@ -353,22 +353,3 @@ def test_control_frames() -> None:
     assert ping_frame(b"hi") == b"\x89\x02hi"
     assert close_frame(1000, "") == b"\x88\x02\x03\xe8"
     assert len(close_frame(1008, "x" * 500)) == 127
-
-
-@given(st.binary(max_size=40))
-def test_utf8_is_what_python_can_decode(data: bytes) -> None:
-    try:
-        data.decode()
-        right = True
-    except UnicodeDecodeError:
-        right = False
-    assert is_utf8(data) is right
-
-
-@pytest.mark.parametrize("shift", range(4))
-def test_large_text_is_checked_in_steps_that_may_cut_a_character(shift: int) -> None:
-    good = b"a" * shift + "\U0001f600".encode() * 50_000
-    assert is_utf8(good)
-    assert not is_utf8(good[:-1])
-    assert not is_utf8(good + b"\x80")
-    assert not is_utf8(good[:100_000] + b"\xff" + good[100_000:])

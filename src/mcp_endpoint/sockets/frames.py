@@ -14,7 +14,6 @@ Rules:
 
 from __future__ import annotations
 
-import codecs
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,11 +24,12 @@ from websockets.frames import apply_mask as apply_mask  # type: ignore[attr-defi
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from ..errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
+from ..jsonrpc import is_utf8
 
 FRAMES_PER_TURN: Final = 128
 """Frames taken from one link before the others have their turn: about a millisecond of work."""
-UTF8_STEP: Final = 64 * 1024
-"""Bytes of text checked at a time, so that a large message is never decoded as a whole."""
+DRIPPED: Final = 64 * 1024
+"""Bytes up to which small pieces are put together in one."""
 COPIED: Final = 16 * 1024
 """Payloads below this many bytes are cut out before they are unmasked; for larger ones a view of the bytes is cheaper."""
 SMALL_PIECE: Final = 1024
@@ -66,24 +66,6 @@ def ping_frame(data: bytes) -> bytes:
 def close_frame(code: int, reason: str) -> bytes:
     """A close frame; `reason` is ASCII and cut to the 123 bytes that fit (RFC 6455 §5.5.1)."""
     return Frame(Opcode.CLOSE, Close(code, reason[:123]).serialize()).serialize(mask=False)
-
-
-def is_utf8(data: bytes) -> bool:
-    """Whether `data` is well-formed UTF-8, without ever making a text of more than `UTF8_STEP` bytes of it."""
-    if data.isascii():
-        return True
-    end = len(data)
-    try:
-        if end <= UTF8_STEP:
-            data.decode()
-            return True
-        view = memoryview(data)
-        at = 0
-        while at < end:
-            at += codecs.utf_8_decode(view[at : at + UTF8_STEP], "strict", at + UTF8_STEP >= end)[1]
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 class Frames:
@@ -260,7 +242,7 @@ class Frames:
         self._held_bytes += len(data)
         last = held[-1]
         if self._held_bytes < self._owed and len(data) < SMALL_PIECE:
-            if isinstance(last, bytearray) and len(last) < UTF8_STEP:
+            if isinstance(last, bytearray) and len(last) < DRIPPED:
                 last += data
             else:
                 held.append(bytearray(data))
@@ -368,7 +350,7 @@ class Frames:
         elif final:
             self._parts = None
             payload = b"".join(parts)
-            utf8 = is_utf8(payload)
+            utf8 = payload.isascii() or is_utf8(payload)
             if self._text and not utf8:
                 self._fail(INVALID_TEXT)
             else:
