@@ -61,11 +61,13 @@ class Broker:
 
     # -- links -----------------------------------------------------------------------------------------------------------
 
-    def attach_provider(self, name: str, shown: str, link: Link, *, server_id: str = "", house: bool = False) -> Provider:
-        """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed. `house` as for the endpoint."""
+    def attach_provider(
+        self, name: str, shown: str, link: Link, *, server_id: str = "", house: bool = False, stateless: bool = False
+    ) -> Provider:
+        """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed. The rest as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.providers += 1
-        provider = endpoint.attach_provider(link, self._clock(), server_id=server_id, house=house)
+        provider = endpoint.attach_provider(link, self._clock(), server_id=server_id, house=house, stateless=stateless)
         self.arm(endpoint)
         return provider
 

@@ -170,6 +170,7 @@ class Consumer:
         "says",
         "seen",
         "since",
+        "thinking",
     )
     side: Final = "device"
 
@@ -190,6 +191,7 @@ class Consumer:
         self.capabilities: frozenset[str] = frozenset()
         self.initialized = False
         self.bad_frames = 0
+        self.thinking = False  # all that its tools ask for its calls has been asked, and they wait
         self.seen = b""  # the list it was given or told of, as a fingerprint; empty as long as it knows none
 
 
@@ -366,7 +368,7 @@ class Ledger:
             provider.link.send(jsonrpc.result(id, b"{}"))
             return None
         capability = CAPABILITIES_OF_ASKS.get(frame.method)
-        asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
+        asking = self._asking(provider, key)
         consumer = asking.pop() if len(asking) == 1 else None
         if consumer is None or capability is None or not self._can_be_asked(consumer, capability, data):
             self.refuse(provider, id, "no consumer can be asked")
@@ -383,6 +385,15 @@ class Ledger:
         self.counters.asked += 1
         consumer.link.send(first, second)
         return ask
+
+    @staticmethod
+    def _asking(provider: Provider, question: bytes) -> set[Consumer]:
+        """For whom a provider may be asking: whoever has a call there. One that thinks about a question already is not asked another's."""
+        if provider.translator is not None:
+            call = provider.pending.calls.get(provider.translator.number_of(question))
+            return set() if call is None or call.consumer is None else {call.consumer}
+        asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
+        return asking if len(asking) < 2 else {consumer for consumer in asking if not consumer.thinking}
 
     def _can_be_asked(self, consumer: Consumer, capability: str, data: bytes) -> bool:
         """Whether a consumer declared the capability, and can take one more question of this size."""

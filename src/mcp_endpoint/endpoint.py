@@ -28,7 +28,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from . import errors, jsonrpc
+from . import eras, errors, jsonrpc
 from .calls import (
     CANCELLED,
     NEVER,
@@ -201,16 +201,21 @@ class Endpoint:
         self.consumers[consumer] = None
         return consumer
 
-    def attach_provider(self, link: Link, now: float, *, server_id: str = "", house: bool = False) -> Provider:
+    def attach_provider(
+        self, link: Link, now: float, *, server_id: str = "", house: bool = False, stateless: bool = False
+    ) -> Provider:
         """Somebody who answers is here. Nobody is sent away for it; the others only have to show that they still live.
 
-        One of the `house` may be believed when it says that a call did not reach anybody.
+        One of the `house` may be believed when it says that a call did not reach anybody. A `stateless` one wants to be greeted as
+        MCP 2026-07-28 does, and as before only if it cannot be.
         """
         for other in self.providers:
             other.link.ping()
         self._attached += 1
         provider = Provider(self, link, server_id, self._attached, now, self.limits.late_answers, self.provider_says)
         provider.house = house
+        if stateless:
+            self.translate(provider, handshake_too=True)
         self.providers.append(provider)
         self.reckon()
         if self.greetings.plain():
@@ -218,6 +223,17 @@ class Endpoint:
         else:
             self.greetings.learn(now)
         return provider
+
+    def translate(self, provider: Provider, *, handshake_too: bool = False) -> None:
+        """Speak to a tool in the words of the stateless era from now on."""
+        says = self.provider_says
+        provider.translator = provider.link = eras.Translator(
+            provider.link,
+            lambda frame, now: says(provider, frame, now, True),
+            lambda: self.wake_at(0.0),
+            self.greetings.version,
+            handshake_too=handshake_too,
+        )
 
     def detach(self, party: Provider | Consumer, code: int, reason: str, now: float) -> None:
         """A link is gone, for whatever reason; what it owed is answered. Delivered exactly once per link."""
@@ -534,6 +550,10 @@ class Endpoint:
 
     def provider_says(self, provider: Provider, data: bytes, now: float, utf8: bool) -> None:
         """One frame of a provider. What is not JSON-RPC is what a stdio server printed: it is dropped, and not answered."""
+        translator = provider.translator
+        if translator is not None and not translator.speaking:
+            translator.hear(data, now, utf8=utf8)
+            return
         try:
             frame = parse(data, utf8=utf8)
             if frame.method is not UNSET:
@@ -862,6 +882,8 @@ class Endpoint:
         limits = self.limits
         self.wake = NEVER
         for provider in list(self.providers):
+            if provider.translator is not None:
+                provider.translator.flush(now)
             for call in [call for call in provider.pending.calls.values() if call.deadline <= now]:
                 self._expire_call(provider, call, now)
             for waiting in list(provider.waiting):
@@ -899,7 +921,9 @@ class Endpoint:
         return min(times)
 
     def _expire_call(self, provider: Provider, call: Call, now: float) -> None:
-        if call.purpose == "greeting":
+        if call.purpose == "greeting" and provider.translator is not None and provider.translator.give_up():
+            call.deadline = now + self.limits.greeting_seconds  # it may know the handshake yet
+        elif call.purpose == "greeting":
             # It stays in the table without a deadline: a result that comes late still makes the provider ready.
             call.deadline = NEVER
             self.greetings._fail(provider, "it did not answer initialize in time")

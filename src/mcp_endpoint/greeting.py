@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import UNSET
 
-from . import errors, jsonrpc
+from . import eras, errors, jsonrpc
 from .calls import CAPABILITIES_OF_ASKS, NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
 from .catalog import Tool, read_page
 from .config import EndpointSettings, Limits
@@ -123,6 +123,7 @@ class Provider:
         "server_id",
         "since",
         "state",
+        "translator",
         "waiting",
         "waiting_bytes",
         "welcome",
@@ -157,6 +158,7 @@ class Provider:
         self.list_changed = False  # it said so before it was ready
         self.noise = 0
         self.noise_told = float("-inf")
+        self.translator: eras.Translator | None = None  # stands before its link if it knows the stateless era only
 
     def move(self, step: Step) -> None:
         """Go on along the table above. Raises KeyError for a step that the state does not know."""
@@ -360,6 +362,9 @@ class Greetings:
     def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> None:
         """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for."""
         provider.greeting = None
+        if frame.error is not UNSET and provider.translator is None and eras.knows_only_stateless(frame.error):
+            self._greet_stateless(provider, call)
+            return
         welcome = read_welcome(bytes(frame.result)) if frame.error is UNSET and frame.result is not UNSET else None
         in_time = provider.state is State.INITIALIZING
         if welcome is not None:
@@ -382,6 +387,12 @@ class Greetings:
         if welcome is not None and (greeter is None or not in_time or provider.list_changed or len(self.endpoint.providers) > 1):
             self.list_tools(provider, now)
         self.endpoint.greeting_ended(provider, now)
+
+    def _greet_stateless(self, provider: Provider, call: Call) -> None:
+        """It has given the handshake up, or never had it: greet it once more, as the stateless era does (MCP 2026-07-28)."""
+        self.endpoint.translate(provider)
+        provider.greeting = call
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "initialize", own_hello(self.version)))
 
     def _fail(self, provider: Provider, why: str) -> None:
         provider.move(Step.FAIL)
