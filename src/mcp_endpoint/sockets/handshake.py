@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from websockets.datastructures import Headers
 
+from .. import eras
 from ..admission import Porter, Refusal, Side
 from ..broker import Broker
 from ..config import Config
@@ -37,6 +38,8 @@ class Admission(NamedTuple):
     """The name a tool process gave itself, or empty."""
     address: str
     """Where it comes from, for the log."""
+    stateless: bool = False
+    """It wants to be greeted as MCP 2026-07-28 does (`revision=2026-07-28` in its address)."""
 
 
 class Closable(Protocol):
@@ -92,7 +95,7 @@ class Door:
         if isinstance(opened, Refusal):
             return opened
         server_id = next((value for name, value in fields if name == "server_id"), "")
-        return Admission(side, opened, server_id[:SERVER_ID_CHARS], shown)
+        return Admission(side, opened, server_id[:SERVER_ID_CHARS], shown, ("revision", eras.REVISION) in fields)
 
 
 NOT_FOUND: Final = (

@@ -475,7 +475,7 @@ class Link(Frames, asyncio.Protocol):
         name, shown = admission.opened.endpoint, admission.opened.shown
         party: Any
         if admission.side == "tool":
-            party = door.broker.attach_provider(name, shown, self, server_id=admission.server_id)
+            party = door.broker.attach_provider(name, shown, self, server_id=admission.server_id, stateless=admission.stateless)
             most = limits.provider_message_bytes
         else:
             party = door.broker.attach_consumer(name, shown, self)
