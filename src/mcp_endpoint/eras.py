@@ -230,7 +230,7 @@ class Translator:
     """
 
     def __init__(
-        self, link: Link, says: Callable[[bytes], None], owes: Callable[[], None], version: str, *, handshake_too: bool = False
+        self, link: Link, says: Callable[[bytes, float], None], owes: Callable[[], None], version: str, *, handshake_too: bool = False
     ) -> None:
         """`version` is this program's. `handshake_too`: if the tool does not know `server/discover`, greet it as the heart said."""
         self.link = link
@@ -238,6 +238,9 @@ class Translator:
         self._owes = owes
         self._due: list[bytes] = []
         self._sending = False
+        self.speaking = False
+        """What the heart hears just now is already translated."""
+        self._now = 0.0
         self._envelope: dict[str, Raw] = {
             VERSION_KEY: Raw(_encode(REVISION)),
             CLIENT_KEY: Raw(_encode({"name": "mcp-endpoint-server", "version": version})),
@@ -288,19 +291,33 @@ class Translator:
         finally:
             self._sending = False
 
-    def flush(self) -> None:
+    def flush(self, now: float) -> None:
         """Say what could not be said from within `send`."""
+        self._now = now
         due, self._due = self._due, []
         for frame in due:
-            self._says(frame)
+            self._say(frame)
+
+    def give_up(self) -> bool:
+        """`server/discover` is not answered; says whether the tool is greeted with a handshake now."""
+        if not self._handshake_too or not self._hello:
+            return False
+        self.plain = True
+        self.link.send(self._hello)
+        self._hello = b""
+        return True
 
     def _say(self, frame: bytes) -> None:
         if self._sending:
             if not self._due:
                 self._owes()
             self._due.append(frame)
-        else:
-            self._says(frame)
+            return
+        self.speaking = True
+        try:
+            self._says(frame, self._now)
+        finally:
+            self.speaking = False
 
     def number_of(self, question: bytes) -> int:
         """The heart's number of the call for which the tool asks `question` (an id as it stands in the frame), 0 if nobody knows."""
@@ -389,8 +406,9 @@ class Translator:
 
     # -- from the tool -----------------------------------------------------------------------------------------------------
 
-    def hear(self, data: bytes, *, utf8: bool = False) -> None:
+    def hear(self, data: bytes, now: float, *, utf8: bool = False) -> None:
         """What the tool says to the heart. What is no message is handed on as it is: the heart counts noise."""
+        self._now = now
         if self.plain:
             self._say(data)
             return

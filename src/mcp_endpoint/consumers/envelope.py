@@ -145,7 +145,7 @@ def _header_values(headers: Headers) -> dict[str, str]:
         if name in (VERSION, METHOD, NAME):
             if name in found:
                 raise Refused(HEADER_MISMATCH, f"the header {name} stands twice / 请求头重复")
-            found[name] = value.decode("latin-1")
+            found[name] = value.decode("latin-1").strip(" \t")  # what stands around a value is none of it (RFC 9110 §5.5)
     return found
 
 

@@ -237,10 +237,16 @@ class Envoy:
         asker = any(isinstance(provider.link, eras.Translator) for provider in self.consumer.endpoint.providers)
         self.say(jsonrpc.request(b"%d" % self._last, asked.method, eras.inward(asked.params, asker=asker)))
 
+    def park(self) -> None:
+        """The client has the questions; what its tools ask from now on is hardly for this request."""
+        self.parked = self.consumer.thinking = True
+        self.notes.clear()
+        self._queued = 0
+
     def go_on(self, asked: Asked, answers: Mapping[str, Raw]) -> None:
         """Go on with a parked request: hand the client's answers to the tool. What is not answered is asked again."""
         self._asked = asked
-        self.parked = False
+        self.parked = self.consumer.thinking = False
         self._all_asked = False
         self.consumer.name = asked.client
         for key in [key for key in self.questions if bytes(answers.get(key, Raw(b"")))[:1] == b"{"]:

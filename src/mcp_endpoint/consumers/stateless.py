@@ -233,7 +233,7 @@ class Stateless:
         number = secrets.token_bytes(16)
         seconds = self.limits.http_ask_seconds
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, number)
-        envoy.parked = True
+        envoy.park()
         self._busy.pop(envoy, None)
         self._parked[number] = envoy, timer
         body = {
