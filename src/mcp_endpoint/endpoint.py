@@ -566,7 +566,7 @@ class Endpoint:
                     if ask is not None:
                         self.wake_at(ask.deadline)
                 return
-            if frame.error is not UNSET and len(frame.error) == 4:
+            if frame.error is not UNSET and len(frame.error) == 4 and bytes(frame.error) == b"null":
                 # JSON-RPC 1 wrote both keys on every answer: `"error": null` says that there is none.
                 data = jsonrpc.splice(data, [jsonrpc.without(data, "error", members(data))])
                 frame = parse(data, utf8=True)

@@ -113,6 +113,34 @@ async def test_an_error_of_the_tool_is_raised_with_its_code_and_data() -> None:
     assert not caught.value.undelivered
 
 
+@pytest.mark.parametrize("error", ["no", {"code": "7"}, {"code": None, "message": "no"}])
+async def test_an_error_in_a_form_of_the_tools_own_is_raised_and_harms_nobody(error: Any) -> None:
+    limits = Limits()
+    house = broker(limits)
+    Tool(house, ["add"], {"tools/call": lambda _: {"error": error}})
+    inside = local(house, limits)
+    with pytest.raises(Failed) as caught:
+        await inside.call("add", {})
+    assert caught.value.code == -32603
+    assert [found.name for found in await inside.tools()] == ["add"]
+
+
+async def test_any_answer_that_was_carried_arrives_however_deep_it_is() -> None:
+    """What the heart could read is read again: never an exception within the frame of a provider."""
+    limits = Limits()
+    house = broker(limits)
+    tool = Tool(house, ["add"])
+    inside = local(house, limits)
+    for depth in (*range(850, 1010), 0):
+        result = b'{"n":%b}' % (b"[" * depth + b"]" * depth)
+        tool.heard.clear()
+        calling = asyncio.create_task(inside.call("add", {}))
+        id = (await tool.hears("tools/call"))["id"]
+        tool.party.says(tool.party, b'{"jsonrpc":"2.0","x":0,"id":%d,"result":%b}' % (id, result), asyncio.get_running_loop().time(), False)
+        tool.says({"id": id, "result": {"too": "deep"}})
+        assert await calling in (result, b'{"too": "deep"}')
+
+
 async def test_an_empty_endpoint_says_that_nobody_was_reached() -> None:
     limits = Limits()
     with pytest.raises(Failed) as caught:
@@ -206,5 +234,3 @@ async def test_what_nobody_asked_for_goes_nowhere() -> None:
     inside.send(b'{"jsonrpc":"2.0","id":1,"method":"roots/list"}')
     inside.ping()
     assert inside.queued == 0
-
-

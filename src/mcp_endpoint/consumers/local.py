@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from .. import __version__, errors, jsonrpc
 from ..broker import Broker
-from ..calls import Consumer
+from ..calls import Consumer, number_of
 from ..catalog import Tool, read_page
 from ..config import Limits
 from ..greeting import INITIALIZED, LATEST
@@ -100,7 +100,12 @@ class Local:
 
     def send(self, first: Part, second: Part = b"") -> None:
         """Take one frame of the endpoint."""
-        frame = _decoder.decode(b"".join((first, second)))
+        data = b"".join((first, second))
+        try:
+            frame = _decoder.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            asyncio.get_running_loop().call_soon(self._hear_odd, data)  # where there is as much stack as there can be
+            return
         if frame.method is not UNSET:
             if frame.id is None:
                 self._changed(frame.method)
@@ -112,6 +117,17 @@ class Local:
             waiting.set_exception(Failed(frame.error.code, frame.error.message, frame.error.data))
         else:
             waiting.set_result(bytes(frame.result) if frame.result is not UNSET else b"null")
+
+    def _hear_odd(self, data: bytes) -> None:
+        """An error in a form of the provider's own, half a surrogate pair, or JSON nested to the parser's limit."""
+        frame = jsonrpc.parse(data, utf8=True)
+        waiting = None if frame.id is UNSET else self._answers.pop(number_of(bytes(frame.id)), None)
+        if waiting is None or waiting.done():
+            return
+        if frame.result is not UNSET:
+            waiting.set_result(bytes(frame.result))
+        else:
+            waiting.set_exception(Failed(INTERNAL_ERROR, "an error in an unknown form / 无法识别的错误"))
 
     def close(self, code: int, reason: str) -> None:
         """Leave the endpoint; the next request comes back. What is still waited for fails."""

@@ -200,7 +200,7 @@ class Session:
         elif method == "initialize" and frame.result is not UNSET:
             try:
                 self.version = _welcome_decoder.decode(frame.result).protocolVersion
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, RecursionError):
                 self.version = LATEST
         self._settle(key, data)
 
