@@ -36,6 +36,11 @@ MET = {
     "merged_list_seconds": "test_endpoint_merged.py::test_a_merged_list_waits_five_seconds_and_names_who_is_missing",
     "greeting_seconds": "test_endpoint_greeting.py::test_a_provider_that_does_not_take_a_greeting_is_bare",
     "progress_seconds": "test_endpoint_death.py::test_progress_extends_a_call_up_to_three_hundred_seconds",
+    "http_sessions": "consumers/test_sessions.py::"
+    "test_at_the_most_sessions_the_one_unused_for_longest_gives_way_and_one_in_use_does_not",
+    "http_idle_seconds": "consumers/test_sessions.py::test_a_session_nobody_uses_ends_and_one_that_is_read_does_not",
+    "http_replay_bytes": "consumers/test_sessions.py::"
+    "test_events_kept_for_a_resumption_are_bounded_and_the_least_used_session_forgets_first",
     "http_answer_bytes": "consumers/test_local.py::test_an_answer_larger_than_the_house_takes_fails_and_says_so",
     "http_ask_seconds": "test_endpoint_house.py::test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take",
     "ask_seconds": "test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",

@@ -268,6 +268,8 @@ class Session:
             for answer in post.answers:
                 post.stream.say(answer)
             post.answers.clear()
+            if not post.awaited:
+                post.stream.end()
             self._forget_streams()
             post.begin()
         return post.stream
@@ -312,15 +314,14 @@ class Session:
                 self._after(message)
         if not post.awaited and not post.answers and post.stream is None:
             return Response(status_code=202)
-        if post.awaited and post.stream is None:
-            if not json:
+        if not json:
+            self._begin_stream(post)
+        elif post.awaited and stream:
+            await asyncio.wait((post.begun,), timeout=QUICK_SECONDS)
+            if post.awaited:
                 self._begin_stream(post)
-            elif stream:
-                await asyncio.wait((post.begun,), timeout=QUICK_SECONDS)
-                if post.awaited:
-                    self._begin_stream(post)
-            else:
-                await post.begun
+        elif post.awaited:
+            await post.begun
         if post.stream is not None:
             return self._events(post.stream.connect())
         body = b"[%b]" % b",".join(post.answers) if batch else post.answers[0]
