@@ -5,13 +5,18 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
 
 from . import __version__
 from .calls import NEVER, Consumer, Counters, Link, Watch
 from .config import EndpointSettings, Limits
 from .endpoint import Endpoint, Farewell
 from .greeting import Provider
+
+INNER: Final = "server:"
+"""What the names of the endpoints begin with where servers of the house are providers; no token opens one."""
 
 
 class Cancellable(Protocol):
@@ -37,6 +42,9 @@ class Broker:
         """`clock` is monotonic, in seconds, and is what `call_at` understands; `epoch` is the wall clock, read once."""
         self.settings = settings
         self.limits = limits
+        # How long a call may take and how many there may be is decided at the endpoint it came in by.
+        self._inner_settings = replace(settings, call_timeout=limits.progress_seconds, tools={})
+        self._inner_limits = replace(limits, in_flight_per_consumer=limits.in_flight_per_endpoint)
         self.counters = Counters()
         self.endpoints: dict[str, Endpoint] = {}
         self.providers = 0
@@ -118,11 +126,12 @@ class Broker:
     def _endpoint(self, name: str, shown: str) -> Endpoint:
         endpoint = self.endpoints.get(name)
         if endpoint is None:
+            inner = name.startswith(INNER)
             endpoint = self.endpoints[name] = Endpoint(
                 name,
                 shown,
-                self.settings,
-                self.limits,
+                self._inner_settings if inner else self.settings,
+                self._inner_limits if inner else self.limits,
                 counters=self.counters,
                 watch=self._watch,
                 version=__version__,
@@ -198,18 +207,21 @@ class Broker:
     def snapshot(self, *, detail: bool) -> dict[str, Any]:
         """The state in numbers, ready for JSON; with `detail` every endpoint by its printable name, and those that have no link left."""
         now = self._clock()
+        # The inner endpoints are the house's own affair: what is in flight there came in by one of the others.
+        inner = [endpoint for name, endpoint in self.endpoints.items() if name.startswith(INNER)]
+        outer = [endpoint for name, endpoint in self.endpoints.items() if not name.startswith(INNER)]
         found: dict[str, Any] = {
-            "endpoints": len(self.endpoints),
-            "tool_connections": self.providers,
-            "device_connections": self.consumers,
-            "in_flight": self.in_flight,
+            "endpoints": len(outer),
+            "tool_connections": self.providers - sum(len(endpoint.providers) for endpoint in inner),
+            "device_connections": self.consumers - sum(len(endpoint.consumers) for endpoint in inner),
+            "in_flight": sum(endpoint.ledger.in_flight for endpoint in outer),
             "counters": self.counters.as_dict(),
         }
         if detail:
-            found["endpoint_details"] = [endpoint.describe(now) for endpoint in self.endpoints.values()]
+            found["endpoint_details"] = [endpoint.describe(now) for endpoint in outer]
             found["left"] = [
                 {"endpoint": shown, "last_goodbye": farewell.describe(self._offset)}
                 for name, (shown, farewell) in reversed(self._farewells.items())
-                if name not in self.endpoints
+                if name not in self.endpoints and not name.startswith(INNER)
             ]
         return found

@@ -140,6 +140,15 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
     tools: Mapping[str, ToolSettings] = {}
 
 
+class Providers(Struct, frozen=True, kw_only=True):
+    """`[providers]`: the servers that this program brings to endpoints itself."""
+
+    file: Annotated[str, Meta(description="file with an mcpServers block, below the root folder unless absolute; empty is none")] = ""
+    endpoints: Annotated[
+        tuple[str, ...], Meta(description='endpoints its servers are for, by their printed names; an entry\'s own "endpoints" goes before')
+    ] = ("*",)
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """`[limits]`: every bound of the program; names ending in `_bytes` and `_seconds` say their unit, the others count."""
 
@@ -195,6 +204,7 @@ class Config(Struct, frozen=True, kw_only=True):
     security: Security = Security()
     logging: Logging = Logging()
     endpoint: EndpointSettings = EndpointSettings()
+    providers: Providers = Providers()
     limits: Limits = Limits()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +20,8 @@ from .config import Config
 from .consumers.mcp_http import McpHttp
 from .consumers.stateless import Stateless
 from .errors import EndpointError
+from .providers.house import Kept, Providers
+from .providers.mcp_json import Server
 from .tokens import Doors
 
 
@@ -65,7 +67,20 @@ def opened(house: House, alone: str = "") -> list[Room]:
     limits = house.config.limits
     # States signed with the server's own key are good for every process that has it.
     secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
-    return [McpHttp(house.broker, limits, house.porter, Stateless(limits, secret))]
+    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, Stateless(limits, secret))]
+    if house.config.providers.file:
+        rooms.append(Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house)))
+    return rooms
+
+
+def _upstream(house: House) -> Callable[[Server], Kept]:
+    """What keeps a server reached by URL; its module is imported with the first of them."""
+
+    def make(server: Server) -> Kept:
+        kept: Kept = imported(".providers.upstream", "http").Upstream(server, house.broker)
+        return kept
+
+    return make
 
 
 def imported(module: str, extra: str) -> Any:
@@ -83,5 +98,3 @@ def imported(module: str, extra: str) -> Any:
             f"the package {error.name} is not installed: {command} (in a checkout: pip install -e '.[{extra}]')",
             f"未安装软件包 {error.name}：请运行 {command}（源码目录中：pip install -e '.[{extra}]'）",
         ) from error
-
-

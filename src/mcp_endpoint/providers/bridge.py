@@ -29,10 +29,14 @@ class Bridge:
         inner: str,
         inner_shown: str,
         label: str,
+        held: bool = False,
         clock: Callable[[], float],
         later: Callable[[Callable[[], None]], object],
     ) -> None:
-        """`inner` is the server's endpoint and `label` what its tools go by; `later` calls back in the next turn of the loop."""
+        """`inner` is the server's endpoint and `label` what its tools go by; `later` calls back in the next turn of the loop.
+
+        A bridge that is `held` keeps what is for the server until `release`: its greeting then waits for one that is about to start.
+        """
         limits = broker.limits
         self._broker = broker
         self._clock = clock
@@ -40,6 +44,7 @@ class Bridge:
         self._frames: deque[bytes] = deque()
         self._bytes = 0
         self._open = True
+        self._held = held
         # What the far side may take in one answer, and how long it may think, is that endpoint's business.
         self._consumer: Consumer = broker.attach_consumer(
             inner,
@@ -63,10 +68,16 @@ class Bridge:
         """A frame for the server."""
         if not self._open:
             return
-        if not self._frames:
+        if not self._frames and not self._held:
             self._later(self._hand_on)
         self._frames.append(data)
         self._bytes += len(data)
+
+    def release(self) -> None:
+        """Hand on what was held, and from now on everything."""
+        if self._held:
+            self._held = False
+            self._hand_on()
 
     def _hand_on(self) -> None:
         now = self._clock()

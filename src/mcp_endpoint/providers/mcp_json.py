@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from ..broker import INNER
 from ..errors import ConfigError
 from ..jsonrpc import Malformed, members
 from .child import Command, environment
@@ -90,7 +91,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def endpoint(self) -> str:
         """The name of its internal endpoint, which no token opens."""
-        return f"server:{self.label}"
+        return f"{INNER}{self.label}"
 
     @property
     def shown(self) -> str:

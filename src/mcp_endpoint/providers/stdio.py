@@ -91,6 +91,7 @@ class Managed:
         self._mask = mask(server)
         self._task: asyncio.Task[None] | None = None
         self._child: Child | None = None
+        self._link: _Lifeline | None = None
         self._state: State = "off"
         self._since = self._loop.time()
         self._why = ""
@@ -107,11 +108,6 @@ class Managed:
             task.cancel()
             await asyncio.wait((task,))
         self._move("off", "")
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was given up: it has to be started again."""
-        return self._state == "stopped"
 
     @property
     def session(self) -> int | None:
@@ -131,6 +127,8 @@ class Managed:
         }
         if self._child is not None:
             found["pid"] = self._child.session
+        if self._link is not None and self._link.provider is not None:
+            found |= {"greeting": self._link.provider.state.value, "why_bare": self._link.provider.failed}
         if used is not None:
             found |= {"cpu_seconds": round(used.cpu_seconds, 2), "memory_bytes": used.memory_bytes, "processes": used.processes}
         return found
@@ -167,7 +165,7 @@ class Managed:
         except EndpointError as error:
             return self._mask(error.en), self._mask(error.zh)
         goodbye = GOING_AWAY
-        link = _Lifeline(child, Sieve(self.server.allow, self.server.deny), self._loop)
+        link = self._link = _Lifeline(child, Sieve(self.server.allow, self.server.deny), self._loop)
         try:
             self._child = child
             self._starts += 1
@@ -177,7 +175,7 @@ class Managed:
             goodbye, (en, zh) = await self._carry(child, link)
             return en, zh
         finally:
-            self._child = None
+            self._child = self._link = None
             provider, link.provider = link.provider, None
             if provider is not None:
                 self._broker.detach(provider, *goodbye)
