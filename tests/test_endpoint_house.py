@@ -249,3 +249,144 @@ def test_a_tool_that_dialled_in_keeps_its_endpoint_when_the_house_takes_its_own_
         house.broker.detach(tool, 1000, "")
     house.broker.detach(device, 1000, "")
     assert ("agent:kitchen" in house.broker.endpoints) is stays
+
+
+# -- replicas answer for each other ----------------------------------------------------------------------------------------
+
+
+def repeatable(name: str, **hints: bool) -> dict[str, object]:
+    return {**tool_named(name), "annotations": hints}
+
+
+def replicas(play: Play, tool: dict[str, object], count: int = 2) -> list[Actor]:
+    """Several providers of the house with the same label and the same tool."""
+    actors = []
+    for _ in range(count):
+        actor = Actor(play)
+        actor.party = play.endpoint.attach_provider(actor, play.now, server_id="same", house=True)
+        actors.append(actor)
+    for actor in actors:
+        actor.is_greeted("same", [tool])
+    return actors
+
+
+@pytest.mark.row("H9")
+@pytest.mark.parametrize("hints", [{"readOnlyHint": True}, {"idempotentHint": True}])
+def test_a_call_that_may_run_twice_goes_to_a_replica_when_its_provider_dies(hints: dict[str, bool]) -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("look", **hints))
+    device = play.ready_device()
+    device.says(call("a", "look", at="sky"))
+    newer.hears(call(3, "look", at="sky"))
+    newer.leaves()
+    older.hears(call(3, "look", at="sky"))
+    older.says(answer(3, seen="blue"))
+    device.hears(answer("a", seen="blue"))
+
+
+@pytest.mark.parametrize("hints", [{}, {"readOnlyHint": False}, {"destructiveHint": False}])
+def test_a_call_that_may_have_run_is_not_repeated(hints: dict[str, bool]) -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("do", **hints))
+    device = play.ready_device()
+    device.says(call("a", "do"))
+    newer.hears(call(3, "do"))
+    newer.leaves()
+    device.hears_error("a", -32003, delivered=True)
+    older.hears_nothing()
+
+
+def test_when_every_replica_died_the_call_fails_once() -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("look", readOnlyHint=True))
+    device = play.ready_device()
+    device.says(call("a", "look"))
+    newer.leaves()
+    older.leaves()
+    device.hears_error("a", -32003)
+    device.hears_nothing()
+    assert play.endpoint.ledger.in_flight == 0
+
+
+def unreached(id: object, delivered: bool | None = False, code: int = -32001) -> dict[str, object]:
+    data = {"source": "broker", "delivered": delivered}
+    return {"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": "unreached", "data": data}}
+
+
+def test_a_call_that_reached_nobody_is_tried_with_every_replica() -> None:
+    """Whatever its tool says of itself: it has not run."""
+    play = Play()
+    first, second, third = replicas(play, tool_named("do"), 3)
+    device = play.ready_device()
+    device.says(call("a", "do"))
+    third.hears(call(3, "do"))
+    third.says(unreached(3))
+    second.hears(call(3, "do"))
+    second.says(unreached(3))
+    first.hears(call(3, "do"))
+    first.says(answer(3, done=True))
+    device.hears(answer("a", done=True))
+
+
+def test_when_no_replica_was_reached_the_call_fails_once() -> None:
+    play = Play()
+    first, second = replicas(play, tool_named("do"))
+    device = play.ready_device()
+    device.says(call("a", "do"))
+    second.says(unreached(3))
+    first.says(unreached(3))
+    device.hears(unreached("a"))
+    device.hears_nothing()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        unreached(3, True),
+        unreached(3, None),
+        unreached(3, False, -32602),
+        {"jsonrpc": "2.0", "id": 3, "error": {"code": -32001, "message": "x"}},
+        {"jsonrpc": "2.0", "id": 3, "error": {"code": "odd"}},
+        {"jsonrpc": "2.0", "id": 3, "result": {}},
+    ],
+)
+def test_any_other_answer_is_the_answer(told: dict[str, object]) -> None:
+    play = Play()
+    first, second = replicas(play, tool_named("do"))
+    device = play.ready_device()
+    device.says(call(3, "do"))
+    second.says(told)
+    device.hears(told)
+    first.hears_nothing()
+
+
+def test_a_tool_that_dialled_in_is_not_believed_that_a_call_reached_nobody() -> None:
+    play = Play()
+    older, newer = play.tool("same"), play.tool("same")
+    for actor in (older, newer):
+        actor.is_greeted("same", ["do"])
+    device = play.ready_device()
+    device.says(call(3, "do"))
+    newer.says(unreached(3))
+    device.hears(unreached(3))
+    older.hears_nothing()
+
+
+def test_a_large_call_is_not_kept_for_replicas() -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("look", readOnlyHint=True))
+    device = play.ready_device()
+    device.says(call("a", "look", at="x" * 20_000))
+    newer.leaves()
+    device.hears_error("a", -32003, delivered=True)
+    older.hears_nothing()
+
+
+def test_annotations_that_are_none_promise_nothing() -> None:
+    play = Play()
+    older, newer = replicas(play, {**tool_named("look"), "annotations": "yes"})
+    device = play.ready_device()
+    device.says(call("a", "look"))
+    newer.leaves()
+    device.hears_error("a", -32003, delivered=True)
+    older.hears_nothing()

@@ -149,21 +149,6 @@ def test_capabilities_are_the_union() -> None:
     assert other_device.hear()["result"]["protocolVersion"] == "2025-11-25"
 
 
-def test_other_methods_go_to_the_newest_provider_that_can() -> None:
-    """Until they are merged, resources, prompts, completion and logging are carried to a provider that declared them."""
-    play = Play()
-    one, other = play.tool("one"), play.tool("other")
-    one.is_greeted("one", ["a"], prompts={}, logging={}, completions={})
-    other.is_greeted("other", ["b"], prompts={})
-    device = play.ready_device()
-    device.says(request(1, "prompts/list"), request(2, "logging/setLevel"), request(3, "completion/complete"), request(4, "resources/list"))
-    other.hears(request(3, "prompts/list"))
-    one.hears(request(3, "logging/setLevel"), request(4, "completion/complete"))
-    device.hears_error(4, -32601, delivered=False)
-    device.says(request(5, "unheard/of"))
-    device.hears_error(5, -32601, delivered=False)
-
-
 def test_what_the_catalog_cannot_place_goes_to_the_newest_bare_provider() -> None:
     """A tool without a handshake keeps its place among the others: unknown calls, methods and notifications are its."""
     play = Play()

@@ -35,6 +35,11 @@ MAX_ID: Final = 2**31 - 1
 TOKEN_CHARS: Final = 4096
 """Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
 NEVER: Final = float("inf")
+EVERYTHING: Final = -1
+"""The log level of a consumer that asked for none: it hears all there is."""
+
+Rename = tuple[tuple[str, ...], bytes]
+"""A path below `params`, and the JSON that stands there for the provider."""
 
 
 class Link(Protocol):
@@ -113,7 +118,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     """One request on its way: who asked, under which id, who answers, until when.
 
     `consumer` is None for the endpoint's own requests; `provider` and `number` are set once it was handed to one. `id` are the
-    consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again).
+    consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again); `again` is it
+    for as long as another replica might answer instead of those it was `tried` with.
     The garbage collector does not look at calls, there are too many: whoever keeps one lets go of it when its link leaves.
     """
 
@@ -126,8 +132,9 @@ class Call(msgspec.Struct, eq=False, gc=False):
     provider: Provider | None = None
     number: int = 0
     token: bytes = b""
-    label: str = ""
     data: bytes = b""
+    again: bytes = b""
+    tried: tuple[Provider, ...] = ()
     purpose: str = ""
 
 
@@ -163,6 +170,7 @@ class Consumer:
         "in_house",
         "initialized",
         "last_ask",
+        "level",
         "link",
         "name",
         "only",
@@ -181,6 +189,7 @@ class Consumer:
         self.ask_seconds = ask_seconds  # how long it may think about a provider's question
         self.in_house = False  # its initialize is answered here, never carried
         self.only = ""  # the one label it sees, "" for all
+        self.level = EVERYTHING  # the least important log messages it wants, as an index of `offers.LEVELS`
         self.since = since
         self.says = says
         self.owed: dict[Call, None] = {}
@@ -469,11 +478,11 @@ def _needs_a_look(data: bytes, params: msgspec.Raw) -> bool:
         raise Malformed(errors.INVALID_PARAMS, "nested too deep") from None
 
 
-def outgoing(call: Call, frame: Frame, data: bytes, number: int, name: bytes | None) -> tuple[Part, Part]:
+def outgoing(call: Call, frame: Frame, data: bytes, number: int, rename: Rename | None) -> tuple[Part, Part]:
     """A request as its provider sees it."""
     data = one_line(data)
     params = frame.params
-    if params is UNSET or (name is None and not _needs_a_look(data, params)):
+    if params is UNSET or (rename is None and not _needs_a_look(data, params)):
         return with_id(data, frame, number_text(number))
     spans = members(data)
     edits = [(spans["id"].start, spans["id"].end, number_text(number))]
@@ -485,8 +494,8 @@ def outgoing(call: Call, frame: Frame, data: bytes, number: int, name: bytes | N
         if token is not None and id_key(data[token.start : token.end], TOKEN_CHARS, TOKEN_CHARS) is not None:
             call.token = data[token.start : token.end]
             edits.append((token.start, token.end, number_text(number)))
-        if name is not None:
-            place = place_in_params(data, spans, "name")
+        if rename is not None:
+            place = place_in_params(data, spans, *rename[0])
             assert place is not None
-            edits.append((place.start, place.end, name))
+            edits.append((place.start, place.end, rename[1]))
     return jsonrpc.splice(data, edits), b""

@@ -1,5 +1,8 @@
 """The tools of one endpoint under one roof: who brought them, what they are called outside, who answers now.
 
+Prompts, resources and resource templates stand in catalogs of their own, by the same rules; a URI is to a resource what its name is to
+a tool.
+
 Rules of this module:
 
 1. A tool belongs to a label. The same name under the same label, brought by several providers, are replicas of one tool: the newest
@@ -15,8 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -42,7 +45,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Tool(NamedTuple):
-    """One function as its provider described it; `definition` are the provider's bytes, `name` stands in them at `place`."""
+    """One function (or prompt, resource, template) as its provider described it: its bytes, and where in them `name` stands."""
 
     name: str
     definition: bytes
@@ -62,56 +65,101 @@ class Shelf:
         self.left: float | None = None
 
 
-class _Named(msgspec.Struct):
-    name: str
+class Kind(NamedTuple):
+    """What a catalog holds, and how MCP asks for it and lists it."""
+
+    method: str
+    """The request that lists them."""
+    member: str
+    """Where they stand in its result."""
+    key: str
+    """What one of them is called by."""
+    capability: str
+    """What a provider must have declared to be asked."""
+    join: Callable[[str, str, str], str]
+    """The name outside of what bears `name` and belongs to `label`, where others bear that name; a third part tells two such apart."""
+    decoder: msgspec.json.Decoder[Any]
+    named: msgspec.json.Decoder[Any]
 
 
-class _Page(msgspec.Struct):
-    tools: list[msgspec.Raw]
-    nextCursor: str | None = None
+def _kind(method: str, member: str, key: str, capability: str, join: Callable[[str, str, str], str]) -> Kind:
+    page = msgspec.defstruct("Page", [(member, list[msgspec.Raw]), ("nextCursor", str | None, None)])
+    named = msgspec.defstruct("Named", [(key, str)])
+    return Kind(method, member, key, capability, join, msgspec.json.Decoder(page), msgspec.json.Decoder(named))
 
 
-_page_decoder: Final = msgspec.json.Decoder(_Page)
-_named_decoder: Final = msgspec.json.Decoder(_Named)
+def joined_name(label: str, name: str, more: str = "") -> str:
+    """`label__name`, cut to 64 characters with six hex digits of the whole's SHA-256, or with `more`."""
+    whole = f"{label}__{name}"
+    if len(whole) <= NAME_CHARS and not more:
+        return whole
+    return f"{whole[: NAME_CHARS - 7]}_{more or _digest(whole)}"
 
 
-def read_page(result: bytes | msgspec.Raw, most: int = LONGEST_PAGE) -> tuple[list[Tool], str | None] | None:
-    """The tools and the next cursor of one `tools/list` result, or None if it is not one.
+def joined_uri(label: str, uri: str, more: str = "") -> str:
+    """`label+uri`: still a URI (RFC 3986 §3.1 allows `+`, `-` and digits in a scheme, but no `_` and no digit in front)."""
+    scheme = label.replace("_", "-") + (f"-{more}" if more else "")
+    return f"{scheme if scheme[:1].isalpha() else 'x' + scheme}+{uri}"
+
+
+TOOLS: Final = _kind("tools/list", "tools", "name", "tools", joined_name)
+PROMPTS: Final = _kind("prompts/list", "prompts", "name", "prompts", joined_name)
+RESOURCES: Final = _kind("resources/list", "resources", "uri", "resources", joined_uri)
+TEMPLATES: Final = _kind("resources/templates/list", "resourceTemplates", "uriTemplate", "resources", joined_uri)
+
+
+def read_page(result: bytes | msgspec.Raw, most: int = LONGEST_PAGE, kind: Kind = TOOLS) -> tuple[list[Tool], str | None] | None:
+    """The tools and the next cursor of one `tools/list` result (or of another kind's), or None if it is not one.
 
     At most `most` of them are looked at: half a million names in one page would hold everybody up. A tool without a name, with a
     boundless one, or with a repeated key, cannot be called and is left out.
     """
     try:
-        page = _page_decoder.decode(result)
+        page = kind.decoder.decode(result)
     except (msgspec.DecodeError, RecursionError):
         return None
     tools: list[Tool] = []
-    for raw in page.tools[:most]:
-        tool = read_tool(bytes(raw))
+    for raw in getattr(page, kind.member)[:most]:
+        tool = read_tool(bytes(raw), kind)
         if tool is not None:
             tools.append(tool)
     return tools, page.nextCursor or None
 
 
-def read_tool(definition: bytes) -> Tool | None:
+def read_tool(definition: bytes, kind: Kind = TOOLS) -> Tool | None:
     """One tool's definition, or None if it has no usable name."""
     try:
-        name = _named_decoder.decode(definition).name
-        place = members(definition)["name"]
+        name = getattr(kind.named.decode(definition), kind.key)
+        place = members(definition)[kind.key]
     except (msgspec.DecodeError, RecursionError, Malformed):
         return None
     return Tool(name, definition, place) if 0 < len(name) <= LONGEST_NAME else None
 
 
+class _Hints(msgspec.Struct):
+    readOnlyHint: bool = False
+    idempotentHint: bool = False
+
+
+class _Annotated(msgspec.Struct):
+    annotations: _Hints | None = None
+
+
+_annotated_decoder: Final = msgspec.json.Decoder(_Annotated)
+
+
+def is_repeatable(tool: Tool) -> bool:
+    """Whether a tool says of itself that calling it twice does no more than calling it once (MCP, ToolAnnotations)."""
+    try:
+        hints = _annotated_decoder.decode(tool.definition).annotations
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return hints is not None and (hints.readOnlyHint or hints.idempotentHint)
+
+
 def clean_label(text: str) -> str:
     """A label in the alphabet that every consumer's name rules allow (xiaozhi-server: contract 1.4)."""
     return _OUTSIDE_LABEL.sub("_", text)[:NAME_CHARS]
-
-
-def joined_name(label: str, name: str) -> str:
-    """`label__name`, cut to 64 characters with six hex digits of the whole's SHA-256."""
-    whole = f"{label}__{name}"
-    return whole if len(whole) <= NAME_CHARS else f"{whole[: NAME_CHARS - 7]}_{_digest(whole)}"
 
 
 def _digest(text: str) -> str:
@@ -121,9 +169,10 @@ def _digest(text: str) -> str:
 class Catalog:
     """All tools of one endpoint. `limit` is the number of tools, `page_bytes` the size above which a list is paged."""
 
-    __slots__ = ("_fingerprint", "_labels", "_pages", "exported", "left_out", "limit", "owners", "page_bytes", "revision", "shelves")
+    __slots__ = ("_fingerprint", "_labels", "_pages", "exported", "kind", "limit", "owners", "page_bytes", "revision", "shelves")
 
-    def __init__(self, limit: int, page_bytes: int) -> None:
+    def __init__(self, limit: int, page_bytes: int, kind: Kind = TOOLS) -> None:
+        self.kind = kind
         self.limit = limit
         self.page_bytes = page_bytes
         self.shelves: list[Shelf] = []
@@ -232,9 +281,9 @@ class Catalog:
     def _export(self, label: str, name: str) -> None:
         exported = name
         if exported in self.owners:
-            exported = joined_name(label, name)
+            exported = self.kind.join(label, name, "")
         if exported in self.owners:
-            exported = f"{joined_name(label, name)[: NAME_CHARS - 7]}_{_digest(f'{label}__{name}')}"
+            exported = self.kind.join(label, name, _digest(f"{label}__{name}"))
         # Two hashes of 24 bits that meet leave the second tool without a name rather than with somebody else's.
         if exported not in self.owners:
             self.owners[exported] = (label, name)
@@ -315,7 +364,7 @@ class Catalog:
 
     def _page(self, pages: list[bytes], cursor: str | None, missing: list[str]) -> bytes:
         number = next((number for number in range(1, len(pages)) if cursor == self._cursor(number)), 0)
-        parts = [b'{"tools":', pages[number]]
+        parts = [b'{"%b":' % self.kind.member.encode(), pages[number]]
         if number + 1 < len(pages):
             parts.append(b',"nextCursor":"%b"' % self._cursor(number + 1).encode())
         if missing:

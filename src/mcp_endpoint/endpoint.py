@@ -38,6 +38,7 @@ from .calls import (
     Ledger,
     Link,
     Parked,
+    Rename,
     Watch,
     id_of,
     is_open,
@@ -45,17 +46,22 @@ from .calls import (
     number_text,
     outgoing,
 )
-from .catalog import Catalog
+from .catalog import Catalog, Shelf, is_repeatable
 from .config import EndpointSettings, Limits
 from .errors import Code
-from .greeting import CAPABILITIES_OF_METHODS, INITIALIZED, Greetings, Provider, State, Step, Waiting
+from .greeting import INITIALIZED, Greetings, Provider, State, Step, Waiting
 from .jsonrpc import Frame, Malformed, Part, id_key, members, parse, with_id
+from .offers import CHANGED, KINDS, MESSAGE, SHARED, UPDATED, Offers
 
 METHOD_CHARS: Final = 256
 """Characters of a method; it is kept as long as its call."""
 KEPT_BYTES: Final = 16 * 1024
 """Bytes of a request that is kept while it may have to be said again after a greeting; a larger one is said once."""
 LISTS: Final = frozenset({"tools/list", "resources/list", "resources/templates/list", "prompts/list"})
+OUT_OF_LINE: Final = SHARED | {"initialize"}
+"""What is never simply carried: all consumers of a provider would feel it."""
+REPEATABLE: Final = "repeatable"
+"""The purpose of a call that may run twice: its tool says that it only reads, or that a second time changes nothing."""
 PROGRESS: Final = "notifications/progress"
 LIST_CHANGED: Final = "notifications/tools/list_changed"
 
@@ -115,6 +121,7 @@ class Endpoint:
         "ledger",
         "limits",
         "name",
+        "offers",
         "providers",
         "settings",
         "shown",
@@ -155,6 +162,7 @@ class Endpoint:
         self.providers: list[Provider] = []
         self.consumers: dict[Consumer, None] = {}
         self.catalog = Catalog(limits.tools_per_endpoint, limits.list_page_bytes)
+        self.offers: Offers | None = None  # until somebody wants more than tools of several providers
         self.direct: Provider | None = None
         self.ledger = Ledger(shown, limits, counters, watch)
         self.greetings = Greetings(self, self.ledger, settings, limits, version)
@@ -240,11 +248,13 @@ class Endpoint:
         if isinstance(party, Provider):
             self._provider_left(party, code, reason, now)
         else:
-            self._consumer_left(party)
+            self._consumer_left(party, now)
 
-    def _consumer_left(self, consumer: Consumer) -> None:
+    def _consumer_left(self, consumer: Consumer, now: float) -> None:
         del self.consumers[consumer]
         self.ledger.consumer_left(consumer)
+        if self.offers is not None:
+            self.offers.consumer_left(consumer, now)
         for provider in self.providers:
             if provider.greeter is consumer:
                 provider.greeter = None
@@ -263,6 +273,8 @@ class Endpoint:
         if not self.providers:
             self.greetings.first = NEVER
         self.catalog.leave(provider, now)
+        if self.offers is not None:
+            self.offers.provider_left(provider, now)
         self.ledger.provider_left(provider, self.consumers)
         self.reckon()
         waiting, provider.waiting = provider.waiting, []
@@ -275,6 +287,8 @@ class Endpoint:
                 if call.method == "tools/list" and self._holds_for(call.consumer) and not self.providers:
                     # Its consumer asks once in its life and takes an error for the end: asking again is what it cannot do.
                     self._hold(call, now)
+                elif call.again and call.purpose == REPEATABLE:
+                    self._again(call, call.again, now)
                 else:
                     self.counters.provider_gone += 1
                     self.ledger.fail(call, errors.PROVIDER_GONE, self._farewell_text(), delivered=True)
@@ -329,8 +343,8 @@ class Endpoint:
         if call is None:
             return
         try:
-            if self.direct is not None and method != "initialize" and not consumer.only:
-                self._carry(self.direct, call, frame, data)
+            if self.direct is not None and (method == "tools/call" or method not in OUT_OF_LINE) and not consumer.only:
+                self.carry(self.direct, call, frame, data)
             else:
                 self._route(call, frame, data, now)
         except Malformed as malformed:
@@ -388,31 +402,34 @@ class Endpoint:
             self._list(call, frame, data, now, patient)
         elif call.method == "tools/call":
             self._call_tool(call, frame, data, now, patient)
+        elif call.method in SHARED and provider.state is State.READY:
+            self._all_offers().share(provider, call, frame, data, now)
         else:
-            self._carry(provider, call, frame, data)
+            self.carry(provider, call, frame, data)
+
+    def _all_offers(self) -> Offers:
+        """What is offered beside tools; made when it is first needed, because an idle endpoint is kept small."""
+        if self.offers is None:
+            self.offers = Offers(self)
+        return self.offers
 
     def _route_among(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
         if call.method == "tools/list":
             self._list(call, frame, data, now, patient)
         elif self.greetings.plain():
-            self._carry(self.providers[-1], call, frame, data)
+            self.carry(self.providers[-1], call, frame, data)
         elif call.method == "ping":
             self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
         elif call.method == "tools/call":
             self._call_tool(call, frame, data, now, patient)
-        else:
-            capability = CAPABILITIES_OF_METHODS.get(call.method.partition("/")[0], "")
-            for provider in reversed(self.providers):
-                if provider.state is State.READY and provider.welcome is not None and capability in provider.welcome.capabilities:
-                    self._carry(provider, call, frame, data)
-                    return
+        elif not self._all_offers().route(call, frame, data, now, patient):
             self._to_bare(call, frame, data, now, patient, errors.METHOD_NOT_FOUND)
 
     def _route_to_label(self, label: str, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
         """The way of a request whose consumer sees one label only: its tools have their own names there."""
         self.greetings.learn(now)
         if patient and self.greetings.settling():
-            self._postpone(self._unsettled, call, data, now, min(call.started + self.limits.merged_list_seconds, call.deadline))
+            self.wait_until_settled(call, data, now)
             return
         here = [provider for provider in self.providers if provider.label == label and provider.state is not State.NEW]
         if call.method == "ping":
@@ -423,15 +440,17 @@ class Endpoint:
             name = self._tool_name(frame)
             replicas = self.catalog.replicas(label, name) if name is not None else []
             if replicas or here:
-                self._carry(replicas[0].provider if replicas else here[-1], call, frame, data)
+                self.carry(replicas[0].provider if replicas else here[-1], call, frame, data)
             elif any(shelf.label == label for shelf in self.catalog.shelves):
                 self._park(call, data, now)
             else:
                 self._nobody(call)
-        elif here:
-            self._carry(here[-1], call, frame, data)
-        else:
+        elif not here:
             self._nobody(call)
+        elif call.method in SHARED and here[-1].state is State.READY:
+            self._all_offers().share(here[-1], call, frame, data, now)
+        else:
+            self.carry(here[-1], call, frame, data)
 
     @staticmethod
     def _tool_name(frame: Frame) -> str | None:
@@ -460,14 +479,18 @@ class Endpoint:
         owner = self.catalog.owners.get(name) if name is not None else None
         if owner is None:
             if self.sole is not None:
-                self._carry(self.sole, call, frame, data)
+                self.carry(self.sole, call, frame, data)
             else:
                 self._to_bare(call, frame, data, now, patient, errors.INVALID_PARAMS)
             return
         label, tool = owner
-        replicas = self.catalog.replicas(label, tool)
+        replicas = [shelf for shelf in self.catalog.replicas(label, tool) if shelf.provider not in call.tried]
         if replicas:
-            self._carry(replicas[0].provider, call, frame, data, name=None if tool == name else _encode(tool))
+            self._keep_for_replicas(call, data, replicas, tool)
+            self.carry(replicas[0].provider, call, frame, data, rename=None if tool == name else (("name",), _encode(tool)))
+        elif call.tried:
+            self.counters.provider_gone += 1
+            self.ledger.fail(call, errors.PROVIDER_GONE, "every replica was tried / 所有副本都已尝试", delivered=None)
         elif any(provider.label == label and provider.listed for provider in self.providers):
             self.ledger.fail(call, errors.INVALID_PARAMS, "the provider no longer has this tool / 工具端已不再提供此工具", delivered=False)
         elif any(shelf.label == label for shelf in self.catalog.shelves) or (patient and self.greetings.settling()):
@@ -475,20 +498,33 @@ class Endpoint:
         else:
             self._nobody(call)
 
+    def _keep_for_replicas(self, call: Call, data: bytes, replicas: list[Shelf], tool: str) -> None:
+        """Keep a call as long as somebody else could still answer it: if it may run twice, or if its provider would say that it did not."""
+        chosen = replicas[0]
+        repeatable = len(replicas) > 1 and len(data) <= KEPT_BYTES and is_repeatable(chosen.tools[tool])
+        call.purpose = REPEATABLE if repeatable else ""
+        call.again = data if repeatable or (chosen.provider.house and len(replicas) > 1 and len(data) <= KEPT_BYTES) else b""
+        if call.again:
+            call.tried = (*call.tried, chosen.provider)
+
     def _to_bare(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool, otherwise: Code) -> None:
         """What the catalog cannot place goes to the newest bare provider."""
         if patient and self.greetings.settling():
-            self._postpone(self._unsettled, call, data, now, now + self.limits.merged_list_seconds)
-            return
+            self.wait_until_settled(call, data, now)
+        else:
+            self.to_bare(call, frame, data, otherwise)
+
+    def to_bare(self, call: Call, frame: Frame, data: bytes, otherwise: Code) -> None:
+        """The newest bare provider may know it; `otherwise` is the error if there is none."""
         for provider in reversed(self.providers):
             if provider.state is State.BARE:
-                self._carry(provider, call, frame, data)
+                self.carry(provider, call, frame, data)
                 return
         self.ledger.fail(call, otherwise, "no provider of this endpoint has it / 此接入点没有工具端提供它", delivered=False)
 
     # == carrying ==========================================================================================================
 
-    def _carry(self, provider: Provider, call: Call, frame: Frame, data: bytes, *, name: bytes | None = None) -> None:
+    def carry(self, provider: Provider, call: Call, frame: Frame, data: bytes, *, rename: Rename | None = None) -> None:
         """Hand a request to a provider: its id becomes a number of that link, and everything else stays as it came.
 
         Raises `Malformed` for a frame whose keys are not unambiguous.
@@ -502,7 +538,7 @@ class Endpoint:
             self._before_carrying(provider, call, data)
         number = provider.pending.add(call)
         try:
-            first, second = outgoing(call, frame, data, number, name)
+            first, second = outgoing(call, frame, data, number, rename)
         except Malformed:
             del provider.pending.calls[number]
             raise
@@ -622,8 +658,13 @@ class Endpoint:
             self.greetings.answered(provider, call, frame, first, second, now)
         elif call.purpose == "list":
             self.greetings.page_answered(provider, call, frame, now)
-        else:
-            assert consumer is not None
+        elif call.purpose == "offers":
+            self._all_offers().page_answered(provider, call, frame, now)
+        elif consumer is not None:
+            if call.again and provider.house and _was_not_delivered(frame):
+                provider.doubtful = True
+                self._again(call, call.again, now)
+                return
             data, call.data = call.data, b""
             if data and self.greetings.insists(call, frame) and provider.state in (State.NEW, State.INITIALIZING):
                 call.provider = None
@@ -636,7 +677,7 @@ class Endpoint:
             if frame.error is UNSET and call.method != "ping" and not provider.proven:
                 provider.proven = True
                 self.reckon()
-            if call.purpose and frame.result is not UNSET and provider.state is State.READY:
+            if call.purpose == "whole list" and frame.result is not UNSET and provider.state is State.READY:
                 self.greetings.overhear(provider, consumer, bytes(frame.result))
             self.ledger.answer(call, first, second)
 
@@ -713,12 +754,24 @@ class Endpoint:
             else:
                 provider.list_changed = True
         else:
+            self._tell_consumers(provider, method, data)
+
+    def _tell_consumers(self, provider: Provider, method: str | msgspec.UnsetType, data: bytes) -> None:
+        """What is for nobody in particular is for everybody, but for what somebody asked for or does not want to hear."""
+        hearers = list(self.consumers)
+        if method == MESSAGE:
             asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
-            if method == "notifications/message" and len(asking) == 1:
-                self.ledger.tell_consumer(asking.pop(), data)
-            else:
-                for consumer in self.consumers:
-                    self.ledger.tell_consumer(consumer, data)
+            if len(asking) == 1:
+                hearers = list(asking)
+            if self.offers is not None:
+                hearers = self.offers.hearers(data, hearers)
+        elif self.offers is not None:
+            if method == UPDATED and self.offers.updated(provider, data):
+                return
+            if method in CHANGED:
+                self.offers.changed(provider, str(method))
+        for consumer in hearers:
+            self.ledger.tell_consumer(consumer, data)
 
     def _progress(self, provider: Provider, data: bytes, now: float) -> None:
         """Progress goes to whoever gave the token, with its own token, and the call may take that much longer."""
@@ -738,6 +791,8 @@ class Endpoint:
         """A greeting has ended, well or not: whoever waited for it goes on."""
         self.reckon()
         self.greetings.settle()
+        if self.offers is not None:
+            self.offers.ready(provider, now)
         waiting, provider.waiting = provider.waiting, []
         provider.waiting_bytes = 0
         self._redo(waiting, now)
@@ -763,8 +818,7 @@ class Endpoint:
         """A list from all catalogs, as soon as they are complete or `merged_list_seconds` have passed."""
         self.greetings.learn(now)
         if patient and self.greetings.settling():
-            until = min(call.started + self.limits.merged_list_seconds, call.deadline)
-            self._postpone(self._unsettled, call, data, now, until)
+            self.wait_until_settled(call, data, now)
         else:
             self._answer_list(call, frame, data)
 
@@ -772,7 +826,7 @@ class Endpoint:
         consumer = call.consumer
         bare = [provider for provider in self.providers if provider.state is State.BARE]
         if bare and not self.catalog.shelves:
-            self._carry(bare[-1], call, frame, data)
+            self.carry(bare[-1], call, frame, data)
             return
         missing = [provider.label or provider.server_id or "tool" for provider in self.providers if self.greetings.is_missing(provider)]
         body = self.catalog.page(self._cursor(frame), missing)
@@ -845,6 +899,10 @@ class Endpoint:
             self._nobody(call)
             return
         self._postpone(self._parked, call, data, now, until)
+
+    def wait_until_settled(self, call: Call, data: bytes, now: float) -> None:
+        """Let a request wait until what it is about is known, `merged_list_seconds` at most."""
+        self._postpone(self._unsettled, call, data, now, min(call.started + self.limits.merged_list_seconds, call.deadline))
 
     def _postpone(self, queue: list[Parked], call: Call, data: bytes, now: float, until: float) -> None:
         """Let a request wait in a queue; together they may hold as many bytes as a link's queue.
@@ -932,6 +990,11 @@ class Endpoint:
             self.ledger.cancel(call, "timed out")
             self.watch.tell("no list", self.shown, label=provider.label)
             self.greetings.listing_ended(provider, now)
+        elif call.purpose == "offers":
+            self.ledger.cancel(call, "timed out")
+            self._all_offers().listing_ended(provider, KINDS[call.method], now)
+        elif call.consumer is None:
+            provider.pending.give_up(call.number)
         else:
             provider.doubtful = True
             self.ledger.cancel(call, "timed out")
@@ -957,6 +1020,7 @@ class Endpoint:
         """Nobody is here any more: keep nothing of what they brought."""
         self.catalog.shelves.clear()
         self.catalog.changed()
+        self.offers = None
 
     def finish(self) -> None:
         """Answer whatever is still owed: nobody will come back for it."""
@@ -1019,6 +1083,29 @@ class Endpoint:
         if shelf is None:
             return []
         return [self.catalog.exported.get((shelf.label, name), name) for name in shelf.tools]
+
+
+class _Told(msgspec.Struct):
+    delivered: bool | None = None
+
+
+class _BrokersError(msgspec.Struct):
+    code: int
+    data: _Told | None = None
+
+
+_brokers_error_decoder: Final = msgspec.json.Decoder(_BrokersError)
+
+
+def _was_not_delivered(frame: Frame) -> bool:
+    """Whether a provider of the house says that it reached nobody."""
+    if frame.error is UNSET:
+        return False
+    try:
+        error = _brokers_error_decoder.decode(frame.error)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return error.code == errors.NO_PROVIDER.number and error.data is not None and error.data.delivered is False
 
 
 def _asks_for_all(data: bytes) -> bool:

@@ -41,8 +41,6 @@ WELCOME_BYTES: Final = 64 * 1024
 """Bytes of a result of `initialize`; it is kept and walked for each consumer, and a larger one is none."""
 INITIALIZED: Final = "notifications/initialized"
 LATEST: Final = HANDSHAKE_REVISIONS[-1]
-CAPABILITIES_OF_METHODS: Final = {"resources": "resources", "prompts": "prompts", "completion": "completions", "logging": "logging"}
-"""First part of a consumer's method, and the capability of the provider it is carried to when there are several."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
