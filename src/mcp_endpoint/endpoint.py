@@ -223,7 +223,7 @@ class Endpoint:
         provider = Provider(self, link, server_id, self._attached, now, self.limits.late_answers, self.provider_says)
         provider.house = house
         if stateless:
-            self.translate(provider, handshake_too=True)
+            self.translate(provider)
         self.providers.append(provider)
         self.reckon()
         if self.greetings.plain():
@@ -232,15 +232,15 @@ class Endpoint:
             self.greetings.learn(now)
         return provider
 
-    def translate(self, provider: Provider, *, handshake_too: bool = False) -> None:
-        """Speak to a tool in the words of the stateless era from now on."""
+    def translate(self, provider: Provider, refused: bytes = b"") -> None:
+        """Speak to a tool in the words of the stateless era from now on; `refused` is its error to a handshake, if it had one."""
         says = self.provider_says
         provider.translator = provider.link = eras.Translator(
             provider.link,
             lambda frame, now: says(provider, frame, now, True),
             lambda: self.wake_at(0.0),
             self.greetings.version,
-            handshake_too=handshake_too,
+            refused=refused,
         )
 
     def detach(self, party: Provider | Consumer, code: int, reason: str, now: float) -> None:

@@ -361,7 +361,7 @@ class Greetings:
         """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for."""
         provider.greeting = None
         if frame.error is not UNSET and provider.translator is None and eras.knows_only_stateless(frame.error):
-            self._greet_stateless(provider, call)
+            self._greet_stateless(provider, call, bytes(frame.error))
             return
         welcome = read_welcome(bytes(frame.result)) if frame.error is UNSET and frame.result is not UNSET else None
         in_time = provider.state is State.INITIALIZING
@@ -386,9 +386,9 @@ class Greetings:
             self.list_tools(provider, now)
         self.endpoint.greeting_ended(provider, now)
 
-    def _greet_stateless(self, provider: Provider, call: Call) -> None:
+    def _greet_stateless(self, provider: Provider, call: Call, refused: bytes) -> None:
         """It has given the handshake up, or never had it: greet it once more, as the stateless era does (MCP 2026-07-28)."""
-        self.endpoint.translate(provider)
+        self.endpoint.translate(provider, refused)
         provider.greeting = call
         provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "initialize", own_hello(self.version)))
 
