@@ -230,9 +230,12 @@ class Translator:
     """
 
     def __init__(
-        self, link: Link, says: Callable[[bytes, float], None], owes: Callable[[], None], version: str, *, handshake_too: bool = False
+        self, link: Link, says: Callable[[bytes, float], None], owes: Callable[[], None], version: str, *, refused: bytes = b""
     ) -> None:
-        """`version` is this program's. `handshake_too`: if the tool does not know `server/discover`, greet it as the heart said."""
+        """`version` is this program's; `refused` the error (JSON) with which the tool refused a handshake.
+
+        Without one it is greeted as the heart said if it does not know `server/discover`.
+        """
         self.link = link
         self._says = says
         self._owes = owes
@@ -247,7 +250,7 @@ class Translator:
             CAPABILITIES_KEY: Raw(b'{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}'),
         }
         self._hello = b""
-        self._handshake_too = handshake_too
+        self._refused = refused
         self.plain = False
         """The tool knows the handshake after all: everything is carried as it is."""
         self._sent: dict[bytes, _Sent] = {}
@@ -300,7 +303,7 @@ class Translator:
 
     def give_up(self) -> bool:
         """`server/discover` is not answered; says whether the tool is greeted with a handshake now."""
-        if not self._handshake_too or not self._hello:
+        if self._refused or not self._hello:
             return False
         self.plain = True
         self.link.send(self._hello)
@@ -349,7 +352,8 @@ class Translator:
                 self._listen()
             self._say(jsonrpc.result(number, _CONFIRMED))
         else:
-            params = b"{}" if frame.params is UNSET or bytes(frame.params[:1]) != b"{" else bytes(frame.params)
+            params = b"{}" if frame.params is UNSET else bytes(frame.params)
+            params = params if params[:1] == b"{" else b"{}"
             own = ASKER in fields(fields(params).get("_meta", UNSET))
             self._request(_Sent(number, number, method, params, own))
 
@@ -429,7 +433,7 @@ class Translator:
         if sent is None:
             self._say(data)
         elif sent.method == "server/discover" and self._hello:
-            self._discovered(sent, frame, data)
+            self._discovered(sent, frame)
         elif frame.result is not UNSET and not sent.own and sent.method in ASKING and asks(frame.result):
             self._required(sent, fields(frame.result))
         elif sent.id == sent.number:
@@ -438,27 +442,19 @@ class Translator:
             place = members(data)["id"]
             self._say(splice(data, [(place.start, place.end, sent.number)]))
 
-    def _discovered(self, sent: _Sent, frame: Frame, data: bytes) -> None:
+    def _discovered(self, sent: _Sent, frame: Frame) -> None:
         hello, self._hello = self._hello, b""
-        if frame.result is UNSET:
-            if self._handshake_too and read_error(b"" if frame.error is UNSET else frame.error).code != UNSUPPORTED_VERSION:
-                self.plain = True
-                self.link.send(hello)
-            else:
-                self._say(data)
-            return
-        found = fields(frame.result)
-        versions = found.get("supportedVersions", Raw(b"[]"))
+        found = {} if frame.result is UNSET else fields(frame.result)
         try:
-            served = REVISION in _strings_decoder.decode(versions)
+            served = REVISION in _strings_decoder.decode(found.get("supportedVersions", b"[]"))
         except msgspec.DecodeError:
             served = False
         if not served:
-            if self._handshake_too:
-                self.plain = True
-                self.link.send(hello)
+            self.plain = True  # it knows neither, or only the handshake
+            if self._refused:
+                self._say(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (sent.number, self._refused))
             else:
-                self._fail(sent, UNSUPPORTED_VERSION, "the tool speaks no revision known here / 工具端没有共同支持的协议版本")
+                self.link.send(hello)
             return
         capabilities = found.get("capabilities", _EMPTY)
         for name, value in objects(capabilities).items():
