@@ -125,6 +125,7 @@ def test_the_hint_says_why_the_greeting_failed() -> None:
     tool.leaves()
     tool = play.tool()
     tool.says(failure(tool.hear()["id"], -32601))
+    tool.says(failure(tool.hear()["id"], -32601))  # server/discover
     play.wait(11)
     assert "greeting failed: it answered initialize with an error" in hint(device)
 
@@ -210,6 +211,7 @@ def test_a_held_list_goes_to_a_bare_tool() -> None:
     device = holding(play)
     tool = play.tool()
     tool.says(failure(tool.hear()["id"], -32601))
+    tool.says(failure(tool.hear()["id"], -32601))  # server/discover
     play.wait(1.1)
     frame = tool.hear()
     assert frame["method"] == "tools/list"
@@ -223,6 +225,7 @@ def test_a_held_list_that_went_to_a_bare_tool_has_a_deadline_again() -> None:
     device = holding(play)
     tool = play.tool()
     tool.says(failure(tool.hear()["id"], -32601))
+    tool.says(failure(tool.hear()["id"], -32601))  # server/discover
     play.wait(9.2)
     device.hears_error(2, -32006, delivered=True)
 

@@ -428,14 +428,16 @@ def test_an_error_to_initialize_reaches_its_consumer_and_makes_the_tool_bare() -
     second.says(initialize(2), INITIALIZED, request(3, "tools/list"))
     tool.hears(initialize(1))
     tool.says(failure(1, -32601, "what?"))
+    assert tool.hear()["method"] == "server/discover"
+    tool.says(failure(2, -32601, "what again?"))
     first.hears(failure("x", -32601, "what?"))
     assert second.hear()["result"]["serverInfo"]["name"] == "mcp-endpoint-server"
-    tool.hears(request(2, "tools/list"))
+    tool.hears(request(3, "tools/list"))
     first.says(initialize("again"), request(4, "turn"))
     assert first.hear()["result"]["serverInfo"]["name"] == "mcp-endpoint-server"
-    tool.hears(request(3, "turn"))
+    tool.hears(request(4, "turn"))
     play.wait(60)
-    tool.hears(notification("notifications/cancelled", requestId=2, reason="timed out"))
+    tool.hears(notification("notifications/cancelled", requestId=3, reason="timed out"))
     assert {"label": "tool", "why": "it answered initialize with an error"} in [fields for event, fields in play.told if event == "bare"]
 
 
@@ -650,6 +652,7 @@ def test_a_provider_that_does_not_take_a_greeting_is_bare(how: str) -> None:
     greeting = tool.hear()
     if how == "error":
         tool.says(failure(greeting["id"], -32601))
+        tool.says(failure(tool.hear()["id"], -32601))  # server/discover
     elif how == "nonsense":
         tool.says(answer(greeting["id"], hello=1))
     else:
@@ -658,7 +661,8 @@ def test_a_provider_that_does_not_take_a_greeting_is_bare(how: str) -> None:
         play.wait(0.2)
     assert play.endpoint.describe(play.now)["tools"][0]["state"] == "bare"
     device.says(request(1, "turn"), request(2, "tools/list"), call(3, "a"))
-    tool.hears(request(2, "turn"), request(3, "tools/list"), call(4, "a"))
+    before = 2 if how == "error" else 1  # it was asked for server/discover, too
+    tool.hears(request(before + 1, "turn"), request(before + 2, "tools/list"), call(before + 3, "a"))
     other = play.device()
     other.says(initialize())
     other.hear()

@@ -165,6 +165,7 @@ def test_a_bare_tool_of_that_label_tells_its_own_list() -> None:
     tool = play.tool("calc")
     asker = guest(play, only="calc")
     tool.says(failure(tool.hear()["id"], -32601))
+    tool.says(failure(tool.hear()["id"], -32601))  # server/discover
     asker.heard.clear()
     asker.says(request(1, "tools/list", cursor=7))
     number = tool.hear()["id"]

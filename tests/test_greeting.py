@@ -266,7 +266,7 @@ def test_a_provider_goes_from_new_over_initializing_to_ready_and_is_gone() -> No
 @pytest.mark.parametrize(
     ("frame", "why"),
     [
-        (failure(1, -32601), "it answered initialize with an error"),
+        (failure(1, -32603), "it answered initialize with an error"),
         (answer(1), "it sent no result"),
         ({"jsonrpc": "2.0", "id": 1, "result": None}, "it sent no result"),
     ],

@@ -60,7 +60,7 @@ class Echo:
 class Broker:
     """The broker's place; nothing is brokered."""
 
-    def attach_provider(self, name: str, shown: str, link: EchoLink, *, server_id: str = "") -> Echo:
+    def attach_provider(self, name: str, shown: str, link: EchoLink, *, server_id: str = "", stateless: bool = False) -> Echo:
         return Echo(link)
 
     def detach(self, party: Echo, code: int, reason: str) -> None:

@@ -65,7 +65,7 @@ class Double:
         self.hear: Callable[[Party, bytes], None] = lambda party, data: party.link.send(data)
         self._change = asyncio.Event()
 
-    def attach_provider(self, name: str, shown: str, link: Link, *, server_id: str = "") -> Party:
+    def attach_provider(self, name: str, shown: str, link: Link, *, server_id: str = "", stateless: bool = False) -> Party:
         return self._attach("tool", name, shown, link, server_id)
 
     def attach_consumer(self, name: str, shown: str, link: Link) -> Party:
