@@ -32,6 +32,8 @@ from .sessions import SESSION, VERSION, Sessions
 PATHS: Final = ("/mcp", "/mcp/", "/mcp/{endpoint}", "/mcp/{endpoint}/", "/mcp/{endpoint}/{label}", "/mcp/{endpoint}/{label}/")
 METHODS: Final = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS")
 """All that a route can be asked with: the eras themselves say which they know."""
+DROPPED: Final = 8
+"""Times the size of a message that is read of one that is too large."""
 STATELESS_META: Final = "io.modelcontextprotocol/protocolVersion"
 STATELESS_METHOD: Final = "server/discover"
 SPACES: Final = ("agent:", "signed:")
@@ -104,19 +106,21 @@ class McpHttp:
         return await era.answer(request, body, seat)
 
     async def _body(self, request: Request) -> bytes | None:
-        """The request's body, or None if it is larger than a message may be."""
+        """The request's body, or None if it is larger than a message may be.
+
+        Of one that is too large the rest is read and dropped for a while: a client that is still sending when the connection closes
+        does not see the answer.
+        """
         most = self._limits.consumer_message_bytes
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > most:
-            return None
         pieces = []
         size = 0
         async for piece in request.stream():
             size += len(piece)
-            if size > most:
-                return None
-            pieces.append(piece)
-        return b"".join(pieces)
+            if size <= most:
+                pieces.append(piece)
+            elif size > DROPPED * most:
+                break
+        return b"".join(pieces) if size <= most else None
 
     def _seat(self, request: Request) -> Seat | Refusal:
         """Where a request may sit."""
