@@ -70,12 +70,22 @@ class Broker:
     # -- links -----------------------------------------------------------------------------------------------------------
 
     def attach_provider(
-        self, name: str, shown: str, link: Link, *, server_id: str = "", house: bool = False, stateless: bool = False
+        self,
+        name: str,
+        shown: str,
+        link: Link,
+        *,
+        server_id: str = "",
+        house: bool = False,
+        stateless: bool = False,
+        call_seconds: float | None = None,
     ) -> Provider:
         """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed. The rest as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.providers += 1
-        provider = endpoint.attach_provider(link, self._clock(), server_id=server_id, house=house, stateless=stateless)
+        provider = endpoint.attach_provider(
+            link, self._clock(), server_id=server_id, house=house, stateless=stateless, call_seconds=call_seconds
+        )
         self.arm(endpoint)
         return provider
 

@@ -210,18 +210,27 @@ class Endpoint:
         return consumer
 
     def attach_provider(
-        self, link: Link, now: float, *, server_id: str = "", house: bool = False, stateless: bool = False
+        self,
+        link: Link,
+        now: float,
+        *,
+        server_id: str = "",
+        house: bool = False,
+        stateless: bool = False,
+        call_seconds: float | None = None,
     ) -> Provider:
         """Somebody who answers is here. Nobody is sent away for it; the others only have to show that they still live.
 
         One of the `house` may be believed when it says that a call did not reach anybody. A `stateless` one wants to be greeted as
-        MCP 2026-07-28 does, and as before only if it cannot be.
+        MCP 2026-07-28 does, and as before only if it cannot be. `call_seconds` is how long a call of its tools may take, where it is not
+        as everywhere.
         """
         for other in self.providers:
             other.link.ping()
         self._attached += 1
         provider = Provider(self, link, server_id, self._attached, now, self.limits.late_answers, self.provider_says)
         provider.house = house
+        provider.call_seconds = call_seconds
         if stateless:
             self.translate(provider)
         self.providers.append(provider)
@@ -471,14 +480,14 @@ class Endpoint:
     def _call_tool(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
         """A `tools/call` goes to the tool its name has always meant here."""
         name = self._tool_name(frame)
-        tool_settings = self.settings.tools.get(name) if name is not None else None
-        if tool_settings is not None:
-            call.deadline = call.started + tool_settings.timeout
+        settings = self.settings.tools.get(name) if name is not None else None
+        seconds = None if settings is None else settings.timeout
         if name is not None and name not in self.catalog.owners and not self.greetings.settling():
             self.catalog.settle()
         owner = self.catalog.owners.get(name) if name is not None else None
         if owner is None:
             if self.sole is not None:
+                self._grant(call, self.sole, seconds)
                 self.carry(self.sole, call, frame, data)
             else:
                 self._to_bare(call, frame, data, now, patient, errors.INVALID_PARAMS)
@@ -486,6 +495,7 @@ class Endpoint:
         label, tool = owner
         replicas = [shelf for shelf in self.catalog.replicas(label, tool) if shelf.provider not in call.tried]
         if replicas:
+            self._grant(call, replicas[0].provider, seconds)
             self._keep_for_replicas(call, data, replicas, tool)
             self.carry(replicas[0].provider, call, frame, data, rename=None if tool == name else (("name",), _encode(tool)))
         elif call.tried:
@@ -497,6 +507,13 @@ class Endpoint:
             self._park(call, data, now)
         else:
             self._nobody(call)
+
+    @staticmethod
+    def _grant(call: Call, provider: Provider, seconds: float | None) -> None:
+        """How long a call may take: what is set for the tool by its name, else for its provider, else as everywhere."""
+        seconds = provider.call_seconds if seconds is None else seconds
+        if seconds is not None:
+            call.deadline = call.started + seconds
 
     def _keep_for_replicas(self, call: Call, data: bytes, replicas: list[Shelf], tool: str) -> None:
         """Keep a call as long as somebody else could still answer it: if it may run twice, or if its provider would say that it did not."""
@@ -1037,7 +1054,9 @@ class Endpoint:
         self.sole = self.providers[0] if len(self.providers) == 1 else None
         self.direct = None
         provider = self.sole
-        if provider is None or self.settings.tools or any(shelf.provider is not provider for shelf in self.catalog.shelves):
+        if provider is None or self.settings.tools or provider.call_seconds is not None:
+            return
+        if any(shelf.provider is not provider for shelf in self.catalog.shelves):
             return
         if provider.state is State.READY:
             if provider.initialized_sent and self.catalog.plain_for(provider.label):

@@ -97,6 +97,7 @@ class Provider:
     """One tool process on its link, and how far its greeting has come."""
 
     __slots__ = (
+        "call_seconds",
         "carried",
         "doubtful",
         "endpoint",
@@ -136,6 +137,7 @@ class Provider:
         self.since = since
         self.says = says
         self.state = State.NEW
+        self.call_seconds: float | None = None  # how long a call of its tools may take, where it is not as everywhere
         self.house = False  # brought by the house itself: a process it keeps, a server it reached
         self.label = ""
         self.pending = Pending(remember)

@@ -29,13 +29,15 @@ class Bridge:
         inner: str,
         inner_shown: str,
         label: str,
+        call_seconds: float | None = None,
         held: bool = False,
         clock: Callable[[], float],
         later: Callable[[Callable[[], None]], object],
     ) -> None:
         """`inner` is the server's endpoint and `label` what its tools go by; `later` calls back in the next turn of the loop.
 
-        A bridge that is `held` keeps what is for the server until `release`: its greeting then waits for one that is about to start.
+        `call_seconds` is how long a call of its tools may take, where it is not as everywhere. A bridge that is `held` keeps what is for
+        the server until `release`: its greeting then waits for one that is about to start.
         """
         limits = broker.limits
         self._broker = broker
@@ -54,7 +56,7 @@ class Bridge:
             ask_seconds=limits.progress_seconds,
             in_house=True,
         )
-        self._provider: Provider = broker.attach_provider(name, shown, _Down(self), server_id=label, house=True)
+        self._provider: Provider = broker.attach_provider(name, shown, _Down(self), server_id=label, house=True, call_seconds=call_seconds)
 
     def close(self, goodbye: Goodbye = GOING_AWAY) -> None:
         """Leave both endpoints; what was on its way is answered by them."""

@@ -93,16 +93,22 @@ class _Roof:
         self.keeper = keeper
         self.settles = settles
         """Until then its first server may still be starting; 0 once that is over."""
+        self.timeout: float | None = None
         self.bridges: dict[str, Bridge] = {}
 
     def serves(self, shown: str) -> bool:
         """Whether it is meant for the endpoint of this printable name."""
         return not shown.startswith(PROBE) and any(fnmatchcase(shown, pattern) for pattern in self.patterns)
 
-    def leave(self) -> None:
+    def part(self) -> None:
+        """Take every bridge away."""
         for bridge in self.bridges.values():
             bridge.close()
         self.bridges.clear()
+
+    def leave(self) -> None:
+        """Take everything away."""
+        self.part()
         self.keeper.leave()
 
 
@@ -222,7 +228,12 @@ class Providers:
             if server.label not in self._roofs:
                 settles = self._loop.time() + SETTLING_SECONDS
                 self._roofs[server.label] = _Roof(server, _Keeper(self._broker, server, self._loop.time), settles)
-            self._roofs[server.label].patterns = patterns[server.label]
+            roof = self._roofs[server.label]
+            roof.patterns = patterns[server.label]
+            timeout = max((one.timeout for one in servers.values() if one.label == server.label and one.timeout is not None), default=None)
+            if timeout != roof.timeout:
+                roof.timeout = timeout
+                roof.part()
         self._span()
         if self._settling is None or self._settling.done():
             self._settling = self._loop.create_task(self._settle())
@@ -313,6 +324,7 @@ class Providers:
                     inner=roof.server.endpoint,
                     inner_shown=roof.server.shown,
                     label=label,
+                    call_seconds=roof.timeout,
                     held=bool(roof.settles),
                     clock=self._loop.time,
                     later=self._loop.call_soon,
