@@ -19,7 +19,7 @@ from msgspec import UNSET
 from . import errors, jsonrpc
 from .config import Limits
 from .errors import Code
-from .jsonrpc import BACKSLASH, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
+from .jsonrpc import BACKSLASH, CR, LF, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -258,16 +258,17 @@ class Ledger:
         del consumer.owed[call]
         self.in_flight -= 1
         self.counters.answers += 1
+        link = consumer.link
         size = len(first) + len(second)
         if size > consumer.answer_bytes:
             self.counters.answers_too_big += 1
             hint = f"{size} bytes, the limit is {consumer.answer_bytes} / {size} 字节，上限 {consumer.answer_bytes}"
             first, second = self.error(call.id, errors.ANSWER_TOO_BIG, hint, delivered=True), b""
-        elif consumer.link.queued > self.limits.queued_bytes_per_link:
+        elif link.queued > self.limits.queued_bytes_per_link:
             self.counters.busy += 1
             hint = "this consumer does not read its answers / 使用端没有读取应答"
             first, second = self.error(call.id, errors.BUSY, hint, delivered=call.provider is not None), b""
-        consumer.link.send(first, second)
+        link.send(first, second)
 
     def fail(self, call: Call, code: Code, hint: str, *, delivered: bool | None) -> None:
         """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows)."""
@@ -313,12 +314,13 @@ class Ledger:
     def accept(self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float) -> Call | None:
         """Owe a consumer one answer, or refuse at once (None) if too much is in flight."""
         limits = self.limits
-        if len(consumer.owed) >= limits.in_flight_per_consumer or self.in_flight >= limits.in_flight_per_endpoint:
+        owed = consumer.owed
+        if len(owed) >= limits.in_flight_per_consumer or self.in_flight >= limits.in_flight_per_endpoint:
             self.refuse_busy(consumer, id, "too many requests in flight / 未完成的请求过多")
             return None
         self.counters.requests += 1
         call = Call(consumer, id, key, method, now, now + seconds)
-        consumer.owed[call] = None
+        owed[call] = None
         self.in_flight += 1
         return call
 
@@ -449,9 +451,7 @@ def number_text(number: int) -> bytes:
 
 def number_of(raw: bytes) -> int:
     """The number an id of ours stands for, or 0 if these bytes cannot be one (another type, spelling or range)."""
-    if len(raw) <= 10 and raw.isdigit():
-        return int(raw)
-    return 0
+    return int(raw) if len(raw) <= 10 and raw.isdigit() else 0
 
 
 def id_of(frame: Frame) -> bytes:
@@ -480,10 +480,11 @@ def _needs_a_look(data: bytes, params: msgspec.Raw) -> bool:
 
 def outgoing(call: Call, frame: Frame, data: bytes, number: int, rename: Rename | None) -> tuple[Part, Part]:
     """A request as its provider sees it."""
-    data = one_line(data)
+    if LF in data or CR in data:
+        data = one_line(data)
     params = frame.params
     if params is UNSET or (rename is None and not _needs_a_look(data, params)):
-        return with_id(data, frame, number_text(number))
+        return with_id(data, frame, b"%d" % number)
     spans = members(data)
     edits = [(spans["id"].start, spans["id"].end, number_text(number))]
     if bytes(params) == b"null":

@@ -57,6 +57,8 @@ METHOD_CHARS: Final = 256
 """Characters of a method; it is kept as long as its call."""
 KEPT_BYTES: Final = 16 * 1024
 """Bytes of a request that is kept while it may have to be said again after a greeting; a larger one is said once."""
+PLAIN_ID_CHARS: Final = 10
+"""Digits of an id that every limit allows: nothing else needs to be asked of it."""
 LISTS: Final = frozenset({"tools/list", "resources/list", "resources/templates/list", "prompts/list"})
 OUT_OF_LINE: Final = SHARED | {"initialize"}
 """What is never simply carried: all consumers of a provider would feel it."""
@@ -310,7 +312,7 @@ class Endpoint:
     def consumer_says(self, consumer: Consumer, data: bytes, now: float, utf8: bool) -> None:
         """One frame of a consumer."""
         try:
-            frame = parse(data, utf8=utf8)
+            frame = parse(data, utf8)
             if frame.jsonrpc != "2.0":
                 raise Malformed(errors.INVALID_REQUEST, '"jsonrpc" must be "2.0"', id_of(frame))
             if frame.method is UNSET:
@@ -334,9 +336,10 @@ class Endpoint:
 
     def _consumer_asks(self, consumer: Consumer, frame: Frame, data: bytes, now: float) -> None:
         assert frame.id is not UNSET and frame.method is not UNSET
-        limits = self.limits
         id = bytes(frame.id)
-        key = id_key(id, limits.integer_id_chars, limits.string_id_bytes)
+        key: bytes | None = id
+        if not (id.isdigit() and len(id) <= PLAIN_ID_CHARS):
+            key = id_key(id, self.limits.integer_id_chars, self.limits.string_id_bytes)
         if key is None:
             raise Malformed(errors.INVALID_REQUEST, "an id is an integer or a string, and not longer than the limits")
         if frame.result is not UNSET or frame.error is not UNSET:
@@ -608,7 +611,7 @@ class Endpoint:
             translator.hear(data, now, utf8=utf8)
             return
         try:
-            frame = parse(data, utf8=utf8)
+            frame = parse(data, utf8)
             if frame.method is not UNSET:
                 if frame.jsonrpc != "2.0":
                     raise Malformed(errors.INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
@@ -625,8 +628,10 @@ class Endpoint:
                 frame = parse(data, utf8=True)
             if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
                 raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer")
-            number = number_of(bytes(frame.id))
-            call = provider.pending.calls.get(number)
+            id = bytes(frame.id)
+            number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else 0
+            calls = provider.pending.calls
+            call = calls.get(number)
             if call is None:
                 if provider.pending.was_late(number):
                     self.counters.late_answers += 1
@@ -634,15 +639,14 @@ class Endpoint:
                 else:
                     self.counters.unknown_answers += 1
                 return
-            consumer = call.consumer
-            if consumer is None or frame.error is not UNSET or call.purpose or call.data:
+            if call.consumer is None or frame.error is not UNSET or call.purpose or call.data:
                 self._slow_answer(provider, call, frame, data, now)
                 return
             first, second = with_id(data, frame, call.id)
         except Malformed as malformed:
             self._noise(provider, data, malformed, now)
             return
-        del provider.pending.calls[number]
+        del calls[number]
         provider.doubtful = False
         self.ledger.answer(call, first, second)
 

@@ -186,24 +186,27 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
 
 def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
     """The frame with `new` for its id and every other byte as it came, in one or two pieces. Raises `Malformed` on a repeated key."""
-    assert frame.id is not UNSET
-    length = len(frame.id)
+    id = frame.id
+    assert id is not UNSET
+    length = len(id)
     # The shortest frame with these members. What a frame has beyond it and beyond the blanks of its head is room for other
     # members; six bytes are too few for a second `,"id":0`, so the id that was found is the only one.
     room = len(data) - 23 - length
-    if frame.method is not UNSET:
-        room -= 12 + len(frame.method)
-        if frame.params is not UNSET:
-            room -= 10 + len(frame.params)
-    elif frame.result is not UNSET:
-        room -= 10 + len(frame.result)
+    if (method := frame.method) is not UNSET:
+        room -= 12 + len(method)
+        if (params := frame.params) is not UNSET:
+            room -= 10 + len(params)
+    elif (result := frame.result) is not UNSET:
+        room -= 10 + len(result)
     elif frame.error is not UNSET:
         room -= 9 + len(frame.error)
     start = -1
-    if room <= 9 and frame.jsonrpc == "2.0":
-        if data.startswith(_HEAD):
-            start = 22 if room <= 6 else -1
-        elif data.startswith(_HEAD_SPACED):
+    if room <= 6 and data.startswith(_HEAD) and data[22] > 0x20:
+        if len(data) < COPY_BELOW:
+            return _HEAD + new + data[22 + length :], b""
+        start = 22
+    elif room <= 9 and frame.jsonrpc == "2.0":
+        if data.startswith(_HEAD_SPACED):
             start = 25
         elif room > 6:
             pass
@@ -212,7 +215,7 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
         else:
             # The SDKs of MCP write the id last. A string cannot hold `,"id":` (its quotes would be escaped) and a container
             # would end in a bracket, so this is the last member of the top level.
-            tail = b',"id":' + frame.id + b"}"
+            tail = b',"id":' + id + b"}"
             at = data.rfind(tail, -len(tail) - 2)
             if at >= 0 and not data[at + len(tail) :].strip():
                 start = at + 6

@@ -44,15 +44,16 @@ _CONTROL: Final = 0x08
 _CONTROL_EXTENT: Final = 2 + 4 + 126
 """Above this many bytes a control frame is wrong and is not waited for (RFC 6455 §5.5)."""
 _MEDIUM: Final = bytes((_TEXT, 126))
-_READY: Final = (*(bytes((_TEXT, size)) for size in range(126)), *(_MEDIUM + size.to_bytes(2, "big") for size in range(126, 1024)))
-"""The heads of short frames, by size."""
+SHORT: Final = 1024
+SHORT_HEADS: Final = (*(bytes((_TEXT, size)) for size in range(126)), *(_MEDIUM + size.to_bytes(2, "big") for size in range(126, SHORT)))
+"""The heads of text frames below `SHORT` bytes, by size."""
 _LONG: Final = bytes((_TEXT, 127))
 
 
 def text_head(size: int) -> bytes:
     """The head of an unmasked text frame with a payload of `size` bytes (RFC 6455 §5.2)."""
-    if size < 1024:
-        return _READY[size]
+    if size < SHORT:
+        return SHORT_HEADS[size]
     if size < 65_536:
         return _MEDIUM + size.to_bytes(2, "big")
     return _LONG + size.to_bytes(8, "big")
@@ -186,8 +187,7 @@ class Frames:
             budget -= 1
             first = data[at]
             left = end - at
-            if _TEXT <= first <= _BINARY and left > 5 and data[at + 1] > 127 and self._protocol is None:
-                size = data[at + 1] - 128
+            if left > 5 and _TEXT <= first <= _BINARY and (size := data[at + 1] - 128) >= 0 and self._protocol is None:
                 if size < 126:
                     start = at + 6
                 elif size == 126 and left > 7:

@@ -30,7 +30,7 @@ from websockets.typing import Subprotocol
 
 from ..admission import Refusal
 from ..errors import INTERNAL, NOT_READING, RESTARTING, Goodbye
-from .frames import PROTOCOL_LOGGER, Frames, close_frame, ping_frame, text_head
+from .frames import PROTOCOL_LOGGER, SHORT, SHORT_HEADS, Frames, close_frame, ping_frame, text_head
 from .handshake import Admission, Door
 
 JOINED_BYTES: Final = 64 * 1024
@@ -86,7 +86,8 @@ class Turn:
         links = self.links
         self.links = []
         for link in links:
-            link.flush()
+            if link._out and not link._blocked:
+                link._push()
 
 
 class Link(Frames, asyncio.Protocol):
@@ -216,14 +217,9 @@ class Link(Frames, asyncio.Protocol):
             if not turn.links:
                 turn.call_soon(turn.flush)
             turn.links.append(self)
-        size = len(first)
-        if second:
-            size += len(second)
-            head = text_head(size)
-            out += (head, first, second)
-        else:
-            head = text_head(size)
-            out += (head, first)
+        size = len(first) + len(second)
+        head = SHORT_HEADS[size] if size < SHORT else text_head(size)
+        out += (head, first, second) if second else (head, first)
         self._pending += size + len(head)
         if self._blocked:
             self._check_queue()
