@@ -635,6 +635,8 @@ m = \'\'\'n = 3
 o = "p\\"q" # r
 [[s]]
 t = -1.5e3
+[[s]]
+t = 2
 '''
     tomli.loads(text)
     places = config.toml_places(text)
@@ -646,8 +648,79 @@ t = -1.5e3
         "b.c.d.m": (10, 1, 10, 5),
         "b.c.d.o": (12, 1, 12, 5),
         "s": (13, 3, 13, 3),
-        "s.t": (14, 1, 14, 5),
+        "s.1": (13, 3, 13, 3),
+        "s.1.t": (14, 1, 14, 5),
+        "s.2": (15, 3, 15, 3),
+        "s.2.t": (16, 1, 16, 5),
     }
     assert places[("b", "c.d", "o")].value == '"p\\"q"'
     assert places.nearest(("b", "c.d", "e", "f", "h")) == places[("b", "c.d", "e", "f")]
     assert places.nearest(("zzz",))[:2] == (1, 1)
+
+
+# Tables that a file may hold several of
+
+
+def test_pools_of_credentials_and_gateways_are_read_from_tables_of_their_own(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        """
+[credentials.fly]
+accounts = "accounts.txt"
+retries = 2
+[[gateway]]
+name = "air"
+target = "https://air.example/mcp/"
+credentials = "fly"
+place = "query:api_key"
+[[gateway]]
+name = "plain"
+target = "http://127.0.0.1:9"
+timeout = 3
+""",
+    )
+    assert loaded.config.credentials == {"fly": config.CredentialSettings(accounts="accounts.txt", retries=2)}
+    assert [(gateway.name, gateway.credentials, gateway.place, gateway.timeout) for gateway in loaded.config.gateway] == [
+        ("air", "fly", "query:api_key", 300.0),
+        ("plain", "", "bearer", 3.0),
+    ]
+    assert loaded.sources["gateway.2.timeout"].endswith(":13")
+    assert loaded.sources["credentials.fly.retries"].endswith(":4")
+
+
+GATEWAY = "[[gateway]]\nname = 'x'\ntarget = 'http://h'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("gateway = 1", "1:1", "write [[gateway]] on its own line"),
+        ("[gateway]\nname = 'x'", "1:2", "write [[gateway]]"),
+        ("[[gateway]]", "1:3", "is empty"),
+        ("[[gateway]]\nname = 'x'", "2:8", "has no target"),
+        ("[[gateway]]\ntarget = 'http://h'", "2:10", "has no name"),
+        (GATEWAY + GATEWAY, "5:8", 'two gateways named "x"'),
+        (GATEWAY + "credentials = 'fly'\n[credentials.flu]\nenv = 'X'", "4:15", 'did you mean "flu"?'),
+        (GATEWAY + "credentials = 'fly'", "4:15", "there is no [credentials.fly]"),
+        (GATEWAY + "plaec = 'bearer'", "4:1", 'did you mean "place"?'),
+        (GATEWAY + "place = 'cookie:x'", "4:9", "expected bearer, query:NAME or header:NAME"),
+        ("[[gateway]]\nname = 'a b'\ntarget = 'http://h'", "2:8", "expected 1 to 64 letters"),
+        ("credentials = 1", "1:1", "write [credentials.NAME]"),
+        ("[credentials]\na = 1", "2:1", "write [credentials.NAME]"),
+        ("[credentials.'a b']\nenv = 'X'", "1:2", "NAME is letters, digits"),
+        ("[credentials.a]\nevn = 'X'", "2:1", 'did you mean "env"?'),
+        ("[credentials.a]\nretries = -1", "2:11", "expected a whole number"),
+        ("[gatewya]\nname = 'x'", "1:2", 'did you mean "gateway"?'),
+    ],
+)
+def test_a_mistake_in_such_a_table_is_told_with_its_place(tmp_path: Path, text: str, place: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert caught.value.place.endswith(f".cfg:{place}"), caught.value.place
+    assert words in caught.value.en
+
+
+def test_what_may_hold_a_key_is_not_shown_when_it_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "[[gateway]]\nname = 'x'\ntarget = 'ftp://h/?api_key=sk-secret'")
+    assert "sk-secret" not in caught.value.en + caught.value.zh

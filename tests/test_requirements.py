@@ -1,6 +1,6 @@
 """Requirements are data: every promise that is built has a test that names it, and no test names a promise that does not exist.
 
-E: the endpoint server's own promises. U: what its real peers need. D: defects of the original server 0.0.6, none of which may come back.
+E: the endpoint server's own promises. U: what its real peers need. D: defects of the original server 0.0.6, none of which may come back. R: the reverse proxy with rotating credentials. H: the HTTP API.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ast
 from pathlib import Path
 
 ROWS = {f"E{n}" for n in range(1, 32)} | {f"U{n}" for n in range(1, 19)} | {f"D{n}" for n in range(1, 32)}
+ROWS |= {f"R{n}" for n in range(1, 19)} | {f"H{n}" for n in range(1, 16)}
 
 
 def _order(row: str) -> tuple[str, int]:

@@ -373,6 +373,9 @@ def _value(loaded: config.Config, name: str) -> object:
     if name.startswith("endpoint.tools."):
         return loaded.endpoint.tools[name.removeprefix("endpoint.tools.").removesuffix(".timeout")].timeout
     section, _, key = name.partition(".")
+    if section in config.REPEATED:
+        table, _, key = key.partition(".")
+        return getattr(loaded.gateway[int(table) - 1] if section == "gateway" else loaded.credentials[table], key)
     return getattr(getattr(loaded, section), key)
 
 

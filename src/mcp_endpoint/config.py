@@ -149,6 +149,53 @@ class Providers(Struct, frozen=True, kw_only=True):
     ] = ("*",)
 
 
+class CredentialSettings(Struct, frozen=True, kw_only=True):
+    """`[credentials.NAME]`: the keys of an upstream that its calls take turns with."""
+
+    accounts: Annotated[str, Meta(description="file with lines user|password|sk-…, below the root folder unless absolute")] = ""
+    file: Annotated[str, Meta(description="file with one key per line, below the root folder unless absolute")] = ""
+    env: Annotated[str, Meta(description="environment variable with keys, separated by commas, blanks or lines")] = ""
+    bans: Annotated[str, Meta(description="where banned keys are remembered; empty is data/NAME.bans.json")] = ""
+    rest_seconds: Annotated[
+        float,
+        Meta(gt=0, le=86_400, description="how long a key rests after 429 or a fault, unless Retry-After says", extra={"unit": "seconds"}),
+    ] = 60.0
+    retries: Annotated[int, Meta(ge=0, le=100, description="how many other keys a request is tried with")] = 3
+
+
+class GatewaySettings(Struct, frozen=True, kw_only=True):
+    """`[[gateway]]`: a named HTTP route to an upstream."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
+            description="its path is /gateway/NAME/",
+            extra={"en": "1 to 64 letters, digits, _ and -", "zh": "1 到 64 个字母、数字、_ 和 -"},
+        ),
+    ]
+    target: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^/?#\s@]+[^#\s]*\Z",
+            description="the upstream's URL; what follows /gateway/NAME/ is added to its path",
+            extra={"en": "an http:// or https:// URL", "zh": "http:// 或 https:// 地址"},
+        ),
+    ]
+    credentials: Annotated[str, Meta(description="the pool of [credentials.NAME] its requests take turns with; empty is none")] = ""
+    place: Annotated[
+        str,
+        Meta(
+            pattern=r"^(bearer|(query|header):[!#$%&'*+.^_`|~0-9A-Za-z-]+)\Z",
+            description="where a key goes: query:NAME, header:NAME or bearer",
+            extra={"en": "bearer, query:NAME or header:NAME", "zh": "bearer、query:参数名 或 header:头名"},
+        ),
+    ] = "bearer"
+    timeout: Annotated[
+        float, Meta(gt=0, le=86_400, description="how long the upstream may be silent", extra={"unit": "seconds"})
+    ] = 300.0
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """`[limits]`: every bound of the program; names ending in `_bytes` and `_seconds` say their unit, the others count."""
 
@@ -206,6 +253,8 @@ class Config(Struct, frozen=True, kw_only=True):
     endpoint: EndpointSettings = EndpointSettings()
     providers: Providers = Providers()
     limits: Limits = Limits()
+    credentials: Mapping[str, CredentialSettings] = {}
+    gateway: tuple[GatewaySettings, ...] = ()
 
 
 class Setting(NamedTuple):
@@ -268,6 +317,9 @@ _INT: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _FLOAT: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _BOOL: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _TOOL: Final = "endpoint.tools."
+_CREDENTIALS: Final = "credentials."
+_GATEWAY: Final = "gateway."
+_POOL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY: Final = re.compile(r"[A-Za-z0-9._~!$'()*,;:@=?-]{1,512}")
 _NOT_WRITTEN: Final = (
     f"{FILE} cannot be written: the key of this run is kept in memory and its tokens end with it;"
@@ -334,7 +386,9 @@ def _describe(section: str, field: msgspec.structs.FieldInfo) -> Setting:
     )
 
 
-_SECTIONS: Final[dict[str, type[Struct]]] = {field.name: field.type for field in msgspec.structs.fields(Config)}
+_SECTIONS: Final[dict[str, type[Struct]]] = {
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in ("credentials", "gateway")
+}
 SETTINGS: Final[Mapping[str, Setting]] = {
     setting.name: setting
     for section, struct in _SECTIONS.items()
@@ -342,6 +396,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
 }
 """Every setting by its full name, in the order of the example file. `[endpoint.tools."NAME"]` stands apart: TOOL_TIMEOUT."""
 TOOL_TIMEOUT: Final = _describe("endpoint.tools.NAME", msgspec.structs.fields(ToolSettings)[0])
+REPEATED: Final[Mapping[str, Mapping[str, Setting]]] = {
+    "credentials": {field.name: _describe("credentials.NAME", field) for field in msgspec.structs.fields(CredentialSettings)},
+    "gateway": {field.name: _describe("gateway", field) for field in msgspec.structs.fields(GatewaySettings)},
+}
+"""The keys of the tables that a file may hold several of: `[credentials.NAME]` and `[[gateway]]`."""
 
 
 def environment_name(setting: Setting) -> str:
@@ -417,15 +476,50 @@ def _load(text: str | None, file: str, environ: Mapping[str, str], overrides: Ma
     _check_together(values, winners, warnings)
     parts: dict[str, dict[str, object]] = {section: {} for section in _SECTIONS}
     tools: dict[str, ToolSettings] = {}
+    repeated: dict[str, dict[str, dict[str, Any]]] = {"credentials": {}, "gateway": {}}
     for name, value in values.items():
         if name.startswith(_TOOL):
             tools[name.removeprefix(_TOOL).removesuffix(".timeout")] = ToolSettings(timeout=cast(float, value))
+        elif name.startswith((_CREDENTIALS, _GATEWAY)):
+            section, table, key = name.split(".")
+            repeated[section].setdefault(table, {})[key] = value
         else:
             parts[SETTINGS[name].section][SETTINGS[name].key] = value
     parts["endpoint"]["tools"] = tools
     sections: dict[str, Any] = {section: struct(**parts[section]) for section, struct in _SECTIONS.items()}
     sources = {name: winners[name].source if name in winners else "default" for name in (*SETTINGS, *values)}
-    return Loaded(Config(**sections), sources, tuple(warnings), path)
+    credentials = {name: CredentialSettings(**given) for name, given in repeated["credentials"].items()}
+    gateways = tuple(_gateway(number, given, winners, credentials) for number, given in repeated["gateway"].items())
+    _check_gateways(gateways, winners)
+    return Loaded(Config(**sections, credentials=credentials, gateway=gateways), sources, tuple(warnings), path)
+
+
+def _gateway(
+    number: str, given: dict[str, Any], winners: Mapping[str, _Found], credentials: Mapping[str, CredentialSettings]
+) -> GatewaySettings:
+    """One `[[gateway]]`, which needs a name, a target, and a pool that exists."""
+    found = next(winner for name, winner in winners.items() if name.startswith(f"{_GATEWAY}{number}."))
+    for key in ("name", "target"):
+        if key not in given:
+            raise ConfigError(f"this [[gateway]] has no {key}", f"这个 [[gateway]] 缺少 {key}", place=found.place)
+    pool = given.get("credentials")
+    if pool and pool not in credentials:
+        guess = _guess(pool, list(credentials))
+        raise ConfigError(
+            f'there is no [credentials.{pool}]' + (f'; did you mean "{guess}"?' if guess else ""),
+            f"没有 [credentials.{pool}] 这一节" + (f'；是否想写 "{guess}"？' if guess else ""),
+            place=winners[f"{_GATEWAY}{number}.credentials"].place,
+        )
+    return GatewaySettings(**given)
+
+
+def _check_gateways(gateways: tuple[GatewaySettings, ...], winners: Mapping[str, _Found]) -> None:
+    names: set[str] = set()
+    for number, gateway in enumerate(gateways, 1):
+        if gateway.name in names:
+            place = winners[f"{_GATEWAY}{number}.name"].place
+            raise ConfigError(f'there are two gateways named "{gateway.name}"', f"有两个名为 {gateway.name} 的网关", place=place)
+        names.add(gateway.name)
 
 
 def convert(text: str, file: str = FILE) -> str:
@@ -578,6 +672,9 @@ def _in_toml(text: str, file: str) -> Iterator[_Found]:
     for section, table in data.items():
         at = places.nearest((section,))
         here = f"{file}:{at.line}:{at.column}"
+        if section in REPEATED:
+            yield from _repeated(section, table, file, found, places)
+            continue
         if section not in _SECTIONS:
             raise _unknown(here, "", section)
         if not isinstance(table, dict):
@@ -592,6 +689,43 @@ def _in_toml(text: str, file: str) -> Iterator[_Found]:
             else:
                 at = places.nearest((section, key))
                 raise _unknown(f"{file}:{at.line}:{at.column}", section, key)
+
+
+def _repeated(section: str, raw: object, file: str, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
+    """What `[credentials.NAME]` or `[[gateway]]` says; gateways are numbered from 1."""
+    array = section == "gateway"
+    tables: dict[str, object] = {}
+    if array and isinstance(raw, list):
+        tables = {str(number): table for number, table in enumerate(raw, 1)}
+    elif not array and isinstance(raw, dict):
+        tables = dict(raw)
+    right = "[[gateway]]" if array else "[credentials.NAME]"
+    for name, table in tables.items() or {"": raw}.items():
+        at = places.nearest((section, name))
+        place = f"{file}:{at.line}:{at.column}"
+        if not isinstance(table, dict) or not _POOL.fullmatch(name):
+            raise ConfigError(
+                f"write {right} on its own line and its keys below" + ("" if array else "; NAME is letters, digits, _ and -"),
+                f"请单独一行写 {right}，下面写各设置项" + ("" if array else "；NAME 由字母、数字、_ 和 - 组成"),
+                place=place,
+            )
+        if not table:
+            raise ConfigError(f"this {right} is empty", f"这个 {right} 是空的", place=place)
+        for key, value in table.items():
+            if key not in REPEATED[section]:
+                at = places.nearest((section, name, key))
+                raise _unknown(f"{file}:{at.line}:{at.column}", section, key)
+            yield found(f"{section}.{name}.{key}", value, section, name, key)
+
+
+def _setting(name: str) -> Setting:
+    """What takes the value of a full name."""
+    if name.startswith(_TOOL):
+        return TOOL_TIMEOUT
+    if name.startswith((_CREDENTIALS, _GATEWAY)):
+        section, _, key = name.split(".")
+        return REPEATED[section][key]
+    return SETTINGS[name]
 
 
 def _tools(raw: object, file: str, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
@@ -617,11 +751,11 @@ def _guess(word: str, words: Mapping[str, object] | list[str]) -> str:
 
 def _unknown(place: str, section: str, key: str) -> ConfigError:
     """The complaint about a name this program does not know, with the one that was probably meant."""
-    keys = [setting.key for setting in SETTINGS.values() if setting.section == section]
+    keys = [*REPEATED.get(section, ()), *(setting.key for setting in SETTINGS.values() if setting.section == section)]
     elsewhere = [setting.section for setting in SETTINGS.values() if setting.key == key]
     shown = repr(key)[1:-1]
     if not section:
-        guess = _guess(key, _SECTIONS)
+        guess = _guess(key, [*_SECTIONS, *REPEATED])
         en, zh = f'there is no section "{shown}"', f"没有 [{shown}] 这一节"
     else:
         guess = "timeout" if section == "endpoint.tools" else _guess(key, keys)
@@ -635,13 +769,13 @@ def _unknown(place: str, section: str, key: str) -> ConfigError:
 
 def _value(found: _Found) -> object:
     """The value of its setting's type, within its range. Raises ConfigError."""
-    setting = TOOL_TIMEOUT if found.name.startswith(_TOOL) else SETTINGS[found.name]
+    setting = _setting(found.name)
     try:
         value = _read_text(setting, found.raw.strip()) if found.text and isinstance(found.raw, str) else _read_toml(setting, found.raw)
         return _settled(setting, msgspec.convert(value, setting.type))
     except ValueError as error:
-        # A key is never shown, not even a wrong one.
-        shown = "" if setting.name == "server.key" else f" = {_clipped(found.raw)}"
+        # A key is never shown, not even a wrong one, nor what may hold one.
+        shown = "" if setting.name in ("server.key", "gateway.target") else f" = {_clipped(found.raw)}"
         en, zh = setting.expected
         raise ConfigError(
             f"{found.name}{shown} is not right: expected {en}", f"{found.name}{shown} 不正确：应为{zh}", place=found.place
@@ -778,10 +912,13 @@ def toml_places(text: str) -> Places:
     first: tuple[int, int] | None = None
     value = False
     depth, line, line_start = 0, 1, 0
+    opened = 0  # brackets of a table's head that were opened: two for one of an array of tables
+    arrays: dict[tuple[str, ...], int] = {}
     for token in _TOKEN.finditer(text):
         word = token[0]
         at = line, token.start() - line_start + 1
         if word[0] == "#" or (word == "[" and not value):
+            opened += word == "["
             continue
         if word == "\n":
             if depth == 0:
@@ -792,7 +929,14 @@ def toml_places(text: str) -> Places:
                 places[path] = places[path]._replace(value_line=at[0], value_column=at[1], value=word)
             depth += (word in ("[", "{")) - (word in ("]", "}"))
         elif word == "]":
+            if not opened:
+                continue
             table = tuple(names)
+            if opened == 2:
+                arrays[table] = arrays.get(table, 0) + 1
+                places.setdefault(table, Place(*(first or at), *(first or at), ""))
+                table = (*table, str(arrays[table]))
+            opened = 0
             places.setdefault(table, Place(*(first or at), *(first or at), ""))
         elif word == "=":
             value = True
