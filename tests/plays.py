@@ -153,9 +153,9 @@ class Play:
         assert shown == "kitchen"
         self.told.append((event, fields))
 
-    def tool(self, server_id: str = "") -> Actor:
+    def tool(self, server_id: str = "", **options: Any) -> Actor:
         actor = Actor(self)
-        actor.party = self.endpoint.attach_provider(actor, self.now, server_id=server_id)
+        actor.party = self.endpoint.attach_provider(actor, self.now, server_id=server_id, **options)
         return actor
 
     def device(self, **options: Any) -> Actor:
