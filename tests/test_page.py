@@ -116,3 +116,36 @@ def test_a_name_cannot_turn_the_writing_around_it() -> None:
 def test_nothing_a_tool_says_becomes_markup(text: str) -> None:
     shown = render(facts([tool(label=f"<i>{text}", state=f"<i>{text}", functions=[f"<i>{text}"])]), chinese=False)
     assert "<i>" not in shown
+
+
+def served(**changes: Any) -> dict[str, Any]:
+    plain = {"name": "calc", "state": "running", "seconds": 3.0, "starts": 1, "why": "", "said": ["a line"], "tools": ["add"]}
+    return plain | changes
+
+
+def housed(*servers: dict[str, Any], problem: str = "") -> Facts:
+    found = facts()
+    room = {"file": "mcp.json", "problem": problem, "servers": list(servers)}
+    return found._replace(snapshot={**found.snapshot, "rooms": {"providers": room}})
+
+
+def test_the_servers_of_the_house_are_shown_with_what_they_cost() -> None:
+    page = render(housed(served(cpu_seconds=1.25, memory_bytes=64 * 1_048_576, starts=3)), chinese=False)
+    for words in ("Servers of the house", "mcp.json", "calc", "running", "CPU 1.2 s", "64 MiB", "starts 3", "add"):
+        assert words in page
+    assert "a line" not in page, "what a server says while it runs is for /stats"
+    assert "MiB" not in render(housed(served()), chinese=False)
+
+
+def test_a_server_of_the_house_that_ended_says_why_with_its_last_words() -> None:
+    page = render(housed(served(state="stopped", why="程序 <b> / its process ended", said=["<script>"])), chinese=True)
+    for words in ("连续退出", "程序 &lt;b&gt; / its process ended", "&lt;script&gt;"):
+        assert words in page
+    assert "a-state-of-tomorrow" in render(housed(served(state="a-state-of-tomorrow")), chinese=False)
+
+
+def test_a_file_of_servers_that_cannot_be_used_is_told() -> None:
+    page = render(housed(problem="mcp.json:1:2: no"), chinese=False)
+    assert "mcp.json:1:2: no" in page
+    assert "There are none in the file." in page
+    assert "Servers of the house" not in render(facts(), chinese=False)

@@ -72,6 +72,13 @@ _STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "bare": ("warn", "connected, does not speak MCP", "已连接，但不会 MCP 握手"),
 }
 """State of a tool → its colour and its words."""
+_SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "starting": ("", "starting", "启动中"),
+    "running": ("good", "running", "运行中"),
+    "waiting": ("warn", "ended, is started again in a moment", "已退出，稍后重启"),
+    "stopped": ("bad", "ended too often, left alone; save the file to try again", "连续退出，已停止；保存配置文件即可重试"),
+}
+"""State of a server of the house → its colour and its words."""
 REASONS: Final[Mapping[str, str]] = {
     "it did not answer initialize in time": "未在时限内应答 initialize",
     "it answered initialize with an error": "以错误应答 initialize",
@@ -147,6 +154,7 @@ def render(facts: Facts, *, chinese: bool) -> str:
     if facts.known:
         body += _addresses(facts, say)
         body += _endpoints(facts.snapshot, say)
+        body += _servers(facts.snapshot.get("rooms", {}).get("providers"), say)
     else:
         body += _door(facts, say)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
@@ -225,6 +233,39 @@ def _tool(tool: Mapping[str, Any], say: Say) -> str:
         parts.append(f'<span class="small">{say(tool["why_bare"], REASONS.get(tool["why_bare"], tool["why_bare"]))}</span>')
     functions = "".join(f'<code class="chip">{_plain(name)}</code>' for name in tool["functions"])
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{functions}</div>" if functions else "")
+
+
+def _servers(room: Mapping[str, Any] | None, say: Say) -> Iterator[str]:
+    """The servers this program brings itself; nothing where it brings none."""
+    if room is None:
+        return
+    yield f"<h2>{say('Servers of the house', '自带的服务器')}</h2>"
+    if room["problem"]:
+        words = say("The file cannot be used, the servers are those of before", "配置文件无法使用，仍用原来的服务器")
+        yield f'<p class="note bad">{words}: {_plain(room["problem"])}</p>'
+    items = "".join(f"<li>{_server(server, say)}</li>" for server in room["servers"])
+    none = f'<div class="soft">{say("There are none in the file.", "文件中没有服务器。")}</div>'
+    yield f'<div class="card"><div class="small">{_plain(room["file"])}</div>{f"<ul>{items}</ul>" if items else none}</div>'
+
+
+def _server(server: Mapping[str, Any], say: Say) -> str:
+    state = server["state"]
+    colour, en, zh = _SERVER_STATES.get(state, ("", state, state))
+    facts = [_duration(server.get("seconds", 0), say)]
+    if "cpu_seconds" in server:
+        facts += [f"CPU {server['cpu_seconds']:.1f} s", f"{server['memory_bytes'] / 1_048_576:.0f} MiB"]
+    if server.get("starts", 0) > 1:
+        facts.append(f"{say('starts', '启动次数')} {server['starts']}")
+    parts = [
+        f"<strong>{_plain(server['name'])}</strong>",
+        _pill(colour, say(en, zh)),
+        f'<span class="small">{" · ".join(facts)}</span>',
+    ]
+    if why := server.get("why") or server.get("why_bare"):
+        parts.append(f'<span class="small">{_plain(why)}</span>')
+    tools = "".join(f'<code class="chip">{_plain(name)}</code>' for name in server["tools"])
+    said = "".join(f'<div class="small"><code>{_plain(line)}</code></div>' for line in server.get("said", ()) if state != "running")
+    return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{tools}</div>" if tools else "") + said
 
 
 def _goodbye(goodbye: Mapping[str, Any], say: Say) -> str:
