@@ -363,8 +363,8 @@ def verdict(soak: Soak, held: dict[str, Any], server: Server, base: tuple[int, f
     if found > base[0]:
         wrong.append(f"{found} descriptors, {base[0]} before")
     tasks = gauge(server, "mcp_endpoint_tasks")
-    if tasks is not None and base[1] is not None and tasks > base[1]:
-        wrong.append(f"{tasks:g} tasks, {base[1]:g} before")
+    if tasks is None or base[1] is None or tasks > base[1]:
+        wrong.append(f"{tasks} tasks, {base[1]} before")
     wrong += [line for line in server.output().splitlines() if "Traceback" in line or "never retrieved" in line][:5]
     book = soak.book
     if book.asked != book.answered + book.cancelled + book.gone + sum("no answer" in fault for fault in book.faults):

@@ -205,6 +205,11 @@ async def test_the_metrics_tell_links_counters_and_every_limit() -> None:
         assert limits["bad_frames"] == 33
         assert set(limits) == set(Limits.__struct_fields__)
         assert families["mcp_endpoint_ready"].samples[0].value == 1
+        tasks = families["mcp_endpoint_tasks"].samples[0].value
+        another = asyncio.create_task(asyncio.Event().wait())
+        page = (await get(server.port, "/metrics")).body.decode()
+        another.cancel()
+        assert f"mcp_endpoint_tasks {tasks + 1}\n" in page
 
 
 async def test_two_servers_in_one_process_share_nothing() -> None:

@@ -168,7 +168,12 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None, *, 
     def figures() -> Figures:
         found = snapshot(False)
         links = {"tool": found["tool_connections"], "device": found["device_connections"]}
-        gauges = {"endpoints": found["endpoints"], "in_flight": found["in_flight"], "ready": view.state == "ready"}
+        gauges = {
+            "endpoints": found["endpoints"],
+            "in_flight": found["in_flight"],
+            "tasks": len(asyncio.all_tasks(loop)),
+            "ready": view.state == "ready",
+        }
         return Figures(found["counters"], links, gauges)
 
     view = View(
