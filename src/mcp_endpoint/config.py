@@ -206,6 +206,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     in_flight_per_consumer: Annotated[Count, Meta(description="calls one consumer may have waiting; -32005 beyond")] = 256
     in_flight_per_endpoint: Annotated[Count, Meta(description="calls one endpoint may have waiting; -32005 beyond")] = 2048
     queued_bytes_per_link: Annotated[Bytes, Meta(description="bytes waiting for a slow reader; bounds memory per link")] = 8 * MIB
+    overfull_times: Annotated[Count, Meta(description="a queue this many times over queued_bytes_per_link ends the link at once")] = 4
     stalled_seconds: Annotated[Seconds, Meta(description="a full queue without progress for this long ends the link with 1013")] = 30.0
     fragments: Annotated[Count, Meta(description="fragments of one WebSocket message; 1008 beyond")] = 1000
     bad_frames: Annotated[Count, Meta(description="frames of a consumer that are not JSON-RPC; 1008 beyond")] = 20

@@ -191,6 +191,20 @@ async def test_a_flood_towards_a_peer_that_does_not_read_ends_its_link_and_memor
         assert most < 5 * MIB
 
 
+async def test_a_queue_that_is_overfull_ends_its_link_at_once() -> None:
+    limits = {"queued_bytes_per_link": MIB, "overfull_times": 9}
+    async with staged(configured(limits=limits)) as stage, linked(stage, TOOL) as peer:
+        party = await stage.broker.party()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        most = 0
+        while party.left is None:
+            most = max(most, party.link.queued)
+            party.link.send(b"x" * 100_000)
+            await asyncio.sleep(0)
+        assert party.left == tuple(NOT_READING)
+        assert 8 * MIB < most < 9 * MIB
+
+
 async def test_pongs_for_a_peer_that_does_not_read_are_bounded_too() -> None:
     async with staged(configured(limits={"queued_bytes_per_link": MIB})) as stage, linked(stage, TOOL) as peer:
         party = await stage.broker.party()

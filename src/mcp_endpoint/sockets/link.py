@@ -39,8 +39,6 @@ LARGE_PART: Final = 16 * 1024
 """Bytes from which a part is not copied together with its neighbours."""
 HIGH_WATER: Final = 256 * 1024
 """Bytes a transport may hold before we keep the rest ourselves."""
-OVERFULL: Final = 4
-"""A queue this many times over `queued_bytes_per_link` ends the link at once: answers already owed fit, a flood does not."""
 SUBPROTOCOL: Final = "mcp"
 """What MCP SDKs offer in `Sec-WebSocket-Protocol`; some clients insist on having it confirmed."""
 PING: Final = b"mcp-endpoint"
@@ -380,8 +378,9 @@ class Link(Frames, asyncio.Protocol):
     def _check_queue(self) -> None:
         """The transport is full: bound what waits for the peer."""
         queued = self.queued
-        limit = self.door.config.limits.queued_bytes_per_link
-        if queued > limit * OVERFULL:
+        limits = self.door.config.limits
+        limit = limits.queued_bytes_per_link
+        if queued > limit * limits.overfull_times:
             self.goodbye(NOT_READING)
         elif queued > limit and not self.crowded and self.party is not None and self.party.side == "device":
             self.crowded = True
