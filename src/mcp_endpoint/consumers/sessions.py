@@ -104,6 +104,22 @@ class Post:
 class Session:
     """One client of one endpoint: a consumer whose link is made of HTTP requests."""
 
+    __slots__ = (
+        "_asked",
+        "_last_stream",
+        "_limits",
+        "_own",
+        "_posts",
+        "_sessions",
+        "_streams",
+        "consumer",
+        "ended",
+        "id",
+        "seat",
+        "used",
+        "version",
+    )
+
     def __init__(self, sessions: Sessions, seat: Seat, id: str, now: float) -> None:
         self.id = id
         self.seat = seat
@@ -170,6 +186,7 @@ class Session:
         self._streams.clear()
         self._asked.clear()
         self.seat.broker.detach(self.consumer, code, reason)
+        del self.consumer  # it holds its link, which is this: both would wait for the garbage collector
 
     def send(self, first: Part, second: Part = b"") -> None:
         """Take one frame of the endpoint."""
@@ -311,6 +328,7 @@ class Session:
         for message in messages:
             if not self.ended:
                 self.say(message.data)
+            if not self.ended:
                 self._after(message)
         if not post.awaited and not post.answers and post.stream is None:
             return Response(status_code=202)

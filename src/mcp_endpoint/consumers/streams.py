@@ -11,7 +11,6 @@ Rules of this module (MCP 2025-11-25, Transports, "Resumability and Redelivery")
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -67,7 +66,8 @@ class Stream:
         self.size = 0
         """Bytes kept, written or not."""
         self.ended = False
-        self._kept: deque[tuple[int, bytes]] = deque()
+        self._kept: list[bytes] = []
+        """The events from place `_lost + 1` on."""
         self._lost = 0
         """The place up to which events were forgotten."""
         self._store = store
@@ -97,14 +97,12 @@ class Stream:
     def forget(self, *, all_of_it: bool = False) -> None:
         """Let go of what was written, and of everything if nobody reads."""
         bound = self.last if all_of_it or not self._connections else self.written
-        freed = 0
-        while self._kept and self._kept[0][0] <= bound:
-            place, event = self._kept.popleft()
-            self._lost = place
-            freed += len(event)
-            if place > self.written:
-                self.queued -= len(event)
-        self.written = max(self.written, self._lost)
+        gone = self._kept[: bound - self._lost]
+        self.queued -= sum(map(len, gone[max(0, self.written - self._lost) :]))
+        freed = sum(map(len, gone))
+        del self._kept[: len(gone)]
+        self._lost = bound
+        self.written = max(self.written, bound)
         self.size -= freed
         self._store.take(-freed)
 
@@ -119,7 +117,7 @@ class Stream:
             if after < self._lost or after > self.last:
                 return None
             self.written = after
-            self.queued = sum(len(event) for place, event in self._kept if place > after)
+            self.queued = sum(map(len, self._kept[after - self._lost :]))
         while len(self._connections) >= CONNECTIONS:
             self._connections.pop(0).wake(leave=True)
         connection = Connection(self)
@@ -136,7 +134,7 @@ class Stream:
         """What is to be written to this connection now."""
         if self.written == self.last or not self._connections or self._connections[-1] is not connection:
             return b""
-        rest = b"".join(event for place, event in self._kept if place > self.written)
+        rest = b"".join(self._kept[self.written - self._lost :])
         self.written = self.last
         self.queued = 0
         return rest
@@ -144,7 +142,7 @@ class Stream:
     def _keep(self, event: bytes) -> None:
         self.last += 1
         event = b"id: %d-%d\n%b" % (self.number, self.last, event)
-        self._kept.append((self.last, event))
+        self._kept.append(event)
         self.queued += len(event)
         self.size += len(event)
         self._wake()
