@@ -229,92 +229,100 @@ async def called(ctx: Any, params: types.CallToolRequestParams) -> types.CallToo
         case "test_streaming_elicitation":
             await ctx.session.report_progress(50, 100, "about to ask")
             return await _elicited(ctx, params, "What is your name?", NAME, "Elicitation completed: ")
-    return _in_rounds(ctx, params)
+    return await _in_rounds(ctx, params)
 
 
-def _in_rounds(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult | types.InputRequiredResult:
-    """The tools that know revision 2026-07-28 only."""
+KINDS: dict[str, type[Any]] = {
+    "elicitation/create": types.ElicitResult,
+    "sampling/createMessage": types.CreateMessageResult,
+    "roots/list": types.ListRootsResult,
+}
+
+
+async def ask(ctx: Any, params: Any, requests: dict[str, Any], state: str | None = None) -> dict[str, Any] | types.InputRequiredResult:
+    """The client's answers to all these requests, as its era gives them."""
+    if ctx.protocol_version >= "2026":
+        found = {key: given(params, key, KINDS[request.method]) for key, request in requests.items()}
+        declined = [one for one in found.values() if isinstance(one, types.ElicitResult) and one.action == "accept" and not one.content]
+        if declined or None in found.values():
+            return types.InputRequiredResult(input_requests=requests, request_state=state)
+        return found
+    return dict(zip(requests, await asyncio.gather(*(_ask_now(ctx, request) for request in requests.values())), strict=True))
+
+
+async def _ask_now(ctx: Any, request: Any) -> Any:
+    """By a request on the way."""
+    if isinstance(request, types.ListRootsRequest):
+        return await ctx.session.list_roots()
+    if isinstance(request, types.CreateMessageRequest):
+        asked = request.params
+        return await ctx.session.create_message(asked.messages, max_tokens=asked.max_tokens, related_request_id=ctx.request_id)
+    form = request.params
+    return await ctx.session.elicit_form(form.message, form.requested_schema, related_request_id=ctx.request_id)
+
+
+async def _in_rounds(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult | types.InputRequiredResult:
+    """The tools with which the suite looks at `input_required`."""
     state = params.request_state
-    confirm = elicit("Please confirm", form("ok", ok={"type": "boolean"}))
+    name = {"user_name": elicit("What is your name?", NAME)}
     match params.name:
         case "test_input_required_result_elicitation":
-            user = given(params, "user_name", types.ElicitResult)
-            if user is None or not user.content:
-                return needs({"user_name": elicit("What is your name?", NAME)})
-            return text(f"Hello, {user.content.get('name')}!")
+            found = await ask(ctx, params, name)
+            return (
+                found if isinstance(found, types.InputRequiredResult) else text(f"Hello, {(found['user_name'].content or {}).get('name')}!")
+            )
         case "test_input_required_result_sampling":
-            answer = given(params, "capital_question", types.CreateMessageResult)
-            if answer is None:
-                return needs({"capital_question": sample("What is the capital of France?", 100)})
-            return text(f"The model says: {answer.content.text}")
+            found = await ask(ctx, params, {"capital_question": sample("What is the capital of France?", 100)})
+            return (
+                found if isinstance(found, types.InputRequiredResult) else text(f"The model says: {found['capital_question'].content.text}")
+            )
         case "test_input_required_result_list_roots":
-            listed = given(params, "client_roots", types.ListRootsResult)
-            if listed is None:
-                return needs({"client_roots": roots()})
-            return text("Roots: " + ", ".join(str(root.uri) for root in listed.roots))
+            found = await ask(ctx, params, {"client_roots": roots()})
+            if isinstance(found, types.InputRequiredResult):
+                return found
+            return text("Roots: " + ", ".join(str(root.uri) for root in found["client_roots"].roots))
         case "test_input_required_result_request_state" | "test_input_required_result_tampered_state":
-            if state is None:
-                return needs({"confirm": confirm}, sealed({"tool": params.name}))
-            unsealed(state)
-            return text("state-ok")
+            if state is not None:
+                unsealed(state)
+            confirm = {"confirm": elicit("Please confirm", form("ok", ok={"type": "boolean"}))}
+            found = await ask(ctx, params, confirm, sealed({"tool": params.name}))
+            return found if isinstance(found, types.InputRequiredResult) else text("state-ok")
         case "test_input_required_result_multiple_inputs":
-            if state is None or len(params.input_responses or {}) < 3:
-                asks = {"user_name": elicit("What is your name?", NAME), "greeting": sample("Generate a greeting", 50)}
-                return needs({**asks, "client_roots": roots()}, sealed({"tool": params.name}))
-            unsealed(state)
-            return text("All three have come")
+            if state is not None:
+                unsealed(state)
+            asks = name | {"greeting": sample("Generate a greeting", 50), "client_roots": roots()}
+            found = await ask(ctx, params, asks, sealed({"tool": params.name}))
+            return found if isinstance(found, types.InputRequiredResult) else text("All three have come")
         case "test_input_required_result_multi_round":
             step = unsealed(state)["step"] if state is not None else 0
-            if step == 0:
-                return needs({"step1": elicit("Step 1: What is your name?", NAME)}, sealed({"step": 1}))
-            if step == 1:
-                color = form("color", color={"type": "string"})
-                return needs({"step2": elicit("Step 2: What is your favorite color?", color)}, sealed({"step": 2}))
-            return text("Both rounds are done")
+            if step < 2:
+                found = await ask(ctx, params, {"step1": elicit("Step 1: What is your name?", NAME)}, sealed({"step": 1}))
+                if isinstance(found, types.InputRequiredResult):
+                    return found
+            color = {"step2": elicit("Step 2: What is your favorite color?", form("color", color={"type": "string"}))}
+            found = await ask(ctx, params, color, sealed({"step": 2}))
+            return found if isinstance(found, types.InputRequiredResult) else text("Both rounds are done")
         case "test_input_required_result_capabilities":
             can = ctx.session.client_capabilities
-            if params.input_responses:
-                return text("Asked only what the client can do")
-            asks = {}
-            if can is not None and can.sampling is not None:
-                asks["sample"] = sample("Generate a greeting", 50)
-            if can is not None and can.elicitation is not None:
-                asks["ask"] = elicit("What is your name?", NAME)
-            return needs(asks) if asks else text("The client can do nothing that is needed")
+            asks = {"sample": sample("Generate a greeting", 50)} if can is not None and can.sampling is not None else {}
+            asks |= {"ask": elicit("What is your name?", NAME)} if can is not None and can.elicitation is not None else {}
+            found = await ask(ctx, params, asks) if asks else {}
+            return found if isinstance(found, types.InputRequiredResult) else text("Asked only what the client can do")
     raise MCPError(types.INVALID_PARAMS, f"no such tool: {params.name}")
 
 
-def needs(requests: dict[str, Any], state: str | None = None) -> types.InputRequiredResult:
-    """Ask for more before there is a result."""
-    return types.InputRequiredResult(input_requests=requests, request_state=state)
-
-
-def is_stateless(ctx: Any) -> bool:
-    """Whether the caller's revision asks by results."""
-    return bool(ctx.protocol_version >= "2026")
-
-
 async def _sampled(ctx: Any, params: Any, request: types.CreateMessageRequest) -> types.CallToolResult | types.InputRequiredResult:
-    if is_stateless(ctx):
-        answer = given(params, "sample", types.CreateMessageResult)
-        if answer is None:
-            return needs({"sample": request})
-    else:
-        answer = await ctx.session.create_message(
-            request.params.messages, max_tokens=request.params.max_tokens, related_request_id=ctx.request_id
-        )
-    return text(f"LLM response: {answer.content.text}")
+    found = await ask(ctx, params, {"sample": request})
+    return found if isinstance(found, types.InputRequiredResult) else text(f"LLM response: {found['sample'].content.text}")
 
 
 async def _elicited(
     ctx: Any, params: Any, message: str, schema: dict[str, Any], before: str
 ) -> types.CallToolResult | types.InputRequiredResult:
-    if is_stateless(ctx):
-        answer = given(params, "ask", types.ElicitResult)
-        if answer is None:
-            return needs({"ask": elicit(message, schema)})
-    else:
-        answer = await ctx.session.elicit_form(message, schema, related_request_id=ctx.request_id)
+    found = await ask(ctx, params, {"ask": elicit(message, schema)})
+    if isinstance(found, types.InputRequiredResult):
+        return found
+    answer = found["ask"]
     return text(f"{before}action={answer.action}, content={json.dumps(answer.content)}")
 
 
@@ -409,11 +417,11 @@ async def prompt(ctx: Any, params: types.GetPromptRequestParams) -> types.GetPro
             image = types.ImageContent(type="image", data=PNG, mime_type="image/png")
             said = [image, types.TextContent(type="text", text="Please analyze the image above.")]
         case "test_input_required_result_prompt":
-            answer = given(params, "user_context", types.ElicitResult)
-            if answer is None or not answer.content:
-                context = form("context", context={"type": "string"})
-                return needs({"user_context": elicit("What context should the prompt use?", context)})
-            said = [types.TextContent(type="text", text=f"Use this context: {answer.content.get('context')}")]
+            context = elicit("What context should the prompt use?", form("context", context={"type": "string"}))
+            found = await ask(ctx, params, {"user_context": context})
+            if isinstance(found, types.InputRequiredResult):
+                return found
+            said = [types.TextContent(type="text", text=f"Use this context: {(found['user_context'].content or {}).get('context')}")]
         case other:
             raise MCPError(types.INVALID_PARAMS, f"no such prompt: {other}")
     return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=content) for content in said])
