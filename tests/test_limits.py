@@ -52,6 +52,8 @@ MET = {
     "list_changed_seconds": "test_endpoint_merged.py::test_consumers_hear_of_changes_at_most_once_a_second",
     "integer_id_chars": "test_endpoint.py::test_what_may_not_be_an_id_is_refused_with_id_null",
     "string_id_bytes": "test_endpoint.py::test_what_may_not_be_an_id_is_refused_with_id_null",
+    "gateway_connections": "gateway/test_proxy.py::test_more_requests_than_connections_wait_for_one",
+    "gateway_retry_bytes": "gateway/test_proxy.py::test_a_request_that_is_too_large_to_be_kept_is_sent_once",
     "remembered_endpoints": "test_broker.py::test_farewells_are_bounded_and_the_oldest_goes_first",
 }
 """Field → the test that meets it."""

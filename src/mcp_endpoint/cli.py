@@ -18,6 +18,8 @@ import msgspec
 from msgspec.structs import replace
 
 from . import __version__, addresses, config, log, tokens
+from .alone import ROOMS
+from .alone import overrides as for_alone
 from .errors import EXIT_FAILURE, ConfigError, EndpointError
 
 if TYPE_CHECKING:
@@ -70,18 +72,30 @@ def command(context: click.Context, root: Path | None) -> None:
 @click.option("--host", help="监听地址 / Address to listen on.")
 @click.option("--port", help="监听端口 / Port to listen on.")
 @click.option("--log-level", help="日志级别 / Least important lines to log: TRACE DEBUG INFO WARNING ERROR.")
+@click.option("--as", "alone", type=click.Choice(list(ROOMS)), default="", help="只运行其中一部分 / Run one room of it alone.")
 @click.option("--providers", metavar="FILE", help="本服务器自己带上的 MCP 服务器 / MCP servers it brings itself: a file with mcpServers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="任一设置项 / Any setting: websocket.max_connections=2000.")
 @click.pass_obj
-def serve(root: Path, host: str | None, port: str | None, log_level: str | None, providers: str | None, settings: tuple[str, ...]) -> None:
+def serve(
+    root: Path,
+    host: str | None,
+    port: str | None,
+    log_level: str | None,
+    alone: str,
+    providers: str | None,
+    settings: tuple[str, ...],
+) -> None:
     from . import server  # only this command needs the whole house
 
     # As everywhere on a command line, a relative file starts at the current folder.
     file = None if providers is None else str(Path(providers).absolute())
     named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
-    overrides = _overrides(settings, named)
+    overrides = (for_alone(alone, os.environ) if alone else {}) | _overrides(settings, named)
     prepared = config.prepare(root, os.environ, overrides)
-    server.run(_rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root), prepared, root)
+    loaded = _rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root)
+    if alone:
+        loaded = loaded._replace(config=ROOMS[alone].configured(loaded.config))
+    server.run(loaded, prepared, root, alone)
 
 
 @command.group("config", help="查看与转换配置 / Show and convert the configuration.")

@@ -234,6 +234,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     string_id_bytes: Annotated[
         int, Meta(ge=36, le=65_536, description="bytes of a string request id; a UUID has 36", extra={"unit": "bytes"})
     ] = 128
+    gateway_connections: Annotated[Count, Meta(description="connections to the upstream of one gateway; more requests wait")] = 1000
+    gateway_retry_bytes: Annotated[Bytes, Meta(description="a gateway's request above this is sent once, because it is not kept")] = MIB
     remembered_endpoints: Annotated[Count, Meta(description="empty endpoints whose last goodbye is kept for hints")] = 1024
     http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
     http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0

@@ -20,6 +20,7 @@ from .config import Config
 from .consumers.mcp_http import McpHttp
 from .consumers.stateless import Stateless
 from .errors import EndpointError
+from .keyring import keyring
 from .providers.house import Kept, Providers
 from .providers.mcp_json import Server
 from .tokens import Doors
@@ -62,6 +63,8 @@ def opened(house: House, alone: str = "") -> list[Room]:
 
     Raises EndpointError when one is configured whose packages are not installed.
     """
+    if alone == "gateway":
+        return [_gateway(house, alone=True)]
     if alone:
         return []
     limits = house.config.limits
@@ -70,7 +73,18 @@ def opened(house: House, alone: str = "") -> list[Room]:
     rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, Stateless(limits, secret))]
     if house.config.providers.file:
         rooms.append(Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house)))
+    if house.config.gateway:
+        rooms.append(_gateway(house))
     return rooms
+
+
+def _gateway(house: House, *, alone: bool = False) -> Room:
+    config = house.config
+    proxy = imported(".gateway.proxy", "http")
+    named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
+    rings = {name: keyring(name, config.credentials[name], house.root, house.environ) for name in sorted(named)}
+    gateway: Room = proxy.Gateway(config, rings, alone=alone)
+    return gateway
 
 
 def _upstream(house: House) -> Callable[[Server], Kept]:

@@ -1,0 +1,1 @@
+"""Named HTTP routes to upstreams whose keys the house keeps."""

@@ -1,0 +1,104 @@
+"""What a request becomes on its way to an upstream, and an answer on its way back: addresses, headers and the key, to the byte.
+
+Hop-by-hop headers belong to one connection (RFC 9110 §7.6.1) and stay there. Everything else is nobody's business here.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from email.utils import parsedate_to_datetime
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+Header = tuple[bytes, bytes]
+
+KEY_HEADER: Final = b"x-endpoint-key"
+"""Carries this server's own key; it does not leave the house."""
+HOP_BY_HOP: Final = frozenset(
+    (
+        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+    )
+)
+MCP_ACCEPT: Final = b"application/json, text/event-stream"
+"""What a Streamable HTTP server may insist on (MCP 2025-03-26, Transports)."""
+
+_DOTS: Final = re.compile(rb"(?:^|[/\\])(?:\.|%2e){1,2}(?:[/\\]|$)", re.IGNORECASE)
+
+
+class Aim(NamedTuple):
+    """Where the requests of one gateway go."""
+
+    host: bytes
+    """As it stands in the Host header."""
+    origin: str
+    """`https://host:port`."""
+    path: bytes
+    query: bytes
+
+    @classmethod
+    def at(cls, target: str) -> Aim:
+        """The aim of a URL. Its user, password and fragment are not used."""
+        parts = urlsplit(target)
+        host = parts.netloc.rpartition("@")[2]
+        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._").encode()
+        return cls(host.encode("idna" if not host.isascii() else "ascii"), f"{parts.scheme}://{host}", path, parts.query.encode())
+
+    def join(self, path: bytes, query: bytes, place: str, secret: str) -> bytes:
+        """The path and query of one request; `path` is what follows the gateway's own, `secret` the key if it goes into the query."""
+        whole = self.path if path in (b"", b"/") else self.path.rstrip(b"/") + b"/" + path.lstrip(b"/")
+        fields = [field for field in (*self.query.split(b"&"), *query.split(b"&")) if field]
+        if place.startswith("query:"):
+            name = place.removeprefix("query:")
+            fields = [field for field in fields if unquote_to_bytes(field.partition(b"=")[0].replace(b"+", b" ")) != name.encode()]
+            if secret:
+                fields.append(f"{quote(name, safe='')}={quote(secret, safe='')}".encode())
+        return whole + (b"?" + b"&".join(fields) if fields else b"")
+
+
+def climbs(path: bytes) -> bool:
+    """Whether a path has a `.` or `..` step, however it is spelled: it would leave the target's folder with our key."""
+    return _DOTS.search(path) is not None
+
+
+def outward(headers: Iterable[Header], aim: Aim, place: str, secret: str, *, mcp: bool) -> list[Header]:
+    """The headers of a request as the upstream gets them; names are lower-case, as ASGI gives them. `mcp` adds the Accept MCP needs."""
+    given = list(headers)
+    dropped = HOP_BY_HOP | _named(given) | {b"host", b"content-length", KEY_HEADER}
+    kept = [(name, value) for name, value in given if name not in dropped]
+    if mcp:
+        accepted = [value for name, value in kept if name == b"accept"]
+        if not accepted or accepted == [b"*/*"]:
+            kept = [*((name, value) for name, value in kept if name != b"accept"), (b"accept", MCP_ACCEPT)]
+    carrier = b"authorization" if place == "bearer" else place.removeprefix("header:").lower().encode() if place[:7] == "header:" else b""
+    if carrier and secret:
+        value = f"Bearer {secret}" if place == "bearer" else secret
+        kept = [*((name, old) for name, old in kept if name != carrier), (carrier, value.encode())]
+    return [(b"host", aim.host), *kept]
+
+
+def homeward(headers: Iterable[Header]) -> list[Header]:
+    """The headers of an answer as the client gets them; `date` is the server's own."""
+    given = [(name.lower(), value) for name, value in headers]
+    dropped = HOP_BY_HOP | _named(given) | {b"date"}
+    return [(name, value) for name, value in given if name not in dropped]
+
+
+def _named(headers: Iterable[Header]) -> set[bytes]:
+    """The headers that `Connection` says belong to it."""
+    return {part.strip().lower() for name, value in headers if name == b"connection" for part in value.split(b",")}
+
+
+def retry_after(value: str | None) -> float | None:
+    """The seconds a Retry-After asks for (RFC 9110 §10.2.3: a number, or a date); None where it says nothing usable."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,448 @@
+"""Carries HTTP requests to an upstream, each with the next of its keys, and the answers back as they come.
+
+Bodies are streams both ways: what the upstream has said so far is with the client, and a client that hangs up ends the upstream's
+work. A request is tried with another key only if the upstream refused it (401, 403, 429, 503) or if doing it twice is doing it once
+(RFC 9110 §9.2.2): a POST that may have run is not repeated.
+
+`ping` and `notifications/initialized` are answered here and spend no key; a notification of a session goes to the upstream that keeps
+the session, and a session stays with the key it was begun with.
+
+A gateway spends other people's keys. On loopback it is open to the programs of this machine, though not to web pages from elsewhere;
+everybody else shows the server's key in `X-Endpoint-Key`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+from loguru import logger
+from msgspec import UNSET, UnsetType
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from .. import __version__
+from ..addresses import is_loopback
+from ..admission import FORWARDED, host_of
+from ..config import Config, GatewaySettings
+from ..credentials import REFUSED_BY, RESTED_BY, Credential
+from ..keyring import ALL_GONE, Keyring
+from .aim import KEY_HEADER, Aim, climbs, homeward, outward, retry_after
+
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
+"""RFC 9110 §9.2.2."""
+CONNECT_SECONDS: Final = 10.0
+"""For an upstream to take a connection."""
+KEPT_CONNECTIONS: Final = 100
+"""Idle connections kept to one upstream, for `KEPT_SECONDS`."""
+KEPT_SECONDS: Final = 30.0
+SESSIONS: Final = 10_000
+"""Sessions of which it is remembered which key began them; the one used longest ago is forgotten first."""
+SESSION: Final = b"mcp-session-id"
+PREVIEWS: Final = 20
+"""Banned keys that `/blacklist` shows the beginning of."""
+
+
+class _Rpc(msgspec.Struct):
+    """The mark of a JSON-RPC message; what else is in it is the upstream's business."""
+
+    jsonrpc: str
+    method: str | UnsetType = UNSET
+    id: msgspec.Raw | UnsetType = UNSET
+
+
+_rpc: Final = msgspec.json.Decoder(_Rpc)
+
+
+class Counts(msgspec.Struct):
+    """What one gateway did since the start."""
+
+    requests: int = 0
+    local: int = 0
+    """Answered here."""
+    retries: int = 0
+    failed: int = 0
+    """The upstream could not be reached, or broke off."""
+
+
+class Upstream(NamedTuple):
+    """One `[[gateway]]`, ready to carry."""
+
+    settings: GatewaySettings
+    aim: Aim
+    ring: Keyring | None
+    transport: httpx2.AsyncHTTPTransport
+    sessions: OrderedDict[str, Credential]
+    counts: Counts
+
+
+class Gateway:
+    """The room of all `[[gateway]]`s."""
+
+    name = "gateway"
+
+    def __init__(self, config: Config, rings: Mapping[str, Keyring], *, alone: bool = False) -> None:
+        """`rings` are the pools that gateways name. `alone`: the first one has the port to itself, at `/`, with its own status pages."""
+        limits = httpx2.Limits(
+            max_connections=config.limits.gateway_connections, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS
+        )
+        self._config = config
+        self._alone = alone
+        self._key = config.server.key.encode()
+        public = config.server.public_url
+        self._open = is_loopback(config.server.host) and (not public or is_loopback(host_of(public)))
+        self.upstreams = {
+            settings.name: Upstream(
+                settings,
+                Aim.at(settings.target),
+                rings.get(settings.credentials),
+                # Neither proxies nor certificates of the environment: where requests go, the configuration says.
+                httpx2.AsyncHTTPTransport(trust_env=False, limits=limits),
+                OrderedDict(),
+                Counts(),
+            )
+            for settings in (config.gateway[:1] if alone else config.gateway)
+        }
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Every path of every gateway, for every method."""
+        if not self._alone:
+            paths = ("/gateway/{name}", "/gateway/{name}/{path:path}")
+            return [Route(path, _Door(self), methods=list(METHODS)) for path in paths]
+
+        async def health(request: Request) -> Response:
+            return self._refused(request) or JSONResponse(
+                {"status": "healthy", "service": "mcp-endpoint-server gateway", "version": __version__, "token_stats": self._token_stats()}
+            )
+
+        async def stats(request: Request) -> Response:
+            return self._refused(request) or JSONResponse({"token_stats": self._token_stats(), "service": self._described(self._only)})
+
+        async def blacklist(request: Request) -> Response:
+            return self._refused(request) or JSONResponse({"blacklist_info": self._blacklist()})
+
+        own = [Route(path, page, methods=["GET"]) for path, page in (("/", health), ("/stats", stats), ("/blacklist", blacklist))]
+        return [*own, Route("/{path:path}", _Door(self), methods=list(METHODS))]
+
+    async def start(self) -> None:
+        """Say where each goes; no connection is made before it is needed."""
+        for upstream in self.upstreams.values():
+            where = "/" if self._alone else f"/gateway/{upstream.settings.name}/"
+            logger.info("网关已开启 / gateway open", path=where, upstream=upstream.aim.origin)
+        if self._alone and not self._open:
+            open_to_all = "谁能访问此网关，谁就能使用其中的密钥 / whoever can reach this gateway can use its keys"
+            logger.warning(open_to_all, host=self._config.server.host)
+        elif self._alone:
+            logger.info("只有本机可以访问；HOST=0.0.0.0 对其他机器开放 / only this machine reaches it; HOST=0.0.0.0 opens it to others")
+
+    async def stop(self) -> None:
+        """Close the connections to upstreams."""
+        for upstream in self.upstreams.values():
+            await upstream.transport.aclose()
+
+    def describe(self) -> Mapping[str, Any]:
+        """What an operator may know of each gateway."""
+        return {name: self._described(upstream) for name, upstream in self.upstreams.items()}
+
+    def _described(self, upstream: Upstream) -> dict[str, Any]:
+        found: dict[str, Any] = {"upstream": upstream.aim.origin, **msgspec.to_builtins(upstream.counts)}
+        if upstream.ring is not None:
+            found["keys"] = upstream.ring.pool.counts(_now())._asdict()
+        return found
+
+    @property
+    def _only(self) -> Upstream:
+        return next(iter(self.upstreams.values()))
+
+    def _token_stats(self) -> dict[str, int]:
+        ring = self._only.ring
+        total, resting, banned, available = ring.pool.counts(_now()) if ring is not None else (0, 0, 0, 0)
+        return {
+            "total_loaded_tokens": total,
+            "temporarily_failed_tokens": resting,
+            "permanently_blacklisted_tokens": banned,
+            "available_tokens": available,
+        }
+
+    def _blacklist(self) -> dict[str, Any]:
+        ring = self._only.ring
+        banned = ring.pool.banned_credentials() if ring is not None else []
+        return {
+            "total_blacklisted": len(banned),
+            "blacklist_file": ring.bans.name if ring is not None else "",
+            "preview": [{"token_preview": key.preview, "full_length": len(key.secret)} for key in banned[:PREVIEWS]],
+        }
+
+    # -- one request -------------------------------------------------------------------------------------------------------
+
+    async def answer(self, request: Request) -> _Answer:
+        """The answer to one request, begun by the upstream or given here."""
+        refused = self._refused(request)
+        if refused is not None:
+            return refused
+        upstream = self._only if self._alone else self.upstreams.get(request.path_params["name"])
+        raw = bytes(request.scope.get("raw_path") or request.scope["path"].encode())
+        path = raw if self._alone else b"/".join(raw.split(b"/")[3:])
+        if upstream is None:
+            return _error(404, "no such gateway", "没有这个网关 / There is no gateway of this name")
+        if climbs(path):
+            return _error(400, "bad path", "路径中不能有 . 或 .. / A path here has no . and no .. in it")
+        upstream.counts.requests += 1
+        begun, rest = await self._body(request)
+        rpc = _rpc_of(begun) if rest is None and request.method == "POST" else None
+        local = _local(rpc, request)
+        if local is not None:
+            upstream.counts.local += 1
+            return local
+        if rest is None:
+            return await _unless_gone(request, self._carry(upstream, request, path, begun, None, mcp=rpc is not None))
+        return await self._carry(upstream, request, path, begun, rest, mcp=False)
+
+    def _refused(self, request: Request) -> Response | None:
+        """Who may not use it: somebody elsewhere without the key, or a web page from elsewhere."""
+        shown = request.headers.get(KEY_HEADER.decode())
+        if shown is not None and self._key and hmac.compare_digest(shown.encode(), self._key):
+            return None
+        host = request.client.host if request.client is not None else ""
+        near = self._open and is_loopback(host) and not any(name in request.headers for name in FORWARDED)
+        if not near and not (self._alone and not self._open):
+            return _error(401, "key needed", "请在 X-Endpoint-Key 中给出 [server] key / Show the [server] key in X-Endpoint-Key")
+        origin = request.headers.get("origin", "")
+        allowed = not origin or origin.lower() in self._config.security.allowed_origins
+        if not allowed and not is_loopback(urlsplit(origin).hostname or ""):
+            return _error(403, "origin not allowed", "来源不被允许 / This origin is not allowed (security.allowed_origins)")
+        return None
+
+    async def _body(self, request: Request) -> tuple[bytes, AsyncIterator[bytes] | None]:
+        """The whole body, or its beginning and what follows, where it is too large to be kept for a second attempt."""
+        most = self._config.limits.gateway_retry_bytes
+        pieces: list[bytes] = []
+        size = 0
+        stream = request.stream()
+        async for piece in stream:
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                return b"".join(pieces), stream
+        return b"".join(pieces), None
+
+    async def _carry(
+        self, upstream: Upstream, request: Request, path: bytes, begun: bytes, rest: AsyncIterator[bytes] | None, *, mcp: bool
+    ) -> _Answer:
+        """Try one key after the other until one is taken; the last answer is the answer."""
+        ring = upstream.ring
+        tried: tuple[Credential, ...] = ()
+        credential = self._first(upstream, request)
+        if ring is not None and credential is None:
+            return _error(503, "no key left", f"{ALL_GONE}：所有密钥都被上游永久拒绝 / the upstream has refused every key for good")
+        while True:
+            again = ring is not None and len(tried) < ring.settings.retries and rest is None
+            status: int | None = None
+            response: httpx2.Response | None = None
+            failure = ""
+            try:
+                response = await self._send(upstream, request, path, begun, rest, credential, mcp=mcp)
+                status = response.status_code
+                again = again and (status in REFUSED_BY or (status in RESTED_BY and request.method in IDEMPOTENT))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                failure = "cannot be reached / 无法连接"
+                again = False  # no key changes that
+            except httpx2.TransportError as error:
+                failure = f"{type(error).__name__}"
+                again = again and request.method in IDEMPOTENT
+            if ring is not None and credential is not None and (response is not None or not failure.startswith("cannot")):
+                after = retry_after(response.headers.get("retry-after")) if response is not None else None
+                ring.report(credential, status, _now(), after)
+                tried = (*tried, credential)
+            following = ring.take(_now(), tried) if again and ring is not None else None
+            if following is None:
+                break
+            if response is not None:
+                await response.aclose()
+            upstream.counts.retries += 1
+            credential = following
+        if response is None:
+            upstream.counts.failed += 1
+            logger.warning("上游出错 / upstream failed", gateway=upstream.settings.name, reason=failure)
+            slow = "Timeout" in failure
+            return _error(504 if slow else 502, "upstream failed", f"上游服务器没有正常应答 / The upstream did not answer: {failure}")
+        self._remember(upstream, response, credential)
+        logger.debug("已转发 / forwarded", gateway=upstream.settings.name, method=request.method, status=status, attempts=len(tried) or 1)
+        return _Stream(upstream, response)
+
+    def _first(self, upstream: Upstream, request: Request) -> Credential | None:
+        """The key of the request's session, else the next."""
+        ring = upstream.ring
+        if ring is None:
+            return None
+        session = request.headers.get(SESSION.decode())
+        owner = upstream.sessions.get(session) if session is not None else None
+        if session is not None and owner is not None and owner.fingerprint not in ring.pool.banned:
+            upstream.sessions.move_to_end(session)
+            return owner
+        return ring.take(_now())
+
+    @staticmethod
+    def _remember(upstream: Upstream, response: httpx2.Response, credential: Credential | None) -> None:
+        session = response.headers.get(SESSION.decode())
+        if session is not None and credential is not None:
+            upstream.sessions[session] = credential
+            upstream.sessions.move_to_end(session)
+            if len(upstream.sessions) > SESSIONS:
+                upstream.sessions.popitem(last=False)
+
+    async def _send(
+        self,
+        upstream: Upstream,
+        request: Request,
+        path: bytes,
+        begun: bytes,
+        rest: AsyncIterator[bytes] | None,
+        credential: Credential | None,
+        *,
+        mcp: bool,
+    ) -> httpx2.Response:
+        """Send it once; gives the answer as soon as its head is there."""
+        place, secret = upstream.settings.place, "" if credential is None else credential.secret
+        target = upstream.aim.join(path, request.scope["query_string"], place if upstream.ring is not None else "", secret)
+        headers = outward(request.scope["headers"], upstream.aim, place, secret, mcp=mcp)
+        length = request.headers.get("content-length")
+        stream: httpx2.AsyncByteStream | httpx2.ByteStream
+        if rest is None:
+            stream = httpx2.ByteStream(begun)
+            if begun or length is not None or request.method in ("POST", "PUT", "PATCH"):
+                headers.append((b"content-length", b"%d" % len(begun)))
+        else:
+            stream = _Rest(begun, rest)
+            headers.append((b"transfer-encoding", b"chunked") if length is None else (b"content-length", length.encode()))
+        seconds = upstream.settings.timeout
+        return await upstream.transport.handle_async_request(
+            httpx2.Request(
+                request.method,
+                httpx2.URL(upstream.aim.origin).copy_with(raw_path=target),
+                headers=headers,
+                stream=stream,
+                extensions={"timeout": {"connect": CONNECT_SECONDS, "read": seconds, "write": seconds, "pool": CONNECT_SECONDS}},
+            )
+        )
+
+
+class _Rest(httpx2.AsyncByteStream):
+    """A body of which the beginning has been read already."""
+
+    def __init__(self, begun: bytes, rest: AsyncIterator[bytes]) -> None:
+        self._begun = begun
+        self._rest = rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._begun
+        async for piece in self._rest:
+            if piece:
+                yield piece
+
+
+class _Stream:
+    """An upstream's answer, on its way to the client chunk by chunk."""
+
+    def __init__(self, upstream: Upstream, response: httpx2.Response) -> None:
+        self._upstream = upstream
+        self._response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pump = asyncio.ensure_future(self._pump(send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (pump, gone):
+                task.cancel()
+            await asyncio.wait((pump, gone))
+            await self._response.aclose()
+        if not pump.cancelled():
+            pump.result()
+
+    async def _pump(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self._response.status_code, "headers": homeward(self._response.headers.raw)})
+        try:
+            async for chunk in self._response.aiter_raw():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except httpx2.TransportError as error:
+            # Returning before the end makes the server close the connection: the client must not take half an answer for a whole.
+            self._upstream.counts.failed += 1
+            logger.warning("上游中途断开 / upstream broke off", gateway=self._upstream.settings.name, reason=type(error).__name__)
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+_Answer = Response | _Stream
+
+
+class _Door:
+    """The gateway as an ASGI application."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(ClientDisconnect):  # whoever hung up while sending wants no answer
+            answer = await self._gateway.answer(Request(scope, receive, send))
+            await answer(scope, receive, send)
+
+
+async def _unless_gone(request: Request, work: Any) -> _Answer:
+    """The result of `work`, unless the client hangs up first: then the work ends too."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        found: _Answer = working.result()
+        return found
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.wait((working, gone))
+
+
+async def _disconnected(receive: Receive) -> None:
+    message: Message = {"type": ""}
+    while message["type"] != "http.disconnect":
+        message = await receive()
+
+
+def _rpc_of(body: bytes) -> _Rpc | None:
+    try:
+        return _rpc.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _local(rpc: _Rpc | None, request: Request) -> Response | None:
+    """What need not be asked of the upstream."""
+    if rpc is None:
+        return None
+    if rpc.method == "ping" and rpc.id is not UNSET:
+        return Response(b'{"jsonrpc":"2.0","id":%b,"result":{}}' % bytes(rpc.id), media_type="application/json")
+    if rpc.method == "notifications/initialized" and SESSION.decode() not in request.headers:
+        return Response(status_code=202)
+    return None
+
+
+def _error(status: int, error: str, message: str) -> Response:
+    return JSONResponse({"error": error, "message": message}, status_code=status)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,114 @@
+"""Addresses and headers on their way to an upstream and back."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+
+import pytest
+
+from mcp_endpoint.gateway.aim import Aim, climbs, homeward, outward, retry_after
+
+AVIATION = Aim.at("https://ai.example/servers/aviation/mcp/")
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query", "expected"),
+    [
+        ("http://h/a/", b"", b"", b"/a/"),
+        ("http://h/a/", b"/", b"", b"/a/"),
+        ("http://h/a/", b"b/c", b"", b"/a/b/c"),
+        ("http://h/a", b"/b%20c", b"x=1&y=%E4", b"/a/b%20c?x=1&y=%E4"),
+        ("http://h", b"", b"", b"/"),
+        ("http://h?fixed=1", b"v1/models", b"x", b"/v1/models?fixed=1&x"),
+        ("http://h/\u4f60", b"", b"", b"/%E4%BD%A0"),
+    ],
+)
+def test_a_path_is_added_to_the_targets(target: str, path: bytes, query: bytes, expected: bytes) -> None:
+    assert Aim.at(target).join(path, query, "bearer", "secret") == expected
+
+
+@pytest.mark.row("R3")
+@pytest.mark.parametrize("query", [b"", b"api_key=mine", b"a=1&api_key=x&b=2&api_key=y", b"api%5fkey=sly&a=1&b=2"])
+def test_a_key_of_the_query_stands_there_once_and_is_ours(query: bytes) -> None:
+    target = AVIATION.join(b"", query, "query:api_key", "sk-one+two")
+    assert target.startswith(b"/servers/aviation/mcp/?")
+    assert target.count(b"api_key") == 1
+    assert target.endswith(b"api_key=sk-one%2Btwo")
+    if b"a=1" in query:
+        assert b"a=1&b=2&" in target
+
+
+def test_hosts_and_ports_of_a_target() -> None:
+    assert Aim.at("https://user:pw@h:8443/x")[:2] == (b"h:8443", "https://h:8443")
+    assert Aim.at("http://例子.example/")[0] == b"xn--fsqu00a.example"
+
+
+@pytest.mark.parametrize("path", [b"..", b"a/../b", b"/./a", b"%2e%2E/a", b"a/.%2e", b"a\\..\\b"])
+def test_a_path_that_climbs_is_seen(path: bytes) -> None:
+    assert climbs(path)
+
+
+@pytest.mark.parametrize("path", [b"", b"a.b/..c", b"...", b"a/b..", b"%2f"])
+def test_a_path_that_does_not_climb_is_left_alone(path: bytes) -> None:
+    assert not climbs(path)
+
+
+@pytest.mark.row("R8")
+def test_every_header_goes_out_but_the_host_and_those_of_the_connection() -> None:
+    given = [
+        (b"host", b"localhost:8000"),
+        (b"connection", b"keep-alive, X-Mine"),
+        (b"x-mine", b"hop"),
+        (b"keep-alive", b"timeout=5"),
+        (b"te", b"trailers"),
+        (b"transfer-encoding", b"chunked"),
+        (b"upgrade", b"h2c"),
+        (b"proxy-authorization", b"x"),
+        (b"content-length", b"5"),
+        (b"x-endpoint-key", b"ours"),
+        (b"x-twice", b"1"),
+        (b"x-twice", b"2"),
+        (b"accept", b"text/plain"),
+        (b"authorization", b"Basic x"),
+    ]
+    kept = [(b"x-twice", b"1"), (b"x-twice", b"2"), (b"accept", b"text/plain")]
+    assert outward(given, AVIATION, "query:api_key", "s", mcp=False) == [(b"host", b"ai.example"), *kept, (b"authorization", b"Basic x")]
+    assert outward(given, AVIATION, "bearer", "s", mcp=False) == [(b"host", b"ai.example"), *kept, (b"authorization", b"Bearer s")]
+    assert outward(given, AVIATION, "header:X-Key", "s", mcp=False)[-1] == (b"x-key", b"s")
+    assert outward(given, AVIATION, "bearer", "", mcp=False)[-1] == (b"authorization", b"Basic x")
+
+
+@pytest.mark.row("R11")
+@pytest.mark.parametrize(
+    ("given", "accepts"),
+    [
+        ([], b"application/json, text/event-stream"),
+        ([b"*/*"], b"application/json, text/event-stream"),
+        ([b"application/json"], b"application/json"),
+        ([b"application/json, text/event-stream"], b"application/json, text/event-stream"),
+    ],
+)
+def test_mcp_gets_the_accept_it_insists_on(given: list[bytes], accepts: bytes) -> None:
+    found = outward([(b"accept", value) for value in given], AVIATION, "bearer", "", mcp=True)
+    assert [value for name, value in found if name == b"accept"] == [accepts]
+
+
+def test_answers_lose_what_belongs_to_the_connection() -> None:
+    given = [(b"Content-Type", b"a/b"), (b"Transfer-Encoding", b"chunked"), (b"Date", b"x"), (b"Connection", b"x-it"), (b"X-It", b"1")]
+    assert homeward([*given, (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]) == [
+        (b"content-type", b"a/b"),
+        (b"set-cookie", b"a"),
+        (b"set-cookie", b"b"),
+    ]
+
+
+@pytest.mark.row("R5")
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after("120") == 120.0
+    assert retry_after(" 0 ") == 0.0
+    date = retry_after(formatdate(time.time() + 100, usegmt=True))
+    assert date is not None and 90 < date <= 100
+    assert retry_after(formatdate(0, usegmt=True)) == 0.0
+    for nothing in (None, "", "soon", "-1", "²", "Mon, 99 Foo 20000000000 99:99:99 GMT"):
+        assert retry_after(nothing) is None
