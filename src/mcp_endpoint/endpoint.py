@@ -1024,8 +1024,13 @@ class Endpoint:
     # == the end ===========================================================================================================
 
     def drain(self, now: float) -> None:
-        """Take no new work: what is held or parked is answered, what is with a provider goes on."""
+        """Take no new work: what is held or parked is answered, what is with a provider goes on unless a person must answer first."""
         self.draining = True
+        for consumer in [consumer for consumer in self.consumers if consumer.thinking]:
+            for call in list(consumer.owed):
+                if call.provider is not None:
+                    self.ledger.cancel(call, "the server is stopping")
+                self.ledger.fail(call, errors.PROVIDER_GONE, "the server is stopping / 服务器正在停止", delivered=call.provider is not None)
         for queue in (self._held, self._parked, self._unsettled, self.greetings.waiting):
             waiting = list(queue)
             queue.clear()
