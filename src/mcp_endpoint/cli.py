@@ -72,7 +72,7 @@ def command(context: click.Context, root: Path | None) -> None:
 @click.option("--host", help="监听地址 / Address to listen on.")
 @click.option("--port", help="监听端口 / Port to listen on.")
 @click.option("--log-level", help="日志级别 / Least important lines to log: TRACE DEBUG INFO WARNING ERROR.")
-@click.option("--as", "alone", type=click.Choice(list(ROOMS)), default="", help="只运行其中一部分 / Run one room of it alone.")
+@click.option("--as", "alone", type=click.Choice(list(ROOMS)), help="只运行其中一部分 / Run one room of it alone.")
 @click.option("--providers", metavar="FILE", help="本服务器自己带上的 MCP 服务器 / MCP servers it brings itself: a file with mcpServers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="任一设置项 / Any setting: websocket.max_connections=2000.")
 @click.pass_obj
@@ -81,7 +81,7 @@ def serve(
     host: str | None,
     port: str | None,
     log_level: str | None,
-    alone: str,
+    alone: str | None,
     providers: str | None,
     settings: tuple[str, ...],
 ) -> None:
@@ -95,7 +95,7 @@ def serve(
     loaded = _rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root)
     if alone:
         loaded = loaded._replace(config=ROOMS[alone].configured(loaded.config))
-    server.run(loaded, prepared, root, alone)
+    server.run(loaded, prepared, root, alone or "")
 
 
 @command.group("config", help="查看与转换配置 / Show and convert the configuration.")
