@@ -37,7 +37,7 @@ def called(tool: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
     if tool == "tell":
         print(arguments["text"], file=sys.stderr, flush=True)
         print(arguments["text"], flush=True)
-    text = os.environ.get(arguments["name"], "") if tool == "environment" else f"{NAME} {os.getpid()}"
+    text = os.environ.get(arguments["variable"], "") if tool == "environment" else f"{NAME} {os.getpid()}"
     return {"content": [{"type": "text", "text": text}], "isError": False}
 
 

@@ -291,3 +291,29 @@ def test_the_inner_endpoints_are_not_counted_as_somebodys() -> None:
     seen = stage.broker.snapshot(detail=True)
     assert (seen["endpoints"], seen["tool_connections"], seen["device_connections"], seen["in_flight"]) == (1, 1, 1, 1)
     assert [endpoint["endpoint"] for endpoint in seen["endpoint_details"]] == ["home"]
+
+
+def test_a_bridge_that_retires_takes_its_tools_along_at_once() -> None:
+    stage = Stage()
+    stage.greet()
+    stage.device.says(request("list", "tools/list"))
+    stage.server.says(answer(stage.server.hear()["id"], tools=[{"name": "add", "inputSchema": {}}]))
+    assert [tool["name"] for tool in stage.device.hear()["result"]["tools"]] == ["add"]
+    stage.bridge.retire()
+    stage.turn()
+    assert not stage.broker.endpoints["agent:home"].providers
+    stage.passes(1.1)
+    assert stage.device.hear()["method"] == "notifications/tools/list_changed"
+    stage.device.says(request("again", "tools/list"))
+    assert stage.device.hear()["result"]["tools"] == []
+    assert not stage.server.heard, "the server has nothing to do with it"
+
+
+def test_a_bridge_that_retires_hands_nothing_on() -> None:
+    stage = Stage()
+    stage.greet()
+    stage.bridge.retire()
+    stage.device.party.says(stage.device.party, json.dumps(call("a", "add")).encode(), stage.now, True)
+    stage.turn()
+    assert not stage.server.heard
+    assert stage.device.hear()["error"]["code"] == -32003

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from msgspec import UNSET
+
+from .. import jsonrpc
 from ..broker import Broker
 from ..calls import Consumer
+from ..endpoint import LIST_CHANGED
 from ..errors import GOING_AWAY, Goodbye
 from ..greeting import Provider
 from ..jsonrpc import Part
@@ -47,6 +51,7 @@ class Bridge:
         self._bytes = 0
         self._open = True
         self._held = held
+        self._retiring = False
         # What the far side may take in one answer, and how long it may think, is that endpoint's business.
         self._consumer: Consumer = broker.attach_consumer(
             inner,
@@ -66,9 +71,21 @@ class Bridge:
             self._broker.detach(self._provider, *goodbye)
             self._broker.detach(self._consumer, *goodbye)
 
+    def retire(self) -> None:
+        """Leave for good: the endpoint first hears that there are no tools any more, and does not wait for their return."""
+        self._retiring = True
+        self.up(jsonrpc.notification(LIST_CHANGED))
+        self._later(self.close)
+
     def down(self, data: bytes) -> None:
         """A frame for the server."""
         if not self._open:
+            return
+        if self._retiring:
+            frame = jsonrpc.parse(data, utf8=True)
+            if frame.method == "tools/list" and frame.id is not UNSET:
+                answer = jsonrpc.result(bytes(frame.id), b'{"tools":[]}')
+                self._later(lambda: self.up(answer))
             return
         if not self._frames and not self._held:
             self._later(self._hand_on)

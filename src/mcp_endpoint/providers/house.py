@@ -107,8 +107,10 @@ class _Roof:
         self.bridges.clear()
 
     def leave(self) -> None:
-        """Take everything away."""
-        self.part()
+        """Take everything away for good."""
+        for bridge in self.bridges.values():
+            bridge.retire()
+        self.bridges.clear()
         self.keeper.leave()
 
 
@@ -315,7 +317,7 @@ class Providers:
         for label, roof in self._roofs.items():
             if not roof.serves(shown):
                 if bridge := roof.bridges.pop(name, None):
-                    bridge.close()
+                    bridge.retire()
             elif name not in roof.bridges:
                 roof.bridges[name] = Bridge(
                     self._broker,
