@@ -37,6 +37,7 @@ MET = {
     "merged_list_seconds": "test_endpoint_merged.py::test_a_merged_list_waits_five_seconds_and_names_who_is_missing",
     "greeting_seconds": "test_endpoint_greeting.py::test_a_provider_that_does_not_take_a_greeting_is_bare",
     "progress_seconds": "test_endpoint_death.py::test_progress_extends_a_call_up_to_three_hundred_seconds",
+    "http_requests": "consumers/test_mcp_http.py::test_of_too_many_requests_at_a_time_the_last_hears_503",
     "http_sessions": "consumers/test_sessions.py::"
     "test_at_the_most_sessions_the_one_unused_for_longest_gives_way_and_one_in_use_does_not",
     "http_idle_seconds": "consumers/test_sessions.py::test_a_session_nobody_uses_ends_and_one_that_is_read_does_not",
@@ -45,6 +46,8 @@ MET = {
     "http_answer_bytes": "consumers/test_local.py::test_an_answer_larger_than_the_house_takes_fails_and_says_so",
     "http_ask_seconds": "test_endpoint_house.py::test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take",
     "ask_seconds": "test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",
+    "http_streams": "consumers/test_stateless.py::test_there_are_only_so_many_subscriptions",
+    "parked_rounds": "consumers/test_stateless.py::test_of_parked_rounds_there_are_only_so_many",
     "grace_seconds": "test_endpoint_death.py::test_lists_are_answered_from_the_catalog_that_stayed",
     "grace_call_seconds": "test_endpoint_death.py::test_a_call_waits_four_seconds_from_when_it_was_made",
     "hold_quiet_seconds": "test_endpoint_empty.py::test_the_real_xiaozhi_servers_list_is_held_until_a_tool_is_there",
