@@ -155,7 +155,7 @@ class Rlimits:
 
 
 def test_the_limit_of_open_files_is_raised_to_what_the_links_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(websocket=WebSocket(max_connections=3_000), limits=Limits(unfinished_handshakes=1_000))
+    config = Config(websocket=WebSocket(max_connections=1_000), limits=Limits(unfinished_handshakes=1_000, http_requests=2_000))
     for soft, hard, after in ((1_024, 1_048_576, 4_064), (1_024, -1, 4_064), (5_000, 5_000, 5_000), (-1, -1, -1)):
         limits = Rlimits(monkeypatch, soft, hard)
         assert descriptor_shortage(config) == []
@@ -164,7 +164,7 @@ def test_the_limit_of_open_files_is_raised_to_what_the_links_need(monkeypatch: p
 
 def test_a_machine_that_does_not_allow_it_is_told_of_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Rlimits(monkeypatch, 1_024, 2_048)
-    (hint,) = descriptor_shortage(Config(websocket=WebSocket(max_connections=3_000)))
+    (hint,) = descriptor_shortage(Config(websocket=WebSocket(max_connections=1_000)))
     assert "ulimit -n 4064" in hint.en
     assert "ulimit -n 4064" in hint.zh
     assert limits.soft == 2_048

@@ -237,6 +237,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     gateway_connections: Annotated[Count, Meta(description="connections to the upstream of one gateway; more requests wait")] = 1000
     gateway_retry_bytes: Annotated[Bytes, Meta(description="a gateway's request above this is sent once, because it is not kept")] = MIB
     remembered_endpoints: Annotated[Count, Meta(description="empty endpoints whose last goodbye is kept for hints")] = 1024
+    http_requests: Annotated[Count, Meta(description="HTTP requests being answered at a time, open streams too; 503 beyond")] = 2000
     http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
     http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0
     http_replay_bytes: Annotated[Bytes, Meta(description="events kept for clients that come back to a stream, all sessions together")] = (

@@ -318,7 +318,8 @@ def descriptor_shortage(config: Config) -> list[Hint]:
         return []
     import resource  # exists on POSIX only
 
-    needed = config.websocket.max_connections + config.limits.unfinished_handshakes + SPARE_DESCRIPTORS
+    limits = config.limits
+    needed = config.websocket.max_connections + limits.http_requests + limits.unfinished_handshakes + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return []

@@ -191,6 +191,22 @@ async def test_a_client_that_hangs_up_while_it_sends_leaves_nothing_behind() -> 
         assert (await get(web.server.port, "/health")).status == 200
 
 
+async def test_of_too_many_requests_at_a_time_the_last_hears_503() -> None:
+    async with served(limits={"http_requests": 2}) as web:
+        session = await web.begin()
+        async with web.stream(session=session) as one, web.stream(session=session) as two:
+            await one.event()
+            assert two.response.status_code == 200
+            answer = await web.post(request(1, "ping"), session=session)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert (await web.post(request(1, "ping"), session=session, token=TOKEN + "x")).status_code == 401
+            assert (await get(web.server.port, "/health")).status == 200
+        async with asyncio.timeout(BOUND):
+            while (await web.post(request(1, "ping"), session=session)).status_code == 503:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+        assert web.room.answering <= 1
+
+
 # Eras
 
 

@@ -64,6 +64,8 @@ class McpHttp:
         self._limits = limits
         self._porter = porter
         self.sessions = Sessions(broker, limits)
+        self.answering = 0
+        """Requests that are being answered, open streams too."""
         self._stateless: Era = stateless or self.sessions
 
     @property
@@ -89,6 +91,8 @@ class McpHttp:
     async def answer(self, request: Request) -> Response:
         """The answer to one request."""
         seat = self._seat(request)
+        if self.answering > self._limits.http_requests and not isinstance(seat, Refusal):
+            seat = Refusal(503, "full", FULL, "http_requests reached", seat.address, LATER)
         if isinstance(seat, Refusal):
             logger.debug("已拒绝请求 / request refused", peer=seat.address, status=seat.status, reason=seat.why)
             return _answer(seat)
@@ -164,11 +168,14 @@ class _App:
         self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._room.answering += 1
         try:
             response = await self._room.answer(Request(scope, receive, send))
+            await response(scope, receive, send)
         except ClientDisconnect:
             return  # it hung up while it was still sending
-        await response(scope, receive, send)
+        finally:
+            self._room.answering -= 1
 
 
 def is_stateless(request: Request, body: bytes) -> bool:
@@ -196,6 +203,8 @@ def _answer(refusal: Refusal) -> Response:
 
 CLOSE: Final = (("Connection", "close"),)
 """What follows on this connection is the rest of a body that nobody reads."""
+LATER: Final = (("Retry-After", "5"),)
+FULL: Final = "正在处理的请求过多 / Too many requests are being answered (limits.http_requests)"
 LARGE: Final = "请求体过大 / The body is larger than a message may be (limits.consumer_message_bytes)"
 SLOW: Final = "请求体未及时到达 / The body did not arrive in time"
 UNNAMED: Final = "使用服务器密钥时须指明接入点：/mcp/接入点 / With the server's key, name the endpoint: /mcp/ENDPOINT"

@@ -249,14 +249,11 @@ class Session:
             self._stream_of([call for call in self.consumer.owed if call.token and call.token == token]).say(data)
         elif method == CANCELLED:
             stream = self._asked.pop(number_of(self._param(data, "requestId")), None)
-            (stream or self._own_stream()).say(data)
+            (stream or self._own_to_say()).say(data)
         elif method == "notifications/message":
             self._stream_of([call for call in self.consumer.owed if call.provider is not None]).say(data)
         else:
-            own = self._own_stream()
-            if not own.connected and own.queued > BACKLOG_BYTES:
-                own.forget()
-            own.say(data)
+            self._own_to_say().say(data)
 
     @staticmethod
     def _param(data: bytes, name: str) -> bytes:
@@ -275,7 +272,7 @@ class Session:
             post = self._posts.get(call.key)
             if post is not None and post.streams:
                 return self._begin_stream(post)
-        return self._own_stream()
+        return self._own_to_say()
 
     def _begin_stream(self, post: Post) -> Stream:
         if post.stream is None:
@@ -295,6 +292,13 @@ class Session:
         if self._own is None:
             self._own = Stream(0, self._sessions.store, primed=self.version >= PRIMED_SINCE)
         return self._own
+
+    def _own_to_say(self) -> Stream:
+        """The session's own stream, with room for one frame more although nobody may ever read it."""
+        own = self._own_stream()
+        if not own.connected and own.queued > BACKLOG_BYTES:
+            own.forget()
+        return own
 
     def _forget_streams(self) -> None:
         """Finished streams go when nothing of them is left, or when there are too many."""
