@@ -19,8 +19,8 @@ from .broker import Broker
 from .config import Config
 from .consumers.mcp_http import McpHttp
 from .consumers.stateless import Stateless
-from .errors import EndpointError
-from .keyring import keyring
+from .errors import ConfigError, EndpointError
+from .keyring import Keyring, keyring
 from .providers.house import Kept, Providers
 from .providers.mcp_json import Server
 from .tokens import Doors
@@ -63,8 +63,9 @@ def opened(house: House, alone: str = "") -> list[Room]:
 
     Raises EndpointError when one is configured whose packages are not installed.
     """
+    rings = _Rings(house)
     if alone == "gateway":
-        return [_gateway(house, alone=True)]
+        return [_gateway(house, rings, alone=True)]
     if alone:
         return []
     limits = house.config.limits
@@ -72,26 +73,42 @@ def opened(house: House, alone: str = "") -> list[Room]:
     secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
     rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, Stateless(limits, secret))]
     if house.config.providers.file:
-        rooms.append(Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house)))
+        rooms.append(Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings))
     if house.config.gateway:
-        rooms.append(_gateway(house))
+        rooms.append(_gateway(house, rings))
     return rooms
 
 
-def _gateway(house: House, *, alone: bool = False) -> Room:
+class _Rings:
+    """The pools of keys by name, each read once and shared by whoever draws from it."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._made: dict[str, Keyring] = {}
+
+    def __call__(self, name: str) -> Keyring:
+        """The keys of `[credentials.NAME]`. Raises ConfigError where there is no such table, or no key."""
+        if name not in self._made:
+            settings = self._house.config.credentials.get(name)
+            if settings is None:
+                raise ConfigError(f"there is no [credentials.{name}] in the configuration", f"配置中没有 [credentials.{name}]")
+            self._made[name] = keyring(name, settings, self._house.root, self._house.environ)
+        return self._made[name]
+
+
+def _gateway(house: House, rings: _Rings, *, alone: bool = False) -> Room:
     config = house.config
     proxy = imported(".gateway.proxy", "http")
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
-    rings = {name: keyring(name, config.credentials[name], house.root, house.environ) for name in sorted(named)}
-    gateway: Room = proxy.Gateway(config, rings, alone=alone)
+    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, alone=alone)
     return gateway
 
 
-def _upstream(house: House) -> Callable[[Server], Kept]:
+def _upstream(house: House) -> Callable[[Server, Keyring | None], Kept]:
     """What keeps a server reached by URL; its module is imported with the first of them."""
 
-    def make(server: Server) -> Kept:
-        kept: Kept = imported(".providers.upstream", "http").Upstream(server, house.broker)
+    def make(server: Server, ring: Keyring | None) -> Kept:
+        kept: Kept = imported(".providers.upstream", "http").Upstream(server, house.broker, ring)
         return kept
 
     return make

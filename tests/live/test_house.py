@@ -379,3 +379,25 @@ async def test_a_hundred_devices_come_and_go_and_no_bridge_is_left(tmp_path: Pat
         stats = await until(lambda stats: stats["endpoints"] == 0, running)
         assert stats["rooms"]["providers"]["servers"][0]["endpoints"] == []
         assert stats["tool_connections"] == 0
+
+
+async def test_each_process_gets_the_next_key_of_its_pool_and_nobody_sees_it(tmp_path: Path) -> None:
+    keys = ["sk-first-0123456789", "sk-second-0123456789"]
+    (tmp_path / "keys.txt").write_text("\n".join(keys))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/.mcp-endpoint-server.cfg").write_text('[credentials.pool]\nfile = "keys.txt"\n')
+    one = small("one", "environment", "tell", "die", credentials="pool", place="env:API_KEY")
+    file = written(tmp_path, one=one)
+    async with house(tmp_path, file, MES_SERVER_LOG_LEVEL="DEBUG") as running, device(running) as asker:
+        await asker.greets(client="an MCP client")
+        seen = []
+        for _ in range(3):
+            seen.append(await answered(asker, "environment", variable="API_KEY"))
+            await asker.calls(2, "tell", text=f"using {seen[-1]} now")
+            await asker.calls(3, "die")
+        assert seen == [keys[0], keys[1], keys[0]]
+        stats = json.dumps(await until(lambda stats: True, running))
+        assert "using *** now" in stats
+        assert not [key for key in keys if key in stats + running.log]
+        written(tmp_path, one=one | {"credentials": "another"})
+        await until(lambda stats: "[credentials.another]" in stats["rooms"]["providers"]["problem"], running)

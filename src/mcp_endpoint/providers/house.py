@@ -28,6 +28,7 @@ from ..endpoint import Endpoint
 from ..errors import GOING_AWAY, ConfigError, EndpointError
 from ..greeting import INITIALIZED, LATEST, State
 from ..jsonrpc import Part
+from ..keyring import Keyring
 from . import mcp_json, usage
 from .bridge import Bridge
 from .mcp_json import Server
@@ -125,14 +126,19 @@ class Providers:
         settings: Settings,
         root: Path,
         environ: Mapping[str, str],
-        upstream: Callable[[Server], Kept],
+        upstream: Callable[[Server, Keyring | None], Kept],
+        rings: Callable[[str], Keyring],
     ) -> None:
-        """A relative file starts at `root`. `upstream` makes what keeps a server reached by URL, or raises EndpointError."""
+        """A relative file starts at `root`.
+
+        `upstream` makes what keeps a server reached by URL, `rings` gives the keys of a pool by its name; both may raise EndpointError.
+        """
         self._broker = broker
         self._settings = settings
         self._file = root / settings.file
         self._environ = environ
         self._upstream = upstream
+        self._rings = rings
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, Kept] = {}
         self._roofs: dict[str, _Roof] = {}
@@ -272,7 +278,8 @@ class Providers:
         return patterns
 
     def _made(self, server: Server) -> Kept:
-        return Managed(server, self._broker) if server.command is not None else self._upstream(server)
+        ring = self._rings(server.credentials) if server.credentials else None
+        return Managed(server, self._broker, ring) if server.command is not None else self._upstream(server, ring)
 
     def _turn(self, name: str, before: Kept | None, after: Kept | None) -> None:
         """End one and then begin the other, behind whatever is still being done for this name."""

@@ -13,6 +13,7 @@ import msgspec
 from ..broker import INNER
 from ..errors import ConfigError
 from ..jsonrpc import Malformed, members
+from ..log import BLOT
 from .child import Command, environment
 
 Wire = Literal["stdio", "http", "sse", "any"]
@@ -296,4 +297,4 @@ def mask(server: Server) -> Callable[[str], str]:
     if not words:
         return str
     secret = re.compile("|".join(map(re.escape, words)))
-    return lambda text: secret.sub("***", text)
+    return lambda text: secret.sub(BLOT, text)

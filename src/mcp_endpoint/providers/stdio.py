@@ -16,11 +16,15 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, Literal
 
 from loguru import logger
+from msgspec.structs import replace
 
 from ..broker import Broker
+from ..credentials import Credential
 from ..errors import GOING_AWAY, TOOL_ENDED, EndpointError, Goodbye
 from ..greeting import Provider
 from ..jsonrpc import Part
+from ..keyring import ALL_GONE, Keyring
+from ..log import BLOT
 from .backoff import KEPT_FIRST_SECONDS, Backoff
 from .child import LINE_BYTES, Child, Command, is_message
 from .mcp_json import Server, mask
@@ -81,14 +85,16 @@ class _Lifeline:
 class Managed:
     """One server that is kept running. Made, started and stopped by its room; knows of no endpoint but its own."""
 
-    def __init__(self, server: Server, broker: Broker, *, draw: Callable[[], float] = random.random) -> None:
-        """`draw` gives the lot of `Backoff`."""
+    def __init__(self, server: Server, broker: Broker, ring: Keyring | None = None, *, draw: Callable[[], float] = random.random) -> None:
+        """`ring` gives a key for each process where the entry asks for one; `draw` gives the lot of `Backoff`."""
         self.server = server
         self._broker = broker
+        self._ring = ring
         self._draw = draw
         self._loop = asyncio.get_running_loop()
-        self._words = Words(mask(server), lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
-        self._mask = mask(server)
+        self._key: Credential | None = None
+        self._entry_mask = mask(server)
+        self._words = Words(self._mask, lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
         self._task: asyncio.Task[None] | None = None
         self._child: Child | None = None
         self._link: _Lifeline | None = None
@@ -120,7 +126,7 @@ class Managed:
         found: dict[str, Any] = {
             "state": self._state,
             "seconds": round(self._loop.time() - self._since, 1),
-            "program": os.path.basename(self.server.command.program),
+            "program": self._mask(os.path.basename(self.server.command.program)),
             "starts": self._starts,
             "why": self._why,
             "said": self._words.last(SAID_SHOWN),
@@ -161,7 +167,7 @@ class Managed:
         """One process from its start to its end; why it ended, in English and Chinese."""
         assert self.server.command is not None
         try:
-            child = await Child.start(self._command(), self._words.hear)
+            child = await Child.start(self._command(self.server.command), self._words.hear)
         except EndpointError as error:
             return self._mask(error.en), self._mask(error.zh)
         goodbye = GOING_AWAY
@@ -181,9 +187,19 @@ class Managed:
                 self._broker.detach(provider, *goodbye)
             await child.stop()
 
-    def _command(self) -> Command:
-        assert self.server.command is not None
-        return self.server.command
+    def _command(self, command: Command) -> Command:
+        """What to start, with the next key in its environment where the entry asks for one. Raises EndpointError if there is none left."""
+        if self._ring is None:
+            return command
+        self._key = self._ring.take(self._loop.time())
+        if self._key is None:
+            raise EndpointError("every key of its pool is banned", f"凭据池中的密钥均已停用（{ALL_GONE}）")
+        return replace(command, env={**command.env, self.server.place.removeprefix("env:"): self._key.secret})
+
+    def _mask(self, text: str) -> str:
+        """`text` without the secrets of the entry, and without the key of this life."""
+        text = self._entry_mask(text)
+        return text if self._key is None else text.replace(self._key.secret, BLOT)
 
     async def _carry(self, child: Child, link: _Lifeline) -> tuple[Goodbye, tuple[str, str]]:
         up = self._loop.create_task(self._read(child, link))
