@@ -151,7 +151,7 @@ async def test_a_device_that_does_not_take_its_answers_is_not_read_until_it_does
 
 
 async def test_a_crowded_device_with_a_turn_left_goes_on_where_it_stopped() -> None:
-    answer = b"a" * 100_000
+    answer = b"a" * (12_800_000 // FRAMES_PER_TURN)
     async with staged(configured(limits={"queued_bytes_per_link": 4 * MIB})) as stage, linked(stage) as peer:
         stage.broker.hear = lambda party, data: party.link.send(answer)
         party = await stage.broker.party()
