@@ -11,6 +11,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -151,6 +152,7 @@ def in_container(environ: Mapping[str, str], filesystem: Path = Path("/")) -> bo
     )
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Whether `host`, a name or an address, means this machine only."""
     if host == "localhost" or host.endswith(".localhost"):

@@ -339,7 +339,11 @@ class Session:
         if not json:
             self._begin_stream(post)
         elif post.awaited and stream:
-            await asyncio.wait((post.begun,), timeout=QUICK_SECONDS)
+            patience = asyncio.get_running_loop().call_later(QUICK_SECONDS, post.begin)
+            try:
+                await post.begun
+            finally:
+                patience.cancel()
             if post.awaited:
                 self._begin_stream(post)
         elif post.awaited:
