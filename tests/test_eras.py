@@ -88,15 +88,23 @@ def test_a_result_with_a_key_twice_is_left_as_it_is(result: bytes) -> None:
 
 def test_a_missing_resource_is_a_wrong_parameter_in_the_stateless_era() -> None:
     """-32002 was given up, and the address of what is missing belongs to the error (SEP-2164)."""
-    told = json.loads(eras.error_outward(b'{"uri":"a:b"}', b'{"code":-32002,"message":"no such"}'))
+    told = json.loads(eras.error_outward("resources/read", b'{"uri":"a:b"}', b'{"code":-32002,"message":"no such"}'))
     assert told == {"code": -32602, "message": "no such", "data": {"uri": "a:b"}}
-    told = json.loads(eras.error_outward(b"{}", b'{"code":-32002,"message":"no such","data":{"uri":"c:d"}}'))
+    told = json.loads(eras.error_outward("resources/read", b"{}", b'{"code":-32002,"message":"no such","data":{"uri":"c:d"}}'))
     assert told == {"code": -32602, "message": "no such", "data": {"uri": "c:d"}}
 
 
 @pytest.mark.parametrize("error", [b'{"code":-32602,"message":"x"}', b'{"code":7}', b'"odd"', b"null"])
 def test_other_errors_are_told_as_they_are(error: bytes) -> None:
-    assert eras.error_outward(b"{}", error) == error
+    assert eras.error_outward("resources/read", b"{}", error) == error
+
+
+def test_a_method_that_mcp_1_does_not_know_is_said_not_to_be_there() -> None:
+    """Its servers answer every unknown method with -32602 and these words; a known method with them is told as it is."""
+    error = b'{"code":-32602,"message":"Invalid request parameters","data":""}'
+    assert json.loads(eras.error_outward("unknown/method", b"{}", error))["code"] == -32601
+    assert eras.error_outward("tools/call", b"{}", error) == error
+    assert eras.error_outward("unknown/method", b"{}", b'{"code":-32602,"message":"own"}') == b'{"code":-32602,"message":"own"}'
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ ASKER: Final = "mcp-endpoint-server/asker"
 LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
 CACHEABLE: Final = LISTS | {"resources/read", "server/discover"}
 """Methods whose results say how long they may be kept (SEP-2549)."""
+METHODS: Final = CACHEABLE | {"tools/call", "prompts/get", "completion/complete", "subscriptions/listen"}
+"""All methods of the stateless era."""
 ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Methods that may be answered with `input_required`."""
 QUESTIONS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
@@ -59,6 +61,7 @@ HEADER_MISMATCH: Final = -32020
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
 INTERNAL: Final = -32603
+_UNKNOWN_TO_MCP_1: Final = (errors.INVALID_PARAMS.number, "Invalid request parameters")
 _RESOURCE_MISSING: Final = -32002  # handshake era; the stateless one says invalid params
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -169,9 +172,14 @@ def asks(result: bytes | Raw) -> bool:
     return text(fields(result).get("resultType")) == "input_required"
 
 
-def error_outward(params: bytes, raw: bytes) -> bytes:
-    """An error object as the stateless era wants it, also from a handshake tool: a missing resource counts as a wrong parameter."""
+def error_outward(method: str, params: bytes, raw: bytes) -> bytes:
+    """An error object as the stateless era wants it, also from a handshake tool.
+
+    A missing resource counts as a wrong parameter, and a method that tools made with `mcp` 1.x do not know is said not to be there.
+    """
     error = read_error(raw)
+    if method not in METHODS and (error.code, error.message) == _UNKNOWN_TO_MCP_1:
+        return _encode(Error(errors.METHOD_NOT_FOUND.number, errors.METHOD_NOT_FOUND.message))
     if error.code != _RESOURCE_MISSING:
         return raw
     about: dict[str, Any] = {}

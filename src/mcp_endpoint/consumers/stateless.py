@@ -210,7 +210,7 @@ class Stateless:
             about = {"requiredCapabilities": envoy.undeclared}
             return _frame(asked.id, eras.MISSING_CAPABILITY, "the tool asks what this client did not declare / 客户端未声明所需能力", about)
         if result is UNSET:
-            raw = eras.error_outward(asked.params, b"{}" if error is UNSET else bytes(error))
+            raw = eras.error_outward(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
             told = failures.told(asked.method, asked.id, raw)
             if told is None:
                 return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (asked.id, raw), STATUS.get(eras.read_error(raw).code, 200)
