@@ -141,8 +141,10 @@ class Lines:
 class _Ends(asyncio.SubprocessProtocol):
     """The near ends of a child's pipes. Unlike `asyncio.subprocess.Process.wait`, `exited` does not wait for whoever inherited them."""
 
-    def __init__(self, overhear: Callable[[bytes], None] | None) -> None:
-        self.overhear = overhear
+    def __init__(self, overhear: Callable[[bytes], None] | None, hear: Callable[[Line], None] | None) -> None:
+        self._overhear = overhear
+        self._hear = hear
+        self._lines = Lines(LINE_BYTES)
         self.stdout = asyncio.StreamReader(limit=_READ_BYTES)
         self.exited = asyncio.Event()
         self.writable = asyncio.Event()
@@ -154,13 +156,20 @@ class _Ends(asyncio.SubprocessProtocol):
         self.stdout.set_transport(cast(asyncio.ReadTransport, stdout))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd == 1:
+        if fd != 1:
+            assert self._overhear is not None
+            self._overhear(data)
+        elif self._hear is None:
             self.stdout.feed_data(data)
-        elif self.overhear is not None:
-            self.overhear(data)
+        else:
+            for line in self._lines.feed(data):
+                self._hear(line)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 1:
+            if self._hear is not None:
+                for line in self._lines.last():
+                    self._hear(line)
             self.stdout.feed_eof()
         elif fd == 0:
             self.writable.set()
@@ -188,11 +197,13 @@ class Child:
         self._life = life
 
     @classmethod
-    async def start(cls, command: Command, overhear: Callable[[bytes], None] | None = None) -> Child:
+    async def start(
+        cls, command: Command, overhear: Callable[[bytes], None] | None = None, hear: Callable[[Line], None] | None = None
+    ) -> Child:
         """Starts `command`, on POSIX in a process group of its own that ends with us (see `leash`).
 
-        `overhear` is given what it writes to stderr, as it comes; without it, its stderr is ours. Raises EndpointError when it cannot be
-        started.
+        `overhear` is given what it writes to stderr, as it comes; without it, its stderr is ours. `hear` is given each line of its stdout,
+        as it comes; without it, they are read by `lines`, and wait until then. Raises EndpointError when it cannot be started.
         """
         argv = (command.found(), *command.args)
         if any("\0" in word for word in argv):
@@ -201,7 +212,7 @@ class Child:
         stderr = None if overhear is None else asyncio.subprocess.PIPE
 
         def ends() -> _Ends:
-            return _Ends(overhear)
+            return _Ends(overhear, hear)
 
         try:
             if sys.platform == "win32":
@@ -260,6 +271,10 @@ class Child:
                 yield line
         for line in lines.last():
             yield line
+
+    async def silence(self) -> None:
+        """Returns when the child, started with `hear`, has closed its stdout."""
+        await self._ends.stdout.read()
 
     async def stop(self) -> None:
         """Ends the child: stdin closed, SIGTERM to its group, SIGKILL, each after a bounded wait; returns when it is dead.

@@ -26,7 +26,7 @@ from ..jsonrpc import Part
 from ..keyring import ALL_GONE, Keyring
 from ..log import BLOT
 from .backoff import KEPT_FIRST_SECONDS, Backoff
-from .child import LINE_BYTES, Child, Command, is_message
+from .child import LINE_BYTES, Child, Command, Line, is_message
 from .mcp_json import Server, mask
 from .sieve import Sieve
 from .usage import Usage
@@ -45,32 +45,44 @@ State = Literal["starting", "running", "waiting", "stopped", "off"]
 class _Lifeline:
     """The link of one process: what the endpoint sends becomes lines on its stdin."""
 
-    def __init__(self, child: Child, sieve: Sieve, loop: asyncio.AbstractEventLoop) -> None:
-        self._child = child
-        self.sieve = sieve
+    def __init__(self, sieve: Sieve, noise: Callable[[Line], None], loop: asyncio.AbstractEventLoop) -> None:
+        self._sieve = sieve
+        self._noise = noise
         self._loop = loop
+        self._child: Child | None = None
         self.provider: Provider | None = None
         self.closed = asyncio.Event()
+
+    def joins(self, child: Child) -> None:
+        """From now on frames have somewhere to go."""
+        self._child = child
 
     @property
     def queued(self) -> int:
         """Bytes that the process has not read yet."""
-        return self._child.queued
+        return 0 if self._child is None else self._child.queued
 
     def send(self, first: Part, second: Part = b"") -> None:
         """One line, or an answer from here if the process must not see the request."""
-        if self.sieve.open:
+        assert self._child is not None
+        if self._sieve.open:
             self._child.write(first, second)
             return
         data = b"".join((first, second))
-        refusal = self.sieve.refused(data)
+        refusal = self._sieve.refused(data)
         if refusal is None:
             self._child.write(data)
         else:
-            self._loop.call_soon(self.hears, refusal)
+            self._loop.call_soon(self._say, refusal)
 
-    def hears(self, data: bytes) -> None:
-        """A frame of the process, or one in its name."""
+    def hear(self, line: Line) -> None:
+        """One line of the process."""
+        if is_message(line):
+            self._say(line.data if self._sieve.open else self._sieve.passed(line.data))
+        elif line.data.strip():
+            self._noise(line)
+
+    def _say(self, data: bytes) -> None:
         if self.provider is not None:
             self.provider.says(self.provider, data, self._loop.time(), True)
 
@@ -166,15 +178,17 @@ class Managed:
     async def _live(self) -> tuple[str, str]:
         """One process from its start to its end; why it ended, in English and Chinese."""
         assert self.server.command is not None
+        link = _Lifeline(Sieve(self.server.allow, self.server.deny), self._noise, self._loop)
         try:
-            child = await Child.start(self._command(self.server.command), self._words.hear)
+            child = await Child.start(self._command(self.server.command), self._words.hear, link.hear)
         except EndpointError as error:
             return self._mask(error.en), self._mask(error.zh)
         goodbye = GOING_AWAY
-        link = self._link = _Lifeline(child, Sieve(self.server.allow, self.server.deny), self._loop)
         try:
-            self._child = child
+            self._child, self._link = child, link
             self._starts += 1
+            # It may be greeted at once, and so needs its child before there is a provider.
+            link.joins(child)
             link.provider = self._broker.attach_provider(self.server.endpoint, self.server.shown, link, server_id=self.server.label)
             self._move("running", "")
             logger.info("工具进程已启动 / started", server=self.server.name, pid=child.session)
@@ -202,34 +216,27 @@ class Managed:
         return text if self._key is None else text.replace(self._key.secret, BLOT)
 
     async def _carry(self, child: Child, link: _Lifeline) -> tuple[Goodbye, tuple[str, str]]:
-        up = self._loop.create_task(self._read(child, link))
+        mute = self._loop.create_task(child.silence())
         dead = self._loop.create_task(child.exited.wait())
         closed = self._loop.create_task(link.closed.wait())
         try:
-            await asyncio.wait((up, dead, closed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((mute, dead, closed), return_when=asyncio.FIRST_COMPLETED)
             if not closed.done():
-                await asyncio.wait((up, dead), timeout=LAST_WORDS_SECONDS)
+                await asyncio.wait((mute, dead), timeout=LAST_WORDS_SECONDS)
         finally:
-            for task in (up, dead, closed):
+            for task in (mute, dead, closed):
                 task.cancel()
-            await asyncio.wait((up, dead, closed))
-        if not up.cancelled():
-            up.result()
+            await asyncio.wait((mute, dead, closed))
         if child.exited.is_set():
             ended = Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
             return ended, (f"its process ended (status {child.status})", f"工具进程已退出（状态 {child.status}）")
         return TOOL_ENDED, ("its process closed its output", "工具进程关闭了输出")
 
-    async def _read(self, child: Child, link: _Lifeline) -> None:
-        sieve = link.sieve
-        async for line in child.lines():
-            if is_message(line):
-                link.hears(line.data if sieve.open else sieve.passed(line.data))
-            elif line.data.strip():
-                # Not handed on: what a server prints may hold its secrets, and the endpoint knows none of them.
-                self._broker.counters.noise += 1
-                what = "stdout, not JSON-RPC" if line.whole else f"stdout, more than {LINE_BYTES} bytes in one line"
-                self._words.hear(b"[%b] %b\n" % (what.encode(), line.data))
+    def _noise(self, line: Line) -> None:
+        """What is no message is not handed on: what a server prints may hold its secrets, and the endpoint knows none of them."""
+        self._broker.counters.noise += 1
+        what = "stdout, not JSON-RPC" if line.whole else f"stdout, more than {LINE_BYTES} bytes in one line"
+        self._words.hear(b"[%b] %b\n" % (what.encode(), line.data))
 
 
 def sessions(kept: Collection[Managed]) -> set[int]:
