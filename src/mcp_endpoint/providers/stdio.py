@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from ..broker import Broker
 from ..credentials import Credential
-from ..errors import GOING_AWAY, TOOL_ENDED, EndpointError, Goodbye
+from ..errors import GOING_AWAY, NOT_READING, TOOL_ENDED, EndpointError, Goodbye
 from ..greeting import Provider
 from ..jsonrpc import Part
 from ..keyring import ALL_GONE, Keyring
@@ -220,7 +220,8 @@ class Managed:
         dead = self._loop.create_task(child.exited.wait())
         closed = self._loop.create_task(link.closed.wait())
         try:
-            await asyncio.wait((mute, dead, closed), return_when=asyncio.FIRST_COMPLETED)
+            if not await self._ends(child, {mute, dead, closed}):
+                return NOT_READING, ("its process does not read what it is sent", "工具进程没有读取发给它的数据")
             if not closed.done():
                 await asyncio.wait((mute, dead), timeout=LAST_WORDS_SECONDS)
         finally:
@@ -231,6 +232,18 @@ class Managed:
             ended = Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
             return ended, (f"its process ended (status {child.status})", f"工具进程已退出（状态 {child.status}）")
         return TOOL_ENDED, ("its process closed its output", "工具进程关闭了输出")
+
+    async def _ends(self, child: Child, signs: set[asyncio.Task[Any]]) -> bool:
+        """Returns True with the first of the signs, False when the process has not read anything for too long with its queue full."""
+        limits = self._broker.limits
+        before = 0
+        while True:
+            seen, _ = await asyncio.wait(signs, timeout=limits.stalled_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if seen:
+                return True
+            if child.queued > limits.queued_bytes_per_link and child.queued >= before > 0:
+                return False
+            before = child.queued
 
     def _noise(self, line: Line) -> None:
         """What is no message is not handed on: what a server prints may hold its secrets, and the endpoint knows none of them."""
