@@ -576,7 +576,75 @@ async def test_a_draining_server_begins_no_session_and_ends_its_streams_when_it_
     assert web.sessions == 0
 
 
+async def test_a_call_in_flight_is_answered_before_the_server_stops() -> None:
+    async with served() as web:
+        tool = Tool(web.broker)
+        session = await web.begin()
+        asked = asyncio.create_task(web.post(call(1), session=session))
+        heard = await tool.hears("tools/call")
+        web.server.should_exit = True
+        await until(lambda: web.broker.draining)
+        tool.say({"id": heard["id"], "result": text("in time")})
+        assert (await asked).json()["result"] == text("in time")
+
+
+async def test_a_call_that_outlasts_the_drain_is_told_so() -> None:
+    async with served(settings={"drain_seconds": 0.05}) as web:
+        tool = Tool(web.broker)
+        session = await web.begin()
+        asked = asyncio.create_task(web.post(call(1), session=session))
+        await tool.hears("tools/call")
+        web.server.should_exit = True
+        result = (await asked).json()["result"]
+        assert result["isError"] is True and "stopping" in result["content"][0]["text"]
+
+
 async def test_a_device_token_is_enough_and_a_tools_is_not() -> None:
     async with served() as web:
         assert await web.begin(token=DOORS.make_signed("home", "device"))
         assert (await web.post(request(0, "initialize", {}), token=DOORS.make_signed("home", "tool"))).status_code == 403
+
+
+async def test_a_session_whose_initialize_is_refused_is_none() -> None:
+    async with served(limits={"in_flight_per_endpoint": 1}) as web:
+        tool = Tool(web.broker)
+        session = await web.begin()
+        asked = asyncio.create_task(web.post(call(1), session=session))
+        heard = await tool.hears("tools/call")
+        answer = await web.post(request(0, "initialize", {}))
+        assert (answer.json()["error"]["code"], answer.json()["error"]["data"]["code"]) == (-32603, -32005)
+        assert web.sessions == 1
+        tool.say({"id": heard["id"], "result": text("done")})
+        assert (await asked).json()["result"] == text("done")
+
+
+async def test_what_the_endpoint_says_to_nobody_in_particular_harms_nobody() -> None:
+    async with served() as web:
+        id = await web.begin()
+        session = web.room.sessions._open[id]
+        for frame in (
+            b"{",
+            b'{"jsonrpc":"2.0","error":{}}',
+            b'{"jsonrpc":"2.0","id":99,"result":{}}',
+            b'{"jsonrpc":"2.0","id":null,"result":{}}',
+        ):
+            session.send(frame)
+        session.send(b'{"jsonrpc":"2.0","id":99,', b'"result":{}}')
+        session.ping()
+        assert (await web.post(request(1, "ping"), session=id)).json()["result"] == {}
+        session.close(1001, "going away")
+        session.close(1001, "again")
+        session.send(b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
+        assert web.sessions == 0 and web.broker.consumers == 0 and web.room.sessions.store.used == 0
+        web.room.sessions.touch(session)
+        assert web.sessions == 0
+
+
+async def test_a_post_whose_session_ends_while_it_is_said_is_answered() -> None:
+    async with served(limits={"bad_frames": 1}) as web:
+        session = await web.begin("2025-03-26")
+        twice = '{"jsonrpc":"2.0","method":"notifications/cancelled","method":"notifications/cancelled","params":{"requestId":1}}'
+        body = f'[{{"jsonrpc":"2.0","id":1,"method":"ping"}},{twice},{{"jsonrpc":"2.0","id":2,"method":"ping"}}]'
+        answers = {one["id"]: one for one in (await web.post(body.encode(), session=session)).json()}
+        assert answers[1]["result"] == {} and answers[2]["error"]["code"] == -32600
+        assert web.sessions == 0
