@@ -8,7 +8,15 @@ import pytest
 
 from mcp_endpoint.consumers.seat import Seat
 
-HERE: dict[str, Any] = {"broker": None, "limits": None, "name": "signed:home", "shown": "home", "only": "", "role": "device", "address": "a"}
+HERE: dict[str, Any] = {
+    "broker": None,
+    "limits": None,
+    "name": "signed:home",
+    "shown": "home",
+    "only": "",
+    "role": "device",
+    "address": "a",
+}
 
 
 @pytest.mark.parametrize(
