@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from mcp_endpoint import keyring as module
 from mcp_endpoint.config import CredentialSettings
 from mcp_endpoint.credentials import Credential, Verdict
 from mcp_endpoint.errors import ConfigError
-from mcp_endpoint.keyring import Keyring, keyring
+from mcp_endpoint.keyring import Keyring, keyring, retry_after
 
 KEYS = [f"sk-{letter * 40}" for letter in "abc"]
 
@@ -149,3 +151,14 @@ def test_a_pickle_of_bans_is_never_opened_and_one_line_says_what_to_do(tmp_path:
 def test_a_credential_knows_no_more_than_it_was_given() -> None:
     assert Credential("short").preview == "sh..."
     assert Credential("short").shown.startswith("… (sha256 ")
+
+
+@pytest.mark.row("R5")
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after("120") == 120.0
+    assert retry_after(" 0 ") == 0.0
+    date = retry_after(formatdate(time.time() + 100, usegmt=True))
+    assert date is not None and 90 < date <= 100
+    assert retry_after(formatdate(0, usegmt=True)) == 0.0
+    for nothing in (None, "", "soon", "-1", "²", "Mon, 99 Foo 20000000000 99:99:99 GMT"):
+        assert retry_after(nothing) is None

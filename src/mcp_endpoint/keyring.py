@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -187,3 +188,16 @@ def _read_bans(path: Path) -> dict[str, _Ban]:
             f"停用记录无法读取：{type(error).__name__}；请改正，或删除它重新开始",
             place=str(path),
         ) from error
+
+
+def retry_after(value: str | None) -> float | None:
+    """The seconds a Retry-After asks for (RFC 9110 §10.2.3: a number, or a date); None where it says nothing usable."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from email.utils import formatdate
-
 import pytest
 
-from mcp_endpoint.gateway.aim import Aim, climbs, homeward, outward, retry_after
+from mcp_endpoint.gateway.aim import Aim, climbs, homeward, outward
 
 AVIATION = Aim.at("https://ai.example/servers/aviation/mcp/")
 
@@ -101,14 +98,3 @@ def test_answers_lose_what_belongs_to_the_connection() -> None:
         (b"set-cookie", b"a"),
         (b"set-cookie", b"b"),
     ]
-
-
-@pytest.mark.row("R5")
-def test_retry_after_is_seconds_or_a_date() -> None:
-    assert retry_after("120") == 120.0
-    assert retry_after(" 0 ") == 0.0
-    date = retry_after(formatdate(time.time() + 100, usegmt=True))
-    assert date is not None and 90 < date <= 100
-    assert retry_after(formatdate(0, usegmt=True)) == 0.0
-    for nothing in (None, "", "soon", "-1", "²", "Mon, 99 Foo 20000000000 99:99:99 GMT"):
-        assert retry_after(nothing) is None

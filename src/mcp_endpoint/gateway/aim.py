@@ -6,9 +6,7 @@ Hop-by-hop headers belong to one connection (RFC 9110 §7.6.1) and stay there. E
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
-from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
@@ -89,16 +87,3 @@ def homeward(headers: Iterable[Header]) -> list[Header]:
 def _named(headers: Iterable[Header]) -> set[bytes]:
     """The headers that `Connection` says belong to it."""
     return {part.strip().lower() for name, value in headers if name == b"connection" for part in value.split(b",")}
-
-
-def retry_after(value: str | None) -> float | None:
-    """The seconds a Retry-After asks for (RFC 9110 §10.2.3: a number, or a date); None where it says nothing usable."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

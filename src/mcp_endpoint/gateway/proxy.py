@@ -35,8 +35,8 @@ from ..addresses import is_loopback
 from ..admission import FORWARDED, host_of
 from ..config import Config, GatewaySettings
 from ..credentials import REFUSED_BY, RESTED_BY, Credential
-from ..keyring import ALL_GONE, Keyring
-from .aim import KEY_HEADER, Aim, climbs, homeward, outward, retry_after
+from ..keyring import ALL_GONE, Keyring, retry_after
+from .aim import KEY_HEADER, Aim, climbs, homeward, outward
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
