@@ -1,0 +1,452 @@
+"""MCP servers reached by URL, all of them real: made with the official package, or hostile ones made of bare sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from loguru import logger
+from mcp.server import MCPServer
+from starlette.types import ASGIApp, Receive, Scope, Send
+from upstream import Seen, Upstream, reply, says, upstream
+
+from mcp_endpoint.broker import Broker
+from mcp_endpoint.config import CredentialSettings, EndpointSettings, Limits
+from mcp_endpoint.consumers.local import Failed, Local
+from mcp_endpoint.keyring import Keyring, keyring
+from mcp_endpoint.providers import upstream as module
+from mcp_endpoint.providers.mcp_json import Server
+from mcp_endpoint.providers.upstream import Upstream as Kept
+
+BOUND = 20.0
+KEYS = [f"sk-{letter * 40}" for letter in "abc"]
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    lines: list[str] = []
+    number = logger.add(lambda line: lines.append(f"{line} {line.record['extra']}"), level="DEBUG")
+    yield lines
+    logger.remove(number)
+
+
+class Quiet:
+    def tell(self, event: str, shown: str, **fields: object) -> None: ...
+
+
+def house(limits: Limits | None = None) -> Broker:
+    loop = asyncio.get_running_loop()
+    return Broker(EndpointSettings(), limits or Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
+
+
+def entry(url: str, **options: Any) -> Server:
+    return Server(**({"name": "far", "label": "far", "wire": "any", "url": url} | options))
+
+
+def local(broker: Broker, server: Server) -> Local:
+    return Local(broker, server.endpoint, server.shown, broker.limits)
+
+
+def adder(name: str = "far", said: str = "", entered: asyncio.Event | None = None) -> MCPServer:
+    server = MCPServer(name)
+
+    @server.tool(annotations={"readOnlyHint": True})  # type: ignore[arg-type]
+    def add(a: int, b: int) -> str:
+        """Adds."""
+        return f"{said}{a + b}"
+
+    @server.tool()
+    async def wait() -> str:
+        """Never ends."""
+        if entered is not None:
+            entered.set()
+        await asyncio.Event().wait()
+        return ""
+
+    return server
+
+
+@asynccontextmanager
+async def served(app: ASGIApp, port: int = 0) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """An application on a port; the second of the pair ends it the hard way."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", timeout_graceful_shutdown=0))
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(BOUND):
+        while not server.started:
+            await asyncio.sleep(0)
+            assert not task.done()
+
+    def kill() -> None:
+        server.should_exit = server.force_exit = True
+        for listener in server.servers:
+            listener.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()  # type: ignore[union-attr]
+
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1], kill
+    finally:
+        kill()
+        await asyncio.wait_for(task, BOUND)
+
+
+@asynccontextmanager
+async def kept(broker: Broker, server: Server, ring: Keyring | None = None) -> AsyncIterator[Kept]:
+    one = Kept(server, broker, ring, draw=lambda: 1.0)
+    await one.start()
+    try:
+        yield one
+    finally:
+        await asyncio.wait_for(one.stop(), BOUND)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """What has no event to wait for is looked at, for a bounded time."""
+    async with asyncio.timeout(BOUND):
+        while not holds():  # noqa: ASYNC110 - states of a server that keeps itself to itself
+            await asyncio.sleep(0.005)
+
+
+async def becomes(one: Kept, state: str) -> dict[str, Any]:
+    await until(lambda: one.describe()["state"] == state)
+    return one.describe()
+
+
+def text(result: bytes) -> str:
+    found: str = json.loads(result)["content"][0]["text"]
+    return found
+
+
+# -- wires and eras -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("H8")
+@pytest.mark.parametrize(("wire", "path"), [("http", "/mcp"), ("any", "/mcp"), ("sse", "/sse"), ("any", "/sse")])
+async def test_a_server_is_listed_and_called_over_the_wire_it_speaks(wire: str, path: str) -> None:
+    broker = house()
+    app = adder().sse_app() if path == "/sse" else adder().streamable_http_app()
+    async with served(app) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}{path}", wire=wire)) as one:
+        described = await becomes(one, "running")
+        assert described["wire"] == ("sse" if path == "/sse" else "http")
+        assert described["host"] == f"127.0.0.1:{port}"
+        assert described["milliseconds"] > 0
+        inside = local(broker, one.server)
+        assert [tool.name for tool in await inside.tools()] == ["add", "wait"]
+        assert text(await inside.call("add", {"a": 1, "b": 2})) == "3"
+        assert one.describe()["greeting"] == "ready"
+
+
+async def test_a_server_of_the_old_wire_is_found_also_where_its_address_does_not_say_so() -> None:
+    """It refuses the first message of the new wire with 405, and is then asked for its stream (MCP 2025-03-26)."""
+    broker = house()
+    async with served(adder().sse_app(sse_path="/mcp")) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
+        assert (await becomes(one, "running"))["wire"] == "sse"
+        assert text(await local(broker, one.server).call("add", {"a": 1, "b": 2})) == "3"
+
+
+class Stateless:
+    """A server that knows revision 2026-07-28 only, in front of one that knows both; keeps the headers it was sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.headers: list[dict[str, str]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+            if headers.get("mcp-protocol-version") != "2026-07-28":
+                body = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32022,"message":"no","data":{"supported":["2026-07-28"]}}}'
+                start = {"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"application/json")]}
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+                return
+            self.headers.append(headers)
+        await self.app(scope, receive, send)
+
+
+async def test_a_server_that_knows_no_handshake_gets_the_headers_its_revision_demands() -> None:
+    broker = house()
+    behind = Stateless(adder().streamable_http_app())
+    async with served(behind) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
+        await becomes(one, "running")
+        assert text(await local(broker, one.server).call("add", {"a": 1, "b": 2})) == "3"
+        [called] = [headers for headers in behind.headers if headers["mcp-method"] == "tools/call"]
+        assert called["mcp-name"] == "add"
+
+
+async def test_arguments_that_a_tool_wants_in_headers_are_there(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        frame = json.loads(seen.body)
+        answers: dict[str, Any] = {
+            "server/discover": {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}},
+            "tools/list": {"resultType": "complete", "tools": [{"name": "look", "inputSchema": schema}]},
+            "tools/call": {"resultType": "complete", "content": [{"type": "text", "text": "ok"}]},
+        }
+        if frame["method"] in answers:
+            result: dict[str, Any] = {"result": answers[frame["method"]]}
+        else:
+            result = {"error": {"code": -32022, "message": "no", "data": {"supported": ["2026-07-28"]}}}
+        body = json.dumps({"jsonrpc": "2.0", "id": frame.get("id")} | result).encode()
+        writer.write(reply(200 if "result" in result else 400, body, "Content-Type: application/json"))
+
+    broker = house()
+    async with upstream(script) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        assert [tool.name for tool in await inside.tools()] == ["look"]
+        assert text(await inside.call("look", {"region": "北京"})) == "ok"
+        [call] = [seen for seen in behind.seen if b"tools/call" in seen.body]
+        assert call.all("mcp-param-region")[0].startswith("=?base64?")
+
+
+# -- death and return --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_not_there_delays_nobody_and_is_found_when_it_comes() -> None:
+    broker = house()
+    async with upstream(says(reply(200))) as free:
+        port = free.port
+    async with kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
+        described = await becomes(one, "waiting")
+        assert "cannot be reached" in described["why"]
+        inside = local(broker, one.server)
+        assert await inside.tools() == []
+        async with served(adder().streamable_http_app(), port):
+            await becomes(one, "running")
+            assert text(await inside.call("add", {"a": 1, "b": 2})) == "3"
+
+
+@pytest.mark.row("H9")
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+async def test_a_call_whose_server_dies_is_answered_and_the_server_found_again(path: str) -> None:
+    broker = house()
+    entered = asyncio.Event()
+    app = adder(entered=entered).sse_app if path == "/sse" else adder(entered=entered).streamable_http_app
+    async with served(app()) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}{path}")) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        calling = asyncio.create_task(inside.call("wait", {}))
+        async with asyncio.timeout(BOUND):
+            await entered.wait()
+            kill()
+            with pytest.raises(Failed) as caught:
+                await calling
+        assert not caught.value.undelivered
+        app = adder().sse_app if path == "/sse" else adder().streamable_http_app
+        async with served(app(), port), asyncio.timeout(BOUND):
+            while True:
+                try:
+                    assert text(await inside.call("add", {"a": 1, "b": 2})) == "3"
+                    break
+                except Failed as failed:
+                    assert failed.code in (-32001, -32003, -32602), failed
+
+
+@pytest.mark.row("H9")
+async def test_replicas_answer_for_each_other() -> None:
+    broker = house()
+    async with (
+        served(adder(said="one ").streamable_http_app()) as (first, kill_first),
+        served(adder(said="two ").streamable_http_app()) as (second, _),
+        kept(broker, entry(f"http://127.0.0.1:{second}/mcp", name="second")) as other,
+        kept(broker, entry(f"http://127.0.0.1:{first}/mcp", name="first")) as one,
+    ):
+        await becomes(other, "running")
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        assert [tool.name for tool in await inside.tools()] == ["add", "wait"]
+        said = text(await inside.call("add", {"a": 1, "b": 2}))
+        kill_first()
+        for _ in range(5):
+            assert text(await inside.call("add", {"a": 1, "b": 2})) == "two 3"
+        assert said in ("one 3", "two 3")
+
+
+async def test_a_server_that_forgot_the_session_is_greeted_anew() -> None:
+    broker = house()
+    app = adder().streamable_http_app()
+    async with served(app) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        await inside.call("add", {"a": 1, "b": 2})
+        kill()
+        async with served(adder().streamable_http_app(), port), asyncio.timeout(BOUND):
+            while True:
+                try:
+                    assert text(await inside.call("add", {"a": 1, "b": 2})) == "3"
+                    break
+                except Failed as failed:
+                    assert failed.code in (-32001, -32003, -32602), failed
+
+
+async def test_a_silent_server_is_asked_for_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr(module, "WORD_SECONDS", 0.5)
+    broker = house()
+    async with served(adder().streamable_http_app()) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
+        await becomes(one, "running")
+        first = one.describe()["milliseconds"]
+        await until(lambda: one.describe()["milliseconds"] != first)  # it was asked, and answered
+        assert one.describe()["attempts"] == 1
+        kill()
+        assert (await becomes(one, "waiting"))["why"]
+
+
+# -- what a server may see, and what of it may be seen -------------------------------------------------------------------------
+
+
+async def test_allow_and_deny_hold_for_servers_by_url_too() -> None:
+    broker = house()
+    async with served(adder().streamable_http_app()) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp", deny=("w*",))) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        assert [tool.name for tool in await inside.tools()] == ["add"]
+        with pytest.raises(Failed):
+            await inside.call("wait", {})
+
+
+async def test_headers_of_the_entry_go_along_and_nothing_of_it_is_shown(told: list[str]) -> None:
+    broker = house()
+    secret: dict[str, Any] = {"headers": {"X-Secret": "hush-too"}, "secrets": frozenset(("hush-hush", "hush-too"))}
+    server = entry("http://127.0.0.1:1/mcp?api_key=hush-hush", **secret)
+    async with kept(broker, server) as one:
+        described = json.dumps(await becomes(one, "waiting"))
+    async with upstream(says(reply(401))) as behind, kept(broker, entry(f"{behind.url}/mcp?api_key=hush-hush", **secret)) as one:
+        described += json.dumps(await becomes(one, "waiting"))
+        assert behind.seen[0].all("x-secret") == ["hush-too"]
+        assert behind.seen[0].target == "/mcp?api_key=hush-hush"
+    assert "hush" not in described + "".join(told) + repr(server)
+
+
+def ring(root: Path, **settings: Any) -> Keyring:
+    return keyring("far", CredentialSettings(env="KEYS", **settings), root, {"KEYS": " ".join(KEYS)})
+
+
+@pytest.mark.parametrize("place", ["query:api_key", "header:X-Key", "bearer"])
+async def test_requests_take_turns_with_the_keys_of_a_pool(tmp_path: Path, place: str, told: list[str]) -> None:
+    shown: list[str] = []
+    app = adder().streamable_http_app()
+
+    async def keyed(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+            query = scope["query_string"].decode().partition("api_key=")[2]
+            key = {"query:api_key": query, "header:X-Key": headers.get("x-key", "")}.get(place) or headers.get("authorization", "")[7:]
+            shown.append(key)
+            if key == KEYS[1]:
+                await send({"type": "http.response.start", "status": 401, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+                return
+        await app(scope, receive, send)
+
+    broker = house()
+    keys = ring(tmp_path)
+    async with served(keyed) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp", place=place), keys) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        for number in range(6):
+            assert text(await inside.call("add", {"a": number, "b": 2})) == str(number + 2)
+        assert one.describe()["keys"]["banned"] == 1
+    assert shown.count(KEYS[1]) == 1
+    assert {KEYS[0], KEYS[2]} <= set(shown)
+    for key in KEYS:
+        assert key not in "".join(told)
+
+
+async def test_when_every_key_is_banned_a_call_fails_and_says_so(tmp_path: Path) -> None:
+    broker = house()
+    async with upstream(says(reply(403))) as behind, kept(broker, entry(behind.url), ring(tmp_path)) as one:
+        why = (await becomes(one, "waiting"))["why"]
+        assert "403" in why or "banned" in why
+        assert one.describe()["keys"]["banned"] >= 1
+
+
+# -- hostile servers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (says(reply(200, b"<html>", "Content-Type: text/html")), ""),
+        (says(reply(200, b"{", "Content-Type: application/json")), ""),
+        (says(reply(200, b"[" * 100_000, "Content-Type: application/json")), ""),
+        (says(reply(500, b"oops")), "HTTP 500"),
+        (says(b"garbage\r\n\r\n"), "did not answer"),
+        (says(reply(302, b"", "Location: http://169.254.169.254/latest/meta-data/")), ""),
+        (says(reply(307, b"", "Location: http://127.0.0.1:1/mcp")), ""),
+        (says(reply(202)), ""),
+    ],
+)
+async def test_a_server_that_is_none_is_not_attached_or_bare_and_others_do_not_mind(script: Any, words: str) -> None:
+    broker = house()
+    async with (
+        upstream(script) as behind,
+        served(adder().streamable_http_app()) as (port, _),
+        kept(broker, entry(behind.url, wire="http", name="odd", label="odd")) as odd,
+        kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one,
+    ):
+        await becomes(one, "running")
+        await until(lambda: behind.seen and odd.describe()["state"] != "starting")
+        assert words in odd.describe()["why"]
+        assert text(await local(broker, one.server).call("add", {"a": 1, "b": 2})) == "3"
+        with pytest.raises(Failed):
+            await local(broker, odd.server).call("add", {})
+
+
+async def test_a_redirect_to_another_address_is_not_followed() -> None:
+    broker = house()
+    async with upstream(says(reply(200, b"secret"))) as inner:
+        moved = reply(307, b"", f"Location: {inner.url}/mcp")
+        async with upstream(says(moved)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+            await until(lambda: behind.seen and one.describe()["state"] != "starting")
+            with pytest.raises(Failed):
+                await local(broker, one.server).call("add", {})
+        assert not inner.seen
+
+
+async def test_a_server_that_hangs_in_the_handshake_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HELLO_SECONDS", 0.1)
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    broker = house()
+    for wire in ("http", "sse"):
+        async with upstream(script) as behind, kept(broker, entry(behind.url, wire=wire)) as one:
+            await becomes(one, "waiting")
+            assert behind.seen
+
+
+async def test_an_endless_answer_ends_at_the_limit(tmp_path: Path) -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        frame = json.loads(seen.body)
+        if frame["method"] == "tools/call":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+            while True:
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
+        if frame["method"] == "tools/list":
+            result = {"tools": [{"name": "pour", "inputSchema": {}}]}
+        body = json.dumps({"jsonrpc": "2.0", "id": frame.get("id"), "result": result}).encode()
+        writer.write(reply(200, body, "Content-Type: application/json") if "id" in frame else reply(202))
+
+    broker = house(Limits(provider_message_bytes=1_000_000))
+    async with upstream(script) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        async with asyncio.timeout(BOUND):
+            assert [tool.name for tool in await inside.tools()] == ["pour"]
+            with pytest.raises(Failed):
+                await inside.call("pour", {})
+        assert isinstance(behind, Upstream)
+        assert [tool.name for tool in await inside.tools()] == ["pour"]
