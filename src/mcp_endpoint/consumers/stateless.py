@@ -403,7 +403,7 @@ class Listener(_Stream):
         await self._envoy.introduce()
         if not self._envoy.welcome:
             raise Refused(eras.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
-        had = eras.objects(eras.fields(self._envoy.welcome).get("capabilities", UNSET))
+        had = _capabilities(self._envoy)
         honored: dict[str, Any] = {}
         for method, (name, capability) in ANNOUNCED.items():
             if wanted.get(name) is True and _has(had, capability, "listChanged"):
@@ -474,10 +474,17 @@ class Listener(_Stream):
 def _discovered(envoy: Envoy) -> bytes:
     """The result of `server/discover`, from what the endpoint says of itself to a handshake."""
     welcome = eras.fields(envoy.welcome)
-    body: dict[str, Any] = {"supportedVersions": [eras.REVISION], "capabilities": welcome.get("capabilities", Raw(b"{}"))}
+    body: dict[str, Any] = {"supportedVersions": [eras.REVISION], "capabilities": _capabilities(envoy)}
     if "instructions" in welcome:
         body["instructions"] = welcome["instructions"]
     return _encode(body)
+
+
+def _capabilities(envoy: Envoy) -> dict[str, Any]:
+    """What the endpoint can; that tools came or went it announces itself, whatever the only tool says of that."""
+    found = eras.objects(eras.fields(envoy.welcome).get("capabilities", UNSET))
+    tools = found.get("tools")
+    return found | {"tools": tools | {"listChanged": True}} if isinstance(tools, dict) else found
 
 
 def _has(capabilities: Mapping[str, Any], name: str, part: str) -> bool:
