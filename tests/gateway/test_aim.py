@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_endpoint.gateway.aim import Aim, climbs, homeward, outward
+from mcp_endpoint.gateway.aim import Aim, Scrub, climbs, homeward, outward, unkeyed
 
 AVIATION = Aim.at("https://ai.example/servers/aviation/mcp/")
 
@@ -98,3 +98,41 @@ def test_answers_lose_what_belongs_to_the_connection() -> None:
         (b"set-cookie", b"a"),
         (b"set-cookie", b"b"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        (b"https://ai.example/servers/aviation/mcp/x?a=1&api_key=k#top", b"/gateway/air/x?a=1#top"),
+        (b"http://ai.example/servers/aviation/mcp", b"/gateway/air"),
+        (b"/servers/aviation/mcp/x", b"/gateway/air/x"),
+        (b"/servers/aviation/mcpx", b"/servers/aviation/mcpx"),
+        (b"/elsewhere", b"/elsewhere"),
+        (b"x", b"x"),
+        (b"https://other.example/servers/aviation/mcp/", b"https://other.example/servers/aviation/mcp/"),
+        (b"mailto:/servers/aviation/mcp/", b"mailto:/servers/aviation/mcp/"),
+        (b"http://[", b"http://["),
+    ],
+)
+def test_a_redirect_within_the_target_stays_within_the_gateway(location: bytes, expected: bytes) -> None:
+    assert AVIATION.back(location, "/gateway/air", "query:api_key") == expected
+
+
+def test_a_redirect_to_the_top_of_a_target_that_is_a_whole_server() -> None:
+    assert Aim.at("http://h").back(b"http://h", "", "bearer") == b"/"
+    assert Aim.at("http://h").back(b"http://h/a?api_key=x", "", "bearer") == b"/a?api_key=x"
+
+
+@pytest.mark.row("R16")
+def test_a_key_in_a_stream_becomes_stars_however_it_is_cut() -> None:
+    secret, text = "sk-a/b+c", b"1 sk-a/b+c 2 sk-a%2Fb%2Bc 3 sk-a/b+ 4"
+    expected = b"1 ******** 2 ************ 3 sk-a/b+ 4"
+    for cut in range(len(text) + 1):
+        scrub = Scrub(secret)
+        assert scrub.feed(text[:cut]) + scrub.feed(text[cut:]) + scrub.end() == expected
+    assert Scrub(secret).over(text) == expected
+
+
+def test_the_servers_own_key_leaves_a_query_and_nothing_else_does() -> None:
+    assert unkeyed(b"a=1&key=mine&b=2&key=theirs&monkey=mine", b"mine") == b"a=1&b=2&key=theirs&monkey=mine"
+    assert unkeyed(b"", b"mine") == b""

@@ -19,8 +19,10 @@ from upstream import Seen, Upstream, reply, says, upstream
 from mcp_endpoint import alone as rooms
 from mcp_endpoint.config import Config, CredentialSettings, GatewaySettings, Limits, Security
 from mcp_endpoint.config import Server as Settings
+from mcp_endpoint.gateway import proxy
 
 KEYS = [f"sk-{letter * 40}" for letter in "abcdef"]
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "book", "arguments": {}}}
 OK = reply(200, b'{"fine":true}', "Content-Type: application/json")
 
 
@@ -61,15 +63,15 @@ async def front(
     settings: Settings | None = None,
     target: str = "",
     timeout: float = BOUND,
+    place: str = "query:api_key",
     **credentials: Any,
 ) -> AsyncIterator[Front]:
     (root / "accounts.txt").write_text("".join(f"user|password|{key}\n" for key in KEYS[:keys]))
-    place = GatewaySettings(
-        name="air", target=target or f"{behind.url}/mcp/", credentials="fly" if keys else "", place="query:api_key", timeout=timeout
-    )
+    pool = "fly" if keys else ""
+    air = GatewaySettings(name="air", target=target or f"{behind.url}/mcp/", credentials=pool, place=place, timeout=timeout)
     config = Config(
         server=settings or Settings(),
-        gateway=(place,),
+        gateway=(air,),
         credentials={"fly": CredentialSettings(accounts="accounts.txt", **credentials)},
         limits=limits or Limits(),
         security=security or Security(),
@@ -207,12 +209,41 @@ async def test_when_every_key_is_banned_the_answer_says_so_without_asking(tmp_pa
 
 async def test_a_post_that_may_have_run_is_not_repeated_a_get_is(tmp_path: Path) -> None:
     async with upstream(says(reply(500, b"broken"), OK)) as behind, front(behind, tmp_path) as gateway:
-        assert (await gateway.post()).text == "broken"
+        assert (await gateway.post(json=CALL)).text == "broken"
         assert len(behind.seen) == 1
         assert (await gateway.stats())["temporarily_failed_tokens"] == 1
+        assert (await gateway.post(json={"order": 1})).status_code == 200
     async with upstream(says(reply(500, b"broken"), OK)) as behind, front(behind, tmp_path) as gateway:
         assert (await gateway.client.get(gateway.url + "/x")).status_code == 200
         assert len(behind.seen) == 2
+
+
+@pytest.mark.row("R6")
+@pytest.mark.parametrize("fault", [reply(500), reply(502), reply(504), b""], ids=["500", "502", "504", "broken off"])
+async def test_a_request_of_mcp_that_only_reads_is_tried_again_after_a_fault(tmp_path: Path, fault: bytes) -> None:
+    first = [True]
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        broken, first[0] = first[0], False
+        writer.write(fault if broken else OK)
+        if broken and not fault:
+            writer.close()
+
+    async with upstream(script) as behind, front(behind, tmp_path) as gateway:
+        assert (await gateway.post()).status_code == 200
+        assert [seen.key() for seen in behind.seen] == KEYS[:2]
+        assert (await gateway.stats())["temporarily_failed_tokens"] == 1
+
+
+async def test_a_key_is_not_banned_because_another_keys_session_is_refused_to_it(tmp_path: Path) -> None:
+    begun = reply(200, b"{}", "Mcp-Session-Id: abc")
+    script = says(begun, reply(429), reply(403), reply(401), OK)
+    async with upstream(script) as behind, front(behind, tmp_path) as gateway:
+        await gateway.post()
+        assert (await gateway.post(json=CALL, headers={"Mcp-Session-Id": "abc"})).status_code == 401
+        assert [seen.key() for seen in behind.seen] == [KEYS[0], *KEYS[:3]]
+        stats = await gateway.stats()
+        assert (stats["permanently_blacklisted_tokens"], stats["temporarily_failed_tokens"]) == (0, 1)
 
 
 async def test_a_session_stays_with_the_key_it_was_begun_with(tmp_path: Path) -> None:
@@ -343,7 +374,7 @@ async def test_connections_to_the_upstream_are_used_again_and_the_log_tells_what
         assert len(behind.seen) == 12
         assert behind.connections <= 3
     lines = "".join(told)
-    for words in ("keys loaded", "key banned for good", "key rests", "gateway open"):
+    for words in ("keys loaded", "key banned for good", "key rests", "gateway open", "forwarded"):
         assert words in lines
 
 
@@ -426,6 +457,9 @@ async def test_who_comes_through_a_proxy_shows_the_key(tmp_path: Path) -> None:
         assert (await gateway.post(headers=forwarded | {"X-Endpoint-Key": "wrong"})).status_code == 401
         assert (await gateway.post(headers=forwarded | {"X-Endpoint-Key": KEY})).status_code == 200
         assert not behind.seen[0].all("x-endpoint-key")
+        assert (await gateway.post("/x?key=wrong", headers=forwarded)).status_code == 401
+        assert (await gateway.post(f"/x?a=1&key={KEY}&key=theirs", headers=forwarded)).status_code == 200
+        assert behind.seen[1].target == f"/mcp/x?a=1&key=theirs&api_key={KEYS[1]}"
 
 
 async def test_a_house_that_is_reached_from_outside_asks_everybody_for_the_key(tmp_path: Path) -> None:
@@ -481,6 +515,63 @@ async def test_no_key_is_ever_shown_whole(tmp_path: Path, told: list[str]) -> No
         assert key not in everything
 
 
+@pytest.mark.row("R16")
+@pytest.mark.parametrize("place", ["query:api_key", "header:X-Key", "bearer"])
+async def test_an_upstream_that_repeats_its_key_does_not_show_it_to_the_client(tmp_path: Path, place: str) -> None:
+    """In a redirect, as frameworks that add a slash do, and in an error, in pieces too."""
+    key = KEYS[0].encode()
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if "slash" in seen.target:
+            writer.write(reply(307, b"", f"Location: {behind.url}/mcp/slash/?x=1&{place[6:]}={KEYS[0]}#f"))
+        elif "long" in seen.target:
+            writer.write(b"HTTP/1.1 422 No\r\nContent-Length: %d\r\n\r\nno " % (2 * len(key) + 8))
+            for piece in (key[:7], key[7:], b" and ", key):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+        else:
+            writer.write(reply(401, b"unknown key " + key, f"WWW-Authenticate: Bearer {KEYS[0]}"))
+
+    async with upstream(script) as behind, front(behind, tmp_path, keys=1, place=place) as gateway:
+        answer = await gateway.client.get(gateway.url + "/long")
+        assert (answer.status_code, answer.text) == (422, f"no {'*' * 43} and {'*' * 43}")
+        answer = await gateway.client.get(gateway.url + "/slash")
+        extra = "" if place.startswith("query") else f"&{place[6:]}={'*' * 43}"
+        assert (answer.status_code, answer.headers["location"]) == (307, f"/slash/?x=1{extra}#f")
+        answer = await gateway.post()
+        assert (answer.status_code, answer.text) == (401, f"unknown key {'*' * 43}")
+        assert KEYS[0] not in str(answer.headers)
+
+
+@pytest.mark.row("R16")
+async def test_the_pages_are_for_whoever_may_use_the_gateway(tmp_path: Path) -> None:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path) as gateway:
+        for path in ("/", "/stats", "/blacklist"):
+            assert (await gateway.client.get(gateway.url + path, headers={"X-Forwarded-For": "203.0.113.7"})).status_code == 401
+            assert (await gateway.client.head(gateway.url + path)).status_code == 200
+        assert not behind.seen
+
+
+@pytest.mark.row("R14", "R17")
+async def test_a_client_that_asks_for_a_stream_at_the_root_gets_the_upstreams(tmp_path: Path) -> None:
+    """GET / is the health page (000); of an MCP client of the handshake era (`Accept: text/event-stream`) it is its stream."""
+    events = reply(200, b"data: {}\n\n", "Content-Type: text/event-stream")
+    async with upstream(says(events)) as behind, front(behind, tmp_path) as gateway:
+        answer = await gateway.client.get(gateway.url + "/", headers={"Accept": "text/event-stream"})
+        assert answer.text == "data: {}\n\n"
+        assert len(behind.seen) == 1
+
+
+async def test_an_upstream_that_redirects_mcp_is_told_to_the_operator(tmp_path: Path, told: list[str]) -> None:
+    moved = reply(307, b"", "Location: http://169.254.169.254/latest/meta-data/")
+    async with upstream(says(moved)) as behind, front(behind, tmp_path) as gateway:
+        answer = await gateway.post()
+        assert (answer.status_code, answer.headers["location"]) == (307, "http://169.254.169.254/latest/meta-data/")
+        assert len(behind.seen) == 1
+    assert "change target" in "".join(told)
+
+
 # -- faults ------------------------------------------------------------------------------------------------------------------
 
 
@@ -511,6 +602,52 @@ async def test_an_upstream_that_hangs_is_given_up_while_others_are_served(tmp_pa
             assert (await hanging).status_code == 504
 
 
+async def test_an_upstream_that_sends_its_head_byte_by_byte_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "CONNECT_SECONDS", 0.2)
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with upstream(script) as behind, front(behind, tmp_path, timeout=0.3) as gateway:
+        assert (await gateway.post(json=CALL)).status_code == 504
+        async with asyncio.timeout(BOUND):
+            await behind.hung_up.wait()
+
+
+async def test_too_many_at_once_are_told_to_come_back_and_cost_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "CONNECT_SECONDS", 0.1)
+    came, go = asyncio.Event(), asyncio.Event()
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        await go.wait()
+        writer.write(OK)
+
+    async with upstream(script) as behind, front(behind, tmp_path, limits=Limits(gateway_connections=1)) as gateway:
+        first = asyncio.create_task(gateway.post())
+        async with asyncio.timeout(BOUND):
+            await came.wait()
+            assert (await gateway.post()).status_code == 503
+            assert (await gateway.stats())["available_tokens"] == 3
+            go.set()
+            assert (await first).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"half", b"x" * 5_000], ids=["kept", "streamed"])
+async def test_a_body_that_stops_coming_is_given_up(tmp_path: Path, sent: bytes) -> None:
+    limits = Limits(stalled_seconds=0.2, gateway_retry_bytes=4096)
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, limits=limits) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(gateway.url).port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000\r\n\r\n" + sent)
+        assert (await asyncio.wait_for(reader.readline(), BOUND)).startswith(b"HTTP/1.1 408")
+        writer.close()
+        assert (await gateway.stats())["available_tokens"] == 3
+        assert not behind.seen
+
+
 @pytest.mark.parametrize("garbage", [b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"\x00" * 200_000, b""])
 async def test_an_upstream_that_talks_garbage_is_one_clear_error(tmp_path: Path, garbage: bytes) -> None:
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -518,7 +655,7 @@ async def test_an_upstream_that_talks_garbage_is_one_clear_error(tmp_path: Path,
         writer.close()
 
     async with upstream(script) as behind, front(behind, tmp_path) as gateway:
-        assert (await gateway.post()).status_code == 502
+        assert (await gateway.post(json=CALL)).status_code == 502
         assert len(behind.seen) == 1
         assert (await gateway.stats())["temporarily_failed_tokens"] == 1
 

@@ -5,6 +5,7 @@ Hop-by-hop headers belong to one connection (RFC 9110 §7.6.1) and stay there. E
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -50,10 +51,58 @@ class Aim(NamedTuple):
         fields = [field for field in (*self.query.split(b"&"), *query.split(b"&")) if field]
         if place.startswith("query:"):
             name = place.removeprefix("query:")
-            fields = [field for field in fields if unquote_to_bytes(field.partition(b"=")[0].replace(b"+", b" ")) != name.encode()]
+            fields = [field for field in fields if _name(field.decode("latin-1")) != name]
             if secret:
                 fields.append(f"{quote(name, safe='')}={quote(secret, safe='')}".encode())
         return whole + (b"?" + b"&".join(fields) if fields else b"")
+
+
+    def back(self, location: bytes, prefix: str, place: str) -> bytes:
+        """A Location that leads into the target's folder leads there through the gateway at `prefix`; others stay as they are.
+
+        The upstream may have put the request's query into it, our key too: that field is left out.
+        """
+        folder = self.path.decode().rstrip("/")
+        try:
+            url = urlsplit(location.decode("latin-1"))
+        except ValueError:
+            return location
+        here = url.netloc == self.host.decode() or not (url.netloc or url.scheme)
+        if not here or not f"{url.path}/".startswith(f"{folder}/"):
+            return location
+        fields = [field for field in url.query.split("&") if field and not (place.startswith("query:") and _name(field) == place[6:])]
+        path = f"{prefix}{url.path[len(folder) :]}" or "/"
+        return (path + ("?" + "&".join(fields) if fields else "") + (f"#{url.fragment}" if url.fragment else "")).encode("latin-1")
+
+
+class Scrub:
+    """Stars instead of a key in a stream of bytes, which keeps its length; the last few bytes wait for what follows them."""
+
+    def __init__(self, secret: str) -> None:
+        self._secrets = sorted({secret.encode(), quote(secret, safe="").encode()}, key=len, reverse=True)
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What may be shown so far."""
+        data = self.over(self._held + chunk)
+        ready = max(0, len(data) - len(self._secrets[0]) + 1)
+        self._held = data[ready:]
+        return data[:ready]
+
+    def end(self) -> bytes:
+        """What was still waiting."""
+        return self._held
+
+    def over(self, data: bytes) -> bytes:
+        """Something whole with stars in it."""
+        for secret in self._secrets:
+            data = data.replace(secret, b"*" * len(secret))
+        return data
+
+
+def unkeyed(query: bytes, key: bytes) -> bytes:
+    """A query without `key=` and this server's own key. With another value the word is the upstream's, and stays."""
+    return b"&".join(field for field in query.split(b"&") if not (field.startswith(b"key=") and hmac.compare_digest(field[4:], key)))
 
 
 def climbs(path: bytes) -> bool:
@@ -82,6 +131,11 @@ def homeward(headers: Iterable[Header]) -> list[Header]:
     given = [(name.lower(), value) for name, value in headers]
     dropped = HOP_BY_HOP | _named(given) | {b"date"}
     return [(name, value) for name, value in given if name not in dropped]
+
+
+def _name(field: str) -> str:
+    """The name of one field of a query."""
+    return unquote_to_bytes(field.partition("=")[0].replace("+", " ")).decode("utf-8", "replace")
 
 
 def _named(headers: Iterable[Header]) -> set[bytes]:

@@ -2,13 +2,14 @@
 
 Bodies are streams both ways: what the upstream has said so far is with the client, and a client that hangs up ends the upstream's
 work. A request is tried with another key only if the upstream refused it (401, 403, 429, 503) or if doing it twice is doing it once
-(RFC 9110 §9.2.2): a POST that may have run is not repeated.
+(RFC 9110 §9.2.2, and the requests of MCP that only read): a tool call that may have run is not repeated.
 
 `ping` and `notifications/initialized` are answered here and spend no key; a notification of a session goes to the upstream that keeps
 the session, and a session stays with the key it was begun with.
 
 A gateway spends other people's keys. On loopback it is open to the programs of this machine, though not to web pages from elsewhere;
-everybody else shows the server's key in `X-Endpoint-Key`.
+everybody else shows the server's key, in `X-Endpoint-Key` or as `?key=`. No client sees a key of the upstream: not in a redirect, nor in
+an error that repeats it.
 """
 
 from __future__ import annotations
@@ -34,13 +35,20 @@ from .. import __version__
 from ..addresses import is_loopback
 from ..admission import FORWARDED, host_of
 from ..config import Config, GatewaySettings
-from ..credentials import REFUSED_BY, RESTED_BY, Credential
+from ..credentials import BANNED_BY, REFUSED_BY, RESTED_BY, Credential
 from ..keyring import ALL_GONE, Keyring, retry_after
-from .aim import KEY_HEADER, Aim, climbs, homeward, outward
+from .aim import KEY_HEADER, Aim, Scrub, climbs, homeward, outward, unkeyed
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
 """RFC 9110 §9.2.2."""
+READING: Final = frozenset(
+    (
+        *("initialize", "server/discover", "tools/list", "prompts/list", "prompts/get", "completion/complete"),
+        *("resources/list", "resources/templates/list", "resources/read"),
+    )
+)
+"""Requests of MCP that change nothing at the server, so that a POST of one may be repeated."""
 CONNECT_SECONDS: Final = 10.0
 """For an upstream to take a connection."""
 KEPT_CONNECTIONS: Final = 100
@@ -121,19 +129,7 @@ class Gateway:
             paths = ("/gateway/{name}", "/gateway/{name}/{path:path}")
             return [Route(path, _Door(self), methods=list(METHODS)) for path in paths]
 
-        async def health(request: Request) -> Response:
-            return self._refused(request) or JSONResponse(
-                {"status": "healthy", "service": "mcp-endpoint-server gateway", "version": __version__, "token_stats": self._token_stats()}
-            )
-
-        async def stats(request: Request) -> Response:
-            return self._refused(request) or JSONResponse({"token_stats": self._token_stats(), "service": self._described(self._only)})
-
-        async def blacklist(request: Request) -> Response:
-            return self._refused(request) or JSONResponse({"blacklist_info": self._blacklist()})
-
-        own = [Route(path, page, methods=["GET"]) for path, page in (("/", health), ("/stats", stats), ("/blacklist", blacklist))]
-        return [*own, Route("/{path:path}", _Door(self), methods=list(METHODS))]
+        return [Route("/{path:path}", _Door(self), methods=list(METHODS))]
 
     async def start(self) -> None:
         """Say where each goes; no connection is made before it is needed."""
@@ -165,6 +161,20 @@ class Gateway:
     def _only(self) -> Upstream:
         return next(iter(self.upstreams.values()))
 
+    def _page(self, request: Request) -> Response | None:
+        """The pages that a gateway alone on its port has itself. GET / of an MCP client asks for the upstream's stream, not for a page."""
+        if not self._alone or request.method not in ("GET", "HEAD"):
+            return None
+        match request.scope["path"]:
+            case "/" if "text/event-stream" not in request.headers.get("accept", ""):
+                about = {"status": "healthy", "service": "mcp-endpoint-server gateway", "version": __version__}
+                return JSONResponse(about | {"token_stats": self._token_stats()})
+            case "/stats":
+                return JSONResponse({"token_stats": self._token_stats(), "service": self._described(self._only)})
+            case "/blacklist":
+                return JSONResponse({"blacklist_info": self._blacklist()})
+        return None
+
     def _token_stats(self) -> dict[str, int]:
         ring = self._only.ring
         total, resting, banned, available = ring.pool.counts(_now()) if ring is not None else (0, 0, 0, 0)
@@ -188,9 +198,9 @@ class Gateway:
 
     async def answer(self, request: Request) -> _Answer:
         """The answer to one request, begun by the upstream or given here."""
-        refused = self._refused(request)
-        if refused is not None:
-            return refused
+        own = self._refused(request) or self._page(request)
+        if own is not None:
+            return own
         upstream = self._only if self._alone else self.upstreams.get(request.path_params["name"])
         raw = bytes(request.scope.get("raw_path") or request.scope["path"].encode())
         path = raw if self._alone else b"/".join(raw.split(b"/")[3:])
@@ -199,25 +209,29 @@ class Gateway:
         if climbs(path):
             return _error(400, "bad path", "路径中不能有 . 或 .. / A path here has no . and no .. in it")
         upstream.counts.requests += 1
-        begun, rest = await self._body(request)
+        try:
+            begun, rest = await self._body(request)
+        except TimeoutError:
+            return _late()
         rpc = _rpc_of(begun) if rest is None and request.method == "POST" else None
         local = _local(rpc, request)
         if local is not None:
             upstream.counts.local += 1
             return local
         if rest is None:
-            return await _unless_gone(request, self._carry(upstream, request, path, begun, None, mcp=rpc is not None))
-        return await self._carry(upstream, request, path, begun, rest, mcp=False)
+            return await _unless_gone(request, self._carry(upstream, request, path, begun, None, rpc))
+        return await self._carry(upstream, request, path, begun, rest, None)
 
     def _refused(self, request: Request) -> Response | None:
         """Who may not use it: somebody elsewhere without the key, or a web page from elsewhere."""
-        shown = request.headers.get(KEY_HEADER.decode())
-        if shown is not None and self._key and hmac.compare_digest(shown.encode(), self._key):
+        shown = request.headers.get(KEY_HEADER.decode(), "")
+        query = request.scope["query_string"]
+        if self._key and (hmac.compare_digest(shown.encode(), self._key) or unkeyed(query, self._key) != query):
             return None
         host = request.client.host if request.client is not None else ""
         near = self._open and is_loopback(host) and not any(name in request.headers for name in FORWARDED)
         if not near and not (self._alone and not self._open):
-            return _error(401, "key needed", "请在 X-Endpoint-Key 中给出 [server] key / Show the [server] key in X-Endpoint-Key")
+            return _error(401, "key needed", KEY_NEEDED)
         origin = request.headers.get("origin", "")
         allowed = not origin or origin.lower() in self._config.security.allowed_origins
         if not allowed and not is_loopback(urlsplit(origin).hostname or ""):
@@ -229,7 +243,7 @@ class Gateway:
         most = self._config.limits.gateway_retry_bytes
         pieces: list[bytes] = []
         size = 0
-        stream = request.stream()
+        stream = _pieces(request, self._config.limits.stalled_seconds)
         async for piece in stream:
             pieces.append(piece)
             size += len(piece)
@@ -238,32 +252,42 @@ class Gateway:
         return b"".join(pieces), None
 
     async def _carry(
-        self, upstream: Upstream, request: Request, path: bytes, begun: bytes, rest: AsyncIterator[bytes] | None, *, mcp: bool
+        self, upstream: Upstream, request: Request, path: bytes, begun: bytes, rest: AsyncIterator[bytes] | None, rpc: _Rpc | None
     ) -> _Answer:
         """Try one key after the other until one is taken; the last answer is the answer."""
         ring = upstream.ring
         tried: tuple[Credential, ...] = ()
-        credential = self._first(upstream, request)
+        owner = self._owner(upstream, request)
+        credential = owner or (ring.take(_now()) if ring is not None else None)
         if ring is not None and credential is None:
             return _error(503, "no key left", f"{ALL_GONE}：所有密钥都被上游永久拒绝 / the upstream has refused every key for good")
+        repeatable = request.method in IDEMPOTENT or (rpc is not None and rpc.method in READING)
         while True:
             again = ring is not None and len(tried) < ring.settings.retries and rest is None
             status: int | None = None
             response: httpx2.Response | None = None
             failure = ""
             try:
-                response = await self._send(upstream, request, path, begun, rest, credential, mcp=mcp)
+                # An upstream that sends a head byte by byte is silent too. A body that is being sent has its own bound.
+                async with asyncio.timeout(upstream.settings.timeout + CONNECT_SECONDS if rest is None else None):
+                    response = await self._send(upstream, request, path, begun, rest, credential, mcp=rpc is not None)
                 status = response.status_code
-                again = again and (status in REFUSED_BY or (status in RESTED_BY and request.method in IDEMPOTENT))
+                again = again and (status in REFUSED_BY or (status in RESTED_BY and repeatable))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 failure = "cannot be reached / 无法连接"
                 again = False  # no key changes that
-            except httpx2.TransportError as error:
-                failure = f"{type(error).__name__}"
-                again = again and request.method in IDEMPOTENT
+            except httpx2.PoolTimeout:
+                return _error(503, "busy", BUSY)
+            except (httpx2.TransportError, TimeoutError) as error:
+                if rest is not None and isinstance(error, TimeoutError):
+                    return _late()
+                failure = type(error).__name__
+                again = again and repeatable
             if ring is not None and credential is not None and (response is not None or not failure.startswith("cannot")):
                 after = retry_after(response.headers.get("retry-after")) if response is not None else None
-                ring.report(credential, status, _now(), after)
+                # A session's upstream may refuse every key but the one that began it: that says nothing of the others.
+                if status not in BANNED_BY or owner in (None, credential):
+                    ring.report(credential, status, _now(), after)
                 tried = (*tried, credential)
             following = ring.take(_now(), tried) if again and ring is not None else None
             if following is None:
@@ -279,19 +303,21 @@ class Gateway:
             return _error(504 if slow else 502, "upstream failed", f"上游服务器没有正常应答 / The upstream did not answer: {failure}")
         self._remember(upstream, response, credential)
         logger.debug("已转发 / forwarded", gateway=upstream.settings.name, method=request.method, status=status, attempts=len(tried) or 1)
-        return _Stream(upstream, response)
+        if rpc is not None and response.is_redirect:
+            advice = "上游要求换地址：请修改 target / the upstream redirects MCP elsewhere: change target"
+            logger.warning(advice, gateway=upstream.settings.name, status=status)
+        prefix = "" if self._alone else f"/gateway/{upstream.settings.name}"
+        return _Stream(upstream, response, prefix, Scrub(credential.secret) if credential is not None else None)
 
-    def _first(self, upstream: Upstream, request: Request) -> Credential | None:
-        """The key of the request's session, else the next."""
-        ring = upstream.ring
-        if ring is None:
+    @staticmethod
+    def _owner(upstream: Upstream, request: Request) -> Credential | None:
+        """The key that the request's session was begun with, if it still is one."""
+        session = request.headers.get(SESSION.decode(), "")
+        owner = upstream.sessions.get(session)
+        if owner is None or upstream.ring is None or owner.fingerprint in upstream.ring.pool.banned:
             return None
-        session = request.headers.get(SESSION.decode())
-        owner = upstream.sessions.get(session) if session is not None else None
-        if session is not None and owner is not None and owner.fingerprint not in ring.pool.banned:
-            upstream.sessions.move_to_end(session)
-            return owner
-        return ring.take(_now())
+        upstream.sessions.move_to_end(session)
+        return owner
 
     @staticmethod
     def _remember(upstream: Upstream, response: httpx2.Response, credential: Credential | None) -> None:
@@ -315,7 +341,8 @@ class Gateway:
     ) -> httpx2.Response:
         """Send it once; gives the answer as soon as its head is there."""
         place, secret = upstream.settings.place, "" if credential is None else credential.secret
-        target = upstream.aim.join(path, request.scope["query_string"], place if upstream.ring is not None else "", secret)
+        query = unkeyed(request.scope["query_string"], self._key)
+        target = upstream.aim.join(path, query, place if upstream.ring is not None else "", secret)
         headers = outward(request.scope["headers"], upstream.aim, place, secret, mcp=mcp)
         length = request.headers.get("content-length")
         stream: httpx2.AsyncByteStream | httpx2.ByteStream
@@ -355,9 +382,11 @@ class _Rest(httpx2.AsyncByteStream):
 class _Stream:
     """An upstream's answer, on its way to the client chunk by chunk."""
 
-    def __init__(self, upstream: Upstream, response: httpx2.Response) -> None:
+    def __init__(self, upstream: Upstream, response: httpx2.Response, prefix: str, scrub: Scrub | None) -> None:
         self._upstream = upstream
         self._response = response
+        self._prefix = prefix
+        self._scrub = scrub
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pump = asyncio.ensure_future(self._pump(send))
@@ -373,16 +402,26 @@ class _Stream:
             pump.result()
 
     async def _pump(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self._response.status_code, "headers": homeward(self._response.headers.raw)})
+        response, scrub = self._response, self._scrub
+        await send({"type": "http.response.start", "status": response.status_code, "headers": self._headers()})
+        # What succeeds is carried to the byte. An error may repeat what it found wrong: the key.
+        clean = scrub if response.status_code >= 400 and "content-encoding" not in response.headers else None
         try:
-            async for chunk in self._response.aiter_raw():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async for chunk in response.aiter_raw():
+                await send({"type": "http.response.body", "body": chunk if clean is None else clean.feed(chunk), "more_body": True})
         except httpx2.TransportError as error:
             # Returning before the end makes the server close the connection: the client must not take half an answer for a whole.
             self._upstream.counts.failed += 1
             logger.warning("上游中途断开 / upstream broke off", gateway=self._upstream.settings.name, reason=type(error).__name__)
             return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": b"" if clean is None else clean.end(), "more_body": False})
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        headers = homeward(self._response.headers.raw)
+        place = self._upstream.settings.place
+        if self._response.has_redirect_location:
+            headers = [(n, self._upstream.aim.back(v, self._prefix, place) if n == b"location" else v) for n, v in headers]
+        return headers if self._scrub is None else [(name, self._scrub.over(value)) for name, value in headers]
 
 
 _Answer = Response | _Stream
@@ -422,6 +461,17 @@ async def _disconnected(receive: Receive) -> None:
         message = await receive()
 
 
+async def _pieces(request: Request, seconds: float) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises TimeoutError when nothing of it comes for `seconds`."""
+    stream = request.stream()
+    while True:
+        async with asyncio.timeout(seconds):
+            piece = await anext(stream, None)
+        if piece is None:
+            return
+        yield piece
+
+
 def _rpc_of(body: bytes) -> _Rpc | None:
     try:
         return _rpc.decode(body)
@@ -438,6 +488,14 @@ def _local(rpc: _Rpc | None, request: Request) -> Response | None:
     if rpc.method == "notifications/initialized" and SESSION.decode() not in request.headers:
         return Response(status_code=202)
     return None
+
+
+BUSY: Final = "到上游的连接都在使用中，请稍后再试 / All connections to the upstream are in use, try again later"
+KEY_NEEDED: Final = "请在 X-Endpoint-Key 或 ?key= 中给出 [server] key / Show the [server] key in X-Endpoint-Key or ?key="
+
+
+def _late() -> Response:
+    return _error(408, "body too slow", "请求体未及时到达 / The request's body did not arrive in time")
 
 
 def _error(status: int, error: str, message: str) -> Response:
