@@ -99,6 +99,15 @@ def test_config_show_never_shows_the_key(root: Path, capsys: pytest.CaptureFixtu
     assert KEY not in shown
 
 
+def test_config_show_never_shows_a_key_in_a_gateways_target(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gateway = "[[gateway]]\nname = 'x'\ntarget = 'http://h/y?api_key=sk-secret'\n"
+    (root / config.FILE).write_text(f"[credentials.a]\nenv = 'KEYS'\n{gateway}", "utf-8")
+    assert run(root, "config", "show") == 0
+    told = capsys.readouterr().out
+    assert 'gateway.1.target' in told and '"http://h/y?***"' in told
+    assert 'credentials.a.env' in told and "sk-secret" not in told
+
+
 def test_config_show_lists_the_tools_with_their_own_time(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     live(root).write_text('[endpoint.tools."天气"]\ntimeout = 60\n', "utf-8")
     assert run(root, "config", "show") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -201,6 +202,18 @@ def test_every_setting_stands_in_the_documents_with_its_default(language: str, t
     for name, default in told.items():
         setting = SETTINGS[name]
         assert loaded(setting.section, setting.key, default, tmp_path) == setting.default, name
+
+
+@in_language
+def test_every_setting_of_a_pool_and_of_a_gateway_stands_in_the_documents_with_its_default(language: str) -> None:
+    tables = {table[1][0].strip("`"): table[1:] for table in page("gateway", language).tables}
+    for section, first in (("credentials", "accounts"), ("gateway", "name")):
+        known = config.REPEATED[section]
+        assert [row[0].strip("`") for row in tables[first]] == list(known)
+        for name, default, meaning in tables[first]:
+            assert meaning
+            if default:
+                assert json.loads(default.strip("`")) == known[name.strip("`")].default, name
 
 
 @in_language
