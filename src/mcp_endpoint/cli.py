@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from . import __version__, addresses, config, log, tokens
-from .alone import ROOMS
+from .alone import API_VARIABLES, ROOMS, with_dot_env
 from .alone import overrides as for_alone
 from .errors import EXIT_FAILURE, ConfigError, EndpointError
 
@@ -91,7 +91,7 @@ def serve(
     # As everywhere on a command line, a relative file starts at the current folder.
     file = None if providers is None else str(Path(providers).absolute())
     named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
-    overrides = (for_alone(alone, os.environ) if alone else {}) | _overrides(settings, named)
+    overrides = (for_alone(alone, with_dot_env(root, os.environ)) if alone else {}) | _overrides(settings, named)
     prepared = config.prepare(root, os.environ, overrides)
     loaded = _rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root)
     if alone:
@@ -158,6 +158,20 @@ def token_make(root: Path, endpoint: str, signed: bool, role: tokens.Role, days:
     except ValueError as error:
         raise click.UsageError(NAME_RULE) from error
     click.echo(made)
+
+
+@token_group.command("jwt", help="为 HTTP API 制作 JWT 令牌 / Make a JSON Web Token for the HTTP API.")
+@click.option("--user", default="user", show_default=True, help="令牌中的 user_id / The user_id in it.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="有效天数 / Days it lasts.")
+@click.pass_obj
+def token_jwt(root: Path, user: str, days: float) -> None:
+    from .rooms import imported
+
+    environ = with_dot_env(root, os.environ)
+    given = {setting: environ[variable] for variable, setting in API_VARIABLES.items() if environ.get(variable)}
+    api = config.load(root, os.environ, given).config.api
+    bearers = imported(".consumers.bearer", "api").Bearers(api.secret, api.algorithm)
+    click.echo(bearers.make(user, days * 86_400))
 
 
 @token_group.command("read", help="令牌或地址能打开什么，默认读标准输入 / What a token or an address opens; default: standard input.")
@@ -395,7 +409,7 @@ def _value(loaded: config.Config, name: str) -> object:
 
 
 def _shown(name: str, value: object) -> str:
-    if name == "server.key":
+    if name in ("server.key", "api.secret"):
         return '"***"' if value else '""'
     if name.startswith("gateway.") and name.endswith(".target"):  # its query may hold a key
         value = re.sub(r"\?.*", "?***", str(value))

@@ -149,6 +149,18 @@ class Providers(Struct, frozen=True, kw_only=True):
     ] = ("*",)
 
 
+class Api(Struct, frozen=True, kw_only=True):
+    """`[api]`: the HTTP API over the house's servers, behind JSON Web Tokens."""
+
+    secret: Annotated[str, Meta(description="signs and checks its tokens, at least 32 bytes; empty turns the API off")] = ""
+    algorithm: Annotated[Literal["HS256", "HS384", "HS512"], Meta(description="the one algorithm its tokens may have")] = "HS256"
+    urls: Annotated[tuple[str, ...], Meta(description="MCP servers it reaches by URL, beside those of [providers]")] = ()
+    endpoints: Annotated[tuple[str, ...], Meta(description="endpoints whose tools it offers too, by their printed names")] = ()
+    request_log: Annotated[
+        str, Meta(description="file with a line of JSON per request, below the root folder unless absolute; - is stdout, empty is none")
+    ] = "logs/api.jsonl"
+
+
 class CredentialSettings(Struct, frozen=True, kw_only=True):
     """`[credentials.NAME]`: the keys of an upstream that its calls take turns with."""
 
@@ -256,6 +268,7 @@ class Config(Struct, frozen=True, kw_only=True):
     logging: Logging = Logging()
     endpoint: EndpointSettings = EndpointSettings()
     providers: Providers = Providers()
+    api: Api = Api()
     limits: Limits = Limits()
     credentials: Mapping[str, CredentialSettings] = {}
     gateway: tuple[GatewaySettings, ...] = ()
@@ -779,7 +792,7 @@ def _value(found: _Found) -> object:
         return _settled(setting, msgspec.convert(value, setting.type))
     except ValueError as error:
         # A key is never shown, not even a wrong one, nor what may hold one.
-        shown = "" if setting.name in ("server.key", "gateway.target") else f" = {_clipped(found.raw)}"
+        shown = "" if setting.name in ("server.key", "api.secret", "api.urls", "gateway.target") else f" = {_clipped(found.raw)}"
         en, zh = setting.expected
         raise ConfigError(
             f"{found.name}{shown} is not right: expected {en}", f"{found.name}{shown} 不正确：应为{zh}", place=found.place

@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from starlette.routing import BaseRoute
 
 from .admission import Porter
-from .broker import Broker
+from .broker import INNER, Broker
 from .config import Config
 from .consumers.mcp_http import McpHttp
 from .consumers.stateless import Stateless
@@ -66,16 +67,20 @@ def opened(house: House, alone: str = "") -> list[Room]:
     rings = _Rings(house)
     if alone == "gateway":
         return [_gateway(house, rings, alone=True)]
-    if alone:
-        return []
+    if alone == "api":
+        return [_api(house, None, alone=True)]
     limits = house.config.limits
     # States signed with the server's own key are good for every process that has it.
     secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
     rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, Stateless(limits, secret))]
+    providers = None
     if house.config.providers.file:
-        rooms.append(Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings))
+        providers = Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings)
+        rooms.append(providers)
     if house.config.gateway:
         rooms.append(_gateway(house, rings))
+    if house.config.api.secret:
+        rooms.append(_api(house, providers))
     return rooms
 
 
@@ -102,6 +107,36 @@ def _gateway(house: House, rings: _Rings, *, alone: bool = False) -> Room:
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
     gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, alone=alone)
     return gateway
+
+
+def _api(house: House, providers: Providers | None, *, alone: bool = False) -> Room:
+    config = house.config.api
+    kept: list[Kept] = []
+    by_url: dict[str, tuple[str, str]] = {}
+    for url in config.urls:
+        name = _without_secrets(url, by_url)
+        server = Server(name=name, label=name, wire="any", url=url)
+        kept.append(_upstream(house)(server, None))
+        by_url[name] = server.endpoint, server.shown
+
+    def where() -> dict[str, tuple[str, str]]:
+        found = dict(by_url)
+        if providers is not None:
+            found |= providers.labels()
+        for name in config.endpoints:
+            opened = next((one for one in house.broker.endpoints.values() if one.shown == name and not one.name.startswith(INNER)), None)
+            found[name] = (opened.name, name) if opened is not None else (f"agent:{name}", name)
+        return found
+
+    room: Room = imported(".consumers.api", "api").Api(house.broker, house.config, house.root, where, kept, alone=alone)
+    return room
+
+
+def _without_secrets(url: str, taken: Mapping[str, object]) -> str:
+    """What a server by URL is called: its address without user and query, which may hold a secret; told apart where two are alike."""
+    parts = urlsplit(url)
+    name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return name if name not in taken else f"{name}#{len(taken) + 1}"
 
 
 def _upstream(house: House) -> Callable[[Server, Keyring | None], Kept]:

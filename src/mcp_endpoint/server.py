@@ -80,6 +80,8 @@ class Server(uvicorn.Server):
                 await room.start()
         except EndpointError:
             await self._close_rooms()
+            for one in sockets or ():
+                one.close()
             raise
         await super().startup(sockets)
         self.port = self.servers[0].sockets[0].getsockname()[1]

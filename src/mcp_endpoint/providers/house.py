@@ -339,6 +339,10 @@ class Providers:
                     later=self._loop.call_soon,
                 )
 
+    def labels(self) -> dict[str, tuple[str, str]]:
+        """Label → the endpoint of its servers, and how that may be printed."""
+        return {label: (roof.server.endpoint, roof.server.shown) for label, roof in self._roofs.items()}
+
     # -- looking in --------------------------------------------------------------------------------------------------------
 
     def describe(self) -> Mapping[str, Any]:

@@ -1,0 +1,332 @@
+"""An HTTP API over many MCP servers: list their tools, call one, see who is there.
+
+Every path but `/health` and `/openapi.json` wants a JSON Web Token. Every error has the body `{"error": {"message", "code"}}`, and every
+request leaves one line of JSON, in which what looks like a secret is blotted out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging as stdlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+from loguru import logger
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from .. import errors
+from ..broker import Broker
+from ..catalog import Tool
+from ..config import Config
+from ..errors import EndpointError
+from ..log import BLOT, redact
+from .bearer import Bearers
+from .local import Failed
+from .openapi import document
+from .servers import Servers, Unknown, Where, Wrong
+
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+LOGGED_CHARS: Final = 4_000
+"""Characters of a text, and of a whole body, that a line of the request log has."""
+SECRET_NAMES: Final = frozenset(("token", "key", "api_key", "apikey", "password", "passwd", "secret", "authorization"))
+SLOW_SECONDS: Final = 30.0
+"""For a client to send its request."""
+BUSY: Final = frozenset(
+    (errors.NO_PROVIDER.number, errors.PROVIDER_GONE.number, errors.BUSY.number, errors.TIMED_OUT.number, errors.ANSWER_TOO_BIG.number)
+)
+"""Codes of ours that mean: not now, or not from there."""
+
+
+class Kept(Protocol):
+    """A server the API brings itself: `providers.upstream.Upstream`."""
+
+    async def start(self) -> None:
+        """Begin; does not wait for the server."""
+
+    async def stop(self) -> None:
+        """End, within a few seconds, for good."""
+
+
+class _Call(msgspec.Struct):
+    """The body of `POST /tools`."""
+
+    method: str
+    args: dict[str, Any] | None = None
+    server: str | None = None
+
+
+_call: Final = msgspec.json.Decoder(_Call)
+
+
+class Refused(Exception):
+    """A request that gets an error for an answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Api:
+    """The room of the API."""
+
+    name = "api"
+
+    def __init__(
+        self, broker: Broker, config: Config, root: Path, where: Callable[[], Where], kept: Sequence[Kept] = (), *, alone: bool = False
+    ) -> None:
+        """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
+
+        `alone`: it has the port to itself, and its paths begin at `/`.
+
+        Raises ConfigError for a secret that is none.
+        """
+        self._bearers = Bearers(config.api.secret, config.api.algorithm)
+        self._servers = Servers(broker, config.limits, where)
+        self._most = config.limits.consumer_message_bytes
+        self._config = config
+        self._root = root
+        self._kept = kept
+        self._prefix = "" if alone else "/api"
+        self._lines: stdlib.Logger | None = None
+        self.requests = 0
+
+    # -- the room ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Every path below the prefix: what does not exist is answered in the same words."""
+        paths = (self._prefix, self._prefix + "/{path:path}") if self._prefix else ("/{path:path}",)
+        return [Route(path, self._answer, methods=list(METHODS)) for path in paths]
+
+    async def start(self) -> None:
+        """Open the request log and look for the servers. Raises EndpointError where the log cannot be written."""
+        if self._config.api.request_log:
+            self._lines = self._opened(self._config.api.request_log)
+        await asyncio.gather(*(one.start() for one in self._kept))
+        logger.info("HTTP API 已开启 / HTTP API open", path=f"{self._prefix}/tools")
+
+    def _opened(self, target: str) -> stdlib.Logger:
+        lines = stdlib.Logger("requests of the api")
+        try:
+            handler: stdlib.Handler
+            if target == "-":
+                handler = stdlib.StreamHandler(sys.stdout)
+            else:
+                path = self._root / target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handler = RotatingFileHandler(
+                    path, maxBytes=self._config.logging.max_file_size, backupCount=self._config.logging.backup_count, encoding="utf-8"
+                )
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise EndpointError(
+                f"the request log cannot be written: {reason}", f"请求日志无法写入：{reason}", place=f"[api] request_log = {target}"
+            ) from error
+        handler.setFormatter(stdlib.Formatter("%(message)s"))
+        lines.addHandler(handler)
+        return lines
+
+    async def stop(self) -> None:
+        """Leave the endpoints and the servers, and close the request log."""
+        self._servers.close()
+        await asyncio.gather(*(one.stop() for one in self._kept))
+        if self._lines is not None:
+            for handler in self._lines.handlers:
+                handler.close()
+
+    def describe(self) -> Mapping[str, Any]:
+        """What an operator may know of it."""
+        return {"requests": self.requests, "servers": {name: "up" if up else "down" for name, up in self._servers.up().items()}}
+
+    # -- requests ------------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request) -> Response:
+        began = time.perf_counter()
+        self.requests += 1
+        body = b""
+        try:
+            if request.method == "POST":
+                body = await self._body(request)
+            status, said = await self._route(request, body)
+        except Refused as refused:
+            status, said = refused.status, _error(refused.status, refused.message)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        self._tell(request, body, status, said, (time.perf_counter() - began) * 1000)
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        if status == 405:
+            headers["Allow"] = "POST" if request.url.path == f"{self._prefix}/tools" else "GET, HEAD"
+        return Response(said, status_code=status, media_type="application/json", headers=headers)
+
+    async def _body(self, request: Request) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                async for piece in request.stream():
+                    size += len(piece)
+                    if size > self._most:
+                        raise Refused(413, f"请求超过 {self._most} 字节 / The request is larger than {self._most} bytes")
+                    pieces.append(piece)
+        except TimeoutError:
+            raise Refused(400, "请求未发送完整 / The request was not sent in time") from None
+        return b"".join(pieces)
+
+    async def _route(self, request: Request, body: bytes) -> tuple[int, bytes]:
+        path = request.url.path.removeprefix(self._prefix).rstrip("/") or "/"
+        reading = request.method in ("GET", "HEAD")
+        if path == "/health":
+            return self._health() if reading else _not_allowed()
+        if path == "/openapi.json":
+            return (200, msgspec.json.encode(document(self._prefix))) if reading else _not_allowed()
+        if path not in ("/tools", "/tools/list", "/servers"):
+            raise Refused(404, "没有这个路径 / There is no such path")
+        if (path == "/tools") is reading or request.method not in ("GET", "HEAD", "POST"):
+            return _not_allowed()
+        if self._bearers.opened(request) is None:
+            raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired")
+        if path == "/tools":
+            return await self._call(body)
+        if path == "/servers":
+            return 200, await self._list_servers()
+        asked = request.query_params.getlist("server")
+        if len(asked) > 1 or (asked and not asked[0]):
+            raise Refused(400, "server 参数只能有一个且不能为空 / Give one server, not an empty one")
+        return 200, await self._list_tools(asked[0] if asked else "")
+
+    def _health(self) -> tuple[int, bytes]:
+        up = self._servers.up()
+        status = 200 if any(up.values()) else 503
+        servers = {name: "up" if found else "down" for name, found in up.items()}
+        return status, msgspec.json.encode(
+            {"status": "healthy" if status == 200 else "unhealthy", "service": "mcp-endpoint-server api", "servers": servers}
+        )
+
+    async def _list_tools(self, server: str) -> bytes:
+        try:
+            known = await self._servers.tools(server)
+        except Unknown:
+            raise Refused(404, "没有这个服务器 / There is no such server") from None
+        tools: dict[str, dict[str, Any]] = {}
+        for name, brought in known.items():
+            for tool in brought.values():
+                if tool.name not in tools:
+                    tools[tool.name] = _definition(tool) | {"servers": []}
+                tools[tool.name]["servers"].append(name)
+        distribution = {name: list(brought) for name, brought in known.items()}
+        return msgspec.json.encode({"tools": list(tools.values()), "servers": distribution, "total": len(tools)})
+
+    async def _list_servers(self) -> bytes:
+        known = await self._servers.tools()
+        up = self._servers.up()
+        servers = [
+            {"server": name, "status": "up" if up.get(name) else "down", "tools": list(brought)} for name, brought in known.items()
+        ]
+        return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.values())})
+
+    async def _call(self, body: bytes) -> tuple[int, bytes]:
+        try:
+            asked = _call.decode(body)
+            body.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Refused(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
+        if not asked.method or (asked.server is not None and not asked.server):
+            raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
+        try:
+            done = await self._servers.call(asked.method, asked.args or {}, asked.server or "")
+        except Unknown:
+            raise Refused(404, "没有这个工具或服务器 / There is no such tool or server") from None
+        except Wrong as wrong:
+            raise Refused(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
+        except Failed as failed:
+            raise _refused(failed) from None
+        except RecursionError:
+            raise Refused(400, "参数嵌套过深 / The arguments are nested too deep") from None
+        return 200, b'{"result":%b,"server":%b}' % (done.result, msgspec.json.encode(done.server))
+
+    # -- the request log -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, request: Request, body: bytes, status: int, said: bytes, milliseconds: float) -> None:
+        if self._lines is None:
+            return
+        line = {
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "request": {
+                "method": request.method,
+                "path": _clipped(request.url.path),
+                "query": {_clipped(name): _clean(value, name) for name, value in request.query_params.multi_items()[:20]},
+                "body": _shown(body),
+            },
+            "response": _shown(said),
+            "status_code": status,
+            "execution_time_ms": round(milliseconds, 2),
+            "remote_addr": request.client.host if request.client is not None else "",
+            "user_agent": _clipped(request.headers.get("user-agent", "")),
+        }
+        self._lines.info("%s", msgspec.json.encode(line).decode())
+
+
+def _refused(failed: Failed) -> Refused:
+    """What a call's failure is in HTTP."""
+    message = redact(failed.message[:LOGGED_CHARS])
+    if failed.code in BUSY:
+        hint = failed.data.get("hint") if isinstance(failed.data, dict) else None
+        return Refused(503, f"{message}: {hint}" if isinstance(hint, str) else message)
+    if failed.code == errors.INVALID_PARAMS.number:
+        return Refused(400, message or "参数无效 / Invalid params")
+    return Refused(500, message or "工具出错 / The tool failed")
+
+
+def _definition(tool: Tool) -> dict[str, Any]:
+    """A tool as it was described; of one that is nested too deep, its name."""
+    try:
+        found: dict[str, Any] = msgspec.json.decode(tool.definition)
+    except (msgspec.DecodeError, RecursionError):
+        return {"name": tool.name}
+    return found
+
+
+def _not_allowed() -> tuple[int, bytes]:
+    return 405, _error(405, "不支持此方法 / This method is not allowed here")
+
+
+def _error(status: int, message: str) -> bytes:
+    return msgspec.json.encode({"error": {"message": message, "code": status}})
+
+
+def _shown(body: bytes) -> Any:
+    """A body as its line of the log shows it: JSON where it is short enough, else the beginning of its text."""
+    if not body:
+        return None
+    if len(body) <= LOGGED_CHARS:
+        try:
+            return _clean(msgspec.json.decode(body))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+    return _clipped(body[: LOGGED_CHARS * 4].decode("utf-8", "replace"))
+
+
+def _clean(value: Any, name: str = "") -> Any:
+    """A value without what looks like a secret."""
+    if name.lower() in SECRET_NAMES and value is not None:
+        return BLOT
+    if isinstance(value, str):
+        return _clipped(value)
+    if isinstance(value, dict):
+        return {_clipped(key): _clean(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in value]
+    return value
+
+
+def _clipped(text: str) -> str:
+    return redact(text if len(text) <= LOGGED_CHARS else text[:LOGGED_CHARS] + "…")

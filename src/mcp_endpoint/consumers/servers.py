@@ -1,0 +1,195 @@
+"""Which MCP servers the house can call, which tools each has, and who of those that have a tool is asked.
+
+Servers with the same tool take turns; a server that is asked for goes first, the others stand in for it. A call is repeated elsewhere
+only if it is known that nobody has run it, or if the tool says that a second time does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, extend, validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from ..broker import Broker
+from ..catalog import Tool, is_repeatable
+from ..config import Limits
+from ..errors import PROVIDER_GONE, TIMED_OUT
+from ..greeting import State
+from .local import Failed, Local
+
+LIST_SECONDS: Final = 8.0
+"""For one server to tell its tools; another's list does not wait longer for it."""
+
+Where = Mapping[str, tuple[str, str]]
+"""Name of a server → its endpoint, and how that may be printed."""
+
+
+class Unknown(Exception):
+    """There is no such server, or no such tool."""
+
+
+class Wrong(Exception):
+    """The arguments are not what the tool's schema asks for."""
+
+
+class Done(NamedTuple):
+    """What a call gave."""
+
+    server: str
+    result: bytes
+    """JSON."""
+
+
+class _Definition(msgspec.Struct):
+    inputSchema: Any = None
+
+
+class _One:
+    """One server, as long as it is known."""
+
+    def __init__(self, broker: Broker, endpoint: str, shown: str, limits: Limits) -> None:
+        self.broker = broker
+        self.endpoint = endpoint
+        self.local = Local(broker, endpoint, shown, limits, changed=self._changed)
+        self.tools: dict[str, Tool] | None = None
+        self._providers: list[object] = []
+        self._validators: dict[bytes, Validator | None] = {}
+
+    def _changed(self, method: str) -> None:
+        self.tools = None
+
+    @property
+    def up(self) -> bool:
+        """Whether somebody answers there."""
+        found = self.broker.endpoints.get(self.endpoint)
+        return found is not None and any(provider.state is not State.BARE for provider in found.providers)
+
+    async def known(self) -> dict[str, Tool]:
+        """Its tools by name; none while it is down or does not tell them in time."""
+        if not self.up:
+            self.tools = None
+            return {}
+        found = self.broker.endpoints[self.endpoint]
+        providers: list[object] = [*found.providers]
+        if self.tools is None or providers != self._providers:
+            self._providers = providers
+            try:
+                async with asyncio.timeout(LIST_SECONDS):
+                    tools = {tool.name: tool for tool in await self.local.tools()}
+            except (Failed, TimeoutError):
+                return {}
+            self.tools = tools
+            self._validators.clear()
+        return self.tools
+
+    def check(self, tool: Tool, arguments: dict[str, Any]) -> None:
+        """Raises Wrong if the arguments do not fit the tool's schema. A schema that is none is left to the tool."""
+        if tool.definition not in self._validators:
+            self._validators[tool.definition] = validator(tool)
+        found = self._validators[tool.definition]
+        if found is None:
+            return
+        try:
+            found.validate(arguments)
+        except ValidationError as error:
+            where = "/".join(str(step) for step in error.absolute_path)
+            raise Wrong(f"{where}: {error.message}"[:500] if where else error.message[:500]) from error
+        except (Unresolvable, RecursionError):
+            return
+
+
+def _patterns_are_the_tools(validator: Validator, pattern: Any, instance: Any, schema: Any) -> None:
+    """A regular expression can take for ever over a few characters, and it would hold up everybody: the tool looks at it itself."""
+
+
+_KEYWORDS: Final = {"pattern": _patterns_are_the_tools, "patternProperties": _patterns_are_the_tools}
+
+
+def validator(tool: Tool) -> Validator | None:
+    """What checks arguments against a tool's `inputSchema` (JSON Schema 2020-12 unless it says otherwise); fetches nothing."""
+    try:
+        schema = msgspec.json.decode(tool.definition, type=_Definition).inputSchema
+        if not isinstance(schema, dict):
+            return None
+        kind = validator_for(schema, default=Draft202012Validator)
+        kind.check_schema(schema)
+        return extend(kind, _KEYWORDS)(schema, registry=Registry())
+    except (msgspec.DecodeError, SchemaError, RecursionError, ValueError):
+        return None
+
+
+class Servers:
+    """The servers of one API."""
+
+    def __init__(self, broker: Broker, limits: Limits, where: Callable[[], Where]) -> None:
+        """`where` says which servers there are now."""
+        self._broker = broker
+        self._limits = limits
+        self._where = where
+        self._ones: dict[str, _One] = {}
+        self._turns: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Leave every endpoint."""
+        for one in self._ones.values():
+            one.local.close(1001, "going away")
+        self._ones.clear()
+
+    def _now(self) -> dict[str, _One]:
+        where = self._where()
+        for name in [name for name in self._ones if name not in where or self._ones[name].endpoint != where[name][0]]:
+            self._ones.pop(name).local.close(1000, "no longer a server")
+        for name, (endpoint, shown) in where.items():
+            if name not in self._ones:
+                self._ones[name] = _One(self._broker, endpoint, shown, self._limits)
+        return {name: self._ones[name] for name in where}
+
+    def up(self) -> dict[str, bool]:
+        """Which servers there are, and whether each can be asked."""
+        return {name: one.up for name, one in self._now().items()}
+
+    async def tools(self, server: str = "") -> dict[str, dict[str, Tool]]:
+        """The tools of each server, or of one. Raises Unknown."""
+        ones = self._now()
+        if server and server not in ones:
+            raise Unknown(server)
+        asked = {server: ones[server]} if server else ones
+        found = await asyncio.gather(*(one.known() for one in asked.values()))
+        return dict(zip(asked, found, strict=True))
+
+    async def call(self, name: str, arguments: dict[str, Any], server: str = "") -> Done:
+        """Call a tool wherever it is, at `server` first. Raises Unknown, Wrong, and Failed for the last attempt's failure."""
+        known = await self.tools()
+        if server and server not in known:
+            raise Unknown(server)
+        having = [found for found, tools in known.items() if name in tools]
+        if not having:
+            if not any(self.up().values()):
+                raise Failed(PROVIDER_GONE.number, "no MCP server is connected / 没有已连接的 MCP 服务器")
+            raise Unknown(name)
+        turn = self._turns.get(name, 0) % len(having)
+        self._turns[name] = turn + 1
+        order = having[turn:] + having[:turn]
+        if server in having:
+            order.remove(server)
+            order.insert(0, server)
+        last = Failed(PROVIDER_GONE.number, "")
+        for found in order:
+            one = self._ones[found]
+            tool = known[found][name]
+            one.check(tool, arguments)
+            try:
+                return Done(found, await one.local.call(name, arguments))
+            except Failed as failed:
+                last = failed
+                lost = failed.code in (PROVIDER_GONE.number, TIMED_OUT.number) and is_repeatable(tool)
+                if not failed.undelivered and not lost:
+                    raise
+        raise last

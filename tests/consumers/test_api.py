@@ -1,0 +1,436 @@
+"""The HTTP API over real MCP servers: tools, servers, errors, fail-over, the request log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from mcp.server import MCPServer
+from running import BOUND, KEY, running, settled
+from starlette.types import ASGIApp
+
+from mcp_endpoint import alone as rooms
+from mcp_endpoint.config import Api, Config, Limits
+from mcp_endpoint.consumers.api import SECRET_NAMES
+from mcp_endpoint.consumers.bearer import Bearers
+from mcp_endpoint.errors import ConfigError, EndpointError
+from mcp_endpoint.server import Server, create_server
+
+SECRET = "0123456789abcdef0123456789abcdefXYZ"
+TOKEN = Bearers(SECRET, "HS256").make("tester", 3600)
+
+
+def server_of(said: str, *more: str) -> MCPServer:
+    server = MCPServer("far")
+
+    @server.tool(annotations={"readOnlyHint": True})  # type: ignore[arg-type]
+    def greet(name: str) -> str:
+        return f"{said} greets {name}"
+
+    for tool in more:
+        server.tool(name=tool)(lambda: f"{said} did")
+
+    @server.tool()
+    def fail() -> str:
+        raise ValueError("it broke")
+
+    return server
+
+
+@asynccontextmanager
+async def served(app: ASGIApp, port: int = 0) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", timeout_graceful_shutdown=0))
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(BOUND):
+        while not server.started:
+            await asyncio.sleep(0)
+            assert not task.done()
+
+    def kill() -> None:
+        server.should_exit = server.force_exit = True
+        for listener in server.servers:
+            listener.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()  # type: ignore[union-attr]
+
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1], kill
+    finally:
+        kill()
+        await asyncio.wait_for(task, BOUND)
+
+
+class Front:
+    """The API alone on its port, a client of it, and its request log."""
+
+    def __init__(self, url: str, client: httpx2.AsyncClient, log: Path, server: Server) -> None:
+        self.url = url
+        self.client = client
+        self.log = log
+        self.server = server
+
+    async def get(self, path: str, token: str | None = TOKEN, **options: Any) -> httpx2.Response:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return await self.client.get(self.url + path, headers=headers, **options)
+
+    async def call(self, method: str, args: dict[str, Any] | None = None, server: str | None = None, **options: Any) -> httpx2.Response:
+        body: dict[str, Any] = {"method": method, "args": args or {}} | ({} if server is None else {"server": server})
+        options.setdefault("json", body)
+        headers = {"Authorization": f"Bearer {TOKEN}"} | options.pop("headers", {})
+        return await self.client.post(f"{self.url}/tools", headers=headers, **options)
+
+    async def up(self, count: int) -> None:
+        async with asyncio.timeout(BOUND):
+            while (await self.get("/servers")).json()["up"] != count:
+                pass
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text("utf-8").splitlines()]
+
+
+@asynccontextmanager
+async def front(root: Path, *urls: str, alone: bool = True, up: int | None = None, limits: Limits | None = None) -> AsyncIterator[Front]:
+    api = Api(secret=SECRET, urls=urls, request_log="api.jsonl")
+    config = Config(api=api, limits=limits or Limits())
+    async with (
+        running(config, root=root, alone="api" if alone else "") as server,
+        httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client,
+    ):
+        found = Front(f"http://127.0.0.1:{server.port}" + ("" if alone else "/api"), client, root / "api.jsonl", server)
+        await found.up(len(urls) if up is None else up)
+        yield found
+
+
+def said(response: httpx2.Response) -> str:
+    assert response.status_code == 200, response.text
+    text: str = response.json()["result"]["content"][0]["text"]
+    return text
+
+
+def is_error(response: httpx2.Response, code: int) -> str:
+    assert response.status_code == code, response.text
+    error = response.json()["error"]
+    assert set(response.json()) == {"error"} and set(error) == {"message", "code"} and error["code"] == code
+    return str(error["message"])
+
+
+# -- tools ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("H1", "H2", "H3", "H4", "H8")
+async def test_a_tool_is_found_wherever_it_is_and_called(tmp_path: Path) -> None:
+    async with (
+        served(server_of("one", "only_one").sse_app()) as (first, _),
+        served(server_of("two").streamable_http_app()) as (second, _),
+    ):
+        urls = f"http://127.0.0.1:{first}/sse", f"http://127.0.0.1:{second}/mcp"
+        async with front(tmp_path, *urls) as api:
+            assert said(await api.call("only_one")) == "one did"
+            assert {said(await api.call("greet", {"name": "you"})) for _ in range(2)} == {"one greets you", "two greets you"}
+            listed = (await api.get("/tools/list")).json()
+            assert listed["servers"] == {urls[0]: ["greet", "only_one", "fail"], urls[1]: ["greet", "fail"]}
+            assert {tool["name"]: tool["servers"] for tool in listed["tools"]} == {
+                "greet": list(urls),
+                "only_one": [urls[0]],
+                "fail": list(urls),
+            }
+            assert listed["total"] == 3
+            assert listed["tools"][0]["inputSchema"]["required"] == ["name"]
+            filtered = (await api.get("/tools/list", params={"server": urls[1]})).json()
+            assert list(filtered["servers"]) == [urls[1]] and filtered["total"] == 2
+            servers = (await api.get("/servers")).json()
+            assert servers["up"] == servers["total"] == 2
+            assert [(server["server"], server["status"]) for server in servers["servers"]] == [(url, "up") for url in urls]
+            health = await api.get("/health", token=None)
+            assert health.status_code == 200
+            assert health.json()["servers"] == dict.fromkeys(urls, "up")
+
+
+@pytest.mark.row("H1")
+async def test_a_server_that_is_named_goes_first_and_the_others_stand_in(tmp_path: Path) -> None:
+    async with (
+        served(server_of("one").streamable_http_app()) as (first, _),
+        served(server_of("two", "only_two").streamable_http_app()) as (second, _),
+    ):
+        urls = f"http://127.0.0.1:{first}/mcp", f"http://127.0.0.1:{second}/mcp"
+        async with front(tmp_path, *urls) as api:
+            for _ in range(3):
+                response = await api.call("greet", {"name": "x"}, urls[1])
+                assert said(response) == "two greets x"
+                assert response.json()["server"] == urls[1]
+            assert said(await api.call("only_two", server=urls[0])) == "two did"
+            assert "no such tool or server" in is_error(await api.call("greet", {"name": "x"}, "http://evil.example/mcp"), 404)
+
+
+@pytest.mark.row("H3", "H9")
+async def test_when_one_of_two_servers_dies_calls_go_on_and_it_is_seen_until_it_is_back(tmp_path: Path) -> None:
+    async with (
+        served(server_of("one").streamable_http_app()) as (first, kill),
+        served(server_of("two").streamable_http_app()) as (second, _),
+        front(tmp_path, f"http://127.0.0.1:{first}/mcp", f"http://127.0.0.1:{second}/mcp") as api,
+    ):
+        kill()
+        for _ in range(6):
+            assert said(await api.call("greet", {"name": "x"})) == "two greets x"
+        await api.up(1)
+        servers = (await api.get("/servers")).json()["servers"]
+        assert [server["status"] for server in servers] == ["down", "up"]
+        assert (await api.get("/health", token=None)).status_code == 200
+        async with served(server_of("one").streamable_http_app(), first):
+            await api.up(2)
+            assert {said(await api.call("greet", {"name": "x"})) for _ in range(4)} == {"one greets x", "two greets x"}
+
+
+@pytest.mark.row("H4", "H10")
+async def test_when_no_server_is_there_it_says_so(tmp_path: Path) -> None:
+    async with front(tmp_path, "http://127.0.0.1:1/mcp", up=0) as api:
+        health = await api.get("/health", token=None)
+        assert health.status_code == 503
+        assert health.json()["status"] == "unhealthy"
+        is_error(await api.call("greet"), 503)
+        assert (await api.get("/tools/list")).json()["tools"] == []
+
+
+async def test_a_tool_that_says_it_failed_is_an_answer(tmp_path: Path) -> None:
+    async with served(server_of("one").streamable_http_app()) as (port, _), front(tmp_path, f"http://127.0.0.1:{port}/mcp") as api:
+        response = await api.call("fail")
+        assert response.status_code == 200
+        assert response.json()["result"]["isError"] is True
+
+
+async def test_addresses_are_shown_without_what_may_be_a_secret(tmp_path: Path) -> None:
+    async with front(tmp_path, "http://user:hush@127.0.0.1:1/mcp?api_key=hush", "http://127.0.0.1:1/mcp?api_key=hush2", up=0) as api:
+        for path in ("/servers", "/health", "/tools/list"):
+            assert "hush" not in (await api.get(path)).text
+        servers = (await api.get("/servers")).json()["servers"]
+        assert [server["server"] for server in servers] == ["http://127.0.0.1:1/mcp", "http://127.0.0.1:1/mcp#2"]
+
+
+# -- who may ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("H5", "H10")
+@pytest.mark.parametrize(("method", "path"), [("POST", "/tools"), ("GET", "/tools/list"), ("GET", "/servers")])
+async def test_every_path_but_health_wants_a_token(tmp_path: Path, method: str, path: str) -> None:
+    async with front(tmp_path, up=0) as api:
+        body = {"method": "x"} if method == "POST" else None
+        for token in (None, "wrong", Bearers(SECRET + "x", "HS256").make("x", 60), Bearers(SECRET, "HS256").make("x", -60)):
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            refused = await api.client.request(method, api.url + path, headers=headers, json=body)
+            is_error(refused, 401)
+            assert refused.headers["www-authenticate"] == "Bearer"
+        by_address = await api.client.request(method, f"{api.url}{path}?token={TOKEN}", json=body)
+        by_header = await api.client.request(method, api.url + path, headers={"Authorization": f"Bearer {TOKEN}"}, json=body)
+        assert by_address.status_code == by_header.status_code != 401
+
+
+# -- what is wrong ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("H10")
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b'{"method":7}',
+        b'{"method":""}',
+        b'{"method":"greet","args":[]}',
+        b'{"method":"greet","args":{"name":"x"},"server":""}',
+        b'{"method":"greet","server":7}',
+        b'{"method":"greet","args":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}",
+        b"\xff\xfe",
+        b'{"method":"\xff"}',
+        b'{"method":"greet","args":{}}',
+        b'{"method":"greet","args":{"name":7}}',
+        b'{"method":"greet"}',
+    ],
+)
+async def test_a_request_that_is_not_what_it_should_be(tmp_path: Path, body: bytes) -> None:
+    async with served(server_of("one").streamable_http_app()) as (port, _), front(tmp_path, f"http://127.0.0.1:{port}/mcp") as api:
+        is_error(await api.call("", content=body, json=None), 400)
+        assert said(await api.call("greet", {"name": "x"})) == "one greets x"
+
+
+@pytest.mark.row("H10")
+async def test_what_is_not_there_and_what_is_too_much(tmp_path: Path) -> None:
+    limits = Limits(consumer_message_bytes=4096)
+    async with (
+        served(server_of("one").streamable_http_app()) as (port, _),
+        front(tmp_path, f"http://127.0.0.1:{port}/mcp", limits=limits) as api,
+    ):
+        is_error(await api.call("unheard of"), 404)
+        is_error(await api.get("/unheard/of"), 404)
+        is_error(await api.get("/tools/list", params={"server": "nowhere"}), 404)
+        is_error(await api.get("/tools/list?server="), 400)
+        is_error(await api.get("/tools/list?server=a&server=b"), 400)
+        is_error(await api.call("greet", {"name": "x" * 5_000}), 413)
+        for method, path, allowed in (
+            ("GET", "/tools", "POST"),
+            ("POST", "/servers", "GET, HEAD"),
+            ("DELETE", "/health", "GET, HEAD"),
+            ("PUT", "/openapi.json", "GET, HEAD"),
+        ):
+            refused = await api.client.request(method, api.url + path, headers={"Authorization": f"Bearer {TOKEN}"})
+            is_error(refused, 405)
+            assert refused.headers["allow"] == allowed
+
+
+@pytest.mark.row("H10")
+async def test_a_tool_that_answers_with_an_error_is_500_and_its_words_are_kept(tmp_path: Path) -> None:
+    from upstream import Seen, reply, upstream
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        frame = json.loads(seen.body)
+        answers: dict[str, Any] = {
+            "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}},
+            "tools/list": {"tools": [{"name": "odd", "inputSchema": {"type": 7}}, {"name": "bare"}]},
+        }
+        answer = {"result": answers[frame["method"]]} if frame["method"] in answers else {"error": {"code": 7, "message": "out of tea"}}
+        body = json.dumps({"jsonrpc": "2.0", "id": frame.get("id")} | answer).encode()
+        writer.write(reply(200, body, "Content-Type: application/json") if "id" in frame else reply(202))
+
+    async with upstream(script) as behind, front(tmp_path, f"{behind.url}/mcp") as api:
+        assert is_error(await api.call("odd", {"any": "thing"}), 500) == "out of tea"
+        assert is_error(await api.call("bare"), 500) == "out of tea"
+
+
+# -- the request log ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("H11")
+async def test_every_request_leaves_one_line_of_json_without_secrets(tmp_path: Path) -> None:
+    async with served(server_of("one").streamable_http_app()) as (port, _), front(tmp_path, f"http://127.0.0.1:{port}/mcp") as api:
+        before = len(api.lines())
+        await api.call("greet", {"name": "你", "password": "hush-hush"}, headers={"User-Agent": "curl/7.68.0"})
+        await api.get(f"/servers?token={TOKEN}", token=None)
+        await api.call("", content=b"\x00\xff not json \n second line", json=None)
+        await api.call("greet", {"name": "x" * 100_000})
+        lines = api.lines()[before:]
+        assert len(lines) == 4
+        for line in lines:
+            assert set(line) == {
+                *("timestamp", "request", "response", "status_code", "execution_time_ms", "remote_addr", "user_agent"),
+            }
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["timestamp"])
+            assert line["remote_addr"] == "127.0.0.1"
+            assert line["execution_time_ms"] >= 0
+        assert lines[0]["user_agent"] == "curl/7.68.0"
+        assert lines[0]["request"]["body"]["args"]["name"] == "你"
+        assert lines[0]["status_code"] == 200
+        assert lines[2]["status_code"] == 400
+        text = api.log.read_text("utf-8")
+        assert "hush-hush" not in text and TOKEN not in text and SECRET not in text
+        assert len(text.splitlines()[-1]) < 40_000
+        assert "password" in SECRET_NAMES
+
+
+async def test_a_request_log_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    config = Config(api=Api(secret=SECRET, request_log="file/api.jsonl"))
+    with pytest.raises(EndpointError, match="request log cannot be written"):
+        async with running(config, root=tmp_path, alone="api"):
+            pass
+
+
+async def test_without_a_request_log_nothing_is_written(tmp_path: Path) -> None:
+    config = Config(api=Api(secret=SECRET, request_log=""))
+    async with running(config, root=tmp_path, alone="api") as server, httpx2.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"http://127.0.0.1:{server.port}/health")).status_code == 503
+    assert not (tmp_path / "logs").exists()
+
+
+# -- in the house --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_in_the_house_it_offers_the_servers_of_the_house_below_a_path_of_its_own(tmp_path: Path) -> None:
+    async with (
+        served(server_of("one").streamable_http_app()) as (port, _),
+        front(tmp_path, f"http://127.0.0.1:{port}/mcp", alone=False) as api,
+    ):
+        assert said(await api.call("greet", {"name": "you"})) == "one greets you"
+        assert (await api.get("/unheard")).status_code == 404
+        root = api.url.removesuffix("/api")
+        rooms_told = (await api.client.get(f"{root}/stats", params={"key": KEY})).json()["rooms"]
+        assert rooms_told["api"]["servers"] == {f"http://127.0.0.1:{port}/mcp": "up"}
+        assert (await api.client.get(f"{root}/health")).json()["status"] == "ok"
+
+
+async def test_a_sample_secret_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="example or no secret"):
+        create_server(settled(Config(api=Api(secret="your-secret-key-here-and-more-of-it"))), root=tmp_path, alone="api")
+
+
+# -- as a program ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.row("H7")
+def test_alone_its_variables_are_those_of_its_predecessor_but_for_the_address_which_is_this_machine(tmp_path: Path) -> None:
+    assert rooms.overrides("api", {}) == {"server.host": "127.0.0.1", "server.port": "5000", "api.request_log": "-"}
+    environ = {
+        "JWT_SECRET": SECRET,
+        "JWT_ALGORITHM": "HS384",
+        "MCP_URL": "http://one/sse",
+        "MCP_URLS": "http://two/sse,http://three/sse",
+        "PORT": "5001",
+        "DEBUG": "true",
+        "LOG_LEVEL": "info",
+        "HOST": "0.0.0.0",
+        "REQUEST_LOG": "x.jsonl",
+    }
+    assert rooms.overrides("api", environ) == {
+        "server.host": "0.0.0.0",
+        "server.port": "5001",
+        "server.log_level": "INFO",
+        "server.debug": "true",
+        "api.secret": SECRET,
+        "api.algorithm": "HS384",
+        "api.urls": "http://two/sse,http://three/sse",
+        "api.request_log": "x.jsonl",
+    }
+    assert rooms.overrides("api", {"MCP_URL": "http://one/sse"})["api.urls"] == "http://one/sse"
+    assert not rooms.ROOMS["api"].configured(Config()).server.print_addresses
+
+
+@pytest.mark.row("H7")
+def test_a_file_of_variables_is_read_and_the_environment_goes_before_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "# mine\n\nexport PORT=5005 # here\nJWT_SECRET = 'a # b'\nMCP_URLS=\"http://one/sse,http://two/sse\" # two\nEMPTY=\n", "utf-8"
+    )
+    found = rooms.with_dot_env(tmp_path, {"PORT": "6000", "OTHER": ""})
+    assert found == {"PORT": "6000", "JWT_SECRET": "a # b", "MCP_URLS": "http://one/sse,http://two/sse", "EMPTY": ""}
+    assert rooms.with_dot_env(tmp_path / "elsewhere", {"A": "b"}) == {"A": "b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("JUST WORDS", "NAME=VALUE"), ("A='open", "not closed"), ('A="x" y', "not closed"), ("A='", "not closed")],
+)
+def test_a_line_that_is_none_is_told_with_its_place(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / ".env").write_text(f"# fine\n{text}\n")
+    with pytest.raises(ConfigError, match=words) as caught:
+        rooms.with_dot_env(tmp_path, {})
+    assert caught.value.place == ".env:2"
+
+
+def test_a_file_of_variables_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        rooms.with_dot_env(tmp_path, {})
+
+
+def test_the_example_of_the_variables_names_each_of_them(request: pytest.FixtureRequest) -> None:
+    text = (request.config.rootpath / ".env.example").read_text("utf-8")
+    for name in ("JWT_SECRET", "JWT_ALGORITHM", "MCP_URL", "MCP_URLS", "PORT", "DEBUG", "LOG_LEVEL", "HOST", "REQUEST_LOG"):
+        assert re.search(rf"^#? ?{name}=", text, re.MULTILINE), name
