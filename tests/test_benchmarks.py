@@ -86,3 +86,15 @@ def test_a_scenario_runs_end_to_end_against_the_broker_and_the_c_relay() -> None
     assert done.returncode == 0, done.stdout + done.stderr
     assert "round 1  pairs" in done.stdout
     assert "| pairs, beside the C relay |" in done.stdout
+
+
+async def test_the_gateway_is_measured_beside_a_direct_request() -> None:
+    words = ["--requests", "5", "--nginx", ""]
+    process = await asyncio.create_subprocess_exec(sys.executable, BENCHMARKS / "gateway.py", *words, stdout=PIPE)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0
+    told = output.decode()
+    assert "no nginx on this machine" in told
+    for case in ("small", "large", "stream"):
+        assert f"\n{case}: " in told
+    assert told.count("x direct") == 12

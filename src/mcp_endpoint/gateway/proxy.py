@@ -88,6 +88,8 @@ class Upstream(NamedTuple):
 
     settings: GatewaySettings
     aim: Aim
+    url: httpx2.URL
+    """That of the aim's origin, read once."""
     ring: Keyring | None
     transport: httpx2.AsyncHTTPTransport
     sessions: OrderedDict[str, Credential]
@@ -109,18 +111,13 @@ class Gateway:
         self._key = config.server.key.encode()
         public = config.server.public_url
         self._open = is_loopback(config.server.host) and (not public or is_loopback(host_of(public)))
-        self.upstreams = {
-            settings.name: Upstream(
-                settings,
-                Aim.at(settings.target),
-                rings.get(settings.credentials),
-                # Neither proxies nor certificates of the environment: where requests go, the configuration says.
-                httpx2.AsyncHTTPTransport(trust_env=False, limits=limits),
-                OrderedDict(),
-                Counts(),
-            )
-            for settings in (config.gateway[:1] if alone else config.gateway)
-        }
+        self.upstreams: dict[str, Upstream] = {}
+        for settings in config.gateway[:1] if alone else config.gateway:
+            aim = Aim.at(settings.target)
+            # Neither proxies nor certificates of the environment: where requests go, the configuration says.
+            transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)
+            ring = rings.get(settings.credentials)
+            self.upstreams[settings.name] = Upstream(settings, aim, httpx2.URL(aim.origin), ring, transport, OrderedDict(), Counts())
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
@@ -357,7 +354,7 @@ class Gateway:
         return await upstream.transport.handle_async_request(
             httpx2.Request(
                 request.method,
-                httpx2.URL(upstream.aim.origin).copy_with(raw_path=target),
+                upstream.url.copy_with(raw_path=target),
                 headers=headers,
                 stream=stream,
                 extensions={"timeout": {"connect": CONNECT_SECONDS, "read": seconds, "write": seconds, "pool": CONNECT_SECONDS}},
