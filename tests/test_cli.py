@@ -60,6 +60,19 @@ def live(root: Path) -> Path:
     return root / "data/.mcp-endpoint-server.cfg"
 
 
+@pytest.mark.row("R7")
+@pytest.mark.parametrize("before", [[], ["--root", "."], ["--root=."]])
+@pytest.mark.parametrize("option", [["--log-level", "loud"], ["--log-level=loud"]])
+def test_options_of_serve_may_stand_without_its_name(
+    root: Path, before: list[str], option: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    assert run(root, *before, *option) == 78
+    assert "server.log_level = 'loud' is not right" in capsys.readouterr().err
+    assert run(root, *before, "--nonsense") == 2
+    assert "No such option" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "-h"], ["config", "-h"], ["token", "make", "-h"], ["url", "-h"]])
 def test_help_is_in_both_languages(root: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, *arguments) == 0

@@ -50,7 +50,21 @@ def main(root: Path | None = None, arguments: list[str] | None = None) -> NoRetu
     sys.exit(0)
 
 
+class _Command(click.Group):
+    """The whole command line. Options of `serve` may stand without its name: `python main.py --log-level debug`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        ours = 0
+        while args[ours : ours + 1] and args[ours].partition("=")[0] == "--root":
+            ours += 1 if "=" in args[ours] else 2
+        spellings = {spelling for option in serve.params for spelling in option.opts}
+        if args[ours : ours + 1] and args[ours].partition("=")[0] in spellings:
+            args = [*args[:ours], "serve", *args[ours:]]
+        return super().parse_args(context, args)
+
+
 @click.group(
+    cls=_Command,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help="MCP 接入点服务器：让设备与工具相遇。不带命令即为 serve。\n\n"

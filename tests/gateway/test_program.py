@@ -39,8 +39,8 @@ def arguments_of(pid: int) -> str:
 
 @asynccontextmanager
 async def gateway(root: Path, *arguments: str, environ: Mapping[str, str]) -> AsyncIterator[tuple[Program, str]]:
-    """It runs; its address, from its log."""
-    async with program(root, "--root", str(root), "serve", "--as", "gateway", *arguments, environ=environ) as started:
+    """It runs, as `python main.py --as gateway`; its address, from its log."""
+    async with program(root, "--root", str(root), "--as", "gateway", *arguments, environ=environ) as started:
         async with asyncio.timeout(BOUND):
             while not (found := re.search(r"listening.*?port=(\d+)", started.log)):
                 assert started.process.returncode is None, started.log
