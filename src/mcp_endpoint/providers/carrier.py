@@ -8,6 +8,7 @@ which follows none to another origin; addresses come from the configuration alon
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 from urllib.parse import quote, unquote_plus
@@ -25,7 +26,11 @@ CONNECT_SECONDS: Final = 10.0
 WORD_SECONDS: Final = 10.0
 """For a server to take what needs no answer."""
 ANSWER_SECONDS: Final = 310.0
-"""For the whole of an answer: longer than any call may take."""
+"""For the head of an answer, and for the whole of it: longer than any call may take."""
+GOODBYE_SECONDS: Final = 2.0
+"""For a server to hear that its session is over."""
+STREAMS: Final = "subscriptions/listen"
+"""The request whose answer is a stream without an end (MCP 2026-07-28); the handshake era opens its stream with GET."""
 KEPT_CONNECTIONS: Final = 20
 MOST_CONNECTIONS: Final = 1000
 KEPT_SECONDS: Final = 30.0
@@ -70,10 +75,10 @@ class Carrier(httpx2.AsyncBaseTransport):
 
         `answered` takes the failure of a request by its id, for the wire whose answers do not come back with the request (HTTP+SSE).
         """
-        limits = httpx2.Limits(
-            max_connections=MOST_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS
-        )
-        self._inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)
+        limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
+        # A stream may be silent for hours; the kernel notices when its other end is gone.
+        alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        self._inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=alive)
         self._ring = ring
         self._place = place
         self._most = most
@@ -89,8 +94,13 @@ class Carrier(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it, with one key after the other until one is taken."""
         message = _message(request)
-        if message is not None and message.id is UNSET:
-            request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "read": WORD_SECONDS}
+        endless = request.method == "GET" or (message is not None and message.method == STREAMS)
+        patience = GOODBYE_SECONDS if request.method == "DELETE" else ANSWER_SECONDS
+        if message is not None and (message.id is UNSET or message.method is UNSET):
+            patience = WORD_SECONDS
+        request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "read": None if endless else patience}
+        # What is not compressed cannot swell behind the count of its bytes.
+        request.headers["accept-encoding"] = "identity"
         tried: tuple[Credential, ...] = ()
         key = self._ring.take(_now()) if self._ring is not None else None
         if self._ring is not None and key is None:
@@ -98,7 +108,7 @@ class Carrier(httpx2.AsyncBaseTransport):
             return self._failed(request, message, banned)
         while True:
             try:
-                response = await self._inner.handle_async_request(self._keyed(request, key))
+                response = await self._answer(self._keyed(request, key), patience)
             except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
                 self._lost("the server cannot be reached", "无法连接服务器")
                 return self._failed(request, message, Failure("the server cannot be reached", "无法连接服务器", False))
@@ -123,7 +133,20 @@ class Carrier(httpx2.AsyncBaseTransport):
             if failure is not None:
                 await response.aclose()
                 return self._failed(request, message, failure)
-            response.stream = _Bounded(response.stream, self._most, _now() + ANSWER_SECONDS)
+            if not (endless and _type(response) == "text/event-stream"):
+                response.stream = _Bounded(response.stream, self._most, _now() + ANSWER_SECONDS)
+        return response
+
+    async def _answer(self, request: httpx2.Request, patience: float) -> httpx2.Response:
+        """The head of the answer, in time however slowly it drips."""
+        try:
+            async with asyncio.timeout(patience):
+                response = await self._inner.handle_async_request(request)
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("the head of the answer did not end", request=request) from error
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            await response.aclose()
+            raise httpx2.RemoteProtocolError("the answer is compressed, which was not asked for", request=request)
         return response
 
     def _refusal(self, request: httpx2.Request, response: httpx2.Response) -> Failure | None:
@@ -132,7 +155,7 @@ class Carrier(httpx2.AsyncBaseTransport):
         if status == 404 and "mcp-session-id" in request.headers:
             self._lost("the server has ended the session", "服务器已结束会话")
             return Failure("the server has ended the session", "服务器已结束会话", False)
-        spoken = response.headers.get("content-type", "").lower().startswith("application/json")
+        spoken = _type(response) == "application/json"
         if status in REFUSED_BY and not spoken:
             return Failure(f"the server answered HTTP {status}", f"服务器应答 HTTP {status}", False)
         if status >= 500 and not spoken:
@@ -193,6 +216,11 @@ class _Bounded(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         assert isinstance(self._stream, httpx2.AsyncByteStream)
         await self._stream.aclose()
+
+
+def _type(response: httpx2.Response) -> str:
+    """The media type of an answer."""
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _message(request: httpx2.Request) -> _Message | None:

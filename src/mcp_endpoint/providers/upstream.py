@@ -28,19 +28,20 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.inbound import encode_header_value, mcp_param_headers, x_mcp_header_map
 from mcp.shared.message import ClientMessageMetadata, SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import CONNECTION_CLOSED, jsonrpc_message_adapter
 from msgspec import UNSET
 from pydantic import ValidationError
 
 from .. import __version__, jsonrpc
 from ..broker import Broker
+from ..endpoint import LIST_CHANGED
 from ..eras import VERSION_KEY, fields, objects, text
 from ..errors import Goodbye
 from ..greeting import INITIALIZED, Provider, own_hello
 from ..jsonrpc import Frame, Malformed, Part, parse
 from ..keyring import Keyring
 from .backoff import Backoff
-from .carrier import CONNECT_SECONDS, WORD_SECONDS, Carrier, Failure
+from .carrier import CONNECT_SECONDS, STREAMS, WORD_SECONDS, Carrier, Failure
 from .mcp_json import Server, Wire, mask
 from .sieve import Sieve
 
@@ -48,8 +49,6 @@ HELLO_SECONDS: Final = 10.0
 """For a server to answer the handshake, connection included."""
 HEALTH_SECONDS: Final = 20.0
 """After so long without a word from it, it is asked for one; it has `WORD_SECONDS` to give it."""
-SILENT_SECONDS: Final = 310.0
-"""An answer may be silent for so long: longer than any call may take."""
 NOT_THIS_WIRE: Final = frozenset((400, 404, 405, 406, 415))
 """How a server that knows HTTP+SSE only refuses the other wire's first message (MCP 2025-03-26, Backwards Compatibility)."""
 LOST: Final = Goodbye(1006, "the connection to the server was lost")
@@ -73,7 +72,8 @@ class _Lost(Exception):
 class _Wire:
     """One connection as the heart's link: what the heart says waits here for the transport."""
 
-    def __init__(self, sieve: Sieve, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, sieve: Sieve, loop: asyncio.AbstractEventLoop, backoff: Backoff) -> None:
+        """`backoff` is for its stream of announcements."""
         self.sieve = sieve
         self._loop = loop
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
@@ -84,6 +84,10 @@ class _Wire:
         self.version = ""
         self.tools: dict[str, Any] = {}
         """Name → which arguments a call shows in headers too."""
+        self._listens: dict[bytes, bytes] = {}
+        """Id → the request that opened the stream of announcements (MCP 2026-07-28)."""
+        self._listened = 0.0
+        self._backoff = backoff
         self.over: asyncio.Future[_Lost] = loop.create_future()
         self.spoke = loop.time()
 
@@ -103,6 +107,10 @@ class _Wire:
             self._loop.call_soon(self.hears, b"".join(jsonrpc.with_id(self.welcome, reply, bytes(frame.id))))
         elif frame.method == INITIALIZED and self.version:
             return  # said already
+        elif frame.method == STREAMS:
+            self._listens = {b"" if frame.id is UNSET else bytes(frame.id): data}
+            self._listened = self._loop.time()
+            self.put(data)
         elif (refusal := self.sieve.refused(data)) is not None:
             self._loop.call_soon(self.hears, refusal)
         else:
@@ -132,6 +140,24 @@ class _Wire:
         """A message of the server, or one in its name."""
         if self.provider is not None:
             self.provider.says(self.provider, data, self._loop.time(), True)
+
+    def listens_again(self, frame: Frame) -> bool:
+        """Whether this is the end of a stream of announcements, which is opened again, and nothing the heart should hear of."""
+        if frame.id is UNSET or frame.error is UNSET or bytes(frame.id) not in self._listens:
+            return False
+        failure = objects(frame.error)
+        told_by = failure.get("data")
+        if failure.get("code") != CONNECTION_CLOSED and not (isinstance(told_by, dict) and told_by.get("source") == "broker"):
+            return False  # it takes no subscriptions
+        wait = self._backoff.wait(self._loop.time() - self._listened)
+        self._loop.call_later(wait, self._listen, bytes(frame.id))
+        return True
+
+    def _listen(self, id: bytes) -> None:
+        if id in self._listens and not self.over.done():
+            self._listened = self._loop.time()
+            self.put(self._listens[id])
+            self.hears(jsonrpc.notification(LIST_CHANGED))  # what changed meanwhile was announced to nobody
 
     def failed(self, id: bytes, failure: Failure) -> None:
         """A request that was not answered."""
@@ -232,7 +258,7 @@ class Upstream:
         lost = _Lost("", "")
         for wire in wires:
             self._wire = wire
-            link = _Wire(Sieve(self.server.allow, self.server.deny), self._loop)
+            link = _Wire(Sieve(self.server.allow, self.server.deny), self._loop, Backoff(self._draw))
             carrier = Carrier(
                 self._ring,
                 self.server.place or "bearer",
@@ -261,7 +287,7 @@ class Upstream:
     async def _transport(self, wire: Wire, carrier: Carrier, link: _Wire) -> AsyncIterator[tuple[Any, Any]]:
         """The streams of messages to and from the server."""
         most = self._broker.limits.provider_message_bytes
-        timeout = httpx2.Timeout(CONNECT_SECONDS, read=SILENT_SECONDS)
+        timeout = httpx2.Timeout(CONNECT_SECONDS)  # how long an answer may take, the carrier knows
         headers = dict(self.server.headers)
 
         def client(headers: dict[str, str] | None = None, timeout: Any = timeout, auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
@@ -270,9 +296,7 @@ class Upstream:
         opened: Any
         async with AsyncExitStack() as stack:
             if wire == "sse":
-                opened = sse_client(
-                    self.server.url, headers, timeout=CONNECT_SECONDS, sse_read_timeout=SILENT_SECONDS, httpx_client_factory=client
-                )
+                opened = sse_client(self.server.url, headers, httpx_client_factory=client)
                 async with asyncio.timeout(HELLO_SECONDS):
                     streams = await stack.enter_async_context(opened)
             else:
@@ -296,7 +320,8 @@ class Upstream:
             self._link = link
             self._move("running", "")
             logger.info("已连接上游服务器 / connected", server=self.server.name, wire=self._wire)
-            tasks.append(self._loop.create_task(self._look_after(link, told)))
+            if self._ring is None:  # a question would cost a key's turn
+                tasks.append(self._loop.create_task(self._look_after(link, told)))
             ends: list[asyncio.Future[Any]] = [link.over, *tasks]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return link.over.result() if link.over.done() else _Lost("the server ended the connection", "服务器已断开连接")
@@ -389,7 +414,7 @@ class Upstream:
             id = "" if frame.id is UNSET else bytes(frame.id).decode()
             if frame.method is UNSET and id in (_HELLO, _HEALTH):
                 told.put_nowait((id, data, frame))
-            else:
+            elif not link.listens_again(frame):
                 _remember_tools(link, frame)
                 link.hears(link.sieve.passed(data))
 
