@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -12,11 +14,9 @@ from typing import Any
 import httpx2
 import pytest
 from loguru import logger
-from msgspec.structs import replace
 from running import BOUND, KEY, running
 from upstream import Seen, Upstream, reply, says, upstream
 
-from mcp_endpoint import alone as rooms
 from mcp_endpoint.config import Config, CredentialSettings, GatewaySettings, Limits, Security
 from mcp_endpoint.config import Server as Settings
 from mcp_endpoint.gateway import proxy
@@ -219,15 +219,18 @@ async def test_a_post_that_may_have_run_is_not_repeated_a_get_is(tmp_path: Path)
 
 
 @pytest.mark.row("R6")
-@pytest.mark.parametrize("fault", [reply(500), reply(502), reply(504), b""], ids=["500", "502", "504", "broken off"])
-async def test_a_request_of_mcp_that_only_reads_is_tried_again_after_a_fault(tmp_path: Path, fault: bytes) -> None:
+@pytest.mark.parametrize("fault", [reply(500), reply(502), reply(504), b"", None], ids=["500", "502", "504", "closed", "reset"])
+async def test_a_request_of_mcp_that_only_reads_is_tried_again_after_a_fault(tmp_path: Path, fault: bytes | None) -> None:
     first = [True]
 
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
         broken, first[0] = first[0], False
-        writer.write(fault if broken else OK)
+        writer.write((fault or b"") if broken else OK)
+        if broken and fault is None:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         if broken and not fault:
-            writer.close()
+            writer.transport.abort()
 
     async with upstream(script) as behind, front(behind, tmp_path) as gateway:
         assert (await gateway.post()).status_code == 200
@@ -256,6 +259,25 @@ async def test_a_session_stays_with_the_key_it_was_begun_with(tmp_path: Path) ->
         initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
         await gateway.post(json=initialized, headers={"Mcp-Session-Id": "abc"})
         assert [seen.key() for seen in behind.seen] == [*[KEYS[0]] * 5, KEYS[1], KEYS[0]]
+
+
+async def test_of_too_many_sessions_the_one_used_longest_ago_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "SESSIONS", 2)
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        new = [f"Mcp-Session-Id: {name}" for name in seen.all("new")]
+        writer.write(reply(200, b"{}", *new))
+
+    async with upstream(script) as behind, front(behind, tmp_path) as gateway:
+        for name in ("a", "b"):
+            await gateway.post(headers={"New": name})
+        await gateway.post(headers={"Mcp-Session-Id": "a"})
+        await gateway.post(headers={"New": "c"})
+        for name in ("a", "b", "c"):
+            await gateway.post(headers={"Mcp-Session-Id": name})
+        assert [seen.key() for seen in behind.seen[4:]] == [KEYS[0], KEYS[0], KEYS[2]]
+        forgotten = behind.seen[5]  # b began with the second key; it has the next one now
+        assert (forgotten.all("mcp-session-id"), behind.seen[1].key()) == (["b"], KEYS[1])
 
 
 # -- carried as it is --------------------------------------------------------------------------------------------------------
@@ -699,19 +721,6 @@ async def test_a_client_that_hangs_up_while_it_sends_is_forgotten(tmp_path: Path
 
 
 # -- as a program ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.row("R7")
-def test_alone_it_has_its_predecessors_defaults_but_for_the_address_which_is_this_machine() -> None:
-    """000 listened on every address by default; design: bound to loopback unless somebody says otherwise."""
-    assert rooms.overrides("gateway", {}) == {"server.host": "127.0.0.1", "server.port": "8000"}
-    assert rooms.overrides("gateway", {"HOST": "0.0.0.0", "PORT": "9"}) == {"server.host": "0.0.0.0", "server.port": "9"}
-    configured = rooms.ROOMS["gateway"].configured(Config())
-    [gateway] = configured.gateway
-    assert (gateway.target, gateway.place, gateway.timeout) == ("https://ai.variflight.com/servers/aviation/mcp/", "query:api_key", 300.0)
-    assert configured.credentials[gateway.credentials] == CredentialSettings(accounts="accounts.txt", retries=3)
-    own = Config(gateway=(replace(gateway, name="mine"),))
-    assert rooms.ROOMS["gateway"].configured(own).gateway == own.gateway
 
 
 @pytest.mark.row("R7")

@@ -52,8 +52,7 @@ class Aim(NamedTuple):
         if place.startswith("query:"):
             name = place.removeprefix("query:")
             fields = [field for field in fields if _name(field.decode("latin-1")) != name]
-            if secret:
-                fields.append(f"{quote(name, safe='')}={quote(secret, safe='')}".encode())
+            fields.append(f"{quote(name, safe='')}={quote(secret, safe='')}".encode())
         return whole + (b"?" + b"&".join(fields) if fields else b"")
 
 
