@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
-from running import BOUND, Program, program
+from running import BOUND, MAIN, Program, program
 from upstream import Seen, Upstream, reply, upstream
 
 from mcp_endpoint.config import FILE
@@ -112,3 +115,37 @@ async def test_the_variable_port_says_where_it_listens_and_the_command_line_has_
     async with gateway(tmp_path, "--port", "0", environ=environ) as (_, url), httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client:
         assert (await client.get(url)).json()["status"] == "healthy"
         assert (await client.post(url, json=LIST)).status_code == 502
+
+
+async def python(root: Path, code: str) -> tuple[int | None, str]:
+    """A program of one line beside ours; its exit status and what it said."""
+    words = (sys.executable, "-c", code, str(root))
+    environ = os.environ | {"PYTHONPATH": str(MAIN.parent / "src"), "PORT": "0"}
+    process = await asyncio.create_subprocess_exec(*words, env=environ, stdout=PIPE, stderr=STDOUT)
+    said, _ = await asyncio.wait_for(process.communicate(), BOUND)
+    return process.returncode, said.decode()
+
+
+async def test_without_its_packages_the_gateway_says_how_to_install_them(tmp_path: Path) -> None:
+    settle(tmp_path, "http://127.0.0.1:1/")
+    hidden = "import sys, pathlib; sys.modules['httpx2'] = None; from mcp_endpoint.cli import main; main(pathlib.Path(sys.argv[1]), %s)"
+    for arguments in ("['--as', 'gateway']", "['serve', '--port', '0']"):
+        status, said = await python(tmp_path, hidden % arguments)
+        assert (status, "Traceback" in said) == (1, False)
+        assert "pip install 'mcp-endpoint-server[http]'" in said
+        assert "httpx2" in said
+
+
+async def test_who_configures_no_gateway_loads_none_of_its_packages(tmp_path: Path) -> None:
+    code = """
+import asyncio, pathlib, sys
+from mcp_endpoint.config import Config, Server
+from mcp_endpoint.server import create_server
+
+async def make():
+    create_server(Config(server=Server(key="k" * 32)), root=pathlib.Path(sys.argv[1]))
+
+asyncio.run(make())
+print({"httpx2", "mcp", "jwt", "jsonschema"} & set(sys.modules))
+"""
+    assert await python(tmp_path, code) == (0, "set()\n")
