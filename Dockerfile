@@ -9,8 +9,11 @@ ENV PYTHONUNBUFFERED=1 \
 COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 
-COPY main.py mcp-endpoint-server.cfg LICENSE ./
+COPY main.py mcp-endpoint-server.cfg LICENSE pyproject.toml README.md ./
 COPY src ./src
+# docker build --build-arg EXTRAS=api for the HTTP API, http for the gateway and servers by URL
+ARG EXTRAS=""
+RUN if [ -n "$EXTRAS" ]; then pip install --no-cache-dir --disable-pip-version-check ".[$EXTRAS]"; fi
 RUN mkdir -p data logs && chown 10001:10001 data logs
 
 USER 10001:10001

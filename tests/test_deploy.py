@@ -25,6 +25,7 @@ from running import BOUND, get, program
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from mcp_endpoint.alone import ROOMS
 from mcp_endpoint.config import Server, WebSocket
 from mcp_endpoint.errors import EXIT_CONFIG
 
@@ -44,9 +45,12 @@ def dockerfile() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def service() -> dict[str, Any]:
-    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"].values()
-    assert isinstance(service, dict)
-    return service
+    return services()["mcp-endpoint-server"]
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]
+    return found
 
 
 @pytest.mark.row("E29")
@@ -117,6 +121,26 @@ def test_compose_gives_a_stop_the_time_the_drain_needs_and_the_container_no_righ
     assert "MES_SERVER_PUBLIC_URL" in service["environment"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.row("H14")
+@pytest.mark.parametrize(("name", "port", "extra"), [("api", "5000", "api"), ("gateway", "8000", "http")])
+def test_the_rooms_that_may_stand_alone_have_services_that_start_when_they_are_named(name: str, port: str, extra: str) -> None:
+    """001 had an image for pip and one for uv; here one Dockerfile builds what a service needs. Design: one house."""
+    service = services()[name]
+    assert service["profiles"] == [name]
+    assert service["build"]["args"] == {"EXTRAS": extra}
+    assert service["command"] == ["python", "main.py", "serve", "--as", name]
+    assert service["ports"][0].split(":")[-1] == port == ROOMS[name].port
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    variables = {variable for variable in ("HOST", "JWT_SECRET", "MCP_URLS") if name == "api" or variable == "HOST"}
+    assert variables <= set(service["environment"])
+
+
+def test_the_dockerfile_installs_the_extra_a_service_asks_for(dockerfile: list[tuple[str, str]]) -> None:
+    names = [name for name, _ in dockerfile]
+    assert names.index("ARG") < names.index("CMD")
+    assert any(name == "RUN" and '".[$EXTRAS]"' in rest for name, rest in dockerfile)
 
 
 # -- beside a container --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Requirements are data: every promise that is built has a test that names it, and no test names a promise that does not exist.
 
-E: the endpoint server's own promises. U: what its real peers need. D: defects of the original server 0.0.6, none of which may come back. R: the reverse proxy with rotating credentials. H: the HTTP API.
+E: the endpoint server's own promises. U: what its real peers need. D: defects of the original server 0.0.6, none of which
+may come back. R: the reverse proxy with rotating credentials. H: the HTTP API over many servers.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from mcp.server import MCPServer
 from running import BOUND, KEY, running, settled
 from starlette.types import ASGIApp
 
-from mcp_endpoint import alone as rooms
 from mcp_endpoint.config import Api, Config, Limits
 from mcp_endpoint.consumers.api import SECRET_NAMES
 from mcp_endpoint.consumers.bearer import Bearers
@@ -370,67 +369,3 @@ async def test_in_the_house_it_offers_the_servers_of_the_house_below_a_path_of_i
 async def test_a_sample_secret_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="example or no secret"):
         create_server(settled(Config(api=Api(secret="your-secret-key-here-and-more-of-it"))), root=tmp_path, alone="api")
-
-
-# -- as a program ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.row("H7")
-def test_alone_its_variables_are_those_of_its_predecessor_but_for_the_address_which_is_this_machine(tmp_path: Path) -> None:
-    assert rooms.overrides("api", {}) == {"server.host": "127.0.0.1", "server.port": "5000", "api.request_log": "-"}
-    environ = {
-        "JWT_SECRET": SECRET,
-        "JWT_ALGORITHM": "HS384",
-        "MCP_URL": "http://one/sse",
-        "MCP_URLS": "http://two/sse,http://three/sse",
-        "PORT": "5001",
-        "DEBUG": "true",
-        "LOG_LEVEL": "info",
-        "HOST": "0.0.0.0",
-        "REQUEST_LOG": "x.jsonl",
-    }
-    assert rooms.overrides("api", environ) == {
-        "server.host": "0.0.0.0",
-        "server.port": "5001",
-        "server.log_level": "INFO",
-        "server.debug": "true",
-        "api.secret": SECRET,
-        "api.algorithm": "HS384",
-        "api.urls": "http://two/sse,http://three/sse",
-        "api.request_log": "x.jsonl",
-    }
-    assert rooms.overrides("api", {"MCP_URL": "http://one/sse"})["api.urls"] == "http://one/sse"
-    assert not rooms.ROOMS["api"].configured(Config()).server.print_addresses
-
-
-@pytest.mark.row("H7")
-def test_a_file_of_variables_is_read_and_the_environment_goes_before_it(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(
-        "# mine\n\nexport PORT=5005 # here\nJWT_SECRET = 'a # b'\nMCP_URLS=\"http://one/sse,http://two/sse\" # two\nEMPTY=\n", "utf-8"
-    )
-    found = rooms.with_dot_env(tmp_path, {"PORT": "6000", "OTHER": ""})
-    assert found == {"PORT": "6000", "JWT_SECRET": "a # b", "MCP_URLS": "http://one/sse,http://two/sse", "EMPTY": ""}
-    assert rooms.with_dot_env(tmp_path / "elsewhere", {"A": "b"}) == {"A": "b"}
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("JUST WORDS", "NAME=VALUE"), ("A='open", "not closed"), ('A="x" y', "not closed"), ("A='", "not closed")],
-)
-def test_a_line_that_is_none_is_told_with_its_place(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / ".env").write_text(f"# fine\n{text}\n")
-    with pytest.raises(ConfigError, match=words) as caught:
-        rooms.with_dot_env(tmp_path, {})
-    assert caught.value.place == ".env:2"
-
-
-def test_a_file_of_variables_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        rooms.with_dot_env(tmp_path, {})
-
-
-def test_the_example_of_the_variables_names_each_of_them(request: pytest.FixtureRequest) -> None:
-    text = (request.config.rootpath / ".env.example").read_text("utf-8")
-    for name in ("JWT_SECRET", "JWT_ALGORITHM", "MCP_URL", "MCP_URLS", "PORT", "DEBUG", "LOG_LEVEL", "HOST", "REQUEST_LOG"):
-        assert re.search(rf"^#? ?{name}=", text, re.MULTILINE), name
