@@ -116,7 +116,7 @@ def validator(tool: Tool) -> Validator | None:
     """What checks arguments against a tool's `inputSchema` (JSON Schema 2020-12 unless it says otherwise); fetches nothing."""
     try:
         schema = msgspec.json.decode(tool.definition, type=_Definition).inputSchema
-        if not isinstance(schema, dict):
+        if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
             return None
         kind = validator_for(schema, default=Draft202012Validator)
         kind.check_schema(schema)

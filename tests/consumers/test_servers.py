@@ -1,0 +1,256 @@
+"""Which server is asked, what its tools take, and who stands in for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mcp_endpoint.broker import Broker
+from mcp_endpoint.calls import Part
+from mcp_endpoint.catalog import read_tool
+from mcp_endpoint.config import EndpointSettings, Limits
+from mcp_endpoint.consumers import servers as module
+from mcp_endpoint.consumers.local import Failed
+from mcp_endpoint.consumers.servers import Servers, Unknown, Wrong, validator
+
+Answer = Callable[[Any], dict[str, Any] | None]
+
+
+class Quiet:
+    def tell(self, event: str, shown: str, **fields: object) -> None: ...
+
+
+def house() -> Broker:
+    loop = asyncio.get_running_loop()
+    return Broker(EndpointSettings(), Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
+
+
+class Far:
+    """A server at an endpoint of its own; `answer` says what a call gets, None for nothing."""
+
+    queued = 0
+
+    def __init__(self, broker: Broker, name: str, tools: list[dict[str, Any]], answer: Answer | None = None) -> None:
+        self.broker = broker
+        self.name = name
+        self.tools = tools
+        self.answer = answer or (lambda params: {"result": {"by": name, "arguments": params["arguments"]}})
+        self.calls = 0
+        self.party = broker.attach_provider(f"server:{name}", name, self, house=True)
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        frame = json.loads(b"".join((first, second)))
+        if "id" not in frame:
+            return
+        about = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "x"}}
+        reply: dict[str, Any] | None = {"result": about}
+        if frame["method"] == "tools/list":
+            reply = {"result": {"tools": self.tools}}
+        elif frame["method"] == "tools/call":
+            self.calls += 1
+            reply = self.answer(frame["params"])
+        if reply is not None:
+            asyncio.get_running_loop().call_soon(self.says, {"id": frame["id"]} | reply)
+
+    def says(self, frame: dict[str, Any]) -> None:
+        self.party.says(self.party, json.dumps({"jsonrpc": "2.0"} | frame).encode(), asyncio.get_running_loop().time(), False)
+
+    def leave(self) -> None:
+        self.broker.detach(self.party, 1006, "")
+
+    def close(self, code: int, reason: str) -> None: ...
+
+    def ping(self) -> None: ...
+
+
+def tool(name: str, schema: Any = None, **hints: bool) -> dict[str, Any]:
+    return {"name": name, "inputSchema": {"type": "object"} if schema is None else schema, "annotations": hints}
+
+
+def known(broker: Broker, *names: str) -> Servers:
+    return Servers(broker, Limits(), lambda: {name: (f"server:{name}", name) for name in names})
+
+
+def unreached(_: Any) -> dict[str, Any]:
+    return {"error": {"code": -32001, "message": "no", "data": {"source": "broker", "delivered": False}}}
+
+
+def gone(_: Any) -> dict[str, Any]:
+    return {"error": {"code": -32003, "message": "gone", "data": {"source": "broker", "delivered": None}}}
+
+
+async def by(servers: Servers, name: str, server: str = "") -> str:
+    done = await servers.call(name, {}, server)
+    assert json.loads(done.result)["by"] == done.server
+    return done.server
+
+
+@pytest.mark.row("H9")
+async def test_servers_with_the_same_tool_take_turns() -> None:
+    broker = house()
+    for name in ("a", "b", "c"):
+        Far(broker, name, [tool("look")] if name != "c" else [tool("other")])
+    servers = known(broker, "a", "b", "c")
+    assert [await by(servers, "look") for _ in range(4)] == ["a", "b", "a", "b"]
+    assert await by(servers, "other") == "c"
+    servers.close()
+    assert broker.consumers == 0
+
+
+@pytest.mark.row("H1")
+async def test_the_one_that_is_named_goes_first() -> None:
+    broker = house()
+    a, b = Far(broker, "a", [tool("look")]), Far(broker, "b", [tool("look")])
+    servers = known(broker, "a", "b")
+    assert [await by(servers, "look", "b") for _ in range(3)] == ["b"] * 3
+    b.answer = unreached
+    assert await by(servers, "look", "b") == "a"
+    with pytest.raises(Unknown):
+        await servers.call("look", {}, "http://elsewhere")
+    assert a.calls == 1
+
+
+@pytest.mark.row("H9")
+@pytest.mark.parametrize(("answer", "hints", "repeated"), [(unreached, {}, True), (gone, {"readOnlyHint": True}, True), (gone, {}, False)])
+async def test_a_call_is_repeated_only_where_it_does_no_harm(answer: Answer, hints: dict[str, bool], repeated: bool) -> None:
+    broker = house()
+    Far(broker, "a", [tool("do", **hints)], answer)
+    b = Far(broker, "b", [tool("do", **hints)])
+    servers = known(broker, "a", "b")
+    if repeated:
+        assert await by(servers, "do") == "b"
+    else:
+        with pytest.raises(Failed):
+            await servers.call("do", {})
+    assert b.calls == repeated
+
+
+async def test_when_nobody_was_reached_the_last_failure_is_told() -> None:
+    broker = house()
+    for name in ("a", "b"):
+        Far(broker, name, [tool("do")], unreached)
+    with pytest.raises(Failed, match="no"):
+        await known(broker, "a", "b").call("do", {})
+
+
+async def test_an_error_of_the_tool_itself_is_its_answer() -> None:
+    broker = house()
+    Far(broker, "a", [tool("do", readOnlyHint=True)], lambda _: {"error": {"code": 7, "message": "no tea"}})
+    b = Far(broker, "b", [tool("do", readOnlyHint=True)])
+    with pytest.raises(Failed, match="no tea"):
+        await known(broker, "a", "b").call("do", {})
+    assert b.calls == 0
+
+
+@pytest.mark.row("H3")
+async def test_a_server_is_up_as_long_as_somebody_answers_there() -> None:
+    broker = house()
+    far = Far(broker, "a", [tool("look")])
+    servers = known(broker, "a", "b")
+    assert servers.up() == {"a": True, "b": False}
+    assert [list(tools) for tools in (await servers.tools()).values()] == [["look"], []]
+    far.leave()
+    assert servers.up() == {"a": False, "b": False}
+    assert await servers.tools() == {"a": {}, "b": {}}
+    with pytest.raises(Failed, match="no MCP server is connected"):
+        await servers.call("look", {})
+    Far(broker, "a", [tool("newer")])
+    assert list((await servers.tools("a"))["a"]) == ["newer"]
+    with pytest.raises(Unknown):
+        await servers.tools("c")
+
+
+async def test_a_changed_list_is_read_again() -> None:
+    broker = house()
+    far = Far(broker, "a", [tool("old")])
+    servers = known(broker, "a")
+    assert list((await servers.tools())["a"]) == ["old"]
+    far.tools = [tool("new")]
+    assert list((await servers.tools())["a"]) == ["old"], "it is asked again when it says that something changed"
+    far.says({"method": "notifications/tools/list_changed"})
+    async with asyncio.timeout(10):
+        while list((await servers.tools())["a"]) != ["new"]:  # noqa: ASYNC110 - what is awaited is the list itself
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_does_not_tell_its_tools_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIST_SECONDS", 0.05)
+    broker = house()
+    silent = Far(broker, "a", [])
+    silent.send = lambda first, second=b"": None  # type: ignore[method-assign]
+    Far(broker, "b", [tool("look")])
+    servers = known(broker, "a", "b")
+    assert {name: list(tools) for name, tools in (await servers.tools()).items()} == {"a": [], "b": ["look"]}
+
+
+async def test_servers_come_and_go() -> None:
+    broker = house()
+    Far(broker, "a", [tool("look")])
+    Far(broker, "b", [tool("look")])
+    names = ["a"]
+    servers = Servers(broker, Limits(), lambda: {name: (f"server:{name}", name) for name in names})
+    assert list(await servers.tools()) == ["a"]
+    names[:] = ["b"]
+    assert list(await servers.tools()) == ["b"]
+    assert broker.consumers == 1
+
+
+# -- arguments -----------------------------------------------------------------------------------------------------------------
+
+
+def takes(schema: Any) -> Any:
+    found = read_tool(json.dumps({"name": "x", "inputSchema": schema}).encode())
+    assert found is not None
+    return validator(found)
+
+
+@pytest.mark.row("H10")
+async def test_arguments_are_held_against_the_tools_own_schema() -> None:
+    broker = house()
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"], "additionalProperties": False}
+    far = Far(broker, "a", [tool("count", schema)])
+    servers = known(broker, "a")
+    for wrong in ({}, {"n": "1"}, {"n": 0}, {"n": 1, "m": 2}):
+        with pytest.raises(Wrong):
+            await servers.call("count", wrong)
+    assert far.calls == 0
+    assert json.loads((await servers.call("count", {"n": 7})).result)["arguments"] == {"n": 7}
+
+
+@pytest.mark.parametrize("schema", [None, 7, [], {"type": 7}, {"$schema": 7}, {"properties": []}, {"$schema": "https://example.org/own"}])
+def test_a_schema_that_is_none_is_left_to_the_tool(schema: Any) -> None:
+    found = takes(schema)
+    assert found is None or found.is_valid({"any": "thing"})
+
+
+async def test_a_reference_to_elsewhere_is_not_fetched() -> None:
+    broker = house()
+    schema = {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:1/schema"}}}
+    far = Far(broker, "a", [tool("look", schema)])
+    await known(broker, "a").call("look", {"x": 1})
+    assert far.calls == 1
+
+
+def test_a_pattern_that_takes_for_ever_is_not_tried() -> None:
+    found = takes({"type": "object", "properties": {"x": {"pattern": "^(a+)+$"}}, "patternProperties": {"^(a+)+$": {"type": "integer"}}})
+    began = time.perf_counter()
+    assert found.is_valid({"x": "a" * 60 + "!", "a" * 60 + "!": "x"})
+    assert time.perf_counter() - began < 60, "it ends at all"
+
+
+async def test_arguments_nested_beyond_all_reason_are_left_to_the_tool_or_refused() -> None:
+    broker = house()
+    schema = {"$defs": {"t": {"type": "object", "additionalProperties": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"}
+    Far(broker, "a", [tool("deep", schema)])
+    deep: dict[str, Any] = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    with contextlib.suppress(Failed, RecursionError, Wrong):
+        await known(broker, "a").call("deep", deep)
+    assert broker.in_flight == 0
