@@ -264,10 +264,25 @@ def test_a_provider_that_renames_its_tools_for_ever_comes_to_an_end() -> None:
     for n in range(3 * NAMES_PER_TOOL):
         house.brings("a", f"x{n}", f"y{n}", who=who)
         house.catalog.settle()
+        house.catalog.called |= dict.fromkeys(house.catalog.owners)
     assert len(house.catalog.owners) == len(house.catalog.exported) == 2 * NAMES_PER_TOOL
-    assert house.names() == []
+    assert house.names() == [] and house.catalog.full
     house.brings("a", "x0", who=who)
-    assert house.names() == ["x0"]
+    assert house.names() == ["x0"] and not house.catalog.full
+
+
+def test_names_that_nobody_ever_called_are_given_anew_when_none_is_left() -> None:
+    house = House(limit=2)
+    who = house.comes()
+    for n in range(NAMES_PER_TOOL):
+        house.brings("a", f"x{n}", f"y{n}", who=who)
+        house.catalog.settle()
+    house.catalog.called |= {"x0": None}
+    house.brings("a", "x1", "z", who=who)
+    assert house.names() == ["x1", "z"] and not house.catalog.full
+    assert list(house.catalog.owners) == ["x0", "x1", "z"]
+    house.brings("b", "x0", "y0", who=who)
+    assert house.names() == ["b__x0", "y0"], "what was called keeps its meaning, what never was is free"
 
 
 def test_names_are_plain_while_one_label_owns_them_all_under_their_own_name() -> None:

@@ -338,6 +338,57 @@ def test_at_the_brink_of_the_parsers_depth_every_request_has_one_answer(method: 
     assert heard > 100 and refused > 5
 
 
+@pytest.mark.row("E27")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"jsonrpc":"2.0","id":1,"result":#}',
+        b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no","data":#}}',
+        b' { "jsonrpc": "2.0", "result": #, "id": 1 } ',
+        b'{"jsonrpc":"2.0","result":#,"id":1}',
+    ],
+)
+def test_an_answer_nested_too_deep_is_answered_at_once(answer: bytes) -> None:
+    play, tool, device = bare_pair()
+    device.says(request("x", "m"))
+    tool.hear()
+    tool.says(answer.replace(b"#", b"[" * 100_000 + b"]" * 100_000))
+    assert "nested too deep" in device.hears_error("x", -32007, delivered=True)["hint"]
+    assert play.counters.noise == 1 and play.endpoint.ledger.in_flight == 0
+
+
+@pytest.mark.row("E27")
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"jsonrpc":"2.0","id":1,"method":"sampling/createMessage","params":#}',
+        b'{"jsonrpc":"2.0","id":2,"result":#}',
+        b'{"jsonrpc":"2.0","id":"1","result":#}',
+        b"#",
+    ],
+)
+def test_what_is_nested_too_deep_and_no_answer_to_a_call_is_noise(frame: bytes) -> None:
+    _, tool, device = bare_pair()
+    device.says(request("x", "m"))
+    tool.hear()
+    tool.says(frame.replace(b"#", b"[" * 100_000 + b"]" * 100_000))
+    device.hears_nothing()
+    tool.says(answer(1))
+    device.hears(answer("x"))
+
+
+def test_a_greeting_nested_too_deep_is_waited_for_no_longer_than_any_other() -> None:
+    play = Play()
+    tool, _ = play.tool(), play.tool()
+    tool.says(b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (tool.hear()["id"], b"[" * 100_000 + b"]" * 100_000))
+    device = play.device()
+    device.says(initialize(1))
+    play.wait(4.9)
+    device.hears_nothing()
+    play.wait(3.2)
+    assert "result" in device.hear()
+
+
 # -- frames of every shape ---------------------------------------------------------------------------------------------------------------
 
 ANYTHING = st.recursive(

@@ -153,6 +153,21 @@ def test_half_a_million_names_in_one_page_are_not_all_looked_at() -> None:
     assert len(one.party.pages) == 4 and ("too many tools", {"label": "one", "left_out": 1}) in play.told
 
 
+def test_what_waited_too_long_for_a_greeting_gives_its_room_back() -> None:
+    play = Play(EndpointSettings(call_timeout=2.0), Limits(queued_bytes_per_link=1000))
+    tool, greeter, device = play.tool(), play.device(), play.device()
+    greeter.says(initialize(1))
+    tool.hear()
+    device.says(request(1, "m", large="x" * 800), request(2, "m", large="x" * 800))
+    device.hears_error(2, -32005, delivered=False)
+    play.wait(2.1)
+    device.hears_error(1, -32006, delivered=False)
+    device.says(request(3, "m", large="x" * 800))
+    device.hears_nothing()
+    tool.says(welcome(1))
+    assert tool.hear() == INITIALIZED and tool.hear()["method"] == "m"
+
+
 @pytest.mark.row("E3")
 def test_an_endpoint_everybody_left_keeps_nothing_of_what_was_brought() -> None:
     play = Play()

@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from mcp_endpoint import errors, jsonrpc
-from mcp_endpoint.jsonrpc import COPY_BELOW, KEY_BYTES, MEMBERS, Frame, Malformed, id_key, is_utf8, members, parse, with_id
+from mcp_endpoint.jsonrpc import (
+    COPY_BELOW,
+    KEY_BYTES,
+    MEMBERS,
+    Frame,
+    Malformed,
+    answered_number,
+    id_key,
+    is_utf8,
+    members,
+    parse,
+    with_id,
+)
 
 
 def replaced(data: bytes, new: bytes) -> bytes:
@@ -403,6 +415,25 @@ def test_a_frame_at_the_brink_of_the_parsers_depth_is_refused_or_can_be_changed(
             assert changed == message.replace(b'"id":1', b'"id":2') or (changed is None and depth > 500)
     assert len(read) > 500
     assert read == list(range(1, len(read) + 1))
+
+
+@pytest.mark.parametrize(
+    ("frame", "number"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"result":[[', 7),
+        (b'{"jsonrpc":"2.0","id":7,"error":[[', 7),
+        (b' { "jsonrpc" : "2.0" , "result" : [] , "id" : 7 } \n', 7),
+        (b'{"jsonrpc":"2.0","result":"' + b"x" * 100 + b'","id":1234567890}', 1234567890),
+        (b'{"jsonrpc":"2.0","id":7,"method":"m","params":[[', 0),
+        (b'{"jsonrpc":"2.0","id":"7","result":[[', 0),
+        (b'{"jsonrpc":"2.0","id":12345678901,"result":[[', 0),
+        (b'{"jsonrpc":"2.0","result":{"id":7}}', 0),
+        (b"[[[[", 0),
+        (b"", 0),
+    ],
+)
+def test_the_number_of_an_answer_that_cannot_be_read_is_found_at_its_ends(frame: bytes, number: int) -> None:
+    assert answered_number(frame) == number
 
 
 def test_an_object_nested_too_deep_has_no_members() -> None:

@@ -267,9 +267,10 @@ def test_a_bare_tool_is_asked_for_what_nobody_else_has() -> None:
     one, bare = play.tool("one"), play.tool("bare")
     one.is_greeted("one", ["a"])
     bare.says(failure(bare.hear()["id"], -32601))
+    bare.says(failure(bare.hear()["id"], -32601))  # it knows the other era's greeting no better
     device = play.ready_device()
     device.says(request(1, "prompts/list"), request(2, "logging/setLevel", level="loud"))
-    bare.hears(request(2, "prompts/list"), request(3, "logging/setLevel", level="loud"))
+    bare.hears(request(3, "prompts/list"), request(4, "logging/setLevel", level="loud"))
 
 
 # -- subscriptions -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ Rules of this module:
 1. A tool belongs to a label. The same name under the same label, brought by several providers, are replicas of one tool: the newest
    answers, and the older resume when it leaves. A replica whose last call timed out is second choice until it answers anything.
 2. The first label that owns a name exports it as it is, Chinese names too; another label's tool of that name is exported as
-   `label__name`. What was exported once means the same (label, tool) for as long as the catalog lives.
+   `label__name`. What was exported once means the same (label, tool) for as long as the catalog lives; only when no name is left are
+   those taken back that are on no shelf and were never called.
 3. Names are given in the order in which the providers attached, when somebody first needs them (`settle`), so that the order in
    which greetings happen to finish does not matter.
 4. The list is a function of the shelves: the same shelves give the same bytes, in the same order.
@@ -169,7 +170,20 @@ def _digest(text: str) -> str:
 class Catalog:
     """All tools of one endpoint. `limit` is the number of tools, `page_bytes` the size above which a list is paged."""
 
-    __slots__ = ("_fingerprint", "_labels", "_pages", "exported", "kind", "limit", "owners", "page_bytes", "revision", "shelves")
+    __slots__ = (
+        "_fingerprint",
+        "_labels",
+        "_pages",
+        "called",
+        "exported",
+        "full",
+        "kind",
+        "limit",
+        "owners",
+        "page_bytes",
+        "revision",
+        "shelves",
+    )
 
     def __init__(self, limit: int, page_bytes: int, kind: Kind = TOOLS) -> None:
         self.kind = kind
@@ -178,6 +192,10 @@ class Catalog:
         self.shelves: list[Shelf] = []
         self.owners: dict[str, tuple[str, str]] = {}
         self.exported: dict[tuple[str, str], str] = {}
+        self.called: dict[str, None] = {}
+        """The names somebody called by way of this catalog; they keep their meaning."""
+        self.full = False
+        """Whether something on the shelves has no name because there is none left."""
         self.revision = 0
         self._labels: dict[str, str] = {}
         self._pages: list[bytes] | None = None
@@ -268,15 +286,28 @@ class Catalog:
         """Forget what was computed from the shelves."""
         self.revision += 1
         self._pages = None
+        self.full = False
 
     # -- names -------------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Give every tool on the shelves its lasting name."""
+        most = self.limit * NAMES_PER_TOOL
         for shelf in self.shelves:
             for name in shelf.tools:
-                if (shelf.label, name) not in self.exported and len(self.owners) < self.limit * NAMES_PER_TOOL:
-                    self._export(shelf.label, name)
+                if (shelf.label, name) not in self.exported:
+                    if len(self.owners) >= most and not self.full:
+                        self._free()
+                    self.full = len(self.owners) >= most
+                    if not self.full:
+                        self._export(shelf.label, name)
+
+    def _free(self) -> None:
+        """Take back the names of what is on no shelf any more and was never called."""
+        here = {(shelf.label, name) for shelf in self.shelves for name in shelf.tools}
+        for exported, owner in list(self.owners.items()):
+            if owner not in here and exported not in self.called:
+                del self.owners[exported], self.exported[owner]
 
     def _export(self, label: str, name: str) -> None:
         exported = name

@@ -50,7 +50,7 @@ from .catalog import Catalog, Shelf, is_repeatable
 from .config import EndpointSettings, Limits
 from .errors import Code
 from .greeting import INITIALIZED, Greetings, Provider, State, Step, Waiting
-from .jsonrpc import Frame, Malformed, Part, id_key, members, parse, with_id
+from .jsonrpc import Frame, Malformed, Part, TooDeep, id_key, members, parse, with_id
 from .offers import CHANGED, KINDS, MESSAGE, SHARED, UPDATED, Offers
 
 METHOD_CHARS: Final = 256
@@ -495,6 +495,8 @@ class Endpoint:
             else:
                 self._to_bare(call, frame, data, now, patient, errors.INVALID_PARAMS)
             return
+        assert name is not None
+        self.catalog.called[name] = None
         label, tool = owner
         replicas = [shelf for shelf in self.catalog.replicas(label, tool) if shelf.provider not in call.tried]
         if replicas:
@@ -645,6 +647,8 @@ class Endpoint:
             first, second = with_id(data, frame, call.id)
         except Malformed as malformed:
             self._noise(provider, data, malformed, now)
+            if isinstance(malformed, TooDeep):
+                self._fail_too_deep(provider, data)
             return
         del calls[number]
         provider.doubtful = False
@@ -660,6 +664,14 @@ class Endpoint:
             provider.noise_told = now
             start = data[:80].decode("utf-8", "backslashreplace")
             self.watch.tell("noise", self.shown, frames=provider.noise, why=malformed.why, start=start, label=provider.label)
+
+    def _fail_too_deep(self, provider: Provider, data: bytes) -> None:
+        """An answer nobody can read is an answer still: whoever waits for it need not wait until the deadline."""
+        call = provider.pending.calls.get(jsonrpc.answered_number(data))
+        if call is not None and call.consumer is not None:
+            del provider.pending.calls[call.number]
+            provider.doubtful = False
+            self.ledger.fail(call, errors.ANSWER_TOO_BIG, "nested too deep / 嵌套过深", delivered=True)
 
     def _slow_answer(self, provider: Provider, call: Call, frame: Frame, data: bytes, now: float) -> None:
         """An answer the endpoint itself has a use for, or one that must be changed. Raises `Malformed` before anything is done."""
@@ -878,6 +890,8 @@ class Endpoint:
             return
         self.announce = False
         fingerprint = self.catalog.fingerprint()
+        if self.catalog.full:
+            self.watch.tell("no names left", self.shown, names=len(self.catalog.owners))
         self.reckon()
         for consumer in self.consumers:
             if not consumer.seen and self.sole is not None:

@@ -69,6 +69,10 @@ class Malformed(Exception):
         self.id = id
 
 
+class TooDeep(Malformed):
+    """A frame nested deeper than the parser goes; what is wrong with it is known of no other part."""
+
+
 class Span(NamedTuple):
     """Where a member of an object stands: from its key's quote, and from the first to behind the last byte of its value."""
 
@@ -89,6 +93,9 @@ _HALF_PAIR: Final = re.compile(
     # Everything that is none, and then one: half a surrogate pair without its other half.
     rb"(?:[^\\]++|\\[^u]|\\u(?:[^dD]|[dD][0-7])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F])*+(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
+_ANSWER_HEAD: Final = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*(?:"id"\s*:\s*(\d{1,10})\s*,\s*)?"(?:result|error)"\s*:')
+_ANSWER_TAIL: Final = re.compile(rb',\s*"id"\s*:\s*(\d{1,10})\s*\}\s*\Z')
+_ANSWER_TAIL_BYTES: Final = 64
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -129,7 +136,7 @@ def parse(data: bytes, utf8: bool = False) -> Frame:
         if mended is data:
             raise Malformed(PARSE_ERROR, str(why)) from None
     except RecursionError:
-        raise Malformed(PARSE_ERROR, "nested too deep") from None
+        raise TooDeep(PARSE_ERROR, "nested too deep") from None
     frame = parse(mended, utf8=True)
     if frame.id is not UNSET:
         place = members(data)["id"]
@@ -159,7 +166,7 @@ def _explain(data: bytes, why: ValidationError) -> Frame:
     except DecodeError as broken:
         raise Malformed(PARSE_ERROR, str(broken)) from None
     except RecursionError:
-        raise Malformed(PARSE_ERROR, "nested too deep") from None
+        raise TooDeep(PARSE_ERROR, "nested too deep") from None
     raise Malformed(INVALID_REQUEST, str(why), bytes(found.get("id", _NULL))) from None
 
 
@@ -182,6 +189,13 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
     if raw[:1] == b"-" and raw[1:].isdigit() and len(raw) <= integer_chars:
         return b"0" if raw == b"-0" else raw
     return None
+
+
+def answered_number(data: bytes) -> int:
+    """The number an answer names that is nested too deep to be read, or 0: the id stands first or last, as the SDKs of MCP write it."""
+    head = _ANSWER_HEAD.match(data)
+    found = head if head is None or head[1] is not None else _ANSWER_TAIL.search(data, len(data) - _ANSWER_TAIL_BYTES)
+    return 0 if found is None else int(found[1])
 
 
 def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
@@ -245,7 +259,7 @@ def members(data: bytes | Raw) -> dict[str, Span]:
             text = _mended(text)
             values = _members_decoder.decode(text)
     except RecursionError:
-        raise Malformed(INVALID_REQUEST, "nested too deep") from None
+        raise TooDeep(INVALID_REQUEST, "nested too deep") from None
     if len(values) > MEMBERS:
         raise Malformed(INVALID_REQUEST, f"more than {MEMBERS} members in one object")
     spans: dict[str, Span] = {}

@@ -211,6 +211,7 @@ class Offers:
         catalog.settle()
         owner = catalog.owners.get(name)
         if owner is not None:
+            catalog.called[name] = None
             shelves = catalog.replicas(*owner)
             return (shelves[0].provider, owner[1]) if shelves else None
         if kind is RESOURCES:
@@ -225,9 +226,7 @@ class Offers:
 
     # -- subscriptions ---------------------------------------------------------------------------------------------------------
 
-    def _subscribe(
-        self, provider: Provider, own: str, name: str, call: Call, frame: Frame, data: bytes, rename: Rename | None
-    ) -> None:
+    def _subscribe(self, provider: Provider, own: str, name: str, call: Call, frame: Frame, data: bytes, rename: Rename | None) -> None:
         consumer = call.consumer
         assert consumer is not None
         known = self.subscribers.get((provider, own), {})

@@ -98,11 +98,14 @@ class Server(uvicorn.Server):
         self._door.refuse_new = True
         self._broker.drain()
         logger.info("正在停止 / stopping", calls_in_flight=self._broker.in_flight, links=self._door.links)
-        await self._until(lambda: not self._broker.in_flight, self._view.config.server.drain_seconds)
+        await self._until(self._owes_nothing, self._view.config.server.drain_seconds)
         self._broker.finish()
         self._door.close_all(RESTARTING)
         await self._close_rooms()
         await self._until(lambda: not self._door.links, GOODBYE_SECONDS)
+
+    def _owes_nothing(self) -> bool:
+        return not self._broker.in_flight and not any(room.owed for room in self._rooms)
 
     async def _close_rooms(self) -> None:
         """All of them, even if one fails: a child process must not outlive us because of another room's mistake."""
@@ -235,6 +238,7 @@ _EVENTS: Final[Mapping[str, tuple[str, str]]] = {
     "bare": ("工具端不会 MCP 握手", "WARNING"),
     "no list": ("工具端没有给出工具列表", "WARNING"),
     "too many tools": ("工具过多，部分未列出（limits.tools_per_endpoint）", "WARNING"),
+    "no names left": ("工具名称过多，新的工具未列出", "WARNING"),
     "noise": ("工具端发来的不是 JSON-RPC，已丢弃", "WARNING"),
     "bad frame": ("使用端发来的不是 JSON-RPC", "WARNING"),
     "timed out": ("调用超时", "WARNING"),

@@ -95,10 +95,10 @@ WRONG = [
     Wrong(
         "an answer is looked up in the answering link's own table only",
         "endpoint",
-        "            call = provider.pending.calls.get(number)\n            if call is None:\n",
+        "            call = calls.get(number)\n            if call is None:\n",
         "            tables = [other.pending.calls for other in self.providers if number in other.pending.calls]\n"
         "            call = tables[0][number] if tables else None\n"
-        "            provider = call.provider or provider if call is not None else provider\n"
+        "            provider = call.provider or provider if call is not None else provider\n            calls = provider.pending.calls\n"
         "            if call is None:\n",
     ),
     Wrong(
@@ -209,7 +209,7 @@ WRONG = [
     Wrong(
         "a joined name has at most 64 characters",
         "catalog",
-        'return whole if len(whole) <= NAME_CHARS else f"{whole[: NAME_CHARS - 7]}_{_digest(whole)}"',
+        """return f"{whole[: NAME_CHARS - 7]}_{more or _digest(whole)}\"""",
         "return whole",
     ),
     Wrong(
@@ -278,7 +278,7 @@ WRONG = [
         "a call that waits for its tool goes to no other label's",
         "endpoint",
         "elif any(shelf.label == label for shelf in self.catalog.shelves) or",
-        "elif self.providers:\n            self._carry(self.providers[-1], call, frame, data)\n"
+        "elif self.providers:\n            self.carry(self.providers[-1], call, frame, data)\n"
         "        elif any(shelf.label == label for shelf in self.catalog.shelves) or",
     ),
     Wrong(
