@@ -136,3 +136,7 @@ def test_a_key_in_a_stream_becomes_stars_however_it_is_cut() -> None:
 def test_the_servers_own_key_leaves_a_query_and_nothing_else_does() -> None:
     assert unkeyed(b"a=1&key=mine&b=2&key=theirs&monkey=mine", b"mine") == b"a=1&b=2&key=theirs&monkey=mine"
     assert unkeyed(b"", b"mine") == b""
+
+
+def test_blanks_around_a_header_are_none_of_it() -> None:
+    assert (b"mcp-name", b"look up") in outward([(b"mcp-name", b" \tlook up ")], AVIATION, "bearer", "", mcp=False)

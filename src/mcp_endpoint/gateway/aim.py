@@ -113,7 +113,8 @@ def outward(headers: Iterable[Header], aim: Aim, place: str, secret: str, *, mcp
     """The headers of a request as the upstream gets them; names are lower-case, as ASGI gives them. `mcp` adds the Accept MCP needs."""
     given = list(headers)
     dropped = HOP_BY_HOP | _named(given) | {b"host", b"content-length", KEY_HEADER}
-    kept = [(name, value) for name, value in given if name not in dropped]
+    # What stands around a value is none of it (RFC 9110 §5.5), and not every client may send it on.
+    kept = [(name, value.strip(b" \t")) for name, value in given if name not in dropped]
     if mcp:
         accepted = [value for name, value in kept if name == b"accept"]
         if not accepted or accepted == [b"*/*"]:
