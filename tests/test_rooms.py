@@ -25,6 +25,7 @@ class Parlour:
     """A room that says what happens to it."""
 
     name = "parlour"
+    owed = 0
 
     def __init__(self, heard: list[str], *, start: Exception | None = None, stop: Exception | None = None) -> None:
         self.heard = heard

@@ -37,6 +37,10 @@ class Room(Protocol):
     def routes(self) -> Sequence[BaseRoute]:
         """Its paths; asked for once, before `start`."""
 
+    @property
+    def owed(self) -> int:
+        """Answers under way that the server waits for when it stops, the broker's own calls not counted."""
+
     async def start(self) -> None:
         """Open, before the first connection is taken; does not wait for anybody outside. Raises EndpointError."""
 
@@ -105,7 +109,7 @@ def _gateway(house: House, rings: _Rings, *, alone: bool = False) -> Room:
     config = house.config
     proxy = imported(".gateway.proxy", "http")
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
-    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, alone=alone)
+    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, house.broker, alone=alone)
     return gateway
 
 

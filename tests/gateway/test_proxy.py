@@ -720,6 +720,50 @@ async def test_a_client_that_hangs_up_while_it_sends_is_forgotten(tmp_path: Path
         assert len(behind.seen) == 1
 
 
+# -- the end -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_under_way_is_answered_before_it_stops_and_nothing_new_is_begun(tmp_path: Path) -> None:
+    came, go = asyncio.Event(), asyncio.Event()
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        if not seen.all("x-late"):
+            await go.wait()
+        writer.write(OK)
+
+    (tmp_path / "accounts.txt").write_text(f"user|password|{KEYS[0]}\n")
+    async with upstream(script) as behind, httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client:
+        air = GatewaySettings(name="air", target=behind.url, credentials="fly", place="bearer")
+        config = Config(gateway=(air,), credentials={"fly": CredentialSettings(accounts="accounts.txt")})
+        async with running(config, root=tmp_path, alone="gateway") as server, asyncio.timeout(BOUND):
+            url = f"http://127.0.0.1:{server.port}/"
+            under_way = asyncio.create_task(client.post(url, json=CALL))
+            await came.wait()
+            server.should_exit = True
+            while (late := await client.post(url, json=CALL, headers={"X-Late": "1"})).status_code != 503:
+                pass
+            assert late.headers["retry-after"] == "1"
+            go.set()
+            assert (await under_way).status_code == 200
+
+
+async def test_a_session_stream_that_never_ends_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        await asyncio.Event().wait()
+
+    async with upstream(script) as behind, asyncio.timeout(BOUND), httpx2.AsyncClient(trust_env=False) as client:
+        async with front(behind, tmp_path) as gateway:
+            stream = client.stream("GET", gateway.url, headers={"Accept": "text/event-stream"})
+            answer = await stream.__aenter__()
+            pieces = answer.aiter_raw()
+            assert await anext(pieces) == b"data: 1\n\n"
+            reading = asyncio.create_task(anext(pieces, b"the end"))
+        assert await reading == b"the end"
+        await stream.__aexit__(None, None, None)
+
+
 # -- as a program ----------------------------------------------------------------------------------------------------------
 
 

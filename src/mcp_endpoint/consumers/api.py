@@ -79,6 +79,7 @@ class Api:
     """The room of the API."""
 
     name = "api"
+    owed = 0
 
     def __init__(
         self, broker: Broker, config: Config, root: Path, where: Callable[[], Where], kept: Sequence[Kept] = (), *, alone: bool = False

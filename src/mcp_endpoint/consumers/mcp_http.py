@@ -57,6 +57,7 @@ class McpHttp:
     """The room behind `/mcp`."""
 
     name = "mcp_http"
+    owed = 0
 
     def __init__(self, broker: Broker, limits: Limits, porter: Porter, stateless: Era | None = None) -> None:
         """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are."""

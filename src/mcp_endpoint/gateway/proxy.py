@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import hmac
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -34,6 +34,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .. import __version__
 from ..addresses import is_loopback
 from ..admission import FORWARDED, host_of
+from ..broker import Broker
 from ..config import Config, GatewaySettings
 from ..credentials import BANNED_BY, REFUSED_BY, RESTED_BY, Credential
 from ..keyring import ALL_GONE, Keyring, retry_after
@@ -101,12 +102,18 @@ class Gateway:
 
     name = "gateway"
 
-    def __init__(self, config: Config, rings: Mapping[str, Keyring], *, alone: bool = False) -> None:
-        """`rings` are the pools that gateways name. `alone`: the first one has the port to itself, at `/`, with its own status pages."""
-        limits = httpx2.Limits(
-            max_connections=config.limits.gateway_connections, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS
-        )
+    def __init__(self, config: Config, rings: Mapping[str, Keyring], broker: Broker, *, alone: bool = False) -> None:
+        """`rings` are the pools that gateways name; when `broker` drains nothing new is begun.
+
+        `alone`: the first one has the port to itself, at `/`, with its own status pages.
+        """
+        most = config.limits.gateway_connections
+        limits = httpx2.Limits(max_connections=most, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
+        self.owed = 0
+        """Answers under way, but for event streams that were asked for with GET: those have no end to wait for."""
+        self.stopped = False
         self._config = config
+        self._broker = broker
         self._alone = alone
         self._key = config.server.key.encode()
         public = config.server.public_url
@@ -141,6 +148,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Close the connections to upstreams."""
+        self.stopped = True
         for upstream in self.upstreams.values():
             await upstream.transport.aclose()
 
@@ -201,6 +209,8 @@ class Gateway:
         upstream = self._only if self._alone else self.upstreams.get(request.path_params["name"])
         raw = bytes(request.scope.get("raw_path") or request.scope["path"].encode())
         path = raw if self._alone else b"/".join(raw.split(b"/")[3:])
+        if self._broker.draining:
+            return _error(503, "stopping", "服务器正在停止，请稍后再试 / The server is stopping, try again soon", {"Retry-After": "1"})
         if upstream is None:
             return _error(404, "no such gateway", "没有这个网关 / There is no gateway of this name")
         if climbs(path):
@@ -304,7 +314,9 @@ class Gateway:
             advice = "上游要求换地址：请修改 target / the upstream redirects MCP elsewhere: change target"
             logger.warning(advice, gateway=upstream.settings.name, status=status)
         prefix = "" if self._alone else f"/gateway/{upstream.settings.name}"
-        return _Stream(upstream, response, prefix, Scrub(credential.secret) if credential is not None else None)
+        events = response.headers.get("content-type", "").startswith("text/event-stream")
+        scrub = Scrub(credential.secret) if credential is not None else None
+        return _Stream(self, upstream, response, prefix, scrub, endless=events and request.method == "GET")
 
     @staticmethod
     def _owner(upstream: Upstream, request: Request) -> Credential | None:
@@ -379,7 +391,12 @@ class _Rest(httpx2.AsyncByteStream):
 class _Stream:
     """An upstream's answer, on its way to the client chunk by chunk."""
 
-    def __init__(self, upstream: Upstream, response: httpx2.Response, prefix: str, scrub: Scrub | None) -> None:
+    def __init__(
+        self, gateway: Gateway, upstream: Upstream, response: httpx2.Response, prefix: str, scrub: Scrub | None, *, endless: bool
+    ) -> None:
+        """`endless`: an MCP session's own stream, which ends when somebody hangs up."""
+        self.endless = endless
+        self._gateway = gateway
         self._upstream = upstream
         self._response = response
         self._prefix = prefix
@@ -407,6 +424,9 @@ class _Stream:
             async for chunk in response.aiter_raw():
                 await send({"type": "http.response.body", "body": chunk if clean is None else clean.feed(chunk), "more_body": True})
         except httpx2.TransportError as error:
+            if self._gateway.stopped and "content-length" not in response.headers:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
             # Returning before the end makes the server close the connection: the client must not take half an answer for a whole.
             self._upstream.counts.failed += 1
             logger.warning("上游中途断开 / upstream broke off", gateway=self._upstream.settings.name, reason=type(error).__name__)
@@ -432,8 +452,20 @@ class _Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.suppress(ClientDisconnect):  # whoever hung up while sending wants no answer
-            answer = await self._gateway.answer(Request(scope, receive, send))
+            with self._owing():
+                answer = await self._gateway.answer(Request(scope, receive, send))
+                if not (isinstance(answer, _Stream) and answer.endless):
+                    await answer(scope, receive, send)
+                    return
             await answer(scope, receive, send)
+
+    @contextlib.contextmanager
+    def _owing(self) -> Iterator[None]:
+        self._gateway.owed += 1
+        try:
+            yield
+        finally:
+            self._gateway.owed -= 1
 
 
 async def _unless_gone(request: Request, work: Any) -> _Answer:
@@ -495,8 +527,8 @@ def _late() -> Response:
     return _error(408, "body too slow", "请求体未及时到达 / The request's body did not arrive in time")
 
 
-def _error(status: int, error: str, message: str) -> Response:
-    return JSONResponse({"error": error, "message": message}, status_code=status)
+def _error(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": error, "message": message}, status, headers)
 
 
 def _now() -> float:

@@ -119,6 +119,7 @@ class Providers:
     """The room of the servers; one per broker."""
 
     name = "providers"
+    owed = 0
 
     def __init__(
         self,
