@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mcp_endpoint.broker import Broker
 from mcp_endpoint.calls import Ask, Call, Parked
 from mcp_endpoint.config import EndpointSettings, Limits
+from mcp_endpoint.endpoint import Endpoint
 from mcp_endpoint.greeting import Waiting
 
 MARK = re.compile(r"<(E\d)\.([A-Z])(\d+)\.(\d+)>")  # endpoint, kind of who made it (D device, T tool, F forger), its number, a serial
@@ -30,6 +31,24 @@ XIAOZHI = "XiaozhiMCPEndpointClient"
 IDS = [b"0", b"1", b"2", b"-1", b'"1"', b'""', b'"null"', b'"a"', b'"\\u0061"', b"9007199254740993"]
 ASKS = {"sampling/createMessage": "sampling", "roots/list": "roots"}
 WHO = st.integers(0, 1000)
+GUESTS = st.sampled_from([(False, ""), (False, ""), (False, ""), (True, ""), (True, "a"), (True, "calc"), (True, "h")])
+MORE = {
+    "resources/read": '{"uri":"x:1","mark":"#"}',
+    "resources/subscribe": '{"uri":"x:1","mark":"#"}',
+    "resources/unsubscribe": '{"uri":"x:1","mark":"#"}',
+    "resources/templates/list": '{"mark":"#"}',
+    "prompts/list": '{"mark":"#"}',
+    "prompts/get": '{"name":"p","mark":"#"}',
+    "logging/setLevel": '{"level":"error","mark":"#"}',
+    "completion/complete": '{"ref":{"name":"p"},"mark":"#"}',
+}
+OFFERED = {
+    "resources/list": ("resources", "uri", "x:1"),
+    "resources/templates/list": ("resourceTemplates", "uriTemplate", "x:{n}"),
+    "prompts/list": ("prompts", "name", "p"),
+}
+DECLARED: dict[str, Any] = {"tools": {}, "resources": {"subscribe": True}, "prompts": {}, "logging": {}}
+REPEATABLE = "t1"
 CHARACTERS = st.sampled_from(["slow", "slow", "slow", "good", "good", "sleepy", "bare", "silent", "dying", "insisting"])
 SENSELESS = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1,"requestId":1}}'
 NONSENSE = [b"garbage", SENSELESS, b"[]", b'{"jsonrpc":"2.0","id":null,"method":"m"}', b'{"jsonrpc":"2.0","id":[1],"method":"m"}']
@@ -119,6 +138,8 @@ class Device(Party):
         self.tokens: dict[Any, Asked] = {}
         self.greeted = False
         self.capabilities: set[str] = set()
+        self.in_house = False
+        self.only = ""
         self.names: set[str] = set()
         self.nulls = 0  # answers with id null it has coming
         self.questions: dict[int, str] = {}
@@ -138,6 +159,7 @@ class Device(Party):
         if key in self.blurred:
             self.blurred[key] += 1
         self.marks[mark] = request
+        self.world.askers[mark] = self
         if token is not None:
             self.tokens[token] = request
         self.says(b'{"jsonrpc":"2.0","id":%b,"method":"%b","params":%b}' % (id, method.encode(), params.replace("#", mark).encode()))
@@ -191,6 +213,8 @@ class Device(Party):
                 assert error["data"]["agent_id"] == f"shown-{self.endpoint}"
                 assert error["code"] in (-32001, -32003, -32005, -32006, -32007, -32600, -32601, -32602)
         self.greeted = self.greeted or candidates[0].method == "initialize"
+        if self.only and "result" in frame and "tools" in (frame["result"] or {}):
+            assert all(tool["description"] == self.only for tool in frame["result"]["tools"]), f"not its label's: {data!r}"
         self._clear(key)
 
     def _hears_other(self, frame: dict[str, Any]) -> None:
@@ -214,9 +238,13 @@ class Tool(Party):
 
     kind = "T"
 
-    def __init__(self, world: Lives, endpoint: str, number: int, character: str, name: str, tools: list[str]) -> None:
+    def __init__(
+        self, world: Lives, endpoint: str, number: int, character: str, server_id: str, name: str, tools: list[str], house: bool
+    ) -> None:
         super().__init__(world, endpoint, number)
         self.character = character
+        self.house = house
+        self.label = server_id or name
         self.name = name
         self.tools = tools
         self.todo: deque[tuple[int, str, Any]] = deque()
@@ -252,6 +280,15 @@ class Tool(Party):
             self.greeting = id
             self.initializes += 1
             assert self.initializes == 1, "initialized a second time"
+        params = frame.get("params") or {}
+        asker = self.world.askers.get(params.get("mark", ""))
+        if frame["method"] == "initialize":
+            assert asker is None or not asker.in_house, "the words of somebody in the house were carried"
+        elif frame["method"] == "tools/call" and asker is not None:
+            assert not asker.only or asker.only == self.label, "somebody who sees one label called another's tool"
+            again = params["mark"] in self.world.delivered
+            assert not again or params["name"] == REPEATABLE or params["mark"] in self.world.excused, "called twice"
+            self.world.delivered.add(params["mark"])
         self.todo.append((id, frame["method"], frame.get("params")))
 
     @property
@@ -259,7 +296,7 @@ class Tool(Party):
         """Whether it answers what it has now without being told to; a slow one does so in handshakes only."""
         if self.character == "slow":
             return bool(self.todo) and self.todo[0][1] in ("initialize", "tools/list")
-        return bool(self.todo) and self.character in ("good", "bare", "insisting")
+        return bool(self.todo) and self.character in ("good", "bare", "insisting", "lost")
 
     def works(self, which: int = 0) -> None:
         """Answer one of the requests it has."""
@@ -273,13 +310,26 @@ class Tool(Party):
             self.says({"jsonrpc": "2.0", "id": id, "result": None, "error": {"code": -32601, "message": mark}})
         elif method == "initialize":
             info = {"name": self.name, "version": mark}
-            result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}, "resources": {}}, "serverInfo": info}
+            result = {"protocolVersion": "2025-06-18", "capabilities": DECLARED, "serverInfo": info}
             self.says({"id": id, "jsonrpc": "2.0", "result": result})
         elif method == "tools/list":
-            tools = [{"name": name, "description": self.name, "inputSchema": {}} for name in self.tools]
+            hints = {"readOnlyHint": True}
+            tools = [
+                {"name": name, "description": self.label, "inputSchema": {}, **({"annotations": hints} if name == REPEATABLE else {})}
+                for name in self.tools
+            ]
             self.says({"jsonrpc": "2.0", "result": {"tools": tools}, "id": id})
         elif method == "tools/call" and self.character == "insisting" and not self.initializes:
+            self.world.excused.add((params or {}).get("mark", ""))
             self.says({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": mark}})
+        elif method == "tools/call" and self.character == "lost":
+            if self.house:  # nobody else is believed
+                self.world.excused.add((params or {}).get("mark", ""))
+            told = {"delivered": False, "agent_id": f"shown-{self.endpoint}"}
+            self.says({"jsonrpc": "2.0", "id": id, "error": {"code": -32001, "message": mark, "data": told}})
+        elif method in OFFERED:
+            member, key, name = OFFERED[method]
+            self.says({"jsonrpc": "2.0", "id": id, "result": {member: [{key: name, "description": mark}]}})
         else:
             self.says({"jsonrpc": "2.0", "id": id, "result": {"mark": mark, "echo": (params or {}).get("mark")}})
 
@@ -330,6 +380,11 @@ class Lives(RuleBasedStateMachine):
         self.count = 0
         self.draining = False
         self.met: dict[int, Any] = {}  # every endpoint there ever was
+        self.housed: list[str] = []  # what the house brings wherever somebody asks
+        self.open: set[str] = set()
+        self.askers: dict[str, Device] = {}  # whose mark it is
+        self.delivered: set[str] = set()  # the marks of calls some tool has heard
+        self.excused: set[str] = set()  # and of those it said it had not run
         self.broken = False  # a promise was broken: the end of this life proves nothing more
 
     def _call_at(self, when: float, then: Callable[[], None]) -> Timer:
@@ -348,8 +403,9 @@ class Lives(RuleBasedStateMachine):
         tools=st.lists(CHARACTERS, max_size=3),
         devices=st.lists(st.booleans(), max_size=3),
         late=st.booleans(),
+        housed=st.just([]) | st.lists(st.sampled_from(["slow", "good", "lost", "lost", "dying", "silent"]), max_size=3),
     )
-    def begin(self, greet: Any, small: bool, tools: list[str], devices: list[bool], late: bool) -> None:
+    def begin(self, greet: Any, small: bool, tools: list[str], devices: list[bool], late: bool, housed: list[str]) -> None:
         bounds = {"in_flight_per_consumer": 4, "in_flight_per_endpoint": 9, "late_answers": 2, "tools_per_endpoint": 3} if small else {}
         self.broker = Broker(
             EndpointSettings(greet=greet),
@@ -359,6 +415,9 @@ class Lives(RuleBasedStateMachine):
             epoch=lambda: 1.7e9,
             watch=self,
         )
+        self.housed = housed
+        self.broker.on_open = self._opens
+        self.broker.on_idle = self._idles
         # Many lives begin in the midst of one, so that the rules have something to stir.
         for number, character in enumerate(tools if late else []):
             self._tool_comes("E1", character, "", f"s{number}", ["t1", f"t{number}"])
@@ -394,16 +453,35 @@ class Lives(RuleBasedStateMachine):
     # -- who comes and goes ----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.devices) < 3 and not self.draining)
-    @rule(endpoint=st.sampled_from(["E1", "E1", "E2", "E3"]))
-    def a_device_comes(self, endpoint: str) -> None:
-        self._device_comes(endpoint)
+    @rule(endpoint=st.sampled_from(["E1", "E1", "E2", "E3"]), guest=GUESTS)
+    def a_device_comes(self, endpoint: str, guest: tuple[bool, str]) -> None:
+        self._device_comes(endpoint, *guest)
 
-    def _device_comes(self, endpoint: str) -> None:
+    def _device_comes(self, endpoint: str, in_house: bool = False, only: str = "") -> None:
         self.count += 1
         device = Device(self, endpoint, self.count)
-        device.party = self.broker.attach_consumer(endpoint, f"shown-{endpoint}", device)
-        self.met[id(device.party.endpoint)] = device.party.endpoint
+        device.in_house, device.only = in_house, only
         self.devices.append(device)
+        device.party = self.broker.attach_consumer(
+            endpoint, f"shown-{endpoint}", device, in_house=in_house, only=only, ask_seconds=40.0 if in_house else None
+        )
+        self.met[id(device.party.endpoint)] = device.party.endpoint
+
+    def _opens(self, endpoint: Endpoint) -> None:
+        assert endpoint.name not in self.open
+        self.open.add(endpoint.name)
+        for character in self.housed:
+            self._tool_comes(endpoint.name, character, "h", "house", ["t1", "t2"], house=True)
+
+    def _idles(self, endpoint: Endpoint) -> None:
+        self.open.remove(endpoint.name)
+        for tool in [tool for tool in self.tools if tool.house and tool.endpoint == endpoint.name]:
+            self._tool_goes(tool)
+
+    @precondition(lambda self: self.housed and len(self.tools) < 5 and self.devices and not self.draining)
+    @rule(who=WHO, character=st.sampled_from(["good", "lost", "slow"]))
+    def the_house_brings_one_more(self, who: int, character: str) -> None:
+        self._tool_comes(self.devices[who % len(self.devices)].endpoint, character, "h", "house", ["t1", "t2"], house=True)
 
     @precondition(lambda self: len(self.tools) < 4 and not self.draining)
     @rule(
@@ -416,10 +494,10 @@ class Lives(RuleBasedStateMachine):
     def a_tool_comes(self, endpoint: str, character: str, server_id: str, name: str, tools: list[str]) -> None:
         self._tool_comes(endpoint, character, server_id, name, tools)
 
-    def _tool_comes(self, endpoint: str, character: str, server_id: str, name: str, tools: list[str]) -> None:
+    def _tool_comes(self, endpoint: str, character: str, server_id: str, name: str, tools: list[str], *, house: bool = False) -> None:
         self.count += 1
-        tool = Tool(self, endpoint, self.count, character, name, tools)
-        tool.party = self.broker.attach_provider(endpoint, f"shown-{endpoint}", tool, server_id=server_id)
+        tool = Tool(self, endpoint, self.count, character, server_id, name, tools, house)
+        tool.party = self.broker.attach_provider(endpoint, f"shown-{endpoint}", tool, server_id=server_id, house=house)
         self.met[id(tool.party.endpoint)] = tool.party.endpoint
         self.tools.append(tool)
         self._settle()
@@ -432,6 +510,8 @@ class Lives(RuleBasedStateMachine):
         self._settle()
 
     def _goes(self, party: Device | Tool) -> None:
+        if party.gone:
+            return
         if isinstance(party, Device):
             self._device_goes(party)
         else:
@@ -499,6 +579,12 @@ class Lives(RuleBasedStateMachine):
             device.asks(each, what, params)
         self._settle()
 
+    @precondition(lambda self: self.devices)
+    @rule(who=WHO, id=st.sampled_from(IDS), what=st.sampled_from(sorted(MORE)))
+    def a_device_wants_more_than_tools(self, who: int, id: bytes, what: str) -> None:
+        self.devices[who % len(self.devices)].asks(id, what, MORE[what])
+        self._settle()
+
     def _calls(self, who: int, ids: list[bytes], name: str, token: bool) -> None:
         device = self.devices[who % len(self.devices)]
         for each in ids:
@@ -517,7 +603,7 @@ class Lives(RuleBasedStateMachine):
     @rule(
         who=WHO,
         ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=3),
-        name=st.sampled_from(["t1", "t2", "加", "calc__t1", "s1__t1", "a__t1", "b__t2", "nobody"]),
+        name=st.sampled_from(["t1", "t2", "t2", "加", "calc__t1", "s1__t1", "a__t1", "b__t2", "h__t1", "h__t2", "nobody"]),
     )
     def a_device_calls_what_it_knows_or_not(self, who: int, ids: list[bytes], name: str) -> None:
         self._calls(who, ids, name, True)
@@ -606,14 +692,22 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.tools)
     @rule(
         who=WHO,
-        method=st.sampled_from(["notifications/tools/list_changed", "notifications/message", "weather"]),
+        method=st.sampled_from(
+            [
+                "notifications/tools/list_changed",
+                "notifications/resources/list_changed",
+                "notifications/resources/updated",
+                "notifications/message",
+                "weather",
+            ]
+        ),
         brought=st.lists(st.sampled_from(["t1", "t2", "new"]), max_size=3, unique=True),
     )
     def a_tool_notifies(self, who: int, method: str, brought: list[str]) -> None:
         tool = self.tools[who % len(self.tools)]
         if method == "notifications/tools/list_changed":
             tool.tools = brought
-        tool.says({"jsonrpc": "2.0", "method": method, "params": {"mark": tool.mark()}})
+        tool.says({"jsonrpc": "2.0", "method": method, "params": {"uri": "x:1", "level": "info", "mark": tool.mark()}})
         self._settle()
 
     @precondition(lambda self: any(tool.todo for tool in self.tools))
@@ -685,6 +779,8 @@ class Lives(RuleBasedStateMachine):
         for name, endpoint in self.broker.endpoints.items():
             assert endpoint.ledger.in_flight == sum(device.open() for device in self.devices if device.endpoint == name)
         assert all(device.nulls == 0 for device in self.devices)
+        assert self.open == {device.endpoint for device in self.devices}
+        assert {tool.endpoint for tool in self.tools if tool.house} <= self.open
         counters = self.broker.counters
         assert counters.answers <= counters.requests
         json.dumps(self.broker.snapshot(detail=True))
