@@ -20,7 +20,7 @@ from wrong import WRONG, Wrong
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "mcp_endpoint"
-HEART = ("endpoint", "greeting", "calls", "catalog", "jsonrpc", "broker", "lives")
+HEART = ("endpoint", "greeting", "calls", "catalog", "offers", "jsonrpc", "broker", "lives")
 SECONDS = 300.0
 
 
