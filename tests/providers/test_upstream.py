@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +22,7 @@ from mcp_endpoint.broker import Broker
 from mcp_endpoint.config import CredentialSettings, EndpointSettings, Limits
 from mcp_endpoint.consumers.local import Failed, Local
 from mcp_endpoint.keyring import Keyring, keyring
+from mcp_endpoint.providers import carrier as carrying
 from mcp_endpoint.providers import upstream as module
 from mcp_endpoint.providers.mcp_json import Server
 from mcp_endpoint.providers.upstream import Upstream as Kept
@@ -450,3 +452,205 @@ async def test_an_endless_answer_ends_at_the_limit(tmp_path: Path) -> None:
                 await inside.call("pour", {})
         assert isinstance(behind, Upstream)
         assert [tool.name for tool in await inside.tools()] == ["pour"]
+
+
+def plays(call: Callable[[Seen, asyncio.StreamWriter], Any], tools: tuple[str, ...] = ("pour",)) -> Any:
+    """A server of the handshake era without sessions; `call` answers what is no greeting and no list."""
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        frame = json.loads(seen.body) if seen.body else {}
+        results: dict[str, Any] = {
+            "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}},
+            "tools/list": {"tools": [{"name": name, "inputSchema": {}} for name in tools]},
+            "ping": {},
+        }
+        if seen.method == "GET":
+            writer.write(reply(405))
+        elif "id" not in frame:
+            writer.write(reply(202))
+        elif (result := results.get(frame["method"])) is not None:
+            body = json.dumps({"jsonrpc": "2.0", "id": frame["id"], "result": result}).encode()
+            writer.write(reply(200, body, "Content-Type: application/json"))
+        else:
+            await call(seen, writer)
+        await writer.drain()
+
+    return script
+
+
+def head(kind: str, *more: str) -> bytes:
+    return "\r\n".join(("HTTP/1.1 200 OK", f"Content-Type: {kind}", *more, "", "")).encode()
+
+
+async def bomb(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    assert seen.all("accept-encoding") == ["identity"]
+    writer.write(reply(200, gzip.compress(b" " * 50_000_000), "Content-Type: application/json", "Content-Encoding: gzip"))
+
+
+async def endless_event(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("text/event-stream") + b"data: ")
+    while True:
+        writer.write(b"x" * 65_536)
+        await writer.drain()
+
+
+async def endless_events(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("text/event-stream"))
+    while True:
+        writer.write(b'data: {"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"x"}}\n\n' * 1000)
+        await writer.drain()
+
+
+async def dripping_head(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"x: y\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def dripping_body(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("application/json", "Content-Length: 100000"))
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def broken_off(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("application/json", "Content-Length: 100000") + b"{")
+    await writer.drain()
+    writer.close()
+
+
+async def somebody_elses(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    writer.write(reply(200, b'{"jsonrpc":"2.0","id":4711,"result":{}}', "Content-Type: application/json"))
+
+
+@pytest.mark.parametrize("call", [bomb, endless_event, endless_events, dripping_head, dripping_body, broken_off])
+async def test_a_call_that_is_answered_with_an_attack_fails_alone(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrying, "ANSWER_SECONDS", 0.5)
+    broker = house(Limits(provider_message_bytes=1_000_000))
+    async with (
+        upstream(plays(call)) as behind,
+        served(adder().streamable_http_app()) as (port, _),
+        kept(broker, entry(behind.url, wire="http", name="odd", label="odd")) as odd,
+        kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one,
+    ):
+        await becomes(odd, "running")
+        await becomes(one, "running")
+        inside, good = local(broker, odd.server), local(broker, one.server)
+        async with asyncio.timeout(BOUND):
+            calling = asyncio.create_task(inside.call("pour", {}))
+            assert text(await good.call("add", {"a": 1, "b": 2})) == "3"
+            with pytest.raises(Failed) as caught:
+                await calling
+        assert not caught.value.undelivered
+        assert [tool.name for tool in await inside.tools()] == ["pour"]
+        assert odd.describe()["attempts"] == 1
+
+
+async def test_an_answer_to_nothing_that_was_asked_is_dropped() -> None:
+    broker = house()
+    async with upstream(plays(somebody_elses)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(inside.call("pour", {}), 0.2)
+        assert [tool.name for tool in await inside.tools()] == ["pour"]
+        assert one.describe()["attempts"] == 1
+
+
+async def test_an_old_server_may_not_send_us_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address for messages that a stream names has to be on the same server (MCP 2024-11-05, HTTP with SSE)."""
+    monkeypatch.setattr(module, "HELLO_SECONDS", 0.2)
+    broker = house()
+    async with upstream(says(reply(202))) as inner:
+
+        async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+            writer.write(head("text/event-stream") + f"event: endpoint\ndata: {inner.url}/messages\n\n".encode())
+            await writer.drain()
+            await asyncio.Event().wait()
+
+        async with upstream(script) as behind, kept(broker, entry(behind.url, wire="sse")) as one:
+            assert "Error" in (await becomes(one, "waiting"))["why"]
+        assert not inner.seen
+
+
+@pytest.mark.parametrize("refusal", [reply(429, b"", "Retry-After: 30"), reply(503), reply(403)])
+async def test_a_refused_key_gives_way_to_another(tmp_path: Path, refusal: bytes) -> None:
+    """The call itself hears nothing of it."""
+    shown: list[str] = []
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if seen.method == "POST" and b"tools/call" in seen.body:
+            shown.append(seen.key())
+            if len(shown) == 1:
+                writer.write(refusal)
+                return
+            body = json.dumps(
+                {"jsonrpc": "2.0", "id": json.loads(seen.body)["id"], "result": {"content": [{"type": "text", "text": "ok"}]}}
+            )
+            writer.write(reply(200, body.encode(), "Content-Type: application/json"))
+            return
+        await plays(lambda seen, writer: None)(seen, writer)
+
+    broker = house()
+    async with upstream(script) as behind, kept(broker, entry(behind.url, wire="http", place="query:api_key"), ring(tmp_path)) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        assert text(await inside.call("pour", {})) == "ok"
+        assert len(set(shown)) == 2
+        assert text(await inside.call("pour", {})) == "ok"
+        assert shown.count(shown[0]) == 1
+
+
+async def test_a_server_with_keys_is_not_asked_for_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would cost a key's turn; such a server is looked for when a call fails."""
+    monkeypatch.setattr(module, "HEALTH_SECONDS", 0.01)
+    broker = house()
+    async with (
+        upstream(plays(somebody_elses)) as behind,
+        kept(broker, entry(behind.url, wire="http", place="bearer"), ring(tmp_path)) as one,
+    ):
+        await becomes(one, "running")
+        await local(broker, one.server).tools()
+        await asyncio.sleep(0.1)
+        assert not [seen for seen in behind.seen if b'"ping"' in seen.body]
+
+
+async def test_when_no_key_is_left_a_call_says_so_and_may_be_repeated_elsewhere(tmp_path: Path) -> None:
+    async def refuse(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(401))
+
+    broker = house()
+    async with upstream(plays(refuse)) as behind, kept(broker, entry(behind.url, wire="http", place="bearer"), ring(tmp_path)) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        with pytest.raises(Failed) as caught:
+            await inside.call("pour", {})
+        assert "HTTP 401" in caught.value.data["hint"]
+        with pytest.raises(Failed) as caught:
+            await inside.call("pour", {})
+        assert "banned" in caught.value.data["hint"]
+
+
+async def test_a_server_that_does_not_hear_goodbye_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrying, "GOODBYE_SECONDS", 0.1)
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if seen.method == "DELETE":
+            await asyncio.Event().wait()
+        frame = json.loads(seen.body) if seen.body else {}
+        if frame.get("method") == "initialize":
+            hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "x", "version": "1"}}
+            body = json.dumps({"jsonrpc": "2.0", "id": frame["id"], "result": hello}).encode()
+            writer.write(reply(200, body, "Content-Type: application/json", "Mcp-Session-Id: abc"))
+        else:
+            writer.write(reply(202))
+
+    broker = house()
+    async with upstream(script) as behind:
+        async with kept(broker, entry(behind.url, wire="http")) as one:
+            await becomes(one, "running")
+        assert [seen.method for seen in behind.seen].count("DELETE") == 1
