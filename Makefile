@@ -13,7 +13,7 @@ empty :=
 space := $(empty) $(empty)
 WALKED_FILES := $(subst $(space),$(comma),$(wildcard $(WALKED:%=src/mcp_endpoint/%.py)))
 
-.PHONY: help run demo test check ws conformance bench soak lint clean
+.PHONY: help run demo test check ws conformance judges bench soak lint clean
 
 help: ## show this list / 显示本列表
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ ws: # npm's WebSocket client, for the tests of interoperation
 
 conformance: $(VENV)/.test ## the Autobahn|Testsuite; needs a Python 2.7 / WebSocket 一致性测试（需要 Python 2.7）
 	@$(PY) tests/conformance/autobahn.py $(ARGS)
+
+judges: $(VENV)/.test ## MCP's conformance suite and other clients, through the broker / MCP 一致性测试与其他客户端（需要 npm）
+	@$(PY) tests/judges/run.py $(ARGS)
 
 bench: $(VENV)/.bench ## measure beside a relay in C and one on Starlette / 与 C 及 Starlette 的转发程序对比测量
 	@$(PY) benchmarks/run.py $(ARGS)
