@@ -221,7 +221,7 @@ def test_a_drain_answers_what_is_held_and_refuses_what_comes() -> None:
     stage.says(device, request(2, "tools/list"))
     assert len(device.heard) == 1 and stage.broker.in_flight == 1
     stage.broker.drain()
-    assert device.heard[1]["result"] == {"tools": []} and stage.broker.in_flight == 0
+    assert stage.broker.draining and device.heard[1]["result"] == {"tools": []} and stage.broker.in_flight == 0
     stage.says(device, request(3, "tools/list"))
     assert device.heard[2]["error"]["code"] == -32005
     late = stage.device("agent:new")

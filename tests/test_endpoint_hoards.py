@@ -9,6 +9,7 @@ from plays import INITIALIZED, Play, answer, call, initialize, notification, req
 
 from mcp_endpoint import errors
 from mcp_endpoint.broker import Broker
+from mcp_endpoint.catalog import NAMES_PER_TOOL
 from mcp_endpoint.config import EndpointSettings, Limits
 from mcp_endpoint.endpoint import KEPT_BYTES, METHOD_CHARS
 from mcp_endpoint.greeting import NAME_CHARS, WELCOME_BYTES, read_hello, read_welcome
@@ -166,6 +167,25 @@ def test_what_waited_too_long_for_a_greeting_gives_its_room_back() -> None:
     device.hears_nothing()
     tool.says(welcome(1))
     assert tool.hear() == INITIALIZED and tool.hear()["method"] == "m"
+
+
+def test_whoever_looks_is_told_that_no_name_is_left() -> None:
+    play = Play(limits=Limits(tools_per_endpoint=1))
+    one, two = play.tool("one"), play.tool("two")
+    one.is_greeted("one", ["t0"])
+    two.is_greeted("two", [])
+    device = play.ready_device()
+    for number in range(NAMES_PER_TOOL + 1):
+        device.says(call(number, f"t{number}"))
+        one.hear()
+        one.says(notification("notifications/tools/list_changed"))
+        one.lists([f"t{number + 1}"])
+        play.wait(1.1)
+        told = ("no names left", {"names": NAMES_PER_TOOL}) in play.told
+        assert told is (number >= NAMES_PER_TOOL - 1)
+        if told:
+            break
+    assert told
 
 
 @pytest.mark.row("E3")

@@ -190,6 +190,55 @@ def test_the_list_of_one_label_is_paged_too() -> None:
     assert found == many
 
 
+# -- somebody in the house who is asked ----------------------------------------------------------------------------------------
+
+REVISION = "2026-07-28"
+
+
+def test_only_the_calls_of_whoever_is_asked_wait_for_the_answer() -> None:
+    """A tool of the stateless era says for which call it asks."""
+    play = Play()
+    tool = play.tool(stateless=True)
+    asked, other = guest(play), guest(play)
+    tool.says(answer(tool.hear()["id"], supportedVersions=[REVISION], capabilities={"tools": {}}))
+    tool.says(answer(tool.hear()["id"], tools=[tool_named("a")]))
+    for asker in (asked, other):
+        asker.heard.clear()
+        asker.says(call(1, "a"))
+    question = {"method": "elicitation/create", "params": {"message": "Who?"}}
+    tool.says(answer(tool.hear()["id"], resultType="input_required", inputRequests={"q": question}))
+    assert asked.hear()["params"]["message"] == "Who?"
+    play.wait(26)
+    other.hears_error(1, -32006)
+    asked.heard.clear()
+
+
+def test_a_tool_of_the_stateless_era_that_is_silent_is_greeted_as_before() -> None:
+    play = Play()
+    tool, _ = play.tool(stateless=True), guest(play)
+    assert tool.hear()["method"] == "server/discover"
+    play.wait(5.1)
+    assert tool.hear()["method"] == "initialize"
+
+
+def test_a_drain_waits_for_no_person() -> None:
+    play = Play()
+    tool, asker, waits = play.tool(), guest(play), guest(play)
+    tool.is_greeted(tools=["a"])
+    for each in (asker, waits):
+        each.heard.clear()
+    asker.says(call(1, "a"))
+    tool.hear()
+    other = play.tool("x")
+    asker.says(request(2, "tools/list"))
+    asker.party.thinking = True
+    play.endpoint.drain(play.now)
+    asker.hears_error(1, -32003, delivered=True)
+    asker.hears_error(2, -32003, delivered=False)
+    assert tool.hear()["method"] == "notifications/cancelled" and other.hear()["method"] == "initialize"
+    waits.hears_nothing()
+
+
 # -- who is there ----------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +358,33 @@ def test_when_every_replica_died_the_call_fails_once() -> None:
     assert play.endpoint.ledger.in_flight == 0
 
 
+def test_when_the_others_died_before_the_call_fails_once() -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("look", readOnlyHint=True))
+    device = play.ready_device()
+    device.says(call("a", "look"))
+    newer.hear()
+    older.leaves()
+    newer.leaves()
+    device.hears_nothing()
+    play.wait(4.1)
+    device.hears_error("a", -32001, delivered=None)  # it waited for another in vain, and may have run before
+
+
+def test_a_call_whose_replicas_died_is_not_for_anybody_else() -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("look", readOnlyHint=True))
+    other = play.tool("other")
+    other.is_greeted("other", ["look"])
+    device = play.ready_device()
+    device.says(call("a", "look"))
+    newer.hear()
+    older.leaves()
+    newer.leaves()
+    device.hears_error("a", -32003, delivered=None)
+    other.hears_nothing()
+
+
 def unreached(id: object, delivered: bool | None = False, code: int = -32001) -> dict[str, object]:
     data = {"source": "broker", "delivered": delivered}
     return {"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": "unreached", "data": data}}
@@ -381,6 +457,19 @@ def test_a_large_call_is_not_kept_for_replicas() -> None:
     newer.leaves()
     device.hears_error("a", -32003, delivered=True)
     older.hears_nothing()
+
+
+@pytest.mark.row("H9")
+def test_replicas_answer_for_each_other_to_somebody_who_sees_one_label_too() -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("read", readOnlyHint=True))
+    asker = guest(play, only="same")
+    asker.heard.clear()
+    asker.says(call(1, "read"))
+    newer.hear()
+    newer.leaves()
+    older.says(answer(older.hear()["id"], content=[]))
+    asker.hears(answer(1, content=[]))
 
 
 def test_annotations_that_are_none_promise_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plays import Actor, Play, answer, call
+from plays import Actor, Play, answer, call, initialize
 
 from mcp_endpoint.config import EndpointSettings, ToolSettings
 
@@ -25,6 +25,22 @@ def test_a_provider_may_have_a_time_of_its_own_for_its_calls(seconds: float | No
     device.says(call("a", "think"))
     tool.hear()
     play.wait(lasts - 0.1)
+    device.hears_nothing()
+    play.wait(0.2)
+    device.hears_error("a", -32006, delivered=True)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_to_somebody_who_sees_one_label_it_is_the_same(known: bool) -> None:
+    play = Play()
+    device = play.device(in_house=True, only="slow")
+    tool = _tool(play, 60.0, "slow")
+    device.says(initialize("i"))
+    tool.is_greeted("slow", ["think"] if known else [])
+    device.heard.clear()
+    device.says(call("a", "think"))
+    tool.hear()
+    play.wait(59.9)
     device.hears_nothing()
     play.wait(0.2)
     device.hears_error("a", -32006, delivered=True)

@@ -271,7 +271,12 @@ class Ledger:
         link.send(first, second)
 
     def fail(self, call: Call, code: Code, hint: str, *, delivered: bool | None) -> None:
-        """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows)."""
+        """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows).
+
+        Of one that was tried before nobody can say that it reached nobody.
+        """
+        if call.tried and not delivered:
+            delivered = None
         self.answer(call, self.error(call.id, code, hint, delivered=delivered))
 
     def error(self, id: bytes, code: Code, hint: str, *, delivered: bool | None = None) -> bytes:

@@ -450,9 +450,11 @@ class Endpoint:
             self.ledger.answer(call, jsonrpc.result(call.id, self.catalog.page_of(label, self._cursor(frame))))
         elif call.method == "tools/call":
             name = self._tool_name(frame)
-            replicas = self.catalog.replicas(label, name) if name is not None else []
-            if replicas or here:
-                self.carry(replicas[0].provider if replicas else here[-1], call, frame, data)
+            if name is not None and self._to_replica(label, name, call, frame, data, None):
+                pass
+            elif here:
+                self._grant(call, here[-1], None)
+                self.carry(here[-1], call, frame, data)
             elif any(shelf.label == label for shelf in self.catalog.shelves):
                 self._park(call, data, now)
             else:
@@ -498,20 +500,28 @@ class Endpoint:
         assert name is not None
         self.catalog.called[name] = None
         label, tool = owner
-        replicas = [shelf for shelf in self.catalog.replicas(label, tool) if shelf.provider not in call.tried]
-        if replicas:
-            self._grant(call, replicas[0].provider, seconds)
-            self._keep_for_replicas(call, data, replicas, tool)
-            self.carry(replicas[0].provider, call, frame, data, rename=None if tool == name else (("name",), _encode(tool)))
-        elif call.tried:
-            self.counters.provider_gone += 1
-            self.ledger.fail(call, errors.PROVIDER_GONE, "every replica was tried / 所有副本都已尝试", delivered=None)
+        if self._to_replica(label, tool, call, frame, data, seconds, None if tool == name else (("name",), _encode(tool))):
+            pass
         elif any(provider.label == label and provider.listed for provider in self.providers):
             self.ledger.fail(call, errors.INVALID_PARAMS, "the provider no longer has this tool / 工具端已不再提供此工具", delivered=False)
         elif any(shelf.label == label for shelf in self.catalog.shelves) or (patient and self.greetings.settling()):
             self._park(call, data, now)
         else:
             self._nobody(call)
+
+    def _to_replica(
+        self, label: str, tool: str, call: Call, frame: Frame, data: bytes, seconds: float | None, rename: Rename | None = None
+    ) -> bool:
+        """To the first of those that have the tool now and were not tried; False if it is somebody else's affair."""
+        replicas = [shelf for shelf in self.catalog.replicas(label, tool) if shelf.provider not in call.tried]
+        if replicas:
+            self._grant(call, replicas[0].provider, seconds)
+            self._keep_for_replicas(call, data, replicas, tool)
+            self.carry(replicas[0].provider, call, frame, data, rename=rename)
+        elif call.tried:
+            self.counters.provider_gone += 1
+            self.ledger.fail(call, errors.PROVIDER_GONE, "every replica was tried / 所有副本都已尝试", delivered=None)
+        return bool(replicas or call.tried)
 
     @staticmethod
     def _grant(call: Call, provider: Provider, seconds: float | None) -> None:

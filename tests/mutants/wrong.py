@@ -315,8 +315,9 @@ WRONG = [
     Wrong(
         "somebody who sees one label reaches no other's tools",
         "endpoint",
-        "replicas = self.catalog.replicas(label, name) if name is not None else []",
-        "replicas = [shelf for shelf in self.catalog.shelves if shelf.left is None and name in shelf.tools]",
+        "            if name is not None and self._to_replica(label, name, call, frame, data, None):\n",
+        "            label = next((shelf.label for shelf in self.catalog.shelves if name in shelf.tools), label)\n"
+        "            if name is not None and self._to_replica(label, name, call, frame, data, None):\n",
     ),
     Wrong(
         "somebody who sees one label is listed no other's tools",
@@ -371,6 +372,12 @@ WRONG = [
         "endpoint",
         "error.data is not None and error.data.delivered is False",
         "error.data is not None",
+    ),
+    Wrong(
+        "of a call that was tried nobody says that it reached nobody",
+        "calls",
+        "        if call.tried and not delivered:\n            delivered = None\n",
+        "",
     ),
     # -- prompts, resources and what else is offered ---------------------------------------------------------------------------
     Wrong(
