@@ -1,4 +1,4 @@
-"""What a request to an upstream server passes through, against bare sockets."""
+"""What every request to an upstream passes through, between a plain client and a server of bare sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from upstream import Script, Seen, Upstream, reply, says, upstream
+from upstream import Seen, reply, says, upstream
 
 from mcp_endpoint.config import CredentialSettings
 from mcp_endpoint.keyring import Keyring, keyring
@@ -19,8 +19,8 @@ from mcp_endpoint.providers import carrier as module
 from mcp_endpoint.providers.carrier import Carrier, Failure
 
 KEYS = [f"sk-{letter * 40}" for letter in "abc"]
-CALL = {"jsonrpc": "2.0", "id": "x", "method": "tools/call", "params": {}}
-OK = reply(200, b'{"jsonrpc":"2.0","id":"x","result":{}}', "Content-Type: application/json")
+CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call"}'
+JSON = "Content-Type: application/json"
 
 
 def ring(root: Path, **settings: Any) -> Keyring:
@@ -28,182 +28,182 @@ def ring(root: Path, **settings: Any) -> Keyring:
 
 
 class Way:
-    """A client whose requests go through a carrier, and what the carrier told."""
+    """A carrier, a client that uses it, and what was told of the server."""
 
-    def __init__(self, client: httpx2.AsyncClient, behind: Upstream) -> None:
-        self.client = client
-        self.behind = behind
+    def __init__(self, keys: Keyring | None = None, place: str = "bearer", most: int = 1000, *, apart: bool = False) -> None:
         self.lost: list[str] = []
         self.answered: list[tuple[bytes, Failure]] = []
+        told = (lambda id, failure: self.answered.append((id, failure))) if apart else None
+        self.carrier = Carrier(keys, place, most, lambda en, zh: self.lost.append(en), told)
+        self.http = httpx2.AsyncClient(transport=self.carrier, trust_env=False, timeout=5)
 
-    async def post(self, body: Any = CALL, **options: Any) -> httpx2.Response:
-        return await self.client.post(self.behind.url + options.pop("path", "/mcp"), json=body, **options)
+    async def post(self, url: str, body: bytes = CALL, **headers: str) -> httpx2.Response:
+        return await self.http.post(url, content=body, headers={"content-type": "application/json"} | headers)
 
 
 @asynccontextmanager
-async def way(
-    script: Script, keys: Keyring | None = None, place: str = "bearer", most: int = 1_000_000, apart: bool = False
-) -> AsyncIterator[Way]:
-    async with upstream(script) as behind:
-        found = Way(None, behind)  # type: ignore[arg-type]
-        told = (lambda id, failure: found.answered.append((id, failure))) if apart else None
-        carrier = Carrier(keys, place, most, lambda en, zh: found.lost.append(en), told)
-        async with httpx2.AsyncClient(transport=carrier, trust_env=False) as client:
-            found.client = client
-            yield found
+async def way(*given: Any, **named: Any) -> AsyncIterator[Way]:
+    made = Way(*given, **named)
+    async with made.http:
+        yield made
 
 
-def failure(answer: httpx2.Response) -> dict[str, Any]:
-    body = answer.json()
-    assert body["id"] == "x"
-    assert body["error"]["data"]["source"] == "broker"
+def error(response: httpx2.Response) -> dict[str, Any]:
+    body = response.json()
+    assert body["id"] == 7
     found: dict[str, Any] = body["error"]
     return found
 
 
+async def nobody() -> str:
+    """An address where nobody listens."""
+    async with upstream(says(reply(200))) as free:
+        return free.url
+
+
 async def test_a_request_and_its_answer_pass_as_they_are() -> None:
-    async with way(says(OK)) as found:
-        answer = await found.post(headers={"X-Mine": "1"})
-        assert answer.json()["result"] == {}
-        assert json.loads(found.behind.seen[0].body) == CALL
-        assert found.behind.seen[0].all("x-mine") == ["1"]
+    async with upstream(says(reply(200, b'{"ok":1.00}', JSON))) as behind, way() as one:
+        response = await one.post(f"{behind.url}/mcp?a=%20b", x_odd="1")
+        assert response.content == b'{"ok":1.00}'
+        assert one.carrier.status == 200
+        assert behind.seen[0].body == CALL
+        assert behind.seen[0].target == "/mcp?a=%20b"
 
 
 @pytest.mark.parametrize(
-    ("place", "target", "header"),
-    [
-        ("bearer", "/mcp?a=1", ("authorization", f"Bearer {KEYS[0]}")),
-        ("header:X-Key", "/mcp?a=1", ("x-key", KEYS[0])),
-        ("query:api_key", f"/mcp?a=1&api_key={KEYS[0]}", None),
-    ],
+    ("place", "target"),
+    [("bearer", "/mcp?api_key=mine&b=2"), ("header:X-Key", "/mcp?api_key=mine&b=2"), ("query:api_key", f"/mcp?b=2&api_key={KEYS[0]}")],
 )
-async def test_a_key_goes_to_its_place_and_replaces_what_stood_there(
-    tmp_path: Path, place: str, target: str, header: tuple[str, str] | None
-) -> None:
-    async with way(says(OK), ring(tmp_path), place) as found:
-        path = "/mcp?api_key=old&a=1" if place.startswith("query") else "/mcp?a=1"
-        await found.post(path=path, headers={"Authorization": "Bearer old", "X-Key": "old"})
-        seen = found.behind.seen[0]
+async def test_a_key_goes_to_its_place_and_nothing_else_changes(tmp_path: Path, place: str, target: str) -> None:
+    async with upstream(says(reply(200, b"{}", JSON))) as behind, way(ring(tmp_path), place) as one:
+        await one.post(f"{behind.url}/mcp?api_key=mine&b=2")
+        [seen] = behind.seen
         assert seen.target == target
-        if header is not None:
-            assert seen.all(header[0]) == [header[1]]
+        assert seen.all("authorization") == ([f"Bearer {KEYS[0]}"] if place == "bearer" else [])
+        assert seen.all("x-key") == ([KEYS[0]] if place == "header:X-Key" else [])
+        assert seen.body == CALL
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 503])
-async def test_a_request_that_was_refused_is_tried_with_another_key(tmp_path: Path, status: int) -> None:
-    async with way(says(reply(status), OK), ring(tmp_path)) as found:
-        assert (await found.post()).json()["result"] == {}
-        assert [seen.all("authorization") for seen in found.behind.seen] == [[f"Bearer {key}"] for key in KEYS[:2]]
+async def test_refused_requests_are_repeated_with_so_many_other_keys(tmp_path: Path) -> None:
+    async with upstream(says(reply(401), reply(429), reply(200, b"{}", JSON))) as behind, way(ring(tmp_path)) as one:
+        assert (await one.post(behind.url)).status_code == 200
+        assert [seen.all("authorization")[0][7:] for seen in behind.seen] == KEYS
+    async with upstream(says(reply(429))) as behind, way(ring(tmp_path, retries=1)) as one:
+        found = error(await one.post(behind.url))
+        assert len(behind.seen) == 2
+        assert (found["code"], found["data"]["delivered"]) == (-32001, False)
+        assert "HTTP 429" in found["data"]["hint"]
 
 
-@pytest.mark.parametrize(
-    ("status", "delivered"), [(401, False), (403, False), (429, False), (503, False), (500, None), (502, None), (504, None)]
-)
-async def test_a_refusal_says_whether_the_server_may_have_run_it(tmp_path: Path, status: int, delivered: bool | None) -> None:
-    async with way(says(reply(status)), ring(tmp_path, retries=1)) as found:
-        told = failure(await found.post())
-        assert told["data"]["delivered"] is delivered
-        assert str(status) in told["data"]["hint"]
-        assert told["code"] == (-32001 if delivered is False else -32003)
-        assert len(found.behind.seen) == (2 if delivered is False else 1)
+async def test_nobody_there_is_told_and_the_request_may_go_elsewhere() -> None:
+    async with way() as one:
+        found = error(await one.post(await nobody()))
+        assert (found["code"], found["data"]["delivered"]) == (-32001, False)
+        assert one.lost == ["the server cannot be reached"]
 
 
-async def test_an_error_the_server_spells_out_is_its_own() -> None:
-    body = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"mine"}}'
-    for status in (400, 429, 500):
-        async with way(says(reply(status, body, "Content-Type: application/json"))) as found:
-            assert (await found.post()).json()["error"]["message"] == "mine"
+@pytest.mark.parametrize("answer", [reply(500, b"oops"), b"garbage\r\n\r\n", reply(200, b"{}", JSON, "Content-Encoding: br")])
+async def test_what_may_have_been_run_is_not_repeated(answer: bytes) -> None:
+    async with upstream(says(answer)) as behind, way() as one:
+        found = error(await one.post(behind.url))
+        assert (found["code"], found["data"]["delivered"]) == (-32003, None)
+        assert not one.lost
 
 
-async def test_when_no_key_is_left_nobody_is_asked(tmp_path: Path) -> None:
-    keys = ring(tmp_path)
-    for credential in keys.pool.credentials:
-        keys.pool.report(credential, 401, 0.0)
-    async with way(says(OK), keys) as found:
-        assert "banned" in failure(await found.post())["data"]["hint"]
-        assert (await found.client.get(found.behind.url)).status_code == 502
-        assert not found.behind.seen
+async def test_an_error_in_the_servers_own_words_passes() -> None:
+    body = b'{"jsonrpc":"2.0","id":7,"error":{"code":-32022,"message":"no"}}'
+    async with upstream(says(reply(503, body, "Content-Type: application/json; charset=utf-8"))) as behind, way() as one:
+        response = await one.post(behind.url)
+        assert (response.status_code, response.content) == (503, body)
 
 
-async def test_a_server_that_is_not_there_is_lost_and_the_request_was_not_delivered() -> None:
-    async with way(says(OK)) as found:
-        found.behind.port = 1
-        assert failure(await found.post())["data"]["delivered"] is False
-        assert found.lost == ["the server cannot be reached"]
+async def test_a_session_that_the_server_forgot_is_told() -> None:
+    async with upstream(says(reply(404))) as behind, way() as one:
+        assert (await one.post(behind.url)).status_code == 404
+        assert not one.lost
+        headers = {"mcp-session-id": "abc"}
+        assert error(await one.post(behind.url, **headers))["code"] == -32001
+        assert one.lost == ["the server has ended the session"]
 
 
-async def test_an_answer_that_breaks_off_may_have_been_run() -> None:
+async def test_failures_of_what_needs_no_answer_are_nobodys() -> None:
+    async with upstream(says(reply(500))) as behind, way() as one:
+        assert (await one.post(behind.url, b'{"jsonrpc":"2.0","method":"notifications/x"}')).status_code == 202
+        assert (await one.post(behind.url, b'{"jsonrpc":"2.0","id":3,"result":{}}')).status_code == 202
+
+
+async def test_failures_go_another_way_where_answers_do() -> None:
+    async with upstream(says(reply(500))) as behind, way(apart=True) as one:
+        assert (await one.post(behind.url)).status_code == 202
+        assert [(id, failure.delivered) for id, failure in one.answered] == [(b"7", None)]
+
+
+async def test_what_is_no_message_fails_as_http_does() -> None:
+    url = await nobody()
+    async with way() as one:
+        assert (await one.http.get(url)).status_code == 502
+        assert (await one.post(url, b"{")).status_code == 502
+    async with upstream(says(b"garbage\r\n\r\n")) as behind, way() as one:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await one.http.get(behind.url)
+
+
+async def test_an_answer_larger_than_the_limit_ends() -> None:
+    async with upstream(says(reply(200, b" " * 1001, JSON))) as behind, way() as one:
+        with pytest.raises(httpx2.StreamError, match="larger than 1000 bytes"):
+            await one.post(behind.url)
+
+
+async def test_a_stream_may_be_as_long_as_it_likes() -> None:
+    events = b": word\n\n" * 1000
+    listen = b'{"jsonrpc":"2.0","id":7,"method":"subscriptions/listen"}'
+    async with upstream(says(reply(200, events, "Content-Type: text/event-stream"))) as behind, way() as one:
+        assert (await one.post(behind.url, listen)).content == events
+        assert (await one.http.get(behind.url)).content == events
+        with pytest.raises(httpx2.StreamError):
+            await one.post(behind.url)
+
+
+async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
+
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async with way(script) as found:
-        assert failure(await found.post())["data"]["delivered"] is None
-        with pytest.raises(httpx2.TransportError):
-            await found.client.get(found.behind.url)
-        assert (await found.post({"jsonrpc": "2.0", "method": "notifications/x"})).status_code == 202
-        assert (await found.post({"jsonrpc": "2.0", "id": 1, "result": {}})).status_code == 202
-
-
-async def test_a_session_that_is_over_is_told() -> None:
-    async with way(says(reply(404))) as found:
-        assert failure(await found.post(headers={"Mcp-Session-Id": "s"}))["data"]["delivered"] is False
-        assert found.lost == ["the server has ended the session"]
-        assert (await found.post()).status_code == 404
-
-
-async def test_where_answers_come_back_apart_failures_do_too() -> None:
-    async with way(says(reply(503)), apart=True) as found:
-        assert (await found.post()).status_code == 202
-        [(id, told)] = found.answered
-        assert id == b'"x"' and told.delivered is False
-
-
-@pytest.mark.parametrize("body", [b"x" * 5_000, b"data: " + b"x" * 5_000])
-async def test_a_body_ends_at_its_limit(body: bytes) -> None:
-    async with way(says(reply(200, body)), most=4_096) as found:
-        with pytest.raises(httpx2.StreamError, match="larger than 4096 bytes"):
-            await found.post()
-        async with way(says(reply(200, body[:4_000])), most=4_096) as fine:
-            assert len((await fine.post()).content) == 4_000
-
-
-async def test_a_body_that_drips_ends_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
-
-    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n")
         while True:
-            writer.write(b"x")
+            writer.write(b"x: y\r\n")
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    async with way(script) as found:
+    async with upstream(script) as behind, way() as one:
+        found = error(await one.post(behind.url))
+        assert "ReadTimeout" in found["data"]["hint"]
+
+
+async def test_a_failure_says_whether_it_was_delivered_in_both_languages() -> None:
+    found = Failure("why", "原因", False).error()
+    assert json.loads(json.dumps(found))["data"] == {"source": "broker", "delivered": False, "hint": "原因 / why"}
+
+
+async def test_when_every_key_is_banned_nothing_is_sent(tmp_path: Path) -> None:
+    async with upstream(says(reply(403))) as behind, way(ring(tmp_path)) as one:
+        error(await one.post(behind.url))
+        sent = len(behind.seen)
+        found = error(await one.post(behind.url))
+        assert "banned" in found["data"]["hint"]
+        assert found["data"]["delivered"] is False
+        assert len(behind.seen) == sent == len(KEYS)
+
+
+async def test_an_answer_that_drips_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async with upstream(script) as behind, way() as one:
         with pytest.raises(httpx2.StreamError, match="did not end within"):
-            await found.post()
-
-
-async def test_a_body_that_breaks_off_is_told_as_one_answers_failure() -> None:
-    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
-        await writer.drain()
-        writer.close()
-
-    async with way(script) as found:
-        with pytest.raises(httpx2.StreamError, match="broke off"):
-            await found.post()
-
-
-async def test_what_needs_no_answer_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORD_SECONDS", 0.05)
-
-    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
-
-    async with way(script) as found:
-        assert (await found.post({"jsonrpc": "2.0", "method": "notifications/x"})).status_code == 202
-
-
-async def test_what_is_no_message_is_carried_all_the_same() -> None:
-    async with way(says(reply(200, b"fine"))) as found:
-        answer = await found.client.post(found.behind.url, content=b"{")
-        assert answer.text == "fine"
+            await one.post(behind.url)
