@@ -437,11 +437,12 @@ def test_any_other_answer_is_the_answer(told: dict[str, object]) -> None:
     first.hears_nothing()
 
 
-def test_a_tool_that_dialled_in_is_not_believed_that_a_call_reached_nobody() -> None:
+@pytest.mark.parametrize("hints", [{}, {"readOnlyHint": True}])
+def test_a_tool_that_dialled_in_is_not_believed_that_a_call_reached_nobody(hints: dict[str, bool]) -> None:
     play = Play()
     older, newer = play.tool("same"), play.tool("same")
     for actor in (older, newer):
-        actor.is_greeted("same", ["do"])
+        actor.is_greeted("same", [repeatable("do", **hints)])
     device = play.ready_device()
     device.says(call(3, "do"))
     newer.says(unreached(3))
