@@ -307,25 +307,39 @@ def call(root: Path, tool: str, arguments: str, endpoint: str, as_json: bool) ->
         sys.exit(EXIT_FAILURE)
 
 
+@command.command(help="把接入点的工具作为标准输入输出上的 MCP 服务器 / The endpoint's tools as an MCP server on stdin and stdout.")
+@_endpoint
+@click.pass_obj
+def stdio(root: Path, endpoint: str) -> None:
+    from . import stdio as room
+    from .pipe import tell
+
+    room.run(room.Where(*_device_side(root, endpoint)), tell)
+
+
 @asynccontextmanager
 async def _attached(root: Path, endpoint: str) -> AsyncIterator[Device]:
     """A device at an endpoint: one with an address, or one of this installation's server."""
-    from . import check as looks
     from . import device
     from .dial import NoLink
 
-    address, certificate = endpoint.strip().strip("\"'"), ""
-    if "://" in address:
-        address = addresses.device_side(address)
-    else:
-        loaded = _rooted(config.load(root, os.environ), root)
-        address = looks.local_addresses(loaded.config, address).device
-        certificate = loaded.config.server.tls_cert
+    address, certificate = _device_side(root, endpoint)
     try:
         async with device.attached(address, certificate, _show_progress) as attached:
             yield attached
     except NoLink as error:
         raise EndpointError(f"{error.en}; mcp-endpoint check tells more", f"{error.zh}；运行 mcp-endpoint check 可查明原因") from error
+
+
+def _device_side(root: Path, endpoint: str) -> tuple[str, str]:
+    """An endpoint's address for devices, and the certificate to trust there: one with an address, or one of this installation's server."""
+    from . import check as looks
+
+    address = endpoint.strip().strip("\"'")
+    if "://" in address:
+        return addresses.device_side(address), ""
+    loaded = _rooted(config.load(root, os.environ), root)
+    return looks.local_addresses(loaded.config, address).device, loaded.config.server.tls_cert
 
 
 def _print_json(text: str) -> None:
