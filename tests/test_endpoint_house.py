@@ -405,6 +405,29 @@ def test_a_call_that_reached_nobody_is_tried_with_every_replica() -> None:
     device.hears(answer("a", done=True))
 
 
+def test_a_call_that_may_run_twice_goes_to_a_replica_when_its_answer_broke_off() -> None:
+    """The provider of the house is still there, but says that nobody will answer."""
+    play = Play()
+    older, newer = replicas(play, repeatable("look", readOnlyHint=True))
+    device = play.ready_device()
+    device.says(call("a", "look"))
+    newer.hears(call(3, "look"))
+    newer.says(unreached(3, None, -32003))
+    older.hears(call(3, "look"))
+    older.says(answer(3, seen="blue"))
+    device.hears(answer("a", seen="blue"))
+
+
+def test_an_error_of_the_same_number_without_our_words_is_the_answer() -> None:
+    play = Play()
+    older, newer = replicas(play, repeatable("look", readOnlyHint=True))
+    device = play.ready_device()
+    device.says(call(3, "look"))
+    newer.says(failure(3, -32003, "mine"))
+    device.hears(failure(3, -32003, "mine"))
+    older.hears_nothing()
+
+
 def test_when_no_replica_was_reached_the_call_fails_once() -> None:
     play = Play()
     first, second = replicas(play, tool_named("do"))
@@ -422,6 +445,7 @@ def test_when_no_replica_was_reached_the_call_fails_once() -> None:
         unreached(3, True),
         unreached(3, None),
         unreached(3, False, -32602),
+        unreached(3, None, -32003),
         {"jsonrpc": "2.0", "id": 3, "error": {"code": -32001, "message": "x"}},
         {"jsonrpc": "2.0", "id": 3, "error": {"code": "odd"}},
         {"jsonrpc": "2.0", "id": 3, "result": {}},

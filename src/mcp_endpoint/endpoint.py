@@ -704,7 +704,7 @@ class Endpoint:
         elif call.purpose == "offers":
             self._all_offers().page_answered(provider, call, frame, now)
         elif consumer is not None:
-            if call.again and provider.house and _was_not_delivered(frame):
+            if call.again and provider.house and _may_be_repeated(frame, harmless=call.purpose == REPEATABLE):
                 provider.doubtful = True
                 self._again(call, call.again, now)
                 return
@@ -1149,14 +1149,16 @@ class _BrokersError(msgspec.Struct):
 _brokers_error_decoder: Final = msgspec.json.Decoder(_BrokersError)
 
 
-def _was_not_delivered(frame: Frame) -> bool:
-    """Whether a provider of the house says that it reached nobody."""
+def _may_be_repeated(frame: Frame, *, harmless: bool) -> bool:
+    """Whether a provider of the house says that it reached nobody; or, if a second time does no harm, that nobody will answer."""
     if frame.error is UNSET:
         return False
     try:
         error = _brokers_error_decoder.decode(frame.error)
     except (msgspec.DecodeError, RecursionError):
         return False
+    if error.code == errors.PROVIDER_GONE.number:
+        return harmless and error.data is not None
     return error.code == errors.NO_PROVIDER.number and error.data is not None and error.data.delivered is False
 
 

@@ -273,6 +273,76 @@ async def test_replicas_answer_for_each_other() -> None:
         assert said in ("one 3", "two 3")
 
 
+@pytest.mark.row("H9")
+async def test_an_answer_that_breaks_off_is_given_by_a_replica_if_the_tool_only_reads() -> None:
+    looked: list[bytes] = []
+
+    async def breaks(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        looked.append(seen.body)
+        writer.write(head("text/event-stream") + b"data: ")
+        await writer.drain()
+        writer.close()
+
+    async def answers(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        result = {"content": [{"type": "text", "text": "seen"}]}
+        body = json.dumps({"jsonrpc": "2.0", "id": json.loads(seen.body)["id"], "result": result}).encode()
+        writer.write(reply(200, body, "Content-Type: application/json"))
+
+    broker = house()
+    tools = ({"name": "look", "inputSchema": {}, "annotations": {"readOnlyHint": True}}, {"name": "do", "inputSchema": {}})
+    async with (
+        upstream(plays(answers, tools)) as good,
+        upstream(plays(breaks, tools)) as bad,
+        kept(broker, entry(good.url, wire="http", name="good")) as one,
+        kept(broker, entry(bad.url, wire="http", name="bad")) as other,
+    ):
+        await becomes(one, "running")
+        await becomes(other, "running")
+        inside = local(broker, one.server)
+        await inside.tools()
+        for _ in range(4):
+            assert text(await inside.call("look", {})) == "seen"
+        done = [await asyncio.gather(inside.call("do", {}), return_exceptions=True) for _ in range(2)]
+        for [result] in done:
+            assert isinstance(result, bytes) or (isinstance(result, Failed) and result.code == -32003 and not result.undelivered)
+        assert looked
+
+
+async def test_what_the_package_takes_for_no_message_is_answered() -> None:
+    broker = house()
+    async with upstream(plays(somebody_elses)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+        await becomes(one, "running")
+        with pytest.raises(Failed) as caught:
+            await local(broker, one.server).request("odd/method", ["a", "list"])  # type: ignore[arg-type]
+        assert caught.value.code == -32602
+
+
+async def test_an_event_that_is_no_message_harms_nothing() -> None:
+    broker = house()
+    play = plays(somebody_elses)
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if seen.method != "GET":
+            if b'"initialize"' in seen.body:
+                hello = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
+                body = json.dumps({"jsonrpc": "2.0", "id": json.loads(seen.body)["id"], "result": hello}).encode()
+                writer.write(reply(200, body, "Content-Type: application/json", "Mcp-Session-Id: abc"))
+            elif seen.method == "DELETE":
+                writer.write(reply(200))
+            else:
+                await play(seen, writer)
+            return
+        writer.write(head("text/event-stream") + b"data: {}\n\ndata: nonsense\n\n")
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    async with upstream(script) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+        await becomes(one, "running")
+        await until(lambda: broker.counters.noise == 2)
+        assert [tool.name for tool in await local(broker, one.server).tools()] == ["pour"]
+        assert one.describe()["attempts"] == 1
+
+
 async def test_a_server_that_forgot_the_session_is_greeted_anew() -> None:
     broker = house()
     app = adder().streamable_http_app()
@@ -454,14 +524,16 @@ async def test_an_endless_answer_ends_at_the_limit(tmp_path: Path) -> None:
         assert [tool.name for tool in await inside.tools()] == ["pour"]
 
 
-def plays(call: Callable[[Seen, asyncio.StreamWriter], Any], tools: tuple[str, ...] = ("pour",)) -> Any:
+def plays(
+    call: Callable[[Seen, asyncio.StreamWriter], Any], tools: tuple[dict[str, Any], ...] = ({"name": "pour", "inputSchema": {}},)
+) -> Any:
     """A server of the handshake era without sessions; `call` answers what is no greeting and no list."""
 
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
         frame = json.loads(seen.body) if seen.body else {}
         results: dict[str, Any] = {
             "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}},
-            "tools/list": {"tools": [{"name": name, "inputSchema": {}} for name in tools]},
+            "tools/list": {"tools": list(tools)},
             "ping": {},
         }
         if seen.method == "GET":

@@ -395,12 +395,24 @@ class Upstream:
                 message = jsonrpc_message_adapter.validate_json(data, by_name=False)
                 headers = _headers(parse(data, utf8=True), link)
             except (ValidationError, Malformed):
-                self._broker.counters.dropped_notifications += 1
+                self._unsendable(link, data)
                 continue
             await write.send(SessionMessage(message, ClientMessageMetadata(headers=headers) if headers else None))
 
+    def _unsendable(self, link: _Wire, data: bytes) -> None:
+        """What the package takes for no message, such as a request whose parameters are a list."""
+        frame = parse(data, utf8=True)
+        if frame.method is UNSET or frame.id is UNSET:
+            self._broker.counters.dropped_notifications += 1
+            return
+        error = {"code": -32602, "message": "parameters have to be an object / 参数须为对象"}
+        link.hears(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (bytes(frame.id), msgspec.json.encode(error)))
+
     async def _read(self, link: _Wire, read: Any, told: asyncio.Queue[tuple[str, bytes, Frame]]) -> None:
         async for item in read:
+            if isinstance(item, ValidationError):
+                self._broker.counters.noise += 1  # an event that is no message
+                continue
             if isinstance(item, Exception):
                 link.lost(f"the connection failed: {type(item).__name__}", f"连接失败：{type(item).__name__}")
                 return
@@ -414,9 +426,21 @@ class Upstream:
             id = "" if frame.id is UNSET else bytes(frame.id).decode()
             if frame.method is UNSET and id in (_HELLO, _HEALTH):
                 told.put_nowait((id, data, frame))
-            elif not link.listens_again(frame):
+            elif link.listens_again(frame):
+                continue
+            elif _broke_off(frame):
+                link.failed(id.encode(), Failure("the answer broke off", "应答中断", None))
+            else:
                 _remember_tools(link, frame)
                 link.hears(link.sieve.passed(data))
+
+
+def _broke_off(frame: Frame) -> bool:
+    """Whether the package says that no answer will come, in place of the server."""
+    if frame.method is not UNSET or frame.error is UNSET:
+        return False
+    failure = objects(frame.error)
+    return failure.get("code") == CONNECTION_CLOSED and str(failure.get("message")).startswith("SSE stream ")
 
 
 def _envelope() -> dict[str, Any]:
