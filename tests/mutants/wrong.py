@@ -358,8 +358,8 @@ WRONG = [
     Wrong(
         "only a provider of the house is believed that a call reached nobody",
         "endpoint",
-        "            if call.again and provider.house and _was_not_delivered(frame):",
-        "            if call.again and _was_not_delivered(frame):",
+        "            if call.again and provider.house and _may_be_repeated(",
+        "            if call.again and _may_be_repeated(",
     ),
     Wrong(
         "a call that reached nobody is tried once with each replica",
