@@ -139,6 +139,17 @@ async def test_when_nobody_was_reached_the_last_failure_is_told() -> None:
         await known(broker, "a", "b").call("do", {})
 
 
+async def test_a_call_that_is_not_answered_in_time_is_cancelled_and_fails() -> None:
+    broker = house()
+    Far(broker, "a", [tool("do", readOnlyHint=True)], lambda _: None)
+    b = Far(broker, "b", [tool("do", readOnlyHint=True)])
+    servers = Servers(broker, Limits(), lambda: {name: (f"server:{name}", name) for name in ("a", "b")}, call_seconds=0.05)
+    with pytest.raises(Failed, match=r"no answer within 0\.05 s"):
+        await servers.call("do", {})
+    assert broker.in_flight == 0
+    assert b.calls == 0, "the client has waited long enough"
+
+
 async def test_an_error_of_the_tool_itself_is_its_answer() -> None:
     broker = house()
     Far(broker, "a", [tool("do", readOnlyHint=True)], lambda _: {"error": {"code": 7, "message": "no tea"}})

@@ -91,7 +91,7 @@ class Api:
         Raises ConfigError for a secret that is none.
         """
         self._bearers = Bearers(config.api.secret, config.api.algorithm)
-        self._servers = Servers(broker, config.limits, where)
+        self._servers = Servers(broker, config.limits, where, config.endpoint.call_timeout)
         self._most = config.limits.consumer_message_bytes
         self._config = config
         self._root = root

@@ -128,11 +128,12 @@ def validator(tool: Tool) -> Validator | None:
 class Servers:
     """The servers of one API."""
 
-    def __init__(self, broker: Broker, limits: Limits, where: Callable[[], Where]) -> None:
-        """`where` says which servers there are now."""
+    def __init__(self, broker: Broker, limits: Limits, where: Callable[[], Where], call_seconds: float = 25.0) -> None:
+        """`where` says which servers there are now; a call may take `call_seconds`."""
         self._broker = broker
         self._limits = limits
         self._where = where
+        self._call_seconds = call_seconds
         self._ones: dict[str, _One] = {}
         self._turns: dict[str, int] = {}
 
@@ -186,7 +187,11 @@ class Servers:
             tool = known[found][name]
             one.check(tool, arguments)
             try:
-                return Done(found, await one.local.call(name, arguments))
+                async with asyncio.timeout(self._call_seconds):
+                    return Done(found, await one.local.call(name, arguments))
+            except TimeoutError:
+                seconds = f"{self._call_seconds:g}"
+                raise Failed(TIMED_OUT.number, f"{TIMED_OUT.message}: no answer within {seconds} s / {seconds} 秒内没有应答") from None
             except Failed as failed:
                 last = failed
                 lost = failed.code in (PROVIDER_GONE.number, TIMED_OUT.number) and is_repeatable(tool)
