@@ -98,3 +98,10 @@ async def test_the_gateway_is_measured_beside_a_direct_request() -> None:
     for case in ("small", "large", "stream"):
         assert f"\n{case}: " in told
     assert told.count("x direct") == 12
+
+
+def test_a_stdio_server_is_called_directly_and_through_the_broker() -> None:
+    words = [sys.executable, BENCHMARKS / "providers.py", "small", "small-16k", "--rounds", "1", "--calls", "20"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split(" | ")[0] for line in done.stdout.splitlines()[2:]] == ["| a server that only answers", "| the same, with 16 KB in"]
