@@ -124,7 +124,8 @@ async def behind_a_websocket(server: Server[Any], port: int, era: str) -> AsyncI
     more = f"&revision={REVISION}" if era == "stateless" else ""
     to_server, reading = anyio.create_memory_object_stream[SessionMessage | Exception](64)
     writing, from_server = anyio.create_memory_object_stream[SessionMessage](64)
-    async with connect(f"ws://127.0.0.1:{port}/mcp_endpoint/mcp/?token={quote(TOKEN)}{more}") as socket, anyio.create_task_group() as tasks:
+    address = f"ws://127.0.0.1:{port}/mcp_endpoint/mcp/?token={quote(TOKEN)}{more}"
+    async with to_server, reading, writing, from_server, connect(address) as socket, anyio.create_task_group() as tasks:
 
         async def hear() -> None:
             async for text in socket:
