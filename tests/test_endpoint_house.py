@@ -290,6 +290,13 @@ def test_the_house_brings_its_providers_with_the_first_consumer_and_takes_them_a
     assert house.events == ["open", "idle", "open"]
 
 
+def test_what_the_house_takes_away_when_nobody_asks_has_not_died() -> None:
+    house = House()
+    device = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
+    house.broker.detach(device, 1000, "")
+    assert house.broker.snapshot(detail=True)["left"] == []
+
+
 @pytest.mark.parametrize("stays", [True, False])
 def test_a_tool_that_dialled_in_keeps_its_endpoint_when_the_house_takes_its_own_away(stays: bool) -> None:
     house = House()

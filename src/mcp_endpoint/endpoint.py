@@ -280,7 +280,8 @@ class Endpoint:
     def _provider_left(self, provider: Provider, code: int, reason: str, now: float) -> None:
         self.providers.remove(provider)
         provider.move(Step.LEAVE)
-        self.farewell = Farewell(now, code, reason)
+        if self.consumers or not provider.house:  # what the house takes away when nobody asks any more has not died
+            self.farewell = Farewell(now, code, reason)
         if not self.providers:
             self.greetings.first = NEVER
         self.catalog.leave(provider, now)

@@ -498,11 +498,11 @@ class Greetings:
         left_out = self.endpoint.catalog.put(provider, provider.label, provider.order, provider.pages)
         if left_out:
             self.ledger.watch.tell("too many tools", self.ledger.shown, label=provider.label, left_out=left_out)
-        first_time = not provider.listed
+        first_time, count = not provider.listed, len(provider.pages)  # the end of this listing may begin the next
         provider.listed = True
         self.listing_ended(provider, now)
         if first_time:
-            self.ledger.watch.tell("tools", self.ledger.shown, label=provider.label, tools=len(provider.pages))
+            self.ledger.watch.tell("tools", self.ledger.shown, label=provider.label, tools=count)
 
     @staticmethod
     def is_missing(provider: Provider) -> bool:

@@ -75,7 +75,7 @@ _STATES: Final[Mapping[str, tuple[str, str, str]]] = {
 _SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "starting": ("", "starting", "启动中"),
     "running": ("good", "running", "运行中"),
-    "waiting": ("warn", "ended, is started again in a moment", "已退出，稍后重启"),
+    "waiting": ("warn", "away, tried again in a moment", "暂不可用，稍后重试"),
     "stopped": ("bad", "ended too often, left alone; save the file to try again", "连续退出，已停止；保存配置文件即可重试"),
 }
 """State of a server of the house → its colour and its words."""
