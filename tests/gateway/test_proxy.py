@@ -443,6 +443,33 @@ async def test_in_the_house_a_gateway_has_a_path_of_its_own_beside_everything_el
         assert detail["requests"] == 1
 
 
+@pytest.mark.parametrize(
+    ("target", "carried"),
+    [
+        (b'/a"b<c>?d|e^f`g{h}', "/mcp/a%22b%3Cc%3E?d|e^f`g{h}&"),
+        (b"/%zz;%e4?%zz=%20+&&x", "/mcp/%zz;%e4?%zz=%20+&x&"),
+        (b"http://127.0.0.1/absolute?x", "/mcp/absolute?x&"),
+    ],
+)
+async def test_a_target_spelled_in_an_odd_way_arrives_and_costs_no_key(tmp_path: Path, target: bytes, carried: str) -> None:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(gateway.url).port)
+        writer.write(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % target)
+        assert (await asyncio.wait_for(reader.read(), BOUND)).startswith(b"HTTP/1.1 200")
+        writer.close()
+        assert behind.seen[0].target == f"{carried}api_key={KEYS[0]}"
+        assert (await gateway.stats())["available_tokens"] == 3
+
+
+async def test_what_cannot_be_carried_is_the_clients_mistake_and_costs_no_key(tmp_path: Path) -> None:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, alone=False) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(gateway.url).port)
+        writer.write(b"GET /gateway/air/x HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Odd: a\x07b\r\nConnection: close\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), BOUND)).startswith(b"HTTP/1.1 400")
+        writer.close()
+        assert not behind.seen
+
+
 @pytest.mark.parametrize("path", ["/../admin", "/%2e%2e/admin", "/a/%2E./%2e%2e/b"])
 async def test_nobody_climbs_out_of_the_targets_folder_with_our_key(tmp_path: Path, path: str) -> None:
     async with upstream(says(OK)) as behind, front(behind, tmp_path) as gateway:

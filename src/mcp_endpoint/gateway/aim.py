@@ -24,6 +24,7 @@ HOP_BY_HOP: Final = frozenset(
 MCP_ACCEPT: Final = b"application/json, text/event-stream"
 """What a Streamable HTTP server may insist on (MCP 2025-03-26, Transports)."""
 
+_FOREIGN: Final = re.compile(rb"[^\x21-\x7e]|#")
 _DOTS: Final = re.compile(rb"(?:^|[/\\])(?:\.|%2e){1,2}(?:[/\\]|$)", re.IGNORECASE)
 
 
@@ -53,8 +54,8 @@ class Aim(NamedTuple):
             name = place.removeprefix("query:")
             fields = [field for field in fields if _name(field.decode("latin-1")) != name]
             fields.append(f"{quote(name, safe='')}={quote(secret, safe='')}".encode())
-        return whole + (b"?" + b"&".join(fields) if fields else b"")
-
+        # Some clients send letters as they are; a target has none but those of RFC 3986.
+        return _FOREIGN.sub(lambda byte: b"%%%02X" % byte[0][0], whole + (b"?" + b"&".join(fields) if fields else b""))
 
     def back(self, location: bytes, prefix: str, place: str) -> bytes:
         """A Location that leads into the target's folder leads there through the gateway at `prefix`; others stay as they are.
