@@ -6,6 +6,7 @@
 suite    the requirement sets of revisions 2025-11-25 and 2026-07-28, in columns: the everything server over its own HTTP, through us
          alone, through us with a second provider attached; and 2026-07-28 with a tool that knows the handshake era only.
 clients  list and call through /mcp: FastMCP's client, the TypeScript SDK, mcp-remote, the Inspector.
+openapi  schemathesis against the document of the HTTP API, for a minute.
 
 A failure is permitted only where the server fails without us too. Needs node and npm; what it installs goes to .venv-node and .venv-peers.
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -38,6 +40,8 @@ PACKAGES: Final = (
     "mcp-remote@0",
 )
 REVISIONS: Final = ("2025-11-25", "2026-07-28")
+SCHEMATHESIS: Final = "schemathesis==4.32.5"
+FUZZ_SECONDS: Final = 60
 SUITE_SECONDS: Final = 600
 START_SECONDS: Final = 30
 EVERYTHING: Final = (sys.executable, str(HERE / "everything_server.py"))
@@ -246,17 +250,45 @@ def clients(environ: dict[str, str]) -> bool:
     return good
 
 
+def openapi(environ: dict[str, str]) -> bool:
+    """Schemathesis makes up requests from the document and holds every answer against it; whether it found nothing."""
+    place = ROOT / ".venv-peers/schemathesis"
+    if not (place / "bin/st").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        subprocess.run([place / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", SCHEMATHESIS], check=True)
+    port, behind = free_port(), free_port()
+    main = (sys.executable, str(ROOT / "main.py"))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("MES_")}
+        bare |= {"JWT_SECRET": secrets.token_hex(32), "MCP_URLS": f"http://127.0.0.1:{behind}/mcp", "PORT": str(port), "HOST": "127.0.0.1"}
+        stack.enter_context(process(*EVERYTHING, str(behind), said=folder / "everything"))
+        wait_for(behind)
+        api = (*main, "--root", str(folder), "serve", "--as", "api")
+        stack.enter_context(process(*api, environ=bare, said=folder / "api"))
+        wait_for(port)
+        make = [*main, "--root", str(folder), "token", "jwt"]
+        token = subprocess.run(make, check=True, capture_output=True, text=True, env=bare).stdout.strip()
+        url = f"http://127.0.0.1:{port}"
+        run = [place / "bin/st", "run", f"{url}/openapi.json", "--url", url, "-H", f"Authorization: Bearer {token}"]
+        done = subprocess.run([*run, "--max-time", str(FUZZ_SECONDS)], cwd=folder, capture_output=True, text=True, timeout=FUZZ_SECONDS * 3)
+    cases = re.search(r"\d+ generated.*", done.stdout)
+    print(f"schemathesis: {cases[0] if cases else done.stdout[-2000:]}", flush=True)
+    return done.returncode == 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="suite, clients; both without a name")
+    parser.add_argument("parts", nargs="*", help="suite, clients, openapi; all without a name")
     options = parser.parse_args()
-    parts = options.parts or ["suite", "clients"]
-    if unknown := set(parts) - {"suite", "clients"}:
+    known = {"suite": suite, "clients": clients, "openapi": openapi}
+    parts = options.parts or list(known)
+    if unknown := set(parts) - set(known):
         parser.error(f"unknown: {' '.join(sorted(unknown))}")
     environ = installed()
     versions = {name: json.loads((NODE / "node_modules" / name / "package.json").read_text())["version"] for name in map(_name, PACKAGES)}
     print(" ".join(f"{name}@{version}" for name, version in versions.items()) + "\n", flush=True)
-    good = [part(environ) for name, part in (("suite", suite), ("clients", clients)) if name in parts]
+    good = [part(environ) for name, part in known.items() if name in parts]
     return 0 if all(good) else 1
 
 
