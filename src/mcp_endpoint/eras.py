@@ -51,7 +51,7 @@ ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 QUESTIONS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
 """What may be asked of a consumer, and the capability it must have declared."""
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-"""Levels of log messages, the least urgent first."""
+"""MCP's log levels (RFC 5424 §6.2.1), the most talkative first."""
 ROUNDS: Final = 10
 """Most times one request is repeated with answers; the SDKs end there too."""
 MOST_SENT: Final = 4096
@@ -61,6 +61,7 @@ HEADER_MISMATCH: Final = -32020
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
 INTERNAL: Final = -32603
+"""JSON-RPC 2.0 §5.1: an internal error, and what an error without a code counts as."""
 _UNKNOWN_TO_MCP_1: Final = (errors.INVALID_PARAMS.number, "Invalid request parameters")
 _RESOURCE_MISSING: Final = -32002  # handshake era; the stateless one says invalid params
 

@@ -21,6 +21,7 @@ from msgspec import UNSET
 from . import errors, jsonrpc
 from .calls import EVERYTHING, Call, Consumer, Rename, number_text
 from .catalog import PROMPTS, RESOURCES, TEMPLATES, Catalog, Kind, Tool, read_page
+from .eras import LEVELS
 from .greeting import State
 from .jsonrpc import Frame, members, place_in_params, splice
 
@@ -51,8 +52,7 @@ ABOUT: Final[dict[str, tuple[Kind, ...]]] = {
     SET_LEVEL: (),
 }
 """The requests that find their way here, and what must be known for it."""
-LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-"""MCP's log levels (RFC 5424 §6.2.1), the most talkative first."""
+
 
 _EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
 _encode: Final = msgspec.json.Encoder().encode

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 from mcp.server import MCPServer
 from running import BOUND, KEY, running, settled
-from starlette.types import ASGIApp
+from served import served
 
 from mcp_endpoint.config import Api, Config, Limits
 from mcp_endpoint.consumers.api import SECRET_NAMES
@@ -42,29 +41,6 @@ def server_of(said: str, *more: str) -> MCPServer:
         raise ValueError("it broke")
 
     return server
-
-
-@asynccontextmanager
-async def served(app: ASGIApp, port: int = 0) -> AsyncIterator[tuple[int, Callable[[], None]]]:
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", timeout_graceful_shutdown=0))
-    task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(BOUND):
-        while not server.started:
-            await asyncio.sleep(0)
-            assert not task.done()
-
-    def kill() -> None:
-        server.should_exit = server.force_exit = True
-        for listener in server.servers:
-            listener.close()
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
-
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1], kill
-    finally:
-        kill()
-        await asyncio.wait_for(task, BOUND)
 
 
 class Front:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
 import pytest
-import uvicorn
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
 from running import BOUND, running
+from served import served
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_endpoint.config import Config, CredentialSettings, GatewaySettings
@@ -46,27 +44,12 @@ class KeyedServer:
         await self.app(scope, receive, send)
 
 
-@asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[int]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(BOUND):
-        while not server.started:
-            await asyncio.sleep(0)
-            assert not task.done()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, BOUND)
-
-
 @pytest.mark.row("R17")
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 async def test_the_official_client_lists_and_calls_through_the_gateway(tmp_path: Path, mode: Literal["legacy", "2026-07-28"]) -> None:
     (tmp_path / "accounts.txt").write_text("".join(f"user|password|{key}\n" for key in KEYS))
     behind = KeyedServer()
-    async with served(behind) as port:
+    async with served(behind) as (port, _):
         config = Config(
             gateway=(
                 GatewaySettings(name="air", target=f"http://127.0.0.1:{port}/mcp/", credentials="fly", place="query:api_key"),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from loguru import logger
 from mcp.server import MCPServer
+from served import served
 from starlette.types import ASGIApp, Receive, Scope, Send
 from upstream import Seen, Upstream, reply, says, upstream
 
@@ -73,30 +73,6 @@ def adder(name: str = "far", said: str = "", entered: asyncio.Event | None = Non
         return ""
 
     return server
-
-
-@asynccontextmanager
-async def served(app: ASGIApp, port: int = 0) -> AsyncIterator[tuple[int, Callable[[], None]]]:
-    """An application on a port; the second of the pair ends it the hard way."""
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none", timeout_graceful_shutdown=0))
-    task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(BOUND):
-        while not server.started:
-            await asyncio.sleep(0)
-            assert not task.done()
-
-    def kill() -> None:
-        server.should_exit = server.force_exit = True
-        for listener in server.servers:
-            listener.close()
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
-
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1], kill
-    finally:
-        kill()
-        await asyncio.wait_for(task, BOUND)
 
 
 @asynccontextmanager

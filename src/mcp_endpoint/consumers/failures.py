@@ -11,9 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from .. import jsonrpc
-
-INTERNAL_ERROR: Final = -32603
-"""JSON-RPC 2.0 §5.1."""
+from ..eras import INTERNAL
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -49,7 +47,7 @@ def told(method: str, id: bytes, error: bytes | msgspec.Raw) -> bytes | None:
         return jsonrpc.result(id, failed_tool(found))
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (
         id,
-        _encode({"code": INTERNAL_ERROR, "message": found.message, "data": found.data | {"code": found.code}}),
+        _encode({"code": INTERNAL, "message": found.message, "data": found.data | {"code": found.code}}),
     )
 
 

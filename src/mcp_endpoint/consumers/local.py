@@ -14,14 +14,13 @@ from ..broker import Broker
 from ..calls import Consumer, number_of
 from ..catalog import Tool, read_page
 from ..config import Limits
+from ..eras import INTERNAL
 from ..greeting import INITIALIZED, LATEST
 from ..jsonrpc import Part
 
 PAGES: Final = 1_000
 """Most pages of a list that are asked for, so that an endless one ends."""
 
-INTERNAL_ERROR: Final = -32603
-"""JSON-RPC 2.0 §5.1: what an error without a code counts as."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -42,7 +41,7 @@ class Failed(Exception):
 
 
 class _Error(msgspec.Struct):
-    code: int = INTERNAL_ERROR
+    code: int = INTERNAL
     message: str = ""
     data: Any = None
 
@@ -127,7 +126,7 @@ class Local:
         if frame.result is not UNSET:
             waiting.set_result(bytes(frame.result))
         else:
-            waiting.set_exception(Failed(INTERNAL_ERROR, "an error in an unknown form / 无法识别的错误"))
+            waiting.set_exception(Failed(INTERNAL, "an error in an unknown form / 无法识别的错误"))
 
     def close(self, code: int, reason: str) -> None:
         """Leave the endpoint; the next request comes back. What is still waited for fails."""
@@ -165,7 +164,7 @@ class Local:
         for _ in range(PAGES):
             page = read_page(await self.request("tools/list", {} if cursor is None else {"cursor": cursor}))
             if page is None:
-                raise Failed(INTERNAL_ERROR, "the list of tools is no list / 工具列表不是列表")
+                raise Failed(INTERNAL, "the list of tools is no list / 工具列表不是列表")
             found += page[0]
             cursor = page[1]
             if cursor is None:

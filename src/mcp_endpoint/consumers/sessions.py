@@ -31,6 +31,7 @@ from .. import errors, jsonrpc
 from ..broker import Broker
 from ..calls import CANCELLED, Call, Consumer, number_of
 from ..config import Limits
+from ..eras import INTERNAL
 from ..errors import Code
 from ..greeting import HANDSHAKE_REVISIONS, LATEST
 from ..jsonrpc import Frame, Malformed, Part, id_key, members, place_in_params
@@ -564,6 +565,6 @@ def accepts(request: Request) -> tuple[bool, bool]:
 
 def refused(status: int, code: Code, why: str, id: bytes = b"null", *, headers: Mapping[str, str] | None = None) -> Response:
     """An HTTP error with a JSON-RPC error for a body, as clients of MCP read it; never with a code that only devices know."""
-    number = code.number if code.number < -32099 else failures.INTERNAL_ERROR
+    number = code.number if code.number < -32099 else INTERNAL
     body = b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode({"code": number, "message": f"{code.message}: {why}"}))
     return Response(body, status, headers, media_type="application/json")
