@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -133,6 +134,8 @@ async def test_as_a_program_it_ends_with_stdin_and_writes_json_only(tmp_path: Pa
         assert await said(link) == call(1)
         await link.send('{"jsonrpc":"2.0","id":1,\n"result":{"text":"你"}}')
         assert process.stdout is not None
+        refused = json.loads(await asyncio.wait_for(process.stdout.readline(), BOUND))
+        assert refused["id"] is None and refused["error"]["code"] == -32600
         line = await asyncio.wait_for(process.stdout.readline(), BOUND)
         assert json.loads(line) == {"jsonrpc": "2.0", "id": 1, "result": {"text": "你"}}
         process.stdin.close()
@@ -141,6 +144,22 @@ async def test_as_a_program_it_ends_with_stdin_and_writes_json_only(tmp_path: Pa
         assert b"connected to ws://127.0.0.1" in told
         assert b"was dropped" in told
         assert b"hush-hush" not in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_while_the_client_is_silent(number: int) -> None:
+    async with far() as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(MAIN), "stdio", "-e", f"ws://127.0.0.1:{server.port}/mcp_endpoint/call/?token=x"),
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await server.link()
+        process.send_signal(number)
+        assert await asyncio.wait_for(process.wait(), BOUND) == 0
+        assert process.stderr is not None
+        assert b"Fatal" not in await process.stderr.read()
 
 
 # -- both ways ---------------------------------------------------------------------------------------------------------------------

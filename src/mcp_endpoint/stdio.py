@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import random
 import signal
 import sys
@@ -74,6 +75,10 @@ class Stdio:
         """One line of the client. Waits while too many wait for the link."""
         if line.strip():
             await self._lines.put(line)
+
+    def too_long(self) -> None:
+        """The client has said a line that nobody can take: whoever asked in it hears that it was not taken."""
+        self._refuse(b"null", errors.INVALID_REQUEST, f"a line of more than {LINE_BYTES} bytes / 一行超过 {LINE_BYTES} 字节", False)
 
     def end(self) -> None:
         """The client has closed stdin."""
@@ -217,8 +222,10 @@ class Stdio:
 
 def run(where: Where, say: Say) -> None:
     """Runs until stdin ends, Ctrl-C or SIGTERM. Raises ConfigError for an address that is none."""
+    # Not sys.stdin.buffer: the thread that waits in it holds its lock, and Python's end would wait for that.
+    stdin = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run(where, say, sys.stdin.buffer, sys.stdout.buffer))
+        asyncio.run(_run(where, say, stdin, sys.stdout.buffer))
 
 
 async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: BinaryIO) -> None:
@@ -235,6 +242,7 @@ async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: BinaryIO) -> Non
             while line := stdin.readline(LINE_BYTES + 1):
                 if len(line) > LINE_BYTES:
                     say(f"超过 {LINE_BYTES} 字节的行已丢弃 / a line of more than {LINE_BYTES} bytes was dropped")
+                    loop.call_soon_threadsafe(stdio.too_long)
                     while line and not line.endswith(b"\n"):
                         line = stdin.readline(LINE_BYTES + 1)
                     continue
