@@ -28,10 +28,11 @@ from ..catalog import Tool
 from ..config import Config
 from ..errors import EndpointError
 from ..log import BLOT, redact
+from .arguments import Wrong
 from .bearer import Bearers
 from .local import Failed
 from .openapi import document
-from .servers import Servers, Unknown, Where, Wrong
+from .servers import Servers, Unknown, Where
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 LOGGED_CHARS: Final = 4_000

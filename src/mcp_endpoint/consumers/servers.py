@@ -10,18 +10,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-import msgspec
-from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.protocols import Validator
-from jsonschema.validators import Draft202012Validator, extend, validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
 from ..broker import Broker
 from ..catalog import Tool, is_repeatable
 from ..config import Limits
 from ..errors import PROVIDER_GONE, TIMED_OUT
 from ..greeting import State
+from .arguments import Shape
 from .local import Failed, Local
 
 LIST_SECONDS: Final = 8.0
@@ -35,20 +29,12 @@ class Unknown(Exception):
     """There is no such server, or no such tool."""
 
 
-class Wrong(Exception):
-    """The arguments are not what the tool's schema asks for."""
-
-
 class Done(NamedTuple):
     """What a call gave."""
 
     server: str
     result: bytes
     """JSON."""
-
-
-class _Definition(msgspec.Struct):
-    inputSchema: Any = None
 
 
 class _One:
@@ -60,7 +46,7 @@ class _One:
         self.local = Local(broker, endpoint, shown, limits, changed=self._changed)
         self.tools: dict[str, Tool] | None = None
         self._providers: list[object] = []
-        self._validators: dict[bytes, Validator | None] = {}
+        self._shapes: dict[bytes, Shape] = {}
 
     def _changed(self, method: str) -> None:
         self.tools = None
@@ -86,43 +72,14 @@ class _One:
             except (Failed, TimeoutError):
                 return {}
             self.tools = tools
-            self._validators.clear()
+            self._shapes.clear()
         return self.tools
 
     def check(self, tool: Tool, arguments: dict[str, Any]) -> None:
-        """Raises Wrong if the arguments do not fit the tool's schema. A schema that is none is left to the tool."""
-        if tool.definition not in self._validators:
-            self._validators[tool.definition] = validator(tool)
-        found = self._validators[tool.definition]
-        if found is None:
-            return
-        try:
-            found.validate(arguments)
-        except ValidationError as error:
-            where = "/".join(str(step) for step in error.absolute_path)
-            raise Wrong(f"{where}: {error.message}"[:500] if where else error.message[:500]) from error
-        except (Unresolvable, RecursionError):
-            return
-
-
-def _patterns_are_the_tools(validator: Validator, pattern: Any, instance: Any, schema: Any) -> None:
-    """A regular expression can take for ever over a few characters, and it would hold up everybody: the tool looks at it itself."""
-
-
-_KEYWORDS: Final = {"pattern": _patterns_are_the_tools, "patternProperties": _patterns_are_the_tools}
-
-
-def validator(tool: Tool) -> Validator | None:
-    """What checks arguments against a tool's `inputSchema` (JSON Schema 2020-12 unless it says otherwise); fetches nothing."""
-    try:
-        schema = msgspec.json.decode(tool.definition, type=_Definition).inputSchema
-        if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
-            return None
-        kind = validator_for(schema, default=Draft202012Validator)
-        kind.check_schema(schema)
-        return extend(kind, _KEYWORDS)(schema, registry=Registry())
-    except (msgspec.DecodeError, SchemaError, RecursionError, ValueError):
-        return None
+        """Raises Wrong if the arguments do not fit the tool's schema."""
+        if tool.definition not in self._shapes:
+            self._shapes[tool.definition] = Shape(tool.definition)
+        self._shapes[tool.definition].check(arguments)
 
 
 class Servers:
