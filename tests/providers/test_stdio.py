@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from loguru import logger
 from vigil import PATIENCE
 
 from mcp_endpoint.broker import Broker
@@ -104,6 +106,49 @@ async def test_frames_become_lines_and_lines_become_frames() -> None:
         assert raw.count("\n") == 1, "one frame is one line"
         assert len((await asker.asks("big", letter="x", count=900_000))["result"]) == 900_000
         assert sessions([managed]) == {managed.session}
+
+
+class LateLoop(uvloop.Loop):
+    """A loop that is busy while a process is started: it looks at it again when the process is dead and its pipes are closed."""
+
+    async def subprocess_exec(self, *given: Any, **named: Any) -> Any:
+        transport, protocol = await super().subprocess_exec(*given, **named)
+        stdin = transport.get_pipe_transport(0)
+        async with asyncio.timeout(PATIENCE):
+            while not stdin.is_closing():  # noqa: ASYNC110 - a transport tells nobody
+                await asyncio.sleep(0.01)
+        return transport, protocol
+
+
+def test_a_process_that_is_dead_before_the_loop_looks_at_it_is_started_again(hasty: None) -> None:
+    async def play() -> None:
+        dead = Server(name="one", label="one", wire="stdio", command=Command(sys.executable, ("-I", "-S", "-c", ""), dict(os.environ)))
+        async with _kept(dead) as (managed, _):
+            found = await _until(managed, "stopped")
+            assert "ended as soon as it was started" in found["why"]
+
+    with asyncio.Runner(loop_factory=LateLoop) as runner:
+        runner.run(play())
+
+
+async def test_a_fault_of_our_own_is_logged_and_the_process_started_again(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = iter((RuntimeError("once"),))
+
+    def attach(*given: Any, **named: Any) -> Any:
+        for fault in faults:
+            raise fault
+        return whole(*given, **named)
+
+    lines: list[str] = []
+    number = logger.add(lines.append, level="ERROR", format="{message} {exception}")
+    async with _kept(_server(ODD)) as (managed, asker):
+        whole = managed._broker.attach_provider
+        monkeypatch.setattr(managed._broker, "attach_provider", attach)
+        await _until(managed, "running")
+        assert (await asker.asks("echo", text="here"))["result"] == {"text": "here"}
+        assert managed.describe()["starts"] == 2
+    logger.remove(number)
+    assert "supervision of its process failed" in lines[0] and "RuntimeError" in lines[0]
 
 
 async def test_what_is_no_message_stays_here_and_is_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sys
@@ -217,7 +218,7 @@ class Child:
         try:
             if sys.platform == "win32":
                 transport, near = await loop.subprocess_exec(ends, *argv, stderr=stderr, env=command.env, cwd=command.cwd)
-                return cls(transport, near, None)
+                return cls._of(command, transport, near, None)
             held, life = os.pipe()
             try:
                 leash = (sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py")), str(held), str(TERM_SECONDS))
@@ -229,9 +230,20 @@ class Child:
                 raise
             finally:
                 os.close(held)
-            return cls(transport, near, life)
+            return cls._of(command, transport, near, life)
         except (OSError, ValueError) as error:
             raise EndpointError(f"{command.program} could not be started: {error}", f"无法启动 {command.program}：{error}") from error
+
+    @classmethod
+    def _of(cls, command: Command, transport: asyncio.SubprocessTransport, near: _Ends, life: int | None) -> Child:
+        """The child of a started process. Raises EndpointError if it died before it could be spoken to: its stdin is closed by then."""
+        try:
+            return cls(transport, near, life)
+        except RuntimeError as error:  # uvloop's, of a pipe that is closed
+            transport.close()
+            if life is not None:
+                os.close(life)
+            raise EndpointError(f"{command.program} ended as soon as it was started", f"{command.program} 启动后立即退出") from error
 
     @property
     def exited(self) -> asyncio.Event:
@@ -290,7 +302,8 @@ class Child:
         finally:
             self._let_go()
             if not self._ends.exited.is_set():
-                self._transport.terminate()
+                with contextlib.suppress(ProcessLookupError):  # dead already, which the loop has not told yet
+                    self._transport.terminate()
                 await self._dead_within(KILL_SECONDS)
             reading.cancel()
             self._transport.close()

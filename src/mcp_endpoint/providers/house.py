@@ -189,7 +189,11 @@ class Providers:
             stamp = self._stamped()
             if stamp != self._stamp:
                 self._stamp = stamp
-                self._read_again()
+                try:
+                    self._read_again()
+                except Exception as error:  # noqa: BLE001 - the next edit has to be seen too
+                    self._problem = f"内部错误 / internal error: {type(error).__name__}"
+                    logger.opt(exception=error).error("未能读取配置 / the file could not be taken", file=self._file.name)
 
     def _stamped(self) -> tuple[int, int, int] | None:
         """What changes when the file does; None while it is not there."""

@@ -161,7 +161,11 @@ class Managed:
         while True:
             self._move("starting", self._why)
             began = self._loop.time()
-            en, zh = await self._live()
+            try:
+                en, zh = await self._live()
+            except Exception as error:  # noqa: BLE001 - a fault of ours ends one life of the process, never its supervision
+                logger.opt(exception=error).error("监管工具进程时出错 / the supervision of its process failed", server=self.server.name)
+                en, zh = f"internal error: {type(error).__name__}", f"内部错误：{type(error).__name__}"
             wait = backoff.wait(self._loop.time() - began)
             why = f"{zh} / {en}"
             said = {"last_words": words[-1]} if (words := self._words.last(1)) else {}
