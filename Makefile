@@ -13,7 +13,13 @@ empty :=
 space := $(empty) $(empty)
 WALKED_FILES := $(subst $(space),$(comma),$(wildcard $(WALKED:%=src/mcp_endpoint/%.py)))
 
-.PHONY: help run demo test check ws conformance judges bench soak lint clean
+# The tests use every core, at most four.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal
+# What `make quick` runs: the core, and what holds the project together. No sockets, no processes.
+QUICK := $(wildcard $(foreach name,project docs requirements limits errors config config_ini tokens jsonrpc calls catalog greeting offers eras \
+	credentials broker endpoint endpoint_* lives,tests/test_$(name).py))
+
+.PHONY: help run demo test quick check peers ws conformance judges bench soak lint clean
 
 help: ## show this list / 显示本列表
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,12 +30,16 @@ run: $(VENV)/.core ## start the server / 启动服务器
 demo: $(VENV)/.http ## a server, two tools and a device, once around / 演示：服务器、两个工具与一个设备走一圈
 	@$(PY) examples/demo.py
 
-test: lint ## lint, types, import rules, tests, coverage / 全部检查与测试
-	@$(PY) -m pytest --cov --cov-report= $(ARGS)
+test: lint peers ## lint, types, import rules, tests, coverage / 全部检查与测试
+	@$(PYTEST) --cov --cov-report= $(ARGS)
 	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
 
-check: lint ws ## the long form of test: more examples, each module from its own test file / 更长的测试
-	@HYPOTHESIS_PROFILE=check $(PY) -m pytest --cov --cov-report= $(ARGS)
+quick: $(VENV)/.test ## the core and the project checks, under a minute / 核心与项目检查，一分钟以内
+	@$(PY) -m ruff check .
+	@HYPOTHESIS_PROFILE=quick $(PYTEST) -q $(QUICK) $(ARGS)
+
+check: lint peers ws ## the long form of test: more examples, each module from its own test file / 更长的测试
+	@HYPOTHESIS_PROFILE=check $(PYTEST) --timeout=900 -o faulthandler_timeout=1000 --cov --cov-report= $(ARGS)
 	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
 	@for module in $(WALKED); do \
 		if [[ -f tests/test_$$module.py ]]; then \
@@ -38,6 +48,9 @@ check: lint ws ## the long form of test: more examples, each module from its own
 		fi; \
 	done
 	@$(PY) tests/mutants/run.py
+
+peers: $(VENV)/.test # interpreters with other versions of the MCP SDKs, made once
+	@$(PY) tests/live/venvs.py
 
 ws: # npm's WebSocket client, for the tests of interoperation
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \

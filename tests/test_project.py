@@ -59,3 +59,25 @@ def test_no_class_bears_a_name_that_says_nothing() -> None:
         for node in ast.walk(ast.parse(module.read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):
                 assert not re.search(r"Manager|Handler|Helper|Service|Util|Unified", node.name), f"{module.name}: {node.name}"
+
+
+def test_no_loop_of_a_test_can_run_without_waiting() -> None:
+    """A loop that swallows an exception and tries again must wait in between, or no timeout can end it."""
+    for module in sorted((ROOT / "tests").rglob("*.py")):
+        for loop in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(loop, ast.While):
+                assert not _swallows_at_once(loop), f"{module.relative_to(ROOT)}:{loop.lineno} tries again without waiting"
+
+
+def _swallows_at_once(loop: ast.While) -> bool:
+    """Whether an awaiting `try` of this loop has an exception handler that neither leaves the loop nor waits."""
+    leaves = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.Raise, ast.Return, ast.Break)
+    after = [statement for statement in loop.body if not isinstance(statement, ast.Try)]
+    waits_anyway = any(isinstance(node, ast.Await) for statement in after for node in ast.walk(statement))
+    return not waits_anyway and any(
+        any(isinstance(node, ast.Await) for statement in attempt.body for node in ast.walk(statement))
+        and not any(isinstance(node, leaves) for statement in handler.body for node in ast.walk(statement))
+        for attempt in ast.walk(loop)
+        if isinstance(attempt, ast.Try)
+        for handler in attempt.handlers
+    )

@@ -149,6 +149,20 @@ async def test_an_empty_endpoint_says_that_nobody_was_reached() -> None:
     assert caught.value.undelivered
 
 
+async def test_a_caller_that_retries_at_once_does_not_stop_the_loop() -> None:
+    """The endpoint answers within the call: without a turn of the loop the tool could never come."""
+    limits = Limits()
+    house = broker(limits)
+    inside = local(house, limits)
+    asyncio.get_running_loop().call_later(0.05, Tool, house, ["add"], {"tools/call": lambda _: {"result": {"content": []}}})
+    for _ in range(1_000_000):
+        try:
+            assert await inside.call("add", {})
+            break
+        except Failed as failed:
+            assert failed.code == -32001
+
+
 async def test_a_tool_that_dies_in_mid_call_may_have_run() -> None:
     limits = Limits()
     house = broker(limits)

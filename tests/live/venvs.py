@@ -1,6 +1,7 @@
 """Interpreters with other versions of the MCP SDKs, each in a venv of its own: what people really run behind a pipe.
 
-They are made once, from the package index, into `.venv-peers/` of the project, and kept for the next run.
+They are made once, from the package index, into `.venv-peers/` of the project, and kept for the next run: by `make test` before it
+starts, so that no test spends its time on it, or by the first test that wants one.
 """
 
 from __future__ import annotations
@@ -49,4 +50,7 @@ def interpreters() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), *sys.argv[2:])
+    if sys.argv[1:]:
+        make(Path(sys.argv[1]), *sys.argv[2:])
+    else:
+        interpreters()

@@ -188,6 +188,9 @@ class Local:
         waiting: asyncio.Future[bytes] = loop.create_future()
         self._answers[number] = waiting
         self._say(jsonrpc.request(b"%d" % number, method, _encode(params or {})))
+        if waiting.done():
+            # The endpoint answered at once. Awaiting a finished future does not yield, so a caller that retries would stop the loop.
+            await asyncio.sleep(0)
         try:
             return await waiting
         except asyncio.CancelledError:
