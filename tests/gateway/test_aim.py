@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import unquote_to_bytes
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mcp_endpoint.gateway.aim import Aim, Scrub, climbs, homeward, outward, unkeyed
 
@@ -41,14 +46,56 @@ def test_hosts_and_ports_of_a_target() -> None:
     assert Aim.at("http://例子.example/")[0] == b"xn--fsqu00a.example"
 
 
-@pytest.mark.parametrize("path", [b"..", b"a/../b", b"/./a", b"%2e%2E/a", b"a/.%2e", b"a\\..\\b"])
-def test_a_path_that_climbs_is_seen(path: bytes) -> None:
+CLIMBING = [
+    *(b"..", b"a/../b", b"/./a", b"%2e%2E/a", b"a/.%2e", b"a\\..\\b"),
+    *(b"..%2fx", b"%2e%2e%2fx", b"..%5Cx", b"..;/x", b"..;v=1/x", b"a%2F..%3bx/y", b"..%3fx", b"..%23x"),
+    *(b"%252e%252e/x", b"..%252fx", b"%25252e%25252e%25252fx", b"%2%65%2e/x", b"%u002e%u002e/x"),
+    *(b"%c0%ae%c0%ae/x", b"..%c0%afx", b"%e0%80%ae./x", b"%f0%80%80%ae./x", b"..%c1%9cx", b"\xc0\xae\xc0\xae/x"),
+    *(b"..%20/x", b".%09./x", b"..%0d%0a/x", b"x%00", b"x%2500", b"%c0%80", b"%" + b"25" * 20 + b"41"),
+]
+
+
+@pytest.mark.parametrize("path", CLIMBING)
+def test_a_path_that_climbs_is_seen_however_it_is_spelled(path: bytes) -> None:
     assert climbs(path)
 
 
-@pytest.mark.parametrize("path", [b"", b"a.b/..c", b"...", b"a/b..", b"%2f"])
-def test_a_path_that_does_not_climb_is_left_alone(path: bytes) -> None:
+INNOCENT = [
+    *(b"", b"a.b/..c", b"...", b"a/b..", b"%2f", b"a%2Fb", b"a%20b", b"x;v=1/y", b"%E4%BD%A0/%e5%a5%bd", b"a%252Fb", b"100%25", b"%zz"),
+    *(b"v1.2/.well-known/x", b"a//b", b"C%23", b"q%3Fx", b"a..%2fb", b"caf\xc3\xa9", b"%"),
+]
+
+
+@pytest.mark.parametrize("path", INNOCENT)
+def test_a_path_that_does_not_climb_keeps_its_bytes(path: bytes) -> None:
     assert not climbs(path)
+    carried = AVIATION.join(path, b"", "bearer", "s")
+    assert unquote_to_bytes(carried) == unquote_to_bytes(b"/servers/aviation/mcp/" + path)
+    assert path.isascii() is False or carried == b"/servers/aviation/mcp/" + path
+
+
+def landed(path: bytes, rounds: int, ends: bytes) -> bool:
+    """Whether a server that decodes so often, and takes these for ends of a step, stays in the folder where the path begins."""
+    for _ in range(rounds):
+        path = unquote_to_bytes(path)
+    depth = 0
+    for step in re.split(b"[%b]" % re.escape(ends), path):
+        depth += {b"..": -1, b".": 0, b"": 0}.get(step, 1)
+        if depth < 0:
+            return False
+    return True
+
+
+PIECES = ["a", "b.c", "...", ".", "..", "/", "\\", ";", "%2e", "%2E", "%2f", "%5C", "%3b", "%25", "%252e", "%252F", "%20", "%c0%ae", ";v=1"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_what_is_let_through_leaves_the_folder_at_no_server(text: str) -> None:
+    path = text.encode()
+    if not climbs(path):
+        for rounds in range(4):
+            for ends in (b"/", b"/\\", b"/;", b"/\\;"):
+                assert landed(path, rounds, ends), (path, rounds, ends)
 
 
 @pytest.mark.row("R8")

@@ -449,6 +449,8 @@ async def test_in_the_house_a_gateway_has_a_path_of_its_own_beside_everything_el
         (b'/a"b<c>?d|e^f`g{h}', "/mcp/a%22b%3Cc%3E?d|e^f`g{h}&"),
         (b"/%zz;%e4?%zz=%20+&&x", "/mcp/%zz;%e4?%zz=%20+&x&"),
         (b"http://127.0.0.1/absolute?x", "/mcp/absolute?x&"),
+        (b"//elsewhere.example/x", "/mcp/elsewhere.example/x?"),
+        (b"/a%20b%2Fc;v=1/d", "/mcp/a%20b%2Fc;v=1/d?"),
     ],
 )
 async def test_a_target_spelled_in_an_odd_way_arrives_and_costs_no_key(tmp_path: Path, target: bytes, carried: str) -> None:
@@ -470,7 +472,9 @@ async def test_what_cannot_be_carried_is_the_clients_mistake_and_costs_no_key(tm
         assert not behind.seen
 
 
-@pytest.mark.parametrize("path", ["/../admin", "/%2e%2e/admin", "/a/%2E./%2e%2e/b"])
+@pytest.mark.parametrize(
+    "path", ["/../admin", "/%2e%2e/admin", "/a/%2E./%2e%2e/b", "/..%2fadmin", "/..;/admin", "/%252e%252e%255cadmin", "http://h/..%2fadmin"]
+)
 async def test_nobody_climbs_out_of_the_targets_folder_with_our_key(tmp_path: Path, path: str) -> None:
     async with upstream(says(OK)) as behind, front(behind, tmp_path) as gateway:
         port = httpx2.URL(gateway.url).port
@@ -707,6 +711,28 @@ async def test_an_upstream_that_talks_garbage_is_one_clear_error(tmp_path: Path,
         assert (await gateway.post(json=CALL)).status_code == 502
         assert len(behind.seen) == 1
         assert (await gateway.stats())["temporarily_failed_tokens"] == 1
+
+
+@pytest.mark.parametrize("status", [101, 199, 600, 999])
+async def test_a_status_that_cannot_be_carried_gets_an_answer(tmp_path: Path, status: int) -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(status, b"" if status < 200 else b"odd"))
+        writer.close()
+
+    async with upstream(script) as behind, front(behind, tmp_path, keys=1) as gateway:
+        assert (await gateway.post(json=CALL)).status_code == 502
+        assert len(behind.seen) == 1
+
+
+async def test_a_path_that_hides_the_gateways_own_slash_is_refused(tmp_path: Path) -> None:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, alone=False) as gateway:
+        port = httpx2.URL(gateway.url).port
+        for path in (b"/gateway%2fair/x", b"/gateway/air%2f..%2fadmin", b"/gateway/air%2fx"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path)
+            assert (await asyncio.wait_for(reader.read(), BOUND)).startswith(b"HTTP/1.1 400"), path
+            writer.close()
+        assert not behind.seen
 
 
 async def test_half_an_answer_is_not_taken_for_a_whole(tmp_path: Path) -> None:

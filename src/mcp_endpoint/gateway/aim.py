@@ -25,7 +25,17 @@ MCP_ACCEPT: Final = b"application/json, text/event-stream"
 """What a Streamable HTTP server may insist on (MCP 2025-03-26, Transports)."""
 
 _FOREIGN: Final = re.compile(rb"[^\x21-\x7e]|#")
-_DOTS: Final = re.compile(rb"(?:^|[/\\])(?:\.|%2e){1,2}(?:[/\\]|$)", re.IGNORECASE)
+MOST_LAYERS: Final = 8
+"""How often a path may be percent-encoded over again: what is wrapped deeper hides something."""
+
+_ESCAPE: Final = re.compile(rb"%(?:u00)?([0-9a-f]{2})", re.IGNORECASE)
+"""`%2e`, and `%u002e` as some servers still read it."""
+_OVERLONG: Final = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80\x81][\x80-\xbf]|\xf0\x80[\x80\x81][\x80-\xbf]")
+"""A letter of ASCII in more bytes than it needs, which RFC 3629 §3 forbids and old decoders read."""
+_ENDS: Final = re.compile(rb"[/\\;?#]")
+"""What ends a step for one server or another, once it is decoded."""
+_UNSEEN: Final = bytes((*range(0x21), 0x7F))
+"""Blanks and controls, which some servers cut off a step."""
 
 
 class Aim(NamedTuple):
@@ -106,8 +116,22 @@ def unkeyed(query: bytes, key: bytes) -> bytes:
 
 
 def climbs(path: bytes) -> bool:
-    """Whether a path has a `.` or `..` step, however it is spelled: it would leave the target's folder with our key."""
-    return _DOTS.search(path) is not None
+    """Whether a path, however it is spelled, has a `.` or `..` step for some server: it would leave the target's folder with our key.
+
+    It is decoded until nothing changes; the path that is carried stays as it was.
+    """
+    for _ in range(MOST_LAYERS):
+        plain = _OVERLONG.sub(_shortest, _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), path))
+        if plain == path:
+            return b"\0" in plain or any(step.translate(None, _UNSEEN) in (b".", b"..") for step in _ENDS.split(plain))
+        path = plain
+    return True
+
+
+def _shortest(found: re.Match[bytes]) -> bytes:
+    """The one byte that an overlong sequence of UTF-8 stands for."""
+    *_, before, last = found[0]
+    return bytes(((before & 0x01) << 6 | last & 0x3F,))
 
 
 def outward(headers: Iterable[Header], aim: Aim, place: str, secret: str, *, mcp: bool) -> list[Header]:

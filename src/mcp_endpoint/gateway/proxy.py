@@ -20,7 +20,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 import msgspec
@@ -208,13 +208,13 @@ class Gateway:
             return own
         upstream = self._only if self._alone else self.upstreams.get(request.path_params["name"])
         raw = bytes(request.scope.get("raw_path") or request.scope["path"].encode())
-        path = raw if self._alone else b"/".join(raw.split(b"/")[3:])
+        path = raw if self._alone else _below(raw, request.path_params["name"])
         if self._broker.draining:
             return _error(503, "stopping", "服务器正在停止，请稍后再试 / The server is stopping, try again soon", {"Retry-After": "1"})
         if upstream is None:
             return _error(404, "no such gateway", "没有这个网关 / There is no gateway of this name")
-        if climbs(path):
-            return _error(400, "bad path", "路径中不能有 . 或 .. / A path here has no . and no .. in it")
+        if path is None or climbs(path):
+            return _error(400, "bad path", "路径中不能有 . 或 ..，无论怎样编码 / A path here has no . and no .. in it, however spelled")
         upstream.counts.requests += 1
         try:
             begun, rest = await self._body(request)
@@ -279,6 +279,10 @@ class Gateway:
                 async with asyncio.timeout(upstream.settings.timeout + CONNECT_SECONDS if rest is None else None):
                     response = await self._send(upstream, request, path, begun, rest, credential, mcp=rpc is not None)
                 status = response.status_code
+                if not 200 <= status <= 599:
+                    await response.aclose()
+                    upstream.counts.failed += 1
+                    return _error(502, "upstream failed", f"上游的状态码无法转交 / The upstream's status cannot be carried: {status}")
                 again = again and (status in REFUSED_BY or (status in RESTED_BY and repeatable))
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 failure = "cannot be reached / 无法连接"
@@ -468,6 +472,12 @@ class _Door:
             yield
         finally:
             self._gateway.owed -= 1
+
+
+def _below(raw: bytes, name: str) -> bytes | None:
+    """What of a path follows `/gateway/NAME/`, to the byte; None where an encoded slash stands in that."""
+    _, *own, rest = (*raw.split(b"/", 3), b"")[:4]
+    return rest if [unquote(step.decode("latin-1")) for step in own] == ["gateway", name] else None
 
 
 async def _unless_gone(request: Request, work: Any) -> _Answer:
