@@ -254,7 +254,8 @@ def refusals() -> set[str]:
         for node in ast.walk(ast.parse(module.read_text("utf-8"))):
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "id", "")
-                values = [*node.args[:1]] if name == "Refusal" else [word.value for word in node.keywords if word.arg == "status_code"]
+                said = name in ("Refusal", "BodyRefused")
+                values = [*node.args[:1]] if said else [word.value for word in node.keywords if word.arg == "status_code"]
                 for value in (part for argument in values for part in ast.walk(argument)):
                     if isinstance(value, ast.Constant) and isinstance(value.value, int) and value.value >= 400:
                         found.add(str(value.value))

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from starlette.routing import BaseRoute
 
 from .admission import Porter
+from .asgi import Bodies
 from .broker import INNER, Broker
 from .config import Config
 from .consumers.mcp_http import McpHttp
@@ -69,22 +70,23 @@ def opened(house: House, alone: str = "") -> list[Room]:
     Raises EndpointError when one is configured whose packages are not installed.
     """
     rings = _Rings(house)
-    if alone == "gateway":
-        return [_gateway(house, rings, alone=True)]
-    if alone == "api":
-        return [_api(house, None, alone=True)]
     limits = house.config.limits
+    bodies = Bodies(limits.http_bodies, limits.body_seconds)
+    if alone == "gateway":
+        return [_gateway(house, rings, bodies, alone=True)]
+    if alone == "api":
+        return [_api(house, None, bodies, alone=True)]
     # States signed with the server's own key are good for every process that has it.
     secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
-    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, Stateless(limits, secret))]
+    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, bodies, Stateless(limits, secret))]
     providers = None
     if house.config.providers.file:
         providers = Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings)
         rooms.append(providers)
     if house.config.gateway:
-        rooms.append(_gateway(house, rings))
+        rooms.append(_gateway(house, rings, bodies))
     if house.config.api.secret:
-        rooms.append(_api(house, providers))
+        rooms.append(_api(house, providers, bodies))
     return rooms
 
 
@@ -105,15 +107,15 @@ class _Rings:
         return self._made[name]
 
 
-def _gateway(house: House, rings: _Rings, *, alone: bool = False) -> Room:
+def _gateway(house: House, rings: _Rings, bodies: Bodies, *, alone: bool = False) -> Room:
     config = house.config
     proxy = imported(".gateway.proxy", "http")
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
-    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, house.broker, alone=alone)
+    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, house.broker, bodies, alone=alone)
     return gateway
 
 
-def _api(house: House, providers: Providers | None, *, alone: bool = False) -> Room:
+def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bool = False) -> Room:
     config = house.config.api
     kept: list[Kept] = []
     by_url: dict[str, tuple[str, str]] = {}
@@ -132,7 +134,7 @@ def _api(house: House, providers: Providers | None, *, alone: bool = False) -> R
             found[name] = (opened.name, name) if opened is not None else (f"agent:{name}", name)
         return found
 
-    room: Room = imported(".consumers.api", "api").Api(house.broker, house.config, house.root, where, kept, alone=alone)
+    room: Room = imported(".consumers.api", "api").Api(house.broker, house.config, house.root, bodies, where, kept, alone=alone)
     return room
 
 

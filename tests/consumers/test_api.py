@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -205,6 +206,29 @@ async def test_every_path_but_health_wants_a_token(tmp_path: Path, method: str, 
         by_address = await api.client.request(method, f"{api.url}{path}?token={TOKEN}", json=body)
         by_header = await api.client.request(method, api.url + path, headers={"Authorization": f"Bearer {TOKEN}"}, json=body)
         assert by_address.status_code == by_header.status_code != 401
+
+
+async def head(api: Front, path: str, *headers: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The beginning of a request whose body is to come."""
+    parts = urlsplit(api.url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write("\r\n".join((f"POST {parts.path}{path} HTTP/1.1", "Host: localhost", "Content-Length: 100", *headers, "", "")).encode())
+    return reader, writer
+
+
+async def test_no_body_is_read_without_a_token_and_only_so_many_at_a_time(tmp_path: Path) -> None:
+    bearer = f"Authorization: Bearer {TOKEN}"
+    async with front(tmp_path, up=0, limits=Limits(http_bodies=2, body_seconds=0.5)) as api, asyncio.timeout(BOUND):
+        reader, writer = await head(api, "/tools", "Authorization: Bearer wrong")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 "), "answered although no byte of the body has come"
+        writer.close()
+        slow, slow_writer = await head(api, "/tools", bearer, "Expect: 100-continue")
+        assert (await slow.readline()).startswith(b"HTTP/1.1 100 "), "its body is being read"
+        is_error(await api.call("x"), 503)
+        assert b" 408 " in (await slow.read()).split(b"\r\n")[1]
+        slow_writer.close()
+        is_error(await api.call("x"), 503)
+        assert [line["status_code"] for line in api.lines()[-4:]] == [401, 503, 408, 503]
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------------------

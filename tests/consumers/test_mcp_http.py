@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_endpoint.admission import Porter
+from mcp_endpoint.asgi import Bodies
 from mcp_endpoint.config import Config, Limits
 from mcp_endpoint.config import Server as Settings
 from mcp_endpoint.consumers.mcp_http import McpHttp, is_stateless
@@ -167,7 +168,7 @@ async def test_a_body_without_an_end_is_not_read_for_ever() -> None:
 
 
 async def test_a_body_that_does_not_come_is_408() -> None:
-    async with served(limits={"stalled_seconds": 0.2}) as web, asyncio.timeout(BOUND):
+    async with served(limits={"body_seconds": 0.2}) as web, asyncio.timeout(BOUND):
         reader, writer = await asyncio.open_connection("127.0.0.1", web.server.port)
         head = f"POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\nhalf"
         writer.write(head.encode())
@@ -263,7 +264,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
     async with served() as web:
         config = Config(server=Settings(key=KEY), limits=Limits())
         twin = Twin()
-        room = McpHttp(web.broker, config.limits, Porter(config, DOORS), twin)
+        room = McpHttp(web.broker, config.limits, Porter(config, DOORS), Bodies(8, BOUND), twin)
         web.server.config.loaded_app = None
         scope = asked(authorization=f"Bearer {TOKEN}", mcp_protocol_version="2026-07-28").scope
         scope |= {"query_string": b"", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "path_params": {"label": "desk"}}
@@ -283,7 +284,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
         assert room.describe()["stateless"] == {"twins": 1}
         await room.stop()
         assert twin.stopped
-        alone = McpHttp(web.broker, config.limits, Porter(config, DOORS))
+        alone = McpHttp(web.broker, config.limits, Porter(config, DOORS), Bodies(8, BOUND))
         assert "stateless" not in alone.describe()
         answer = await alone.answer(Request(scope, receive))
         assert answer.status_code == 415  # without that era its requests are seen as the other's

@@ -691,7 +691,7 @@ async def test_too_many_at_once_are_told_to_come_back_and_cost_no_key(tmp_path: 
 
 @pytest.mark.parametrize("sent", [b"half", b"x" * 5_000], ids=["kept", "streamed"])
 async def test_a_body_that_stops_coming_is_given_up(tmp_path: Path, sent: bytes) -> None:
-    limits = Limits(stalled_seconds=0.2, gateway_retry_bytes=4096)
+    limits = Limits(stalled_seconds=0.2, body_seconds=0.2, gateway_retry_bytes=4096)
     async with upstream(says(OK)) as behind, front(behind, tmp_path, limits=limits) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(gateway.url).port)
         writer.write(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000\r\n\r\n" + sent)

@@ -23,23 +23,27 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import errors
+from ..asgi import Bodies, BodyRefused
 from ..broker import Broker
 from ..catalog import Tool
 from ..config import Config
 from ..errors import EndpointError
 from ..log import BLOT, redact
 from .arguments import Wrong
-from .bearer import Bearers
+from .bearer import Bearers, user_of
 from .local import Failed
 from .openapi import document
 from .servers import Servers, Unknown, Where
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_READ: Final = ("GET", "HEAD")
+PATHS: Final = {"/health": _READ, "/openapi.json": _READ, "/servers": _READ, "/tools/list": _READ, "/tools": ("POST",)}
+"""Path below the prefix → methods."""
+HUNG_UP: Final = 499
+"""What the request log says of a client that left before its answer; nginx's number."""
 LOGGED_CHARS: Final = 4_000
 """Characters of a text, and of a whole body, that a line of the request log has."""
 SECRET_NAMES: Final = frozenset(("token", "key", "api_key", "apikey", "password", "passwd", "secret", "authorization"))
-SLOW_SECONDS: Final = 30.0
-"""For a client to send its request."""
 BUSY: Final = frozenset(
     (errors.NO_PROVIDER.number, errors.PROVIDER_GONE.number, errors.BUSY.number, errors.TIMED_OUT.number, errors.ANSWER_TOO_BIG.number)
 )
@@ -67,13 +71,22 @@ class _Call(msgspec.Struct):
 _call: Final = msgspec.json.Decoder(_Call)
 
 
-class Refused(Exception):
-    """A request that gets an error for an answer."""
+class Asked:
+    """One request, and what has been read of it."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.body = b""
+
+
+class Refused(Exception):
+    """A request that gets an error for an answer; `headers` are more of the answer's."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] = {}) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers
 
 
 class Api:
@@ -83,7 +96,15 @@ class Api:
     owed = 0
 
     def __init__(
-        self, broker: Broker, config: Config, root: Path, where: Callable[[], Where], kept: Sequence[Kept] = (), *, alone: bool = False
+        self,
+        broker: Broker,
+        config: Config,
+        root: Path,
+        bodies: Bodies,
+        where: Callable[[], Where],
+        kept: Sequence[Kept] = (),
+        *,
+        alone: bool = False,
     ) -> None:
         """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
 
@@ -93,7 +114,7 @@ class Api:
         """
         self._bearers = Bearers(config.api.secret, config.api.algorithm)
         self._servers = Servers(broker, config.limits, where, config.endpoint.call_timeout)
-        self._most = config.limits.consumer_message_bytes
+        self._bodies = bodies
         self._config = config
         self._root = root
         self._kept = kept
@@ -154,56 +175,43 @@ class Api:
     async def _answer(self, request: Request) -> Response:
         began = time.perf_counter()
         self.requests += 1
-        body = b""
+        asked = Asked(request)
+        headers: Mapping[str, str] = {}
         try:
-            if request.method == "POST":
-                body = await self._body(request)
-            status, said = await self._route(request, body)
+            status, said = await self._route(asked)
         except Refused as refused:
-            status, said = refused.status, _error(refused.status, refused.message)
+            status, said, headers = refused.status, _error(refused.status, refused.message), refused.headers
+        except BodyRefused as refused:
+            status, said, headers = refused.status, _error(refused.status, refused.message), dict(refused.headers)
         except ClientDisconnect:
-            return Response(status_code=400)
-        self._tell(request, body, status, said, (time.perf_counter() - began) * 1000)
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        if status == 405:
-            headers["Allow"] = "POST" if request.url.path == f"{self._prefix}/tools" else "GET, HEAD"
+            status, said = HUNG_UP, b""
+        self._tell(asked, status, said, (time.perf_counter() - began) * 1000)
         return Response(said, status_code=status, media_type="application/json", headers=headers)
 
-    async def _body(self, request: Request) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(SLOW_SECONDS):
-                async for piece in request.stream():
-                    size += len(piece)
-                    if size > self._most:
-                        raise Refused(413, f"请求超过 {self._most} 字节 / The request is larger than {self._most} bytes")
-                    pieces.append(piece)
-        except TimeoutError:
-            raise Refused(400, "请求未发送完整 / The request was not sent in time") from None
-        return b"".join(pieces)
-
-    async def _route(self, request: Request, body: bytes) -> tuple[int, bytes]:
+    async def _route(self, asked: Asked) -> tuple[int, bytes]:
+        """The answer. The token is looked at before the body is read."""
+        request = asked.request
         path = request.url.path.removeprefix(self._prefix).rstrip("/") or "/"
-        reading = request.method in ("GET", "HEAD")
-        if path == "/health":
-            return self._health() if reading else _not_allowed()
-        if path == "/openapi.json":
-            return (200, msgspec.json.encode(document(self._prefix))) if reading else _not_allowed()
-        if path not in ("/tools", "/tools/list", "/servers"):
+        if path not in PATHS:
             raise Refused(404, "没有这个路径 / There is no such path")
-        if (path == "/tools") is reading or request.method not in ("GET", "HEAD", "POST"):
-            return _not_allowed()
-        if self._bearers.opened(request) is None:
-            raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired")
+        if request.method not in PATHS[path]:
+            raise Refused(405, "不支持此方法 / This method is not allowed here", {"Allow": ", ".join(PATHS[path])})
+        if path == "/health":
+            return self._health()
+        if path == "/openapi.json":
+            return 200, msgspec.json.encode(document(self._prefix))
+        claims = self._bearers.opened(request)
+        if claims is None:
+            raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
         if path == "/tools":
-            return await self._call(body)
+            asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, user_of(claims))
+            return await self._call(asked.body)
         if path == "/servers":
             return 200, await self._list_servers()
-        asked = request.query_params.getlist("server")
-        if len(asked) > 1 or (asked and not asked[0]):
+        named = request.query_params.getlist("server")
+        if len(named) > 1 or (named and not named[0]):
             raise Refused(400, "server 参数只能有一个且不能为空 / Give one server, not an empty one")
-        return 200, await self._list_tools(asked[0] if asked else "")
+        return 200, await self._list_tools(named[0] if named else "")
 
     def _health(self) -> tuple[int, bytes]:
         up = self._servers.up()
@@ -257,16 +265,17 @@ class Api:
 
     # -- the request log -------------------------------------------------------------------------------------------------------
 
-    def _tell(self, request: Request, body: bytes, status: int, said: bytes, milliseconds: float) -> None:
+    def _tell(self, asked: Asked, status: int, said: bytes, milliseconds: float) -> None:
         if self._lines is None:
             return
+        request = asked.request
         line = {
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "request": {
                 "method": request.method,
                 "path": _clipped(request.url.path),
                 "query": {_clipped(name): _clean(value, name) for name, value in request.query_params.multi_items()[:20]},
-                "body": _shown(body),
+                "body": _shown(asked.body),
             },
             "response": _shown(said),
             "status_code": status,
@@ -295,10 +304,6 @@ def _definition(tool: Tool) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError):
         return {"name": tool.name}
     return found
-
-
-def _not_allowed() -> tuple[int, bytes]:
-    return 405, _error(405, "不支持此方法 / This method is not allowed here")
 
 
 def _error(status: int, message: str) -> bytes:

@@ -7,6 +7,7 @@ and every reason to refuse looks the same from outside.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import jwt
@@ -24,6 +25,14 @@ ISSUER: Final = "mcp-proxy"
 """What tokens made here name as their issuer; the predecessor's name, which its clients may look for."""
 SAMPLES: Final = ("your-secret-key", "change-me", "changeme", "secret-key-here", "-----begin")
 """What stands in examples, and how a key of the asymmetric kind begins: no secrets."""
+
+
+def user_of(claims: Mapping[str, Any]) -> str:
+    """Who a token was made for: its `user_id`, else its `sub`; "" where it names nobody."""
+    for name in ("user_id", "sub"):
+        if isinstance(claims.get(name), str | int):
+            return str(claims[name])
+    return ""
 
 
 class Bearers:

@@ -9,7 +9,6 @@ its `MCP-Protocol-Version`, or by being `server/discover`. Who has a session, or
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from ..admission import Porter, Refusal
+from ..asgi import Bodies, BodyRefused
 from ..broker import Broker
 from ..config import Limits
 from ..greeting import HANDSHAKE_REVISIONS
@@ -32,8 +32,6 @@ from .sessions import SESSION, VERSION, Sessions
 PATHS: Final = ("/mcp", "/mcp/", "/mcp/{endpoint}", "/mcp/{endpoint}/", "/mcp/{endpoint}/{label}", "/mcp/{endpoint}/{label}/")
 METHODS: Final = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS")
 """All that a route can be asked with: the eras themselves say which they know."""
-DROPPED: Final = 8
-"""Times the size of a message that is read of one that is too large."""
 STATELESS_META: Final = "io.modelcontextprotocol/protocolVersion"
 STATELESS_METHOD: Final = "server/discover"
 SPACES: Final = ("agent:", "signed:")
@@ -59,8 +57,9 @@ class McpHttp:
     name = "mcp_http"
     owed = 0
 
-    def __init__(self, broker: Broker, limits: Limits, porter: Porter, stateless: Era | None = None) -> None:
+    def __init__(self, broker: Broker, limits: Limits, porter: Porter, bodies: Bodies, stateless: Era | None = None) -> None:
         """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are."""
+        self._bodies = bodies
         self._broker = broker
         self._limits = limits
         self._porter = porter
@@ -100,32 +99,11 @@ class McpHttp:
         body = b""
         if request.method == "POST":
             try:
-                async with asyncio.timeout(self._limits.stalled_seconds):
-                    found = await self._body(request)
-            except TimeoutError:
-                return _answer(Refusal(408, "request timeout", SLOW, "body not sent", headers=CLOSE))
-            if found is None:
-                return _answer(Refusal(413, "request too large", LARGE, "consumer_message_bytes", headers=CLOSE))
-            body = found
+                body = await self._bodies.read(request, self._limits.consumer_message_bytes, seat.name)
+            except BodyRefused as refused:
+                return _answer(Refusal(refused.status, refused.error, refused.message, "body", seat.address, refused.headers))
         era = self._stateless if is_stateless(request, body) else self.sessions
         return await era.answer(request, body, seat)
-
-    async def _body(self, request: Request) -> bytes | None:
-        """The request's body, or None if it is larger than a message may be.
-
-        Of one that is too large the rest is read and dropped for a while: a client that is still sending when the connection closes
-        does not see the answer.
-        """
-        most = self._limits.consumer_message_bytes
-        pieces = []
-        size = 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size <= most:
-                pieces.append(piece)
-            elif size > DROPPED * most:
-                break
-        return b"".join(pieces) if size <= most else None
 
     def _seat(self, request: Request) -> Seat | Refusal:
         """Where a request may sit."""
@@ -202,12 +180,8 @@ def _answer(refusal: Refusal) -> Response:
     return Response(refusal.body, refusal.status, dict(refusal.headers), media_type="application/json")
 
 
-CLOSE: Final = (("Connection", "close"),)
-"""What follows on this connection is the rest of a body that nobody reads."""
 LATER: Final = (("Retry-After", "5"),)
 FULL: Final = "正在处理的请求过多 / Too many requests are being answered (limits.http_requests)"
-LARGE: Final = "请求体过大 / The body is larger than a message may be (limits.consumer_message_bytes)"
-SLOW: Final = "请求体未及时到达 / The body did not arrive in time"
 UNNAMED: Final = "使用服务器密钥时须指明接入点：/mcp/接入点 / With the server's key, name the endpoint: /mcp/ENDPOINT"
 NOWHERE: Final = "没有这个接入点 / There is no such endpoint"
 ANOTHER: Final = "此令牌不属于该接入点 / This token opens another endpoint than the one in the address"

@@ -19,6 +19,7 @@ def _errors(*codes: int) -> dict[str, Any]:
         400: "the request is not what it should be",
         401: "no valid token",
         404: "no such tool or server",
+        408: "the body did not arrive in time",
         413: "the request is too large",
         500: "the tool failed",
         503: "no MCP server answered",
@@ -59,7 +60,7 @@ def document(prefix: str) -> dict[str, Any]:
                     "operationId": "callTool",
                     "summary": "Call a tool",
                     "requestBody": {"required": True, "content": {"application/json": {"schema": call}}},
-                    "responses": {"200": _answer("what the tool said", done), **_errors(400, 401, 404, 413, 500, 503)},
+                    "responses": {"200": _answer("what the tool said", done), **_errors(400, 401, 404, 408, 413, 500, 503)},
                     **secured,
                 }
             },

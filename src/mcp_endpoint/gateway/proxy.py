@@ -29,11 +29,12 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from .. import __version__
 from ..addresses import is_loopback
 from ..admission import FORWARDED, host_of
+from ..asgi import Bodies, BodyRefused, disconnected, unless_gone
 from ..broker import Broker
 from ..config import Config, GatewaySettings
 from ..credentials import BANNED_BY, REFUSED_BY, RESTED_BY, Credential
@@ -102,7 +103,7 @@ class Gateway:
 
     name = "gateway"
 
-    def __init__(self, config: Config, rings: Mapping[str, Keyring], broker: Broker, *, alone: bool = False) -> None:
+    def __init__(self, config: Config, rings: Mapping[str, Keyring], broker: Broker, bodies: Bodies, *, alone: bool = False) -> None:
         """`rings` are the pools that gateways name; when `broker` drains nothing new is begun.
 
         `alone`: the first one has the port to itself, at `/`, with its own status pages.
@@ -114,6 +115,7 @@ class Gateway:
         self.stopped = False
         self._config = config
         self._broker = broker
+        self._bodies = bodies
         self._alone = alone
         self._key = config.server.key.encode()
         public = config.server.public_url
@@ -217,16 +219,22 @@ class Gateway:
             return _error(400, "bad path", "路径中不能有 . 或 ..，无论怎样编码 / A path here has no . and no .. in it, however spelled")
         upstream.counts.requests += 1
         try:
-            begun, rest = await self._body(request)
-        except TimeoutError:
-            return _late()
+            return await self._relayed(upstream, request, path)
+        except BodyRefused as refused:
+            return _error(refused.status, refused.error, refused.message, dict(refused.headers))
+
+    async def _relayed(self, upstream: Upstream, request: Request, path: bytes) -> _Answer:
+        """Read the body, as much of it as is kept for a second attempt, and answer or carry it. Raises BodyRefused."""
+        limits = self._config.limits
+        holder = request.client.host if request.client is not None else ""
+        begun, rest = await self._bodies.begin(request, limits.gateway_retry_bytes, holder, limits.stalled_seconds)
         rpc = _rpc_of(begun) if rest is None and request.method == "POST" else None
         local = _local(rpc, request)
         if local is not None:
             upstream.counts.local += 1
             return local
         if rest is None:
-            return await _unless_gone(request, self._carry(upstream, request, path, begun, None, rpc))
+            return await unless_gone(request.receive, self._carry(upstream, request, path, begun, None, rpc))
         return await self._carry(upstream, request, path, begun, rest, None)
 
     def _refused(self, request: Request) -> Response | None:
@@ -244,19 +252,6 @@ class Gateway:
         if not allowed and not is_loopback(urlsplit(origin).hostname or ""):
             return _error(403, "origin not allowed", "来源不被允许 / This origin is not allowed (security.allowed_origins)")
         return None
-
-    async def _body(self, request: Request) -> tuple[bytes, AsyncIterator[bytes] | None]:
-        """The whole body, or its beginning and what follows, where it is too large to be kept for a second attempt."""
-        most = self._config.limits.gateway_retry_bytes
-        pieces: list[bytes] = []
-        size = 0
-        stream = _pieces(request, self._config.limits.stalled_seconds)
-        async for piece in stream:
-            pieces.append(piece)
-            size += len(piece)
-            if size > most:
-                return b"".join(pieces), stream
-        return b"".join(pieces), None
 
     async def _carry(
         self, upstream: Upstream, request: Request, path: bytes, begun: bytes, rest: AsyncIterator[bytes] | None, rpc: _Rpc | None
@@ -292,8 +287,6 @@ class Gateway:
             except httpx2.PoolTimeout:
                 return _error(503, "busy", BUSY)
             except (httpx2.TransportError, TimeoutError) as error:
-                if rest is not None and isinstance(error, TimeoutError):
-                    return _late()
                 failure = type(error).__name__
                 again = again and repeatable
             if ring is not None and credential is not None and (response is not None or not failure.startswith("cannot")):
@@ -410,7 +403,7 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pump = asyncio.ensure_future(self._pump(send))
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -480,39 +473,6 @@ def _below(raw: bytes, name: str) -> bytes | None:
     return rest if [unquote(step.decode("latin-1")) for step in own] == ["gateway", name] else None
 
 
-async def _unless_gone(request: Request, work: Any) -> _Answer:
-    """The result of `work`, unless the client hangs up first: then the work ends too."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        found: _Answer = working.result()
-        return found
-    finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.wait((working, gone))
-
-
-async def _disconnected(receive: Receive) -> None:
-    message: Message = {"type": ""}
-    while message["type"] != "http.disconnect":
-        message = await receive()
-
-
-async def _pieces(request: Request, seconds: float) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises TimeoutError when nothing of it comes for `seconds`."""
-    stream = request.stream()
-    while True:
-        async with asyncio.timeout(seconds):
-            piece = await anext(stream, None)
-        if piece is None:
-            return
-        yield piece
-
-
 def _rpc_of(body: bytes) -> _Rpc | None:
     try:
         return _rpc.decode(body)
@@ -533,10 +493,6 @@ def _local(rpc: _Rpc | None, request: Request) -> Response | None:
 
 BUSY: Final = "到上游的连接都在使用中，请稍后再试 / All connections to the upstream are in use, try again later"
 KEY_NEEDED: Final = "请在 X-Endpoint-Key 或 ?key= 中给出 [server] key / Show the [server] key in X-Endpoint-Key or ?key="
-
-
-def _late() -> Response:
-    return _error(408, "body too slow", "请求体未及时到达 / The request's body did not arrive in time")
 
 
 def _error(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
