@@ -301,3 +301,31 @@ def test_whatever_is_asked_and_answered_one_timer_wakes_everybody_in_time(steps:
     assert sorted(frame["id"] for device in devices.values() for frame in device.heard) == sorted(due)
     stage.until(stage.now + 100)
     assert not stage.live
+
+
+class Faulty(Peer):
+    """A link within the house that has a mistake in it."""
+
+    closed = 0
+
+    def send(self, first: bytes | memoryview, second: bytes | memoryview = b"") -> None:
+        raise RecursionError("too deep")
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = code
+        raise KeyError("forgotten")
+
+
+def test_a_fault_of_a_consumer_within_the_house_ends_it_and_never_reaches_who_sent() -> None:
+    stage = Stage()
+    faulty, healthy, tool = Faulty(), Peer(), Peer()
+    stage.broker.attach_consumer("agent:a", "a", faulty, in_house=True)
+    stage.broker.attach_consumer("agent:a", "a", healthy, in_house=True)
+    provider = stage.broker.attach_provider("agent:a", "a", tool)
+    provider.says(provider, b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}', stage.now, True)
+    assert [frame["method"] for frame in healthy.heard] == ["notifications/message"]
+    assert faulty.closed == 0, "not in the turn of who sent"
+    for timer in [timer for timer in stage.timers if timer.when <= stage.now]:
+        timer.ring()
+    assert faulty.closed == 1011
+    assert stage.told == ["fault", "fault"]

@@ -13,7 +13,9 @@ from . import __version__
 from .calls import NEVER, Consumer, Counters, Link, Watch
 from .config import EndpointSettings, Limits
 from .endpoint import Endpoint, Farewell
+from .errors import INTERNAL
 from .greeting import Provider
+from .jsonrpc import Part
 
 INNER: Final = "server:"
 """What the names of the endpoints begin with where servers of the house are providers; no token opens one."""
@@ -24,6 +26,47 @@ class Cancellable(Protocol):
 
     def cancel(self) -> None:
         """Call it off."""
+
+
+class _Walled:
+    """The link of a consumer within the house. A fault of its own ends it, and never reaches whoever sends: a tool serves others too."""
+
+    __slots__ = ("_link", "_soon", "_tell")
+
+    def __init__(self, link: Link, tell: Callable[[str], None], soon: Callable[[Callable[[], None]], None]) -> None:
+        """`tell` hears what went wrong, and `soon` calls back when whoever sends has gone on."""
+        self._link = link
+        self._tell = tell
+        self._soon = soon
+
+    @property
+    def queued(self) -> int:
+        return self._link.queued
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        try:
+            self._link.send(first, second)
+        except Exception as error:  # noqa: BLE001 - the boundary between two parties: the sender did nothing wrong
+            self._tell(_place(error))
+            self._soon(lambda: self.close(*INTERNAL))
+
+    def close(self, code: int, reason: str) -> None:
+        try:
+            self._link.close(code, reason)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._tell(_place(error))
+
+    def ping(self) -> None:
+        self._link.ping()
+
+
+def _place(error: Exception) -> str:
+    """What went wrong, and where in our code; nothing of what was sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else "?"
+    return f"{type(error).__name__} in {where}"
 
 
 class Broker:
@@ -103,6 +146,8 @@ class Broker:
         """Somebody who asks is at the endpoint `name`; the rest as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.consumers += 1
+        if in_house:
+            link = _Walled(link, lambda why: self._watch.tell("fault", shown, why=why), self._soon)
         consumer = endpoint.attach_consumer(
             link, self._clock(), answer_bytes=answer_bytes, ask_seconds=ask_seconds, in_house=in_house, only=only
         )
@@ -132,6 +177,9 @@ class Broker:
                     self._farewells.popitem(last=False)
         else:
             self.arm(endpoint)
+
+    def _soon(self, close: Callable[[], None]) -> None:
+        self._call_at(self._clock(), close)
 
     def _endpoint(self, name: str, shown: str) -> Endpoint:
         endpoint = self.endpoints.get(name)

@@ -254,9 +254,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     body_seconds: Annotated[Seconds, Meta(description="time to send the body of an HTTP request; 408 beyond")] = 30.0
     http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
     http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0
-    http_replay_bytes: Annotated[Bytes, Meta(description="events kept for clients that come back to a stream, all sessions together")] = (
-        64 * MIB
-    )
+    http_replay_bytes: Annotated[
+        Bytes, Meta(description="what HTTP clients have not read, or may come back for; beyond, the endpoint with most pays")
+    ] = 64 * MIB
     http_streams: Annotated[Count, Meta(description="subscriptions (revision 2026-07-28) open at a time")] = 1000
     parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required) at a time")] = 1000
 

@@ -242,6 +242,7 @@ _EVENTS: Final[Mapping[str, tuple[str, str]]] = {
     "noise": ("工具端发来的不是 JSON-RPC，已丢弃", "WARNING"),
     "bad frame": ("使用端发来的不是 JSON-RPC", "WARNING"),
     "timed out": ("调用超时", "WARNING"),
+    "fault": ("内部错误，此使用端的连接将关闭", "ERROR"),
 }
 """What the heart tells → the same in Chinese, and how loud."""
 

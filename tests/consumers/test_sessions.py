@@ -121,6 +121,30 @@ async def test_initialize_may_be_said_again_within_a_session() -> None:
         assert answer.headers["mcp-session-id"] == session and web.sessions == 1
 
 
+@pytest.mark.parametrize("stale", ["session-of-before-the-restart", "ended", "another endpoint's", "another label's"])
+async def test_initialize_begins_a_session_whatever_stale_id_comes_with_it(stale: str) -> None:
+    """A client that outlived its session, because the server was restarted, sends the old id with its new `initialize`."""
+    async with served() as web:
+        more = {"another endpoint's": {"token": OTHER}, "another label's": {"path": "/mcp/home/desk"}}.get(stale, {})
+        id = await web.begin(**more) if more or stale == "ended" else stale
+        if stale == "ended":
+            await web.client.delete("/mcp", headers=web.headers(id, JSON, TOKEN, {}))
+        for answer in (
+            await web.post(request(1, "tools/list"), session=id),
+            await web.client.delete("/mcp", headers=web.headers(id, JSON, TOKEN, {})),
+            await web.client.get("/mcp", headers=web.headers(id, EVENTS, TOKEN, {})),
+        ):
+            assert answer.status_code == 404
+        about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "again", "version": "1"}}
+        answer = await web.post(request(5, "initialize", about), session=id, mcp_protocol_version="2025-06-18")
+        assert answer.json()["result"]["protocolVersion"] == "2025-06-18"
+        fresh = answer.headers["mcp-session-id"]
+        assert fresh != id
+        assert (await web.post(request(6, "ping"), session=fresh)).status_code == 200
+        if more:
+            assert (await web.post(request(6, "ping"), session=id, **more)).status_code == 200, "whose it is notices nothing"
+
+
 # What a POST must look like
 
 

@@ -13,7 +13,6 @@ from consumers.web import BOTH, DOORS, JSON, OTHER, Stream, Tool, Web, served, t
 
 from mcp_endpoint import eras
 from mcp_endpoint.consumers import stateless as module
-from mcp_endpoint.consumers.envoy import Envoy
 from mcp_endpoint.consumers.stateless import Stateless
 from mcp_endpoint.eras import CAPABILITIES_KEY, CLIENT_KEY, LEVEL_KEY, REVISION, SERVER_KEY, SUBSCRIPTION_KEY, VERSION_KEY
 
@@ -682,7 +681,6 @@ async def test_an_envoy_that_was_sent_away_says_so() -> None:
     async with stage() as (web, tool):
         task, _ = await begun(web, tool)
         (consumer,) = web.broker.endpoints["signed:home"].consumers
-        assert isinstance(consumer.link, Envoy)
         consumer.link.close(1008, "policy")
         consumer.link.close(1008, "policy")
         assert (await task)["error"]["code"] == -32603

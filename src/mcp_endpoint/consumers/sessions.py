@@ -50,6 +50,8 @@ PRIMED_SINCE: Final = "2025-11-25"
 """The first revision whose clients understand an event without data."""
 STREAMS_KEPT: Final = 64
 """Finished streams a session keeps for a resumption."""
+ANSWERS_KEPT: Final = 2
+"""Answers of the largest size that fit in the store however small `http_replay_bytes` is, so that a client that reads gets its own."""
 BACKLOG_BYTES: Final = 64 * 1024
 """What a session keeps for a client that has not opened its stream."""
 SWEEP_SECONDS: Final = 15.0
@@ -278,7 +280,7 @@ class Session:
     def _begin_stream(self, post: Post) -> Stream:
         if post.stream is None:
             self._last_stream += 1
-            post.stream = Stream(self._last_stream, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+            post.stream = Stream(self._last_stream, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
             self._streams[self._last_stream] = post.stream
             for answer in post.answers:
                 post.stream.say(answer)
@@ -291,14 +293,14 @@ class Session:
 
     def _own_stream(self) -> Stream:
         if self._own is None:
-            self._own = Stream(0, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+            self._own = Stream(0, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
         return self._own
 
     def _own_to_say(self) -> Stream:
         """The session's own stream, with room for one frame more although nobody may ever read it."""
         own = self._own_stream()
         if not own.connected and own.queued > BACKLOG_BYTES:
-            own.forget()
+            own.spare()
         return own
 
     def _forget_streams(self) -> None:
@@ -308,12 +310,6 @@ class Session:
         for number in over:
             if number not in kept or self._streams[number].empty:
                 self._streams.pop(number).close()
-
-    def forget(self) -> None:
-        """Let go of what is kept for a resumption."""
-        for stream in self._all_streams():
-            stream.forget()
-        self._forget_streams()
 
     # -- requests of the client --------------------------------------------------------------------------------------------
 
@@ -384,7 +380,7 @@ class Sessions:
 
     def __init__(self, broker: Broker, limits: Limits) -> None:
         self.limits = limits
-        self.store = Store(limits.http_replay_bytes, self._make_room)
+        self.store = Store(limits.http_replay_bytes, ANSWERS_KEPT * limits.http_answer_bytes)
         self.opened = 0
         """How many there were since the start."""
         self._broker = broker
@@ -447,7 +443,9 @@ class Sessions:
         begins = [message for message in messages if message.method == "initialize"]
         if begins and (batch or not begins[0].key):
             return refused(400, errors.INVALID_REQUEST, "initialize is a request and comes alone / initialize 必须是单独的请求")
-        session = self._begin(seat) if begins and SESSION not in request.headers else self._session(request, seat, begins=bool(begins))
+        # A client that outlived its session may still send the id of it: `initialize` begins one anyhow. A live one is greeted again.
+        fresh = begins and not self._known(request, seat)
+        session = self._begin(seat) if fresh else self._session(request, seat, begins=bool(begins))
         if isinstance(session, Response):
             return session
         if batch and session.version != BATCHES:
@@ -491,17 +489,21 @@ class Sessions:
 
     # -- the book of sessions ----------------------------------------------------------------------------------------------
 
+    def _known(self, request: Request, seat: Seat) -> Session | None:
+        """The open session of this seat that a request names."""
+        session = self._open.get(request.headers.get(SESSION, ""))
+        return session if session is not None and session.seat.place == seat.place else None
+
     def _session(self, request: Request, seat: Seat, *, begins: bool = False) -> Session | Response:
         """The session a request names, if it is this seat's."""
-        id = request.headers.get(SESSION)
-        if id is None:
+        if SESSION not in request.headers:
             return refused(
                 400,
                 errors.INVALID_REQUEST,
                 "begin with initialize and send the Mcp-Session-Id it is answered with / 请先 initialize，并带上其返回的会话标识",
             )
-        session = self._open.get(id)
-        if session is None or session.seat.place != seat.place:
+        session = self._known(request, seat)
+        if session is None:
             return refused(404, errors.INVALID_REQUEST, "no such session: begin with initialize / 会话不存在：请重新 initialize")
         version = request.headers.get(VERSION)
         if version is not None and version not in HANDSHAKE_REVISIONS and not begins:
@@ -547,13 +549,6 @@ class Sessions:
             elif now - session.used >= self.limits.http_idle_seconds:
                 session.close(*errors.GOING_AWAY)
         self._sweep = loop.call_later(SWEEP_SECONDS, self._end_unused) if self._open else None
-
-    def _make_room(self) -> None:
-        """The sessions unused for longest forget what they keep, until half of the room is free."""
-        for session in list(self._open.values()):
-            session.forget()
-            if self.store.used <= self.store.most // 2:
-                return
 
 
 def accepts(request: Request) -> tuple[bool, bool]:

@@ -85,7 +85,11 @@ class Turn:
         self.links = []
         for link in links:
             if link._out and not link._blocked:
-                link._push()
+                try:
+                    link._push()
+                except Exception:  # noqa: BLE001 - a fault at one socket must not keep what was sent to the others
+                    logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends", peer=link.peer)
+                    link.cut()
 
 
 class Link(Frames, asyncio.Protocol):
