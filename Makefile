@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 PY := $(VENV)/bin/python
 # Modules whose every branch must be walked: floors 0 to 2 of the house (see [tool.importlinter] in pyproject.toml).
-WALKED := errors asgi config config_ini tokens log jsonrpc calls catalog greeting offers endpoint credentials broker taps metrics addresses tls notify keyring
+WALKED := errors asgi config config_ini tokens log line_writer jsonrpc calls catalog greeting offers endpoint credentials broker taps metrics addresses tls notify signals keyring
 comma := ,
 empty :=
 space := $(empty) $(empty)

@@ -8,6 +8,7 @@ import logging as stdlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -27,27 +28,39 @@ XIAOZHI = Doors(KEY).make_xiaozhi("single_module")
 LONG = Doors(KEY).make_xiaozhi("c4ca4238a0b923820dcc509a6f75849b")
 SIGNED = Doors(KEY).make_signed("kitchen")
 
-Begin = Callable[..., io.StringIO]
+
+class Stream(io.StringIO):
+    """A console; whoever reads it ends the log first, so that all is written, to the file too."""
+
+    end: Callable[[], None]
+
+    def getvalue(self) -> str:
+        self.end()
+        return super().getvalue()
+
+
+Begin = Callable[..., Stream]
 
 
 @pytest.fixture
 def begin() -> Iterator[Begin]:
     """Set the log up and get what it writes to the console."""
-    ends: list[Callable[[], None]] = []
+    streams: list[Stream] = []
 
-    def start(logging: Logging | None = None, **server: Any) -> io.StringIO:
-        stream = io.StringIO()
-        ends.append(log.setup(logging or Logging(log_file=""), Server(key=KEY, **server), stream))
+    def start(logging: Logging | None = None, **server: Any) -> Stream:
+        stream = Stream()
+        stream.end = log.setup(logging or Logging(log_file=""), Server(key=KEY, **server), stream)
+        streams.append(stream)
         return stream
 
     yield start
-    for end in reversed(ends):
-        end()
+    for stream in reversed(streams):
+        stream.end()
     logger.remove()
     logger.add(sys.stderr)
 
 
-def json_lines(stream: io.StringIO) -> list[dict[str, Any]]:
+def json_lines(stream: Stream) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
@@ -273,15 +286,16 @@ def test_the_file_is_made_with_its_folder_and_has_what_the_console_has_at_once(b
     file = tmp_path / "logs" / "{odd} 日志.log"
     stream = begin(Logging(log_file=str(file)))
     logger.info("你好")
-    assert file.read_text("utf-8") == stream.getvalue() != ""
+    assert stream.getvalue() == file.read_text("utf-8") != ""
 
 
 @pytest.mark.row("E18", "E19")
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_full_file_is_put_aside_and_never_more_than_asked_for_are_kept(begin: Begin, tmp_path: Path, count: int) -> None:
-    begin(Logging(log_file=str(tmp_path / "a.log"), max_file_size=1_000, backup_count=count))
+    stream = begin(Logging(log_file=str(tmp_path / "a.log"), max_file_size=1_000, backup_count=count))
     for number in range(40):
         logger.info("{:04} {}", number, "字" * 50)
+    assert "0000" in stream.getvalue()
     files = sorted(os.listdir(tmp_path))
     assert len(files) == count + 1
     assert all((tmp_path / name).stat().st_size <= 1_000 for name in files), "bytes count, not characters"
@@ -297,3 +311,71 @@ def test_a_file_that_cannot_be_opened_is_a_warning_and_the_console_goes_on(begin
     assert "WARNING" in first
     assert "日志文件无法写入 / the log file cannot be written" in first
     assert second.endswith("on we go")
+
+
+# A reader that is stuck, a disk that is full
+
+
+class Full(io.StringIO):
+    """A console that takes nothing until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+
+    def write(self, text: str) -> int:
+        assert self.free.wait(10)
+        return super().write(text)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_console_that_nobody_reads_stops_nobody_and_hears_later_how_much_it_missed(format: Any) -> None:
+    stream = Full()
+    end = log.setup(Logging(log_file="", format=format, queue_size=2_000), Server(key=KEY), stream)
+    try:
+        for number in range(500):
+            logger.info("line {}", number)
+        stream.free.set()
+    finally:
+        end()
+        logger.remove()
+        logger.add(sys.stderr)
+    *lines, last = stream.getvalue().splitlines()
+    assert 10 < len(lines) < 60
+    assert all(f"line {number}" in line for number, line in enumerate(lines))
+    said = json.loads(last)["message"] if format == "json" else last
+    assert f"{500 - len(lines)} 行日志未能写入 / {500 - len(lines)} lines were not written" in said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device that is always full exists on Linux")
+@pytest.mark.row("D28")
+def test_a_full_disk_is_one_warning_on_the_console_and_prints_no_secret(begin: Begin, capfd: pytest.CaptureFixture[str]) -> None:
+    stream = begin(Logging(log_file="/dev/full"))
+    for _ in range(100):
+        logger.info("field", token=SIGNED, password="hush-hush")
+    text = stream.getvalue()
+    assert text.count("日志文件无法写入 / the log file cannot be written: [Errno 28]") == 1
+    assert text.count("field") == 100
+    printed = capfd.readouterr()
+    assert SIGNED not in text + printed.err + printed.out
+    assert "hush-hush" not in text + printed.err + printed.out
+
+
+def test_without_a_console_there_is_the_file(tmp_path: Path) -> None:
+    end = log.setup(Logging(log_file=str(tmp_path / "a.log")), Server(key=KEY), None)
+    logger.info("heard")
+    end()
+    logger.add(sys.stderr)
+    assert "heard" in (tmp_path / "a.log").read_text("utf-8")
+
+
+def test_one_thing_is_told_ten_times_a_minute_and_then_how_often_it_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    quota = log.LineQuota(lambda: now)
+    assert [quota.take("a") for _ in range(log.LINES_A_MINUTE)] == [{}] * log.LINES_A_MINUTE
+    assert [quota.take("a"), quota.take("a"), quota.take("b")] == [None, None, {}]
+    now = 60.0
+    assert [quota.take("a"), quota.take("a")] == [{"not_told": 2}, {}]
+    monkeypatch.setattr(log, "THINGS_COUNTED", 2)
+    assert quota.take("c") == {}
+    assert quota.take("a") == {}, "the oldest was forgotten"

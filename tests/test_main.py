@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +23,7 @@ from running import BOUND, KEY, MAIN, Program, get, program
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from mcp_endpoint.log import LINES_A_MINUTE
 from mcp_endpoint.tokens import Doors
 
 SECONDS_TO_ANSWER = 1.0
@@ -392,3 +395,126 @@ def test_a_python_too_old_is_told_instead_of_failing_somewhere(monkeypatch: pyte
     with pytest.raises(SystemExit) as end:
         scope["start"]()
     assert "3.11" in str(end.value.code)
+
+
+# -- an operator who is not there ----------------------------------------------------------------------------------------------
+
+
+def full_pipe() -> tuple[int, int]:
+    """A pipe that takes nothing more: a terminal after Ctrl-S, a pager that waits, a log driver that is stuck."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(65_536))
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
+async def knock(port: int) -> None:
+    """A handshake with a token that opens nothing."""
+    with pytest.raises(InvalidStatus):
+        async with connect(f"ws://127.0.0.1:{port}/mcp_endpoint/mcp/?token=mep1.e30.AAAA"):
+            pass
+
+
+def in_log(root: Path) -> str:
+    """What the log file says so far."""
+    file = root / "logs/mcp_server.log"
+    return file.read_text("utf-8") if file.exists() else ""
+
+
+async def port_in_log(root: Path) -> int:
+    """The port, once it listens."""
+    async with asyncio.timeout(BOUND):
+        while not (found := re.search(r"listening.* port=(\d+)", in_log(root))):  # noqa: ASYNC110 - the event is in another process
+            await asyncio.sleep(0.01)
+    return int(found[1])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and signals of POSIX")
+@pytest.mark.row("E28")
+async def test_a_console_that_nobody_reads_costs_lines_and_no_call_and_the_end_comes_in_time(tmp_path: Path) -> None:
+    """Both stdout and stderr take nothing, from before the start on; strangers knock, and a device and its tool go on."""
+    (reading, out), (reading_too, error) = full_pipe(), full_pipe()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/.mcp-endpoint-server.cfg").write_text(f'[server]\nkey = "{KEY}"\nport = 0\n[logging]\nqueue_size = 2000\n')
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(MAIN), "--root", str(tmp_path), "serve"), stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=error
+    )
+    try:
+        port = await port_in_log(tmp_path)
+        base, token = f"ws://127.0.0.1:{port}/mcp_endpoint", Doors(KEY).make_signed("home")
+        async with connect(f"{base}/mcp/?token={token}") as answering, connect(f"{base}/call/?token={token}") as asking:
+            for number in range(30):
+                await asyncio.gather(
+                    *(knock(port) for _ in range(10)), asking.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": "x"}))
+                )
+                heard = json.loads(await asyncio.wait_for(answering.recv(), BOUND))
+                await answering.send(json.dumps({"jsonrpc": "2.0", "id": heard["id"], "result": number}))
+                assert json.loads(await asyncio.wait_for(asking.recv(), BOUND))["result"] == number
+            assert (await get(port, "/health")).status == 200
+            for _ in range(20):
+                async with connect(f"{base}/call/?token={token}"):
+                    pass
+        text = await asyncio.to_thread(read_until, reading_too, b"were not written")
+        assert f"port={port}" in text and " 行日志未能写入" in text
+        assert in_log(tmp_path).count("connection refused") == LINES_A_MINUTE
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), BOUND) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        for descriptor in (reading, out, reading_too, error):
+            os.close(descriptor)
+    assert "stopped" in in_log(tmp_path)
+
+
+def read_until(descriptor: int, words: bytes) -> str:
+    read = b""
+    while words not in read:
+        read += os.read(descriptor, 65_536)
+    return read.lstrip(b"\0").decode()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGHUP is POSIX")
+@pytest.mark.row("D1")
+async def test_a_terminal_that_closes_is_a_stop_like_any_other_and_says_so_twice_without_harm(started: Program) -> None:
+    """Systemd's `SendSIGHUP=` and a shell that ends send SIGHUP beside other signals: nothing is lost by it."""
+    async with tool(started) as answering, device(started) as asking:
+        slow = asyncio.create_task(answer_slowly(answering))
+        await ask(asking, CALLS)
+        await calls_in_flight(started, CALLS)
+        started.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(BOUND):
+            while (await get(started.port, "/ready")).status == 200:
+                pass
+        started.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(BOUND):
+            answers = [json.loads(await asking.recv()) for _ in range(CALLS)]
+        assert sorted(answer["id"] for answer in answers) == list(range(CALLS))
+        assert all(answer["result"] == {"content": []} for answer in answers)
+        assert await goodbye(asking) == 1012
+        assert await asyncio.wait_for(slow, BOUND) == 1012
+    assert await started.ends() == 0
+
+
+@pytest.mark.skipif(shutil.which("nohup") is None, reason="nohup is not installed")
+async def test_under_nohup_a_terminal_that_closes_is_no_reason_to_stop(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("nohup", sys.executable, str(MAIN), "--root", str(tmp_path), "serve", "--port", "0"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        port = await port_in_log(tmp_path)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGCONT)
+        for _ in range(5):
+            assert (await get(port, "/ready")).status == 200
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), BOUND) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()

@@ -19,8 +19,8 @@ from running import BOUND, KEY, SOURCES, get, running, settled
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from mcp_endpoint import log, tls
 from mcp_endpoint import server as module
-from mcp_endpoint import tls
 from mcp_endpoint.config import Config, Limits, Loaded, Logging, Prepared, Server, WebSocket
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.server import LogWatch, bind, create_server, descriptor_shortage
@@ -330,10 +330,10 @@ def test_run_serves_logs_and_announces_until_the_signal(
     module.run(loaded, prepared, tmp_path)
     printed = capsys.readouterr()
     assert f"health?key={KEY}" in printed.out
-    for log in (printed.err, (tmp_path / "logs/x.log").read_text("utf-8")):
+    for text in (printed.err, (tmp_path / "logs/x.log").read_text("utf-8")):
         for words in ("已创建 / made it", "只读 / read-only", "一个警告 / a warning", "文件太少 / few files", "listening", "stopped"):
-            assert words in log
-        assert KEY not in log
+            assert words in text
+        assert KEY not in text
 
 
 def test_without_uvloop_asyncios_own_loop_serves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ def test_rare_events_of_the_heart_are_lines_of_the_log_with_their_endpoint(event
 
 
 def test_what_a_peer_repeats_is_told_a_few_times_a_minute_with_how_often_it_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EVENTS_COUNTED", 3)
+    monkeypatch.setattr(log, "THINGS_COUNTED", 3)
     now = 0.0
     watch = LogWatch(lambda: now)
     lines: list[Mapping[str, Any]] = []
@@ -364,14 +364,14 @@ def test_what_a_peer_repeats_is_told_a_few_times_a_minute_with_how_often_it_was_
     try:
         for _ in range(1000):
             watch.tell("no list", "home")
-        assert len(lines) == module.LINES_A_MINUTE
+        assert len(lines) == log.LINES_A_MINUTE
         watch.tell("no list", "another")
-        assert len(lines) == module.LINES_A_MINUTE + 1
+        assert len(lines) == log.LINES_A_MINUTE + 1
         now = 61.0
         watch.tell("no list", "home")
-        assert lines[-1]["extra"]["not_told"] == 1000 - module.LINES_A_MINUTE
+        assert lines[-1]["extra"]["not_told"] == 1000 - log.LINES_A_MINUTE
         for number in range(10):  # many endpoints do not make it grow
             watch.tell("no list", f"endpoint {number}")
-        assert len(watch._minutes) <= 3
+        assert len(watch._quota._minutes) <= 3
     finally:
         logger.remove(sink)

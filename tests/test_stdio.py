@@ -147,7 +147,7 @@ async def test_as_a_program_it_ends_with_stdin_and_writes_json_only(tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_ends_it_while_the_client_is_silent(number: int) -> None:
     async with far() as server:
         process = await asyncio.create_subprocess_exec(

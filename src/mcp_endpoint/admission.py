@@ -79,7 +79,7 @@ class BadTokens:
 
     def another(self, address: str, now: float) -> int:
         """One more from `address`: 0, or the whole seconds after which it may try again."""
-        address = _neighbourhood(address)
+        address = neighbourhood(address)
         began, count = self._windows.get(address, (now, 0))
         if now - began >= WINDOW:
             self._windows.pop(address)
@@ -220,7 +220,7 @@ def _address(entry: str) -> str:
         return ""
 
 
-def _neighbourhood(address: str) -> str:
+def neighbourhood(address: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has."""
     if ":" not in address:
         return address

@@ -312,9 +312,10 @@ def call(root: Path, tool: str, arguments: str, endpoint: str, as_json: bool) ->
 @click.pass_obj
 def stdio(root: Path, endpoint: str) -> None:
     from . import stdio as room
-    from .pipe import tell
+    from .pipe import telling
 
-    room.run(room.Where(*_device_side(root, endpoint)), tell)
+    with telling() as say:
+        room.run(room.Where(*_device_side(root, endpoint)), say)
 
 
 @asynccontextmanager
@@ -461,5 +462,3 @@ def _beside(path: Path) -> Path:
         number += 1
         name = path.with_name(f"{path.name}.ini.{number}")
     return name
-
-

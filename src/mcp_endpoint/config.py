@@ -117,6 +117,15 @@ class Logging(Struct, frozen=True, kw_only=True):
     )
     backup_count: Annotated[int, Meta(ge=0, le=1_000, description="full log files that are kept beside the current one")] = 5
     format: Annotated[Literal["text", "json"], Meta(description="one line of text or one JSON object per event")] = "text"
+    queue_size: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=10**9,
+            description="lines that wait for a console or file that is slow; what finds no room is counted",
+            extra={"unit": "bytes"},
+        ),
+    ] = 1_000_000
 
 
 class ToolSettings(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The log: one line per event, to the console and to a rotating file, with no secret in it.
+"""The log: one line per event, to the console and to a rotating file, with no secret in it; nobody who logs waits for either.
 
 Peers choose much of what is logged, so every control character, line break and change of writing direction is written
 as an escape, long texts are cut, and whatever looks like a token, a key or a password is blotted out as a last net.
@@ -13,18 +13,25 @@ import logging as stdlib
 import re
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TextIO
 
 from loguru import logger
 
 from mcp_endpoint.config import Logging, Server
+from mcp_endpoint.line_writer import Console, LineWriter, RotatingFile, Sink
 
 if TYPE_CHECKING:
-    from loguru import Message, Record
+    from loguru import Record
 
 TEXT_CHARS: Final = 8_192
 """Longest message, and longest text of one field, in characters; what is beyond is cut and counted."""
 BLOT: Final = "***"
+LINES_A_MINUTE: Final = 10
+"""How often within a minute one and the same thing is told, such as an event of one endpoint."""
+THINGS_COUNTED: Final = 4096
+"""How many things are counted for that at a time; the one that came first is forgotten first."""
 
 # Line breaks, C0, DEL, C1, Unicode line ends, direction marks and overrides, byte order mark, lone surrogates.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -47,28 +54,32 @@ _SECRETS: Final = tuple(
 _QUERY: Final = re.compile(r"(?<=\S)\?[^\s\"']+")
 
 
-def setup(logging: Logging, server: Server, stream: TextIO) -> Callable[[], None]:
+def setup(logging: Logging, server: Server, stream: TextIO | None) -> Callable[[], None]:
     """Send loguru's lines, and those of uvicorn, asyncio and other users of the standard library, to `stream` and the log file.
 
-    Gives back what undoes it. A log file that cannot be opened is a warning on `stream`, not an end.
+    Gives back what undoes it, which waits a moment for the last lines to be written. A log file that cannot be opened is a warning on
+    `stream`, not an end; without a `stream` (it was closed) there is the file alone.
     """
     level = "DEBUG" if server.debug and logger.level(server.log_level).no > logger.level("DEBUG").no else server.log_level
+    as_json = logging.format == "json"
     logger.remove()
     undo: list[Callable[[], object]] = []
 
-    def add(sink: Any, **options: Any) -> None:
-        form = _form(logging.format == "json", server)
-        handler = logger.add(sink, level=level, format=form, colorize=False, backtrace=False, diagnose=False, **options)
+    def add(sink: Sink, zh: str, en: str) -> None:
+        writer = lines_to(sink, logging, zh, en, _missing(as_json))
+        undo.append(writer.close)
+        form = _form(as_json, server)
+        handler = logger.add(writer.write, level=level, format=form, colorize=False, backtrace=False, diagnose=False)
         undo.append(lambda: logger.remove(handler))
 
-    add(stream)
+    # The console first, and ended last: the file's troubles are told there.
+    if stream is not None:
+        add(Console(stream), "控制台", "the console")
     if logging.log_file:
-        # loguru reads braces in a path as a format
-        path = logging.log_file.replace("{", "{{").replace("}", "}}")
         try:
-            add(path, rotation=_full(logging.max_file_size), retention=logging.backup_count, encoding="utf-8")
+            add(RotatingFile(Path(logging.log_file), logging.max_file_size, logging.backup_count), "日志文件", "the log file")
         except OSError as error:
-            logger.warning("日志文件无法写入 / the log file cannot be written: {}", error)
+            _complain("日志文件", "the log file")(error)
     undo.append(_take_over(logger.level(level).no))
 
     def end() -> None:
@@ -76,6 +87,36 @@ def setup(logging: Logging, server: Server, stream: TextIO) -> Callable[[], None
             undo.pop()()
 
     return end
+
+
+def lines_to(sink: Sink, logging: Logging, zh: str, en: str, missing: Callable[[int], str] = lambda lines: "") -> LineWriter:
+    """A writer of lines that complains in the log; `zh` and `en` say where it writes, `missing` words the line for those that are lost."""
+    return LineWriter(sink, logging.queue_size, missing, _complain(zh, en))
+
+
+class LineQuota:
+    """How many lines one and the same thing may have: LINES_A_MINUTE, then none until its minute is over."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` counts seconds."""
+        self._clock = clock
+        self._minutes: dict[tuple[str, ...], tuple[float, int]] = {}
+        """What it is → when its minute began, and how often it happened since."""
+
+    def take(self, *thing: str) -> dict[str, int] | None:
+        """The fields of one more line, which say how many were left out before it; None for a line too many."""
+        now = self._clock()
+        began, times = self._minutes.get(thing, (now, 0))
+        left_out = 0
+        if now - began >= 60:
+            left_out = max(0, times - LINES_A_MINUTE)
+            began, times = now, 0
+        if thing not in self._minutes and len(self._minutes) >= THINGS_COUNTED:
+            del self._minutes[next(iter(self._minutes))]
+        self._minutes[thing] = began, times + 1
+        if times >= LINES_A_MINUTE:
+            return None
+        return {"not_told": left_out} if left_out else {}
 
 
 def escape(text: str) -> str:
@@ -131,9 +172,21 @@ def _trace(record: Record, debug: bool) -> list[str]:
     return [said + "".join(f" ({frame.filename}:{frame.lineno})" for frame in frames)]
 
 
-def _full(size: int) -> Callable[[Message, TextIO], bool]:
-    """Whether the next line would make the file bigger than `size` bytes (loguru's own rule counts characters)."""
-    return lambda message, file: file.seek(0, 2) + len(message.encode()) > size
+def _missing(as_json: bool) -> Callable[[int], str]:
+    """The line that stands where lines are missing."""
+
+    def line(lines: int) -> str:
+        time = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        message = f"{lines} 行日志未能写入 / {lines} lines were not written"
+        if as_json:
+            return json.dumps({"time": time, "level": "WARNING", "message": message, "lines": lines}, ensure_ascii=False) + "\n"
+        return f"{time} {'WARNING':<8} {message}\n"
+
+    return line
+
+
+def _complain(zh: str, en: str) -> Callable[[Exception], None]:
+    return lambda error: logger.warning("{}无法写入 / {} cannot be written: {}", zh, en, error)
 
 
 class _Intake(stdlib.Handler):

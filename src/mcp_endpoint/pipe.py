@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
@@ -24,9 +23,10 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from . import dial
+from . import dial, signals
 from .dial import NoLink, readable
 from .errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
+from .line_writer import Console, LineWriter
 from .providers import mcp_json
 from .providers.backoff import Backoff
 from .providers.child import LINE_BYTES, Child, Command, environment, is_message
@@ -35,6 +35,8 @@ ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
 """The environment variable that mcp_pipe and its relatives read."""
 LAST_WORDS_SECONDS: Final = 1.0
 """For what a dead child had still written to reach the endpoint, and for one that closed its output to be dead."""
+QUEUE_BYTES: Final = 1_000_000
+"""Lines for the operator that wait while nobody reads stderr; what finds no room is counted."""
 
 SLOW_STATUSES: Final = frozenset((400, 401, 403, 404, 426, 429))
 """HTTP refusals that somebody has to mend first."""
@@ -120,12 +122,12 @@ def block_of_commands(file: Path, environ: Mapping[str, str]) -> dict[str, Comma
 
 
 def run(options: Options) -> None:
-    """Runs until Ctrl-C or SIGTERM, which end it clean; a second signal skips the waits.
+    """Runs until Ctrl-C, SIGTERM or SIGHUP, which end it clean; a second signal skips the waits.
 
     Raises EndpointError when there is nothing that can be run.
     """
-    with contextlib.suppress(KeyboardInterrupt):  # where the loop cannot handle signals (Windows)
-        asyncio.run(_until_signal(options))
+    with telling() as say, contextlib.suppress(KeyboardInterrupt):  # where the loop cannot handle signals (Windows)
+        asyncio.run(_until_signal(options, say))
 
 
 async def serve(options: Options, say: Say) -> None:
@@ -151,15 +153,19 @@ async def serve(options: Options, say: Say) -> None:
     )
 
 
-async def _until_signal(options: Options) -> None:
-    serving = asyncio.ensure_future(serve(options, tell))
-    if sys.platform != "win32":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+async def _until_signal(options: Options, say: Say) -> None:
+    serving = asyncio.create_task(serve(options, say))
+
+    def end(number: int) -> None:
+        if not serving.cancelling() or signals.hurries(number):
+            serving.cancel()
+
+    for number in signals.ending():
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         await serving
     except asyncio.CancelledError:
-        tell("已结束 / ended")
+        say("已结束 / ended")
 
 
 async def _keep_linked(title: str, address: str, command: Command, say: Say) -> None:
@@ -257,4 +263,26 @@ def _title(name: str, command: Command) -> str:
 
 def tell(text: str) -> None:
     """One line for the operator, on stderr like what the server itself writes there."""
-    print(f"{time.strftime('%H:%M:%S')} pipe | {text}", file=sys.stderr, flush=True)
+    print(_line(text), end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[Say]:
+    """The same while frames are carried: these must not wait for a stderr that nobody reads."""
+    if sys.stderr is None:  # it was closed when we were started
+        yield lambda text: None
+        return
+    writer = LineWriter(
+        Console(sys.stderr),
+        QUEUE_BYTES,
+        lambda lines: _line(f"{lines} 行未能写出 / {lines} lines were not written"),
+        lambda error: None,
+    )
+    try:
+        yield lambda text: writer.write(_line(text))
+    finally:
+        writer.close()
+
+
+def _line(text: str) -> str:
+    return f"{time.strftime('%H:%M:%S')} pipe | {text}\n"

@@ -1,8 +1,8 @@
 """One running server: bound, announced, served, drained.
 
-uvicorn serves; this module gives it our protocol classes and puts the drain before its shutdown. After SIGTERM or SIGINT `/ready` says 503
-and new links are refused, while calls in flight finish; then links hear 1012 and the process ends with exit code 0. A second signal skips
-the waiting: what is still owed is answered with an error, links hear 1012, and the process ends.
+uvicorn serves; this module gives it our protocol classes and puts the drain before its shutdown. After SIGTERM, SIGINT or SIGHUP `/ready`
+says 503 and new links are refused, while calls in flight finish; then links hear 1012 and the process ends with exit code 0. A second
+SIGTERM or SIGINT skips the waiting: what is still owed is answered with an error, links hear 1012, and the process ends.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import asyncio
 import errno
 import logging as stdlib
 import os
+import signal
 import socket
 import ssl
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 from loguru import logger
+from uvicorn.server import HANDLED_SIGNALS
 
-from . import __version__, log, notify, tls
+from . import __version__, log, notify, signals, tls
 from .addresses import Hint, announcement, in_container
 from .admission import Porter
 from .app import create_app
@@ -32,6 +35,7 @@ from .broker import Broker
 from .config import Config, Loaded, Prepared
 from .config import Server as ServerSettings
 from .errors import RESTARTING, ConfigError, EndpointError
+from .line_writer import Console
 from .metrics import Exposition, Figures
 from .rooms import House, Room, opened
 from .sockets.buffers import keep_large_buffers
@@ -45,10 +49,6 @@ GOODBYE_SECONDS: Final = 2.0
 """How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""
 LOOK_SECONDS: Final = 0.02
 """How often the drain looks whether everything has been answered."""
-LINES_A_MINUTE: Final = 10
-"""How often one event of one endpoint is told within a minute."""
-EVENTS_COUNTED: Final = 4096
-"""How many (event, endpoint) are counted at a time."""
 SPARE_DESCRIPTORS: Final = 64
 """Files, pipes and listeners beside the sockets of peers."""
 
@@ -70,9 +70,22 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: no more waiting. Not kept in uvicorn's list, which would end the process by the signal."""
-        if self.should_exit:
+        if self.should_exit and signals.hurries(sig):
             self.force_exit = True
         self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's signals, and those that it leaves to their default, which is the sudden end."""
+        with super().capture_signals():
+            here = threading.current_thread() is threading.main_thread()
+            more = [number for number in signals.ending() if number not in HANDLED_SIGNALS] if here else []
+            before = {number: signal.signal(number, self.handle_exit) for number in more}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -139,20 +152,38 @@ def run(loaded: Loaded, prepared: Prepared, root: Path, alone: str = "") -> None
         keep_large_buffers()
         certificate = tls.serving(config.server, loaded.sources)
         sockets = bind(config.server, loaded.sources)
+        show: Callable[[str], None] = _show_nothing
+        if config.server.print_addresses and sys.stdout is not None:
+            console = log.lines_to(Console(sys.stdout), config.logging, "控制台", "the console")
+            after.callback(console.close)
+            show = console.write
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, certificate, sockets, root, alone))
+            runner.run(_serve(config, certificate, sockets, root, alone, show))
         logger.info("已停止 / stopped")
 
 
-async def _serve(config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket], root: Path, alone: str) -> None:
-    await create_server(config, certificate, root=root, alone=alone).serve(sockets)
+def _show_nothing(text: str) -> None:
+    """Where there is no console, or nothing is to be printed."""
 
 
-def create_server(config: Config, certificate: ssl.SSLContext | None = None, *, root: Path = Path(), alone: str = "") -> Server:
+async def _serve(
+    config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket], root: Path, alone: str, show: Callable[[str], None]
+) -> None:
+    await create_server(config, certificate, root=root, alone=alone, show=show).serve(sockets)
+
+
+def create_server(
+    config: Config,
+    certificate: ssl.SSLContext | None = None,
+    *,
+    root: Path = Path(),
+    alone: str = "",
+    show: Callable[[str], None] = _show_nothing,
+) -> Server:
     """Everything one server is made of, put together inside the running loop; two of them share nothing.
 
-    Relative paths of the configuration start at `root`. `alone` names the one room that has the port to itself (`serve --as`).
-    Raises EndpointError when a room is configured whose packages are not installed.
+    Relative paths of the configuration start at `root`. `alone` names the one room that has the port to itself (`serve --as`). `show`
+    prints the addresses, which are not for the log. Raises EndpointError when a room is configured whose packages are not installed.
     """
     loop = asyncio.get_running_loop()
     settings = config.server
@@ -205,7 +236,7 @@ def create_server(config: Config, certificate: ssl.SSLContext | None = None, *, 
     def announce(port: int) -> None:
         logger.info("正在监听 / listening", host=settings.host, port=port, version=__version__)
         if settings.print_addresses:
-            print(announcement(settings, port, doors, contained=in_container(os.environ)), flush=True)
+            show(announcement(settings, port, doors, contained=in_container(os.environ)) + "\n")
 
     return Server(served, view, broker, door, rooms, announce)
 
@@ -214,23 +245,13 @@ class LogWatch:
     """The heart's rare events as lines of the log; one that a peer repeats is told a few times a minute, with how often it was not."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._minutes: dict[tuple[str, str], tuple[float, int]] = {}
-        """(event, endpoint) → when its minute began, and how often it happened since."""
+        self._quota = log.LineQuota(clock)
 
     def tell(self, event: str, shown: str, **fields: object) -> None:
-        now = self._clock()
-        began, times = self._minutes.get((event, shown), (now, 0))
-        if now - began >= 60:
-            if times > LINES_A_MINUTE:
-                fields["not_told"] = times - LINES_A_MINUTE
-            began, times = now, 0
-        if len(self._minutes) >= EVENTS_COUNTED:
-            self._minutes.clear()
-        self._minutes[event, shown] = began, times + 1
-        if times < LINES_A_MINUTE:
+        left_out = self._quota.take(event, shown)
+        if left_out is not None:
             zh, level = _EVENTS.get(event, (event, "INFO"))
-            logger.log(level, f"{zh} / {event}", endpoint=shown, **fields)
+            logger.log(level, f"{zh} / {event}", endpoint=shown, **fields, **left_out)
 
 
 _EVENTS: Final[Mapping[str, tuple[str, str]]] = {

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import io
 import random
-import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -23,7 +22,7 @@ from msgspec import UNSET
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from . import errors, jsonrpc, tls
+from . import errors, jsonrpc, signals, tls
 from .calls import id_of
 from .dial import NoLink, checked, dial, readable, shown
 from .greeting import INITIALIZED
@@ -221,7 +220,7 @@ class Stdio:
 
 
 def run(where: Where, say: Say) -> None:
-    """Runs until stdin ends, Ctrl-C or SIGTERM. Raises ConfigError for an address that is none."""
+    """Runs until stdin ends, Ctrl-C, SIGTERM or SIGHUP. Raises ConfigError for an address that is none."""
     # Not sys.stdin.buffer: the thread that waits in it holds its lock, and Python's end would wait for that.
     stdin = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     with contextlib.suppress(KeyboardInterrupt):
@@ -250,8 +249,7 @@ async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: BinaryIO) -> Non
             loop.call_soon_threadsafe(stdio.end)
 
     threading.Thread(target=read, daemon=True).start()
-    if sys.platform != "win32":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, stdio.end)
+    for number in signals.ending():
+        loop.add_signal_handler(number, stdio.end)
     with contextlib.suppress(BrokenPipeError):  # nobody reads our answers any more
         await stdio.run()

@@ -7,12 +7,10 @@ request leaves one line of JSON, in which what looks like a secret is blotted ou
 from __future__ import annotations
 
 import asyncio
-import logging as stdlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -28,7 +26,8 @@ from ..broker import Broker
 from ..catalog import Tool
 from ..config import Config
 from ..errors import EndpointError
-from ..log import BLOT, redact
+from ..line_writer import Console, LineWriter, RotatingFile, Sink
+from ..log import BLOT, lines_to, redact
 from .arguments import Wrong
 from .bearer import Bearers, user_of
 from .local import Failed
@@ -119,7 +118,7 @@ class Api:
         self._root = root
         self._kept = kept
         self._prefix = "" if alone else "/api"
-        self._lines: stdlib.Logger | None = None
+        self._lines: LineWriter | None = None
         self.requests = 0
 
     # -- the room ------------------------------------------------------------------------------------------------------------
@@ -137,34 +136,26 @@ class Api:
         await asyncio.gather(*(one.start() for one in self._kept))
         logger.info("HTTP API 已开启 / HTTP API open", path=f"{self._prefix}/tools")
 
-    def _opened(self, target: str) -> stdlib.Logger:
-        lines = stdlib.Logger("requests of the api")
+    def _opened(self, target: str) -> LineWriter:
+        logging = self._config.logging
         try:
-            handler: stdlib.Handler
             if target == "-":
-                handler = stdlib.StreamHandler(sys.stdout)
+                sink: Sink = Console(sys.stdout)
             else:
-                path = self._root / target
-                path.parent.mkdir(parents=True, exist_ok=True)
-                handler = RotatingFileHandler(
-                    path, maxBytes=self._config.logging.max_file_size, backupCount=self._config.logging.backup_count, encoding="utf-8"
-                )
+                sink = RotatingFile(self._root / target, logging.max_file_size, logging.backup_count)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise EndpointError(
                 f"the request log cannot be written: {reason}", f"请求日志无法写入：{reason}", place=f"[api] request_log = {target}"
             ) from error
-        handler.setFormatter(stdlib.Formatter("%(message)s"))
-        lines.addHandler(handler)
-        return lines
+        return lines_to(sink, logging, "请求日志", "the request log", lambda lines: f'{{"lines_not_written":{lines}}}\n')
 
     async def stop(self) -> None:
         """Leave the endpoints and the servers, and close the request log."""
         self._servers.close()
         await asyncio.gather(*(one.stop() for one in self._kept))
         if self._lines is not None:
-            for handler in self._lines.handlers:
-                handler.close()
+            await asyncio.to_thread(self._lines.close)
 
     def describe(self) -> Mapping[str, Any]:
         """What an operator may know of it."""
@@ -238,9 +229,7 @@ class Api:
     async def _list_servers(self) -> bytes:
         known = await self._servers.tools()
         up = self._servers.up()
-        servers = [
-            {"server": name, "status": "up" if up.get(name) else "down", "tools": list(brought)} for name, brought in known.items()
-        ]
+        servers = [{"server": name, "status": "up" if up.get(name) else "down", "tools": list(brought)} for name, brought in known.items()]
         return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.values())})
 
     async def _call(self, body: bytes) -> tuple[int, bytes]:
@@ -283,7 +272,7 @@ class Api:
             "remote_addr": request.client.host if request.client is not None else "",
             "user_agent": _clipped(request.headers.get("user-agent", "")),
         }
-        self._lines.info("%s", msgspec.json.encode(line).decode())
+        self._lines.write(msgspec.json.encode(line).decode() + "\n")
 
 
 def _refused(failed: Failed) -> Refused:

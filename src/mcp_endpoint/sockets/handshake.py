@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
+from loguru import logger
 from websockets.datastructures import Headers
 
 from .. import eras
-from ..admission import Porter, Refusal, Side
+from ..admission import Porter, Refusal, Side, neighbourhood
 from ..broker import Broker
 from ..config import Config
 from ..errors import Goodbye
+from ..log import LineQuota
 from ..tokens import Opened
 from .keepalive import Keepalive
 
@@ -65,6 +68,7 @@ class Door:
         """While the server drains nobody comes in: 503."""
         self.counters: Counter[str] = Counter()
         """`links_accepted`, `refused_STATUS`, `goodbyes_CODE`: how often since the start."""
+        self._refusals = LineQuota(time.monotonic)
 
     @property
     def links(self) -> int:
@@ -75,6 +79,13 @@ class Door:
         """Every link hears the same goodbye."""
         for link in list(self.open):
             link.goodbye(goodbye)
+
+    def tell_refusal(self, refusal: Refusal, peer: str) -> None:
+        """A line of the log, unless the neighbourhood of `peer` has had too many within a minute."""
+        client, via, _ = peer.partition(" via ")
+        left_out = self._refusals.take(neighbourhood(client if via else peer.rpartition(":")[0].strip("[]")))
+        if left_out is not None:
+            logger.info("已拒绝连接 / connection refused", peer=peer, status=refusal.status, reason=refusal.why, **left_out)
 
     def decide(self, target: str, headers: Headers, peer: tuple[str, int], local: str, *, tls: bool = False) -> Admission | Refusal:
         """Who stands at the door with this request target and these headers, from `peer` to our address `local`."""

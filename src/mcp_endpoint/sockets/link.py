@@ -461,8 +461,7 @@ class Link(Frames, asyncio.Protocol):
         transport.write(refusal.answer())
         transport.close()
         self.door.counters[f"refused_{refusal.status}"] += 1
-        peer = refusal.address or "{}:{}".format(*_address(transport, "peername"))
-        logger.info("已拒绝连接 / connection refused", peer=peer, status=refusal.status, reason=refusal.why)
+        self.door.tell_refusal(refusal, refusal.address or "{}:{}".format(*_address(transport, "peername")))
 
     def _attach(self, admission: Admission) -> None:
         door = self.door
