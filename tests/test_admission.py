@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcp_endpoint.admission import BadTokens, Porter, Refusal, Values, Whence, host_of
+from mcp_endpoint.admission import BadTokens, Origin, Porter, Refusal, Values, Whence, host_of
 from mcp_endpoint.config import Config, Limits, Security, Server
 from mcp_endpoint.tokens import Doors, Opened
 
@@ -61,16 +61,34 @@ def status(found: Opened | Refusal) -> int:
 def test_a_token_opens_its_endpoint_from_the_query_or_as_bearer() -> None:
     for found in (opens(porter(), GOOD), opens(porter(), None, Authorization=f"BEARER  {GOOD}")):
         assert isinstance(found, Opened) and found.endpoint == "signed:home"
-    found = opens(porter(), "friend", Authorization=f"Bearer {GOOD}")
-    assert isinstance(found, Opened) and found.endpoint == "opaque:friend"
 
 
-def test_none_and_two_tokens_are_no_token() -> None:
+def test_no_token_is_401() -> None:
+    assert status(opens(porter(), None)) == status(opens(porter(), None, Authorization="Basic Zm9vOmJhcg==")) == 401
+
+
+@pytest.mark.parametrize("header", [f"Bearer {GOOD}", ["Basic Zm9vOmJhcg==", f"bearer {GOOD}"], [f"Bearer {GOOD}", f"Bearer {GOOD}"]])
+def test_an_empty_token_is_none_and_one_shown_twice_is_one(header: str | list[str]) -> None:
+    for shown in ("", GOOD):
+        found = opens(porter(), shown, Authorization=header)
+        assert isinstance(found, Opened) and found.endpoint == "signed:home"
+    for empty in ("Bearer", "Bearer "):
+        assert status(opens(porter(), GOOD, Authorization=empty)) == 200
+
+
+def test_a_plus_that_became_a_blank_is_no_second_token() -> None:
+    token = next(token for token in map(DOORS.make_xiaozhi, map(str, range(100))) if "+" in token)
+    assert status(opens(porter(), token.replace("+", " "), Authorization=f"Bearer {token}")) == 200
+
+
+@pytest.mark.parametrize("header", [f"Bearer {GOOD}", [f"Bearer {GOOD}", "Bearer friend"]])
+def test_two_tokens_that_differ_are_400_whichever_is_good(header: str | list[str]) -> None:
     at = porter()
-    assert status(opens(at, None)) == status(opens(at, None, Authorization="Basic Zm9vOmJhcg==")) == 401
-    both = [f"Bearer {GOOD}", f"Bearer {GOOD}"]
-    found = opens(at, None, Authorization=both)
-    assert isinstance(found, Refusal) and (found.status, found.why) == (401, "several-tokens")
+    for shown in ("friend", BAD, KEY, GOOD[:-1]):
+        found = opens(at, shown, Authorization=header, peer=FAR)
+        assert isinstance(found, Refusal) and (found.status, found.error) == (400, "two tokens")
+        assert GOOD not in found.body.decode()
+    assert len(at.bad_tokens) == 0
 
 
 def test_a_signed_token_opens_its_side_only() -> None:
@@ -120,7 +138,8 @@ def test_the_servers_own_key_is_recognised_and_nothing_else_is_taken_for_it() ->
     assert at.is_key([], headers(Authorization=f"Bearer {KEY}"))
     for token in ("", KEY[:-1], KEY.lower(), GOOD, "\udc80"):
         assert not at.is_key([("token", token)], headers())
-    assert not at.is_key([("token", KEY), ("token", KEY)], headers())
+    assert at.is_key([("token", KEY), ("token", "")], headers(Authorization=f"Bearer {KEY}"))
+    assert not at.is_key([("token", KEY)], headers(Authorization=f"Bearer {GOOD}"))
 
 
 # Bad tokens
@@ -192,20 +211,52 @@ def test_the_limits_of_bad_tokens_are_the_configured_ones() -> None:
         ([], True),
         (["HTTPS://APP.example.com"], True),
         (["http://127.0.0.1:8004"], True),
-        (["https://127.0.0.1:8004"], False),
+        (["https://127.0.0.1:8004"], True),
+        (["http://localhost:8004"], True),
+        (["http://127.0.0.1:8005"], False),
         (["https://app.example.com", "https://app.example.com"], False),
         (["null"], False),
     ],
 )
 def test_a_web_page_may_connect_only_from_an_allowed_origin(origins: list[str], allowed: bool) -> None:
     at = porter(security=Security(allowed_origins=("https://app.example.com",)))
-    assert at.origin_allowed(headers(Origin=origins, Host="127.0.0.1:8004"), tls=False) is allowed
-    assert porter().origin_allowed(headers(Origin=origins), tls=True)
+    assert at.origins.allow(headers(Origin=origins, Host="127.0.0.1:8004"), tls=False) is allowed
+    assert porter().origins.allow(headers(Origin=origins), tls=True)
 
 
 def test_behind_tls_our_own_origin_is_https() -> None:
     at = porter(security=Security(allowed_origins=("https://app.example.com",)))
-    assert at.origin_allowed(headers(Origin="https://here.test", Host="here.test"), tls=True)
+    for origin, ours in (("https://here.test", True), ("https://HERE.test:443", True), ("http://here.test", False)):
+        assert at.origins.allow(headers(Origin=origin, Host="here.test"), tls=True) is ours
+        assert at.origins.foreign(headers(Origin=origin, Host="here.test:443"), tls=True) is not ours
+
+
+def test_null_is_let_in_where_it_is_listed_and_is_nobody_all_the_same() -> None:
+    at = porter(security=Security(allowed_origins=("null",)))
+    values = headers(Origin="null", Host="127.0.0.1:8004")
+    assert at.origins.allow(values, tls=False) and at.origins.foreign(values, tls=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("http://A.b", Origin("http", "a.b", 80)),
+        ("https://a.b:8443", Origin("https", "a.b", 8443)),
+        ("https://[2001:DB8:0::1]", Origin("https", "2001:db8::1", 443)),
+        ("chrome-extension://abc", Origin("chrome-extension", "abc", 0)),
+        *((bad, None) for bad in ("", "null", "a.b", "//a", "http://", "http://a/", "http://u@a", "http://a,b", "http://[::g]", "http://a:")),
+    ],
+)
+def test_an_origin_is_spelled_in_one_way(text: str, origin: Origin | None) -> None:
+    assert Origin.of(text) == origin
+
+
+def test_a_page_of_somebody_else_shows_a_secret_or_is_refused_and_does_not_count_as_a_bad_token() -> None:
+    at = porter(security=Security(opaque_tokens="always"))
+    for token, expected in ((GOOD, 200), (DOORS.make_xiaozhi("home"), 200), ("friend", 403), ("", 403), (None, 403), (BAD, 401)):
+        assert status(opens(at, token, peer=FAR, Origin="https://evil.example", Host="nas:8004")) == expected
+        assert status(opens(at, token, peer=FAR, Sec_Fetch_Site="same-site", Host="nas:8004")) == expected
+    assert at.bad_tokens.another(FAR[0], 1_000.0) == 0 and len(at.bad_tokens) == 1
 
 
 # Refusals

@@ -38,6 +38,9 @@ class Parlour:
 
         return [Route("/parlour", tea)]
 
+    def refuses_pages(self, request: Request) -> bool:
+        return False
+
     async def start(self) -> None:
         self.tell("start")
 

@@ -107,6 +107,11 @@ async def test_a_wrong_key_is_401_wherever_a_key_is_asked_for(app: Starlette, pa
     assert (await request(app, path, {"Authorization": f"Bearer {key}"})).status == 401
 
 
+async def test_an_empty_key_in_the_address_leaves_the_header_and_two_that_differ_are_none(app: Starlette) -> None:
+    for address, header, expected in (("", KEY, 200), (KEY, "", 200), (KEY, KEY, 200), (KEY, "wrong", 401), ("wrong", KEY, 401)):
+        assert (await request(app, f"/stats?key={address}", {"Authorization": f"Bearer {header}"})).status == expected
+
+
 async def test_a_server_without_a_key_knows_nobody() -> None:
     assert (await request(create_app(view(key="")), "/stats?key=")).status == 401
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from loguru import logger
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -12,9 +13,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .config import Security
+from .admission import ORIGIN, OWN_PAGES, Origins, Refusal, refused_page
 from .rooms import Room
 from .status import View, routes
 
@@ -26,35 +28,53 @@ EXPOSED: Final = ("Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate", 
 
 
 class OriginGuard:
-    """Refuses requests of web pages from elsewhere with 403, before anything else looks at them.
+    """Refuses requests of web pages from elsewhere with 403, before anything else looks at them: see `Origins`.
 
-    A page of this server itself may always ask; where all origins are allowed nothing is checked.
+    Their preflights too: a browser must not hear that it may ask what it is then refused.
     """
 
-    def __init__(self, app: ASGIApp, security: Security) -> None:
+    def __init__(self, app: ASGIApp, origins: Origins, rooms: Sequence[Room]) -> None:
         self._app = app
-        self._allowed = frozenset(security.allowed_origins)
+        self._origins = origins
+        self._routes = [(route, room) for room in rooms for route in room.routes]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and "*" not in self._allowed:
-            headers = Headers(scope=scope)
-            origin = headers.get("origin")
-            own = f"{scope['scheme']}://{headers.get('host', '')}"
-            if origin is not None and origin not in self._allowed and origin != own:
-                refusal = {"error": "origin not allowed", "message": "来源不被允许 / This origin is not allowed (security.allowed_origins)"}
-                await JSONResponse(refusal, status_code=403)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        refusal = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        answer = self._app if refusal is None else Response(refusal.body, refusal.status, dict(refusal.headers), "application/json")
+        await answer(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Refusal | None:
+        tls = request.scope.get("scheme") == "https"
+        if not self._origins.allow(request.headers.getlist, tls=tls):
+            return Refusal(403, "origin not allowed", ORIGIN, "origin not allowed")
+        if not self._origins.foreign(request.headers.getlist, tls=tls):
+            return None
+        room = next((room for route, room in self._routes if route.matches(request.scope)[0] is not Match.NONE), None)
+        if room is None or not room.refuses_pages(request):
+            return None
+        refusal = refused_page(request.client.host if request.client else "")
+        logger.debug("已拒绝请求 / request refused", peer=refusal.address, status=refusal.status, reason=refusal.why)
+        return refusal
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, but for what was refused to a page of somebody else: that no other page may read."""
+
+    async def send(self, message: Message, send: Send, request_headers: Headers) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 403 and _is_for_own_pages(message):
+            await send(message)
+        else:
+            await super().send(message, send, request_headers)
 
 
 def create_app(view: View, rooms: Sequence[Room] = (), *, alone: bool = False) -> Starlette:
     """The application of one server; nothing in it is shared with another. `alone` leaves the status out: a room has the port to itself."""
     security = view.config.security
-    middleware = [Middleware(OriginGuard, security=security)]
+    middleware = [Middleware(OriginGuard, origins=Origins(view.config), rooms=rooms)]
     if security.enable_cors:
         middleware.append(
             Middleware(
-                CORSMiddleware,
+                _Cors,
                 allow_origins=security.allowed_origins,
                 allow_methods=METHODS,
                 allow_headers=HEADERS,
@@ -66,6 +86,11 @@ def create_app(view: View, rooms: Sequence[Room] = (), *, alone: bool = False) -
         middleware=middleware,
         exception_handlers={HTTPException: _refused},
     )
+
+
+def _is_for_own_pages(start: Message) -> bool:
+    headers = Headers(raw=start["headers"])
+    return all(headers.get(name) == value for name, value in OWN_PAGES)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

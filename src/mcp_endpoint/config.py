@@ -90,7 +90,7 @@ class Security(Struct, frozen=True, kw_only=True):
     """`[security]`: who may come in."""
 
     allowed_origins: Annotated[
-        tuple[str, ...], Meta(description="web pages (Origin) that may connect; * is all; no cookies are involved")
+        tuple[str, ...], Meta(description="web pages (Origin) that may connect; * is all, but opens what needs no secret to none")
     ] = ("*",)
     enable_cors: Annotated[bool, Meta(description="answer browsers' CORS preflights for the allowed origins")] = True
     allowed_hosts: Annotated[

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from .admission import Porter
@@ -41,6 +42,9 @@ class Room(Protocol):
     @property
     def owed(self) -> int:
         """Answers under way that the server waits for when it stops, the broker's own calls not counted."""
+
+    def refuses_pages(self, request: Request) -> bool:
+        """Whether a web page of somebody else gets nothing by this request, whatever its headers are; asked before a preflight too."""
 
     async def start(self) -> None:
         """Open, before the first connection is taken; does not wait for anybody outside. Raises EndpointError."""

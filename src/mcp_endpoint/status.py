@@ -17,13 +17,12 @@ from starlette.routing import BaseRoute, Route
 
 from . import __version__, page
 from .addresses import ROOM, console_address, endpoint_addresses, hints, is_loopback
+from .admission import FORWARDED, Origins, refused_page
 from .config import Config
 from .errors import NOT_ALLOWED
 from .tokens import SINGLE_MODULE, Doors
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
-FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
-"""Headers that say a request did not come straight from its sender."""
 
 
 @dataclass(slots=True)
@@ -45,6 +44,8 @@ class View:
 def routes(view: View) -> list[BaseRoute]:
     """Every path of the status; the paths of the links are answered by their protocol class and stand here for strays only."""
 
+    origins = Origins(view.config)
+
     async def root(request: Request) -> Response:
         return RedirectResponse(f"{ROOM}/")
 
@@ -62,8 +63,12 @@ def routes(view: View) -> list[BaseRoute]:
         return JSONResponse(body, headers=NO_STORE)
 
     async def metrics(request: Request) -> Response:
-        if not (knows_key(request, view.config.server.key) or is_direct_loopback(request)):
-            return _refused()
+        if not knows_key(request, view.config.server.key):
+            if origins.foreign(request.headers.getlist, tls=request.scope.get("scheme") == "https"):
+                refusal = refused_page("")
+                return Response(refusal.body, refusal.status, {**NO_STORE, **dict(refusal.headers)}, "application/json")
+            if not is_direct_loopback(request):
+                return _refused()
         body, content_type = view.scrape()
         return Response(body, headers={"Content-Type": content_type, **NO_STORE})
 
@@ -99,12 +104,13 @@ def routes(view: View) -> list[BaseRoute]:
 
 
 def knows_key(request: Request, key: str) -> bool | None:
-    """True for the right key, False for a wrong one, None when none was shown. A server without a key knows nobody."""
+    """True for the right key, False for a wrong one and for two, None when none was shown. A server without a key knows nobody."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    shown = request.query_params.get("key", bearer.strip() if scheme.lower() == "bearer" else None)
-    if shown is None:
+    given = [*request.query_params.getlist("key"), *([bearer.strip()] if scheme.lower() == "bearer" else ())]
+    if not given:
         return None
-    return bool(key) and hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), key.encode())
+    shown = {text for text in given if text}
+    return bool(key and shown) and all(hmac.compare_digest(text.encode("utf-8", "surrogateescape"), key.encode()) for text in shown)
 
 
 def is_direct_loopback(request: Request) -> bool:

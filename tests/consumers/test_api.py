@@ -204,6 +204,10 @@ async def test_every_path_but_health_wants_a_token(tmp_path: Path, method: str, 
             refused = await api.client.request(method, api.url + path, headers=headers, json=body)
             is_error(refused, 401)
             assert refused.headers["www-authenticate"] == "Bearer"
+        for shown, expected in (("", True), (TOKEN, True), ("wrong", False)):
+            named = {"Authorization": f"Bearer {TOKEN}"}
+            two = await api.client.request(method, f"{api.url}{path}?token={shown}", json=body, headers=named)
+            assert (two.status_code != 400) is expected, shown
         by_address = await api.client.request(method, f"{api.url}{path}?token={TOKEN}", json=body)
         by_header = await api.client.request(method, api.url + path, headers={"Authorization": f"Bearer {TOKEN}"}, json=body)
         assert by_address.status_code == by_header.status_code != 401

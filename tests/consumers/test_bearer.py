@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from starlette.requests import Request
 
+from mcp_endpoint.admission import TwoTokens
 from mcp_endpoint.consumers.bearer import Bearers
 from mcp_endpoint.errors import ConfigError
 
@@ -86,12 +87,15 @@ def test_anything_else_is_not(token: str) -> None:
 
 
 @pytest.mark.row("H5")
-def test_two_tokens_are_none_and_other_schemes_are_not_looked_at() -> None:
-    assert BEARERS.opened(request(f"Bearer {GOOD}", f"Bearer {GOOD}")) is None
-    assert BEARERS.opened(request(query=f"token={GOOD}&token={GOOD}")) is None
+def test_two_tokens_that_differ_are_refused_and_other_schemes_are_not_looked_at() -> None:
+    for twice in (request(f"Bearer {GOOD}", f"Bearer {GOOD}"), request(f"Bearer {GOOD}", query=f"token=&token={GOOD}")):
+        assert BEARERS.opened(twice) is not None
+    for differing in (request("Bearer wrong", query=f"token={GOOD}"), request(query=f"token={GOOD}&token=wrong")):
+        with pytest.raises(TwoTokens):
+            BEARERS.opened(differing)
     assert BEARERS.opened(request("Basic dXNlcg==")) is None
     assert BEARERS.opened(request("Basic dXNlcg==", query=f"token={GOOD}")) is not None
-    assert BEARERS.opened(request("Bearer wrong", query=f"token={GOOD}")) is None
+    assert BEARERS.opened(request("Bearer", query=f"token={GOOD}")) is not None
 
 
 @pytest.mark.row("H12")

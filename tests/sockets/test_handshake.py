@@ -96,10 +96,12 @@ async def test_the_token_may_come_as_authorization_bearer(scheme: str) -> None:
         assert (await stage.broker.party()).name.startswith("agent:")
 
 
-def test_the_query_is_looked_at_before_the_header_and_several_tokens_are_none() -> None:
-    found = asks(door(), f"{DEVICE}?token=query", Authorization="Bearer header")
-    assert isinstance(found, Admission) and found.opened.endpoint == "opaque:query"
-    assert status(asks(door(), f"{DEVICE}?token=one&token=two")) == 401
+def test_an_empty_token_in_the_address_leaves_the_header_and_two_that_differ_are_400() -> None:
+    found = asks(door(), f"{DEVICE}?token=", Authorization="Bearer header")
+    assert isinstance(found, Admission) and found.opened.endpoint == "opaque:header"
+    assert status(asks(door(), f"{DEVICE}?token=same", Authorization="Bearer same")) == 101
+    assert status(asks(door(), f"{DEVICE}?token=query", Authorization="Bearer header")) == 400
+    assert status(asks(door(), f"{DEVICE}?token=one&token=two")) == 400
     assert status(asks(door(), DEVICE, Authorization="Basic Zm9vOmJhcg==")) == 401
 
 
@@ -190,7 +192,9 @@ def test_opaque_tokens_can_be_allowed_for_everybody_or_for_nobody() -> None:
         ("https://app.example.com", 101),
         ("HTTPS://APP.example.com", 101),
         ("http://127.0.0.1:8004", 101),
-        ("https://127.0.0.1:8004", 403),
+        ("https://127.0.0.1:8004", 101),
+        ("http://localhost:8004", 101),
+        ("http://127.0.0.1:3000", 403),
         ("https://app.example.com:8443", 403),
         ("https://app.example.com.evil", 403),
         ("http://app.example.com", 403),
@@ -215,8 +219,10 @@ async def test_a_foreign_origin_is_refused_before_101_and_so_are_two() -> None:
         assert (await knock(stage, target, "Origin: https://app.example.com")).status == 101
 
 
-def test_by_default_every_origin_may_connect() -> None:
-    assert status(asks(door(), f"{DEVICE}?token=friend", Origin="https://any.example")) == 101
+def test_by_default_every_page_may_connect_that_has_a_secret() -> None:
+    assert status(asks(door(), f"{DEVICE}?token={quote(XIAOZHI, safe='')}", Origin="https://any.example")) == 101
+    assert status(asks(door(), f"{DEVICE}?token=friend", Origin="https://any.example")) == 403
+    assert status(asks(door(), f"{TOOL}?token=friend", Origin="https://any.example")) == 403
 
 
 # No room

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import errors
+from ..admission import TWO_TOKENS, TwoTokens
 from ..asgi import Bodies, BodyRefused
 from ..broker import Broker
 from ..catalog import Tool
@@ -129,6 +130,11 @@ class Api:
         paths = (self._prefix, self._prefix + "/{path:path}") if self._prefix else ("/{path:path}",)
         return [Route(path, self._answer, methods=list(METHODS)) for path in paths]
 
+    def refuses_pages(self, request: Request) -> bool:
+        """Whether there is no token where one would be shown: the header, which a preflight only announces, or the address."""
+        announced = request.headers.get("access-control-request-headers", "").lower()
+        return not ("authorization" in request.headers or "authorization" in announced or request.query_params.get("token"))
+
     async def start(self) -> None:
         """Open the request log and look for the servers. Raises EndpointError where the log cannot be written."""
         if self._config.api.request_log:
@@ -191,7 +197,10 @@ class Api:
             return self._health()
         if path == "/openapi.json":
             return 200, msgspec.json.encode(document(self._prefix))
-        claims = self._bearers.opened(request)
+        try:
+            claims = self._bearers.opened(request)
+        except TwoTokens:
+            raise Refused(400, TWO_TOKENS) from None
         if claims is None:
             raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
         if path == "/tools":

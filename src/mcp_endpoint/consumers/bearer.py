@@ -13,6 +13,7 @@ from typing import Any, Final
 import jwt
 from starlette.requests import Request
 
+from ..admission import token_of
 from ..errors import ConfigError
 
 ALGORITHMS: Final = ("HS256", "HS384", "HS512")
@@ -61,14 +62,13 @@ class Bearers:
         return jwt.encode({"user_id": user, "iat": now, "exp": now + int(seconds), "iss": ISSUER}, self._secret, self._algorithm)
 
     def opened(self, request: Request) -> dict[str, Any] | None:
-        """The claims of a request's token (`Authorization: Bearer`, else `?token=`); None if it has no valid one."""
-        shown = [value.partition(" ")[2].strip() for value in request.headers.getlist("authorization") if value[:7].lower() == "bearer "]
-        shown = shown or request.query_params.getlist("token")
-        if len(shown) != 1 or len(shown[0]) > TOKEN_CHARS:
+        """The claims of a request's token (`Authorization: Bearer` or `?token=`); None if it has no valid one. Raises TwoTokens."""
+        shown = token_of(request.query_params.multi_items(), request.headers.getlist)
+        if not shown or len(shown) > TOKEN_CHARS:
             return None
         try:
             claims: dict[str, Any] = jwt.decode(
-                shown[0], self._secret, algorithms=[self._algorithm], options={"require": ["exp"]}, leeway=LEEWAY_SECONDS
+                shown, self._secret, algorithms=[self._algorithm], options={"require": ["exp"]}, leeway=LEEWAY_SECONDS
             )
         except (jwt.InvalidTokenError, UnicodeError, RecursionError, OverflowError):
             return None

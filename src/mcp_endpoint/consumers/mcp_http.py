@@ -73,6 +73,10 @@ class McpHttp:
         """All the paths, for every method."""
         return [Route(path, _App(self), methods=list(METHODS)) for path in PATHS]
 
+    def refuses_pages(self, request: Request) -> bool:
+        """Whether the token in the address is one of free choice."""
+        return self._porter.is_opaque(request.query_params.get("token", ""))
+
     async def start(self) -> None:
         """Nothing waits for anybody."""
 
@@ -111,7 +115,7 @@ class McpHttp:
         fields = request.query_params.multi_items()
         peer = request.client or ("", 0)
         local = request.scope.get("server") or ("", 0)
-        whence = self._porter.whence((peer[0], peer[1]), str(local[0]), values)
+        whence = self._porter.whence((peer[0], peer[1]), str(local[0]), values, tls=request.scope.get("scheme") == "https")
         asked = request.path_params.get("endpoint", "")
         only = request.path_params.get("label", "")
         if self._porter.is_key(fields, values):

@@ -20,7 +20,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import httpx2
 import msgspec
@@ -137,6 +137,10 @@ class Gateway:
 
         return [Route("/{path:path}", _Door(self), methods=list(METHODS))]
 
+    def refuses_pages(self, request: Request) -> bool:
+        """Always: a picture in a page must not spend a key."""
+        return True
+
     async def start(self) -> None:
         """Say where each goes; no connection is made before it is needed."""
         for upstream in self.upstreams.values():
@@ -238,7 +242,7 @@ class Gateway:
         return await self._carry(upstream, request, path, begun, rest, None)
 
     def _refused(self, request: Request) -> Response | None:
-        """Who may not use it: somebody elsewhere without the key, or a web page from elsewhere."""
+        """Who may not use it: somebody elsewhere without the key. A web page of somebody else does not come here, see `refuses_pages`."""
         shown = request.headers.get(KEY_HEADER.decode(), "")
         query = request.scope["query_string"]
         if self._key and (hmac.compare_digest(shown.encode(), self._key) or unkeyed(query, self._key) != query):
@@ -247,10 +251,6 @@ class Gateway:
         near = self._open and is_loopback(host) and not any(name in request.headers for name in FORWARDED)
         if not near and not (self._alone and not self._open):
             return _error(401, "key needed", KEY_NEEDED)
-        origin = request.headers.get("origin", "")
-        allowed = not origin or origin.lower() in self._config.security.allowed_origins
-        if not allowed and not is_loopback(urlsplit(origin).hostname or ""):
-            return _error(403, "origin not allowed", "来源不被允许 / This origin is not allowed (security.allowed_origins)")
         return None
 
     async def _carry(

@@ -158,6 +158,10 @@ class Providers:
 
     # -- the life of the room ----------------------------------------------------------------------------------------------
 
+    def refuses_pages(self, request: object) -> bool:
+        """It has no paths."""
+        return False
+
     async def start(self) -> None:
         """Start every server of the file. Raises ConfigError for a file that cannot be used."""
         self._stamp = self._stamped()

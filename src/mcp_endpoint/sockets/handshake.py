@@ -12,7 +12,7 @@ from loguru import logger
 from websockets.datastructures import Headers
 
 from .. import eras
-from ..admission import Porter, Refusal, Side, neighbourhood
+from ..admission import ORIGIN, Porter, Refusal, Side, neighbourhood
 from ..broker import Broker
 from ..config import Config
 from ..errors import Goodbye
@@ -89,7 +89,7 @@ class Door:
 
     def decide(self, target: str, headers: Headers, peer: tuple[str, int], local: str, *, tls: bool = False) -> Admission | Refusal:
         """Who stands at the door with this request target and these headers, from `peer` to our address `local`."""
-        whence = self.porter.whence(peer, local, headers.get_all)
+        whence = self.porter.whence(peer, local, headers.get_all, tls=tls)
         shown = whence.shown
         path, _, query = target.partition("?")
         side = PATHS.get(path)
@@ -99,7 +99,7 @@ class Door:
             return Refusal(503, "restarting", RESTART, "draining", shown, (("Retry-After", str(RETRY_SECONDS)),))
         if len(self.open) >= self.config.websocket.max_connections:
             return Refusal(503, "full", FULL, "max_connections reached", shown, (("Retry-After", str(RETRY_SECONDS)),))
-        if not self.porter.origin_allowed(headers.get_all, tls=tls):
+        if not self.porter.origins.allow(headers.get_all, tls=self.porter.is_tls(peer[0], headers.get_all, tls=tls)):
             return Refusal(403, "origin not allowed", ORIGIN, "origin not allowed", shown)
         fields = parse_qsl(query, keep_blank_values=True)
         opened = self.porter.admit(fields, headers.get_all, whence, side)
@@ -113,6 +113,5 @@ NOT_FOUND: Final = (
     "没有这个地址：工具端用 /mcp_endpoint/mcp/，设备端用 /mcp_endpoint/call/"
     " / No such address: tools connect to /mcp_endpoint/mcp/, devices to /mcp_endpoint/call/"
 )
-ORIGIN: Final = "来源不被允许 / This origin is not allowed (security.allowed_origins)"
 FULL: Final = "连接数已满 / No room for another connection (websocket.max_connections)"
 RESTART: Final = "服务器正在重启 / The server is restarting"
