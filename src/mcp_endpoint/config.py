@@ -261,6 +261,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     http_requests: Annotated[Count, Meta(description="HTTP requests being answered at a time, open streams too; 503 beyond")] = 2000
     http_bodies: Annotated[Count, Meta(description="HTTP bodies being received at a time, half of them for one holder; 503 beyond")] = 128
     body_seconds: Annotated[Seconds, Meta(description="time to send the body of an HTTP request; 408 beyond")] = 30.0
+    checked_bytes: Annotated[Bytes, Meta(description="arguments or a tool's description above this are not checked by the API")] = 256 * KIB
     http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
     http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0
     http_replay_bytes: Annotated[

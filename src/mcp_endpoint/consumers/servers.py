@@ -7,20 +7,23 @@ only if it is known that nobody has run it, or if the tool says that a second ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
 
 from ..broker import Broker
 from ..catalog import Tool, is_repeatable
 from ..config import Limits
 from ..errors import PROVIDER_GONE, TIMED_OUT
 from ..greeting import State
-from .arguments import Shape
 from .local import Failed, Local
 
 LIST_SECONDS: Final = 8.0
 """For one server to tell its tools; another's list does not wait longer for it."""
 
+Check = Callable[[bytes, bytes], Awaitable[None]]
+"""Raises Wrong if arguments (JSON) do not fit a tool as it was described (JSON): `arguments.Checker.check`."""
 Where = Mapping[str, tuple[str, str]]
 """Name of a server → its endpoint, and how that may be printed."""
 
@@ -46,7 +49,6 @@ class _One:
         self.local = Local(broker, endpoint, shown, limits, changed=self._changed)
         self.tools: dict[str, Tool] | None = None
         self._providers: list[object] = []
-        self._shapes: dict[bytes, Shape] = {}
 
     def _changed(self, method: str) -> None:
         self.tools = None
@@ -72,24 +74,18 @@ class _One:
             except (Failed, TimeoutError):
                 return {}
             self.tools = tools
-            self._shapes.clear()
         return self.tools
-
-    def check(self, tool: Tool, arguments: dict[str, Any]) -> None:
-        """Raises Wrong if the arguments do not fit the tool's schema."""
-        if tool.definition not in self._shapes:
-            self._shapes[tool.definition] = Shape(tool.definition)
-        self._shapes[tool.definition].check(arguments)
 
 
 class Servers:
     """The servers of one API."""
 
-    def __init__(self, broker: Broker, limits: Limits, where: Callable[[], Where], call_seconds: float = 25.0) -> None:
-        """`where` says which servers there are now; a call may take `call_seconds`."""
+    def __init__(self, broker: Broker, limits: Limits, where: Callable[[], Where], check: Check, call_seconds: float = 25.0) -> None:
+        """`where` says which servers there are now, `check` looks at arguments; a call may take `call_seconds`."""
         self._broker = broker
         self._limits = limits
         self._where = where
+        self._check = check
         self._call_seconds = call_seconds
         self._ones: dict[str, _One] = {}
         self._turns: dict[str, int] = {}
@@ -122,8 +118,11 @@ class Servers:
         found = await asyncio.gather(*(one.known() for one in asked.values()))
         return dict(zip(asked, found, strict=True))
 
-    async def call(self, name: str, arguments: dict[str, Any], server: str = "") -> Done:
-        """Call a tool wherever it is, at `server` first. Raises Unknown, Wrong, and Failed for the last attempt's failure."""
+    async def call(self, name: str, arguments: bytes, server: str = "") -> Done:
+        """Call a tool wherever it is, at `server` first; `arguments` are a JSON object.
+
+        Raises Unknown, Wrong, and Failed for the last attempt's failure.
+        """
         known = await self.tools()
         if server and server not in known:
             raise Unknown(server)
@@ -142,10 +141,10 @@ class Servers:
         for found in order:
             one = self._ones[found]
             tool = known[found][name]
-            one.check(tool, arguments)
+            await self._check(tool.definition, arguments)
             try:
                 async with asyncio.timeout(self._call_seconds):
-                    return Done(found, await one.local.call(name, arguments))
+                    return Done(found, await one.local.call(name, msgspec.Raw(arguments)))
             except TimeoutError:
                 seconds = f"{self._call_seconds:g}"
                 raise Failed(TIMED_OUT.number, f"{TIMED_OUT.message}: no answer within {seconds} s / {seconds} 秒内没有应答") from None
