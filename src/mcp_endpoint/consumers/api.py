@@ -45,7 +45,11 @@ LOGGED_CHARS: Final = 4_000
 """Characters of a text, and of a whole body, that a line of the request log has."""
 SECRET_NAMES: Final = frozenset(("token", "key", "api_key", "apikey", "password", "passwd", "secret", "authorization"))
 BUSY: Final = frozenset(
-    (errors.NO_PROVIDER.number, errors.PROVIDER_GONE.number, errors.BUSY.number, errors.TIMED_OUT.number, errors.ANSWER_TOO_BIG.number)
+    code.number
+    for code in (
+        *(errors.NO_PROVIDER, errors.PROVIDER_GONE, errors.BUSY, errors.TIMED_OUT),
+        *(errors.ANSWER_TOO_BIG, errors.UNREADABLE_ANSWER),
+    )
 )
 """Codes of ours that mean: not now, or not from there."""
 
