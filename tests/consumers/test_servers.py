@@ -171,9 +171,8 @@ async def test_a_server_is_up_as_long_as_somebody_answers_there() -> None:
     assert [list(tools) for tools in (await servers.tools()).values()] == [["look"], []]
     far.leave()
     assert servers.up() == {"a": False, "b": False}
-    assert await servers.tools() == {"a": {}, "b": {}}
-    with pytest.raises(Failed, match="no MCP server is connected"):
-        await servers.call("look", b"{}")
+    with pytest.raises(Failed, match=r"not connected: a, b$"):
+        await servers.call("anything", b"{}")
     Far(broker, "a", [tool("newer")])
     assert list((await servers.tools("a"))["a"]) == ["newer"]
     with pytest.raises(Unknown):
@@ -213,6 +212,39 @@ async def test_servers_come_and_go() -> None:
     names[:] = ["b"]
     assert list(await servers.tools()) == ["b"]
     assert broker.consumers == 1
+
+
+async def test_a_known_tool_of_a_server_that_is_down_is_not_unknown() -> None:
+    broker = house()
+    a, b = Far(broker, "a", [tool("look"), tool("only_a")]), Far(broker, "b", [tool("look")])
+    servers = known(broker, "a", "b")
+    with pytest.raises(Unknown):
+        await servers.call("nowhere", b"{}")
+    a.leave()
+    assert (await servers.call("look", b"{}", "a")).server == "b"
+    for asked in (("only_a", ""), ("nowhere", "a")):
+        with pytest.raises(Failed, match=r"not connected: a$"):
+            await servers.call(asked[0], b"{}", asked[1])
+    with pytest.raises(Unknown):
+        await servers.call("nowhere", b"{}", "b")
+    with pytest.raises(Failed, match=r"not connected: a$"):
+        await servers.tools("a")
+    b.leave()
+    with pytest.raises(Failed, match=r"not connected: a, b$"):
+        await servers.tools()
+    assert await servers.all_tools() == {"a": {}, "b": {}}
+
+
+async def test_a_server_is_meant_by_its_name_or_by_its_whole_address() -> None:
+    broker = house()
+    Far(broker, "a", [tool("look")])
+    servers = Servers(broker, Limits(), lambda: {"http://a/mcp": ("server:a", "a")}, anything, addresses={"http://a/mcp?key=x": "http://a/mcp"})
+    for given in ("http://a/mcp", "http://a/mcp?key=x"):
+        assert (await servers.call("look", b"{}", given)).server == "http://a/mcp"
+        assert list(await servers.tools(given)) == ["http://a/mcp"]
+    for given in ("http://a/mcp?key=y", "http://a/mcp?", "\ud800"):
+        with pytest.raises(Unknown):
+            await servers.call("look", b"{}", given)
 
 
 # -- arguments -----------------------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import errors
+from ..addresses import without_secrets
 from ..admission import TWO_TOKENS, TwoTokens
-from ..asgi import Bodies, BodyRefused
+from ..asgi import Bodies, BodyRefused, unless_gone
 from ..broker import Broker
 from ..catalog import Tool
 from ..config import Config
@@ -109,10 +110,13 @@ class Api:
         bodies: Bodies,
         where: Callable[[], Where],
         kept: Sequence[Kept] = (),
+        addresses: Mapping[str, str] = {},
         *,
         alone: bool = False,
     ) -> None:
         """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
+
+        `addresses` are the whole URLs of servers, each with the server's name.
 
         `alone`: it has the port to itself, and its paths begin at `/`.
 
@@ -120,7 +124,7 @@ class Api:
         """
         self._bearers = Bearers(config.api.secret, config.api.algorithm)
         self._checker = Checker(config.limits.checked_bytes)
-        self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout)
+        self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout, addresses)
         self._bodies = bodies
         self._config = config
         self._root = root
@@ -212,7 +216,7 @@ class Api:
             raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
         if path == "/tools":
             asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, user_of(claims))
-            return await self._call(asked.body)
+            return await unless_gone(request.receive, self._call(asked.body))
         if path == "/servers":
             return 200, await self._list_servers()
         named = request.query_params.getlist("server")
@@ -233,6 +237,8 @@ class Api:
             known = await self._servers.tools(server)
         except Unknown:
             raise Refused(404, "没有这个服务器 / There is no such server") from None
+        except Failed as failed:
+            raise _refused(failed) from None
         tools: dict[str, tuple[Tool, list[str]]] = {}
         for name, brought in known.items():
             for tool in brought.values():
@@ -242,7 +248,7 @@ class Api:
         return msgspec.json.encode({"tools": listed, "servers": distribution, "total": len(tools)})
 
     async def _list_servers(self) -> bytes:
-        known = await self._servers.tools()
+        known = await self._servers.all_tools()
         up = self._servers.up()
         servers = [{"server": name, "status": "up" if up.get(name) else "down", "tools": list(brought)} for name, brought in known.items()]
         return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.values())})
@@ -331,7 +337,8 @@ def _clean(value: Any, name: str = "") -> Any:
     if name.lower() in SECRET_NAMES and value is not None:
         return BLOT
     if isinstance(value, str):
-        return _clipped(value)
+        # A server may be named by its whole URL, whose user and query are its business.
+        return _clipped(without_secrets(value) if name == "server" else value)
     if isinstance(value, dict):
         return {_clipped(key): _clean(inner, key) for key, inner in value.items()}
     if isinstance(value, list):

@@ -7,6 +7,7 @@ only if it is known that nobody has run it, or if the tool says that a second ti
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -22,6 +23,8 @@ from .local import Failed, Local
 LIST_SECONDS: Final = 8.0
 """For one server to tell its tools; another's list does not wait longer for it."""
 
+NAMED: Final = 5
+"""Servers that a message names."""
 Check = Callable[[bytes, bytes], Awaitable[None]]
 """Raises Wrong if arguments (JSON) do not fit a tool as it was described (JSON): `arguments.Checker.check`."""
 Where = Mapping[str, tuple[str, str]]
@@ -48,6 +51,8 @@ class _One:
         self.endpoint = endpoint
         self.local = Local(broker, endpoint, shown, limits, changed=self._changed)
         self.tools: dict[str, Tool] | None = None
+        self.told: frozenset[str] = frozenset()
+        """The names of the tools it told last; kept while it is down."""
         self._providers: list[object] = []
 
     def _changed(self, method: str) -> None:
@@ -74,19 +79,32 @@ class _One:
             except (Failed, TimeoutError):
                 return {}
             self.tools = tools
+            self.told = frozenset(tools)
         return self.tools
 
 
 class Servers:
     """The servers of one API."""
 
-    def __init__(self, broker: Broker, limits: Limits, where: Callable[[], Where], check: Check, call_seconds: float = 25.0) -> None:
-        """`where` says which servers there are now, `check` looks at arguments; a call may take `call_seconds`."""
+    def __init__(
+        self,
+        broker: Broker,
+        limits: Limits,
+        where: Callable[[], Where],
+        check: Check,
+        call_seconds: float = 25.0,
+        addresses: Mapping[str, str] = {},
+    ) -> None:
+        """`where` says which servers there are now, `check` looks at arguments; a call may take `call_seconds`.
+
+        `addresses` are other words for a server: its whole URL, which may hold a secret, → its name.
+        """
         self._broker = broker
         self._limits = limits
         self._where = where
         self._check = check
         self._call_seconds = call_seconds
+        self._addresses = addresses
         self._ones: dict[str, _One] = {}
         self._turns: dict[str, int] = {}
 
@@ -109,12 +127,32 @@ class Servers:
         """Which servers there are, and whether each can be asked."""
         return {name: one.up for name, one in self._now().items()}
 
-    async def tools(self, server: str = "") -> dict[str, dict[str, Tool]]:
-        """The tools of each server, or of one. Raises Unknown."""
+    def named(self, given: str) -> str:
+        """The name of the server that is meant by its name or by its whole URL. Raises Unknown."""
         ones = self._now()
-        if server and server not in ones:
-            raise Unknown(server)
+        if given in ones:
+            return given
+        for address, name in self._addresses.items():
+            if hmac.compare_digest(address.encode(), given.encode("utf-8", "replace")) and name in ones:
+                return name
+        raise Unknown
+
+    async def tools(self, server: str = "") -> dict[str, dict[str, Tool]]:
+        """The tools of each server, or of one. Raises Unknown, and Failed when none of them is connected."""
+        ones = self._now()
+        if server:
+            server = self.named(server)
         asked = {server: ones[server]} if server else ones
+        if not any(one.up for one in asked.values()):
+            raise _down(*asked)
+        return await self._told(asked)
+
+    async def all_tools(self) -> dict[str, dict[str, Tool]]:
+        """The tools of every server, none of one that is down."""
+        return await self._told(self._now())
+
+    @staticmethod
+    async def _told(asked: Mapping[str, _One]) -> dict[str, dict[str, Tool]]:
         found = await asyncio.gather(*(one.known() for one in asked.values()))
         return dict(zip(asked, found, strict=True))
 
@@ -123,14 +161,14 @@ class Servers:
 
         Raises Unknown, Wrong, and Failed for the last attempt's failure.
         """
+        server = self.named(server) if server else ""
         known = await self.tools()
-        if server and server not in known:
-            raise Unknown(server)
         having = [found for found, tools in known.items() if name in tools]
         if not having:
-            if not any(self.up().values()):
-                raise Failed(PROVIDER_GONE.number, "no MCP server is connected / 没有已连接的 MCP 服务器")
-            raise Unknown(name)
+            gone = [found for found, one in self._ones.items() if name in one.told or (found == server and not one.up)]
+            if gone or not any(self.up().values()):
+                raise _down(*(gone or self._ones))
+            raise Unknown
         turn = self._turns.get(name, 0) % len(having)
         self._turns[name] = turn + 1
         order = having[turn:] + having[:turn]
@@ -154,3 +192,11 @@ class Servers:
                 if not failed.undelivered and not lost:
                     raise
         raise last
+
+
+def _down(*servers: str) -> Failed:
+    """Nobody was asked, because they are not connected."""
+    if not servers:
+        return Failed(PROVIDER_GONE.number, "没有配置 MCP 服务器 / no MCP server is configured")
+    names = ", ".join(servers[:NAMED])
+    return Failed(PROVIDER_GONE.number, f"MCP 服务器未连接 / the MCP server is not connected: {names}")
