@@ -16,7 +16,8 @@ from upstream import Seen, reply, says, upstream
 from mcp_endpoint.config import CredentialSettings
 from mcp_endpoint.keyring import Keyring, keyring
 from mcp_endpoint.providers import carrier as module
-from mcp_endpoint.providers.carrier import Carrier, Failure
+from mcp_endpoint.providers.carrier import Carrier, failure_of
+from mcp_endpoint.providers.failure import Failure
 
 KEYS = [f"sk-{letter * 40}" for letter in "abc"]
 CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call"}'
@@ -28,13 +29,10 @@ def ring(root: Path, **settings: Any) -> Keyring:
 
 
 class Way:
-    """A carrier, a client that uses it, and what was told of the server."""
+    """A carrier, and a client that uses it."""
 
-    def __init__(self, keys: Keyring | None = None, place: str = "bearer", most: int = 1000, *, apart: bool = False) -> None:
-        self.lost: list[str] = []
-        self.answered: list[tuple[bytes, Failure]] = []
-        told = (lambda id, failure: self.answered.append((id, failure))) if apart else None
-        self.carrier = Carrier(keys, place, most, lambda en, zh: self.lost.append(en), told)
+    def __init__(self, keys: Keyring | None = None, place: str = "bearer", most: int = 1000) -> None:
+        self.carrier = Carrier(keys, place, most)
         self.http = httpx2.AsyncClient(transport=self.carrier, trust_env=False, timeout=5)
 
     async def post(self, url: str, body: bytes = CALL, **headers: str) -> httpx2.Response:
@@ -49,9 +47,9 @@ async def way(*given: Any, **named: Any) -> AsyncIterator[Way]:
 
 
 def error(response: httpx2.Response) -> dict[str, Any]:
-    body = response.json()
-    assert body["id"] == 7
-    found: dict[str, Any] = body["error"]
+    failure = failure_of(response)
+    assert failure is not None
+    found: dict[str, Any] = failure.error()
     return found
 
 
@@ -99,15 +97,22 @@ async def test_nobody_there_is_told_and_the_request_may_go_elsewhere() -> None:
     async with way() as one:
         found = error(await one.post(await nobody()))
         assert (found["code"], found["data"]["delivered"]) == (-32001, False)
-        assert one.lost == ["the server cannot be reached"]
+        assert "the server cannot be reached: connection refused" in found["data"]["hint"]
 
 
-@pytest.mark.parametrize("answer", [reply(500, b"oops"), b"garbage\r\n\r\n", reply(200, b"{}", JSON, "Content-Encoding: br")])
-async def test_what_may_have_been_run_is_not_repeated(answer: bytes) -> None:
+@pytest.mark.parametrize(
+    ("answer", "delivered", "words"),
+    [
+        (reply(500, b"oops"), None, "HTTP 500 (the server has a fault): oops"),
+        (b"garbage\r\n\r\n", None, "did not answer in HTTP"),
+        (reply(200, b"{}", JSON, "Content-Encoding: br"), True, "compressed (br)"),
+    ],
+)
+async def test_what_may_have_been_run_is_not_repeated(answer: bytes, delivered: bool | None, words: str) -> None:
     async with upstream(says(answer)) as behind, way() as one:
         found = error(await one.post(behind.url))
-        assert (found["code"], found["data"]["delivered"]) == (-32003, None)
-        assert not one.lost
+        assert (found["code"], found["data"]["delivered"]) == (-32003, delivered)
+        assert words in found["data"]["hint"]
 
 
 async def test_an_error_in_the_servers_own_words_passes() -> None:
@@ -119,38 +124,75 @@ async def test_an_error_in_the_servers_own_words_passes() -> None:
 
 async def test_a_session_that_the_server_forgot_is_told() -> None:
     async with upstream(says(reply(404))) as behind, way() as one:
-        assert (await one.post(behind.url)).status_code == 404
-        assert not one.lost
-        headers = {"mcp-session-id": "abc"}
-        assert error(await one.post(behind.url, **headers))["code"] == -32001
-        assert one.lost == ["the server has ended the session"]
+        failure = failure_of(await one.post(behind.url))
+        assert failure is not None and not failure.session_lost
+        failure = failure_of(await one.post(behind.url, **{"mcp-session-id": "abc"}))
+        assert failure is not None and failure.session_lost and failure.delivered is False
 
 
-async def test_failures_of_what_needs_no_answer_are_nobodys() -> None:
-    async with upstream(says(reply(500))) as behind, way() as one:
-        assert (await one.post(behind.url, b'{"jsonrpc":"2.0","method":"notifications/x"}')).status_code == 202
-        assert (await one.post(behind.url, b'{"jsonrpc":"2.0","id":3,"result":{}}')).status_code == 202
-
-
-async def test_failures_go_another_way_where_answers_do() -> None:
-    async with upstream(says(reply(500))) as behind, way(apart=True) as one:
-        assert (await one.post(behind.url)).status_code == 202
-        assert [(id, failure.delivered) for id, failure in one.answered] == [(b"7", None)]
-
-
-async def test_what_is_no_message_fails_as_http_does() -> None:
+async def test_what_is_no_message_fails_in_the_same_way() -> None:
     url = await nobody()
     async with way() as one:
-        assert (await one.http.get(url)).status_code == 502
-        assert (await one.post(url, b"{")).status_code == 502
+        assert "cannot be reached" in error(await one.http.get(url))["data"]["hint"]
+        assert "cannot be reached" in error(await one.post(url, b"{"))["data"]["hint"]
     async with upstream(says(b"garbage\r\n\r\n")) as behind, way() as one:
-        with pytest.raises(httpx2.RemoteProtocolError):
-            await one.http.get(behind.url)
+        assert "did not answer" in error(await one.http.get(behind.url))["data"]["hint"]
+
+
+# -- redirects -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "GET"])
+async def test_a_redirect_within_the_server_is_followed_with_method_body_and_key(tmp_path: Path, status: int, method: str) -> None:
+    moved = reply(status, b"", "Location: /mcp/")
+    async with upstream(says(moved, reply(200, b"{}", JSON))) as behind, way(ring(tmp_path), "query:api_key") as one:
+        response = await one.http.request(method, f"{behind.url}/mcp", content=CALL if method == "POST" else None)
+        assert response.status_code == 200
+        assert [(seen.method, seen.target, seen.body) for seen in behind.seen] == [
+            (method, f"/mcp?api_key={KEYS[0]}", CALL if method == "POST" else b""),
+            (method, f"/mcp/?api_key={KEYS[0]}", CALL if method == "POST" else b""),
+        ]
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://127.0.0.1:{port}/mcp", "http://localhost:{port}/mcp?k=hush", "//127.0.0.1:1/", "http://[", "http://u:hush@127.0.0.1:{port}/"],
+)
+async def test_a_redirect_elsewhere_is_not_followed_and_says_where(location: str) -> None:
+    behind: Any
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(307, b"", "Location: " + location.format(port=behind.port)))
+
+    async with upstream(script) as behind, way() as one:
+        found = error(await one.post(f"{behind.url}/mcp"))
+        assert "redirects (HTTP 307) to" in found["data"]["hint"]
+        assert "hush" not in found["data"]["hint"]
+        assert found["data"]["delivered"] is False
+        assert len(behind.seen) == 1
+
+
+async def test_a_redirect_that_would_lose_the_message_is_not_followed() -> None:
+    async with upstream(says(reply(302, b"", "Location: /mcp/"))) as behind, way() as one:
+        assert "would lose the message" in error(await one.post(behind.url))["data"]["hint"]
+        assert len(behind.seen) == 1
+    async with (
+        upstream(says(reply(302, b"", "Location: /sse/"), reply(200, b"", "Content-Type: text/event-stream"))) as behind,
+        way() as one,
+    ):
+        assert (await one.http.get(f"{behind.url}/sse")).status_code == 200
+
+
+async def test_redirects_in_a_circle_end() -> None:
+    async with upstream(says(reply(307, b"", "Location: /mcp"))) as behind, way() as one:
+        assert "more than 5 times" in error(await one.post(behind.url))["data"]["hint"]
+        assert len(behind.seen) == 6
 
 
 async def test_an_answer_larger_than_the_limit_ends() -> None:
     async with upstream(says(reply(200, b" " * 1001, JSON))) as behind, way() as one:
-        with pytest.raises(httpx2.StreamError, match="larger than 1000 bytes"):
+        with pytest.raises(httpx2.StreamError, match="too large, more than 1000 bytes"):
             await one.post(behind.url)
 
 
@@ -176,7 +218,7 @@ async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPa
 
     async with upstream(script) as behind, way() as one:
         found = error(await one.post(behind.url))
-        assert "ReadTimeout" in found["data"]["hint"]
+        assert "did not answer within" in found["data"]["hint"]
 
 
 async def test_a_failure_says_whether_it_was_delivered_in_both_languages() -> None:
@@ -205,5 +247,5 @@ async def test_an_answer_that_drips_ends_in_time(monkeypatch: pytest.MonkeyPatch
             await asyncio.sleep(0.01)
 
     async with upstream(script) as behind, way() as one:
-        with pytest.raises(httpx2.StreamError, match="did not end within"):
+        with pytest.raises(httpx2.StreamError, match="did not end in time"):
             await one.post(behind.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import time
@@ -290,13 +291,19 @@ async def test_an_answer_that_breaks_off_is_given_by_a_replica_if_the_tool_only_
         assert looked
 
 
-async def test_what_the_package_takes_for_no_message_is_answered() -> None:
+async def test_messages_pass_byte_for_byte_in_both_directions() -> None:
+    """Also those that are no good MCP: whoever gets them says so."""
+    said = b'{"jsonrpc":"2.0","id":1,"result":{"a":1.00,"b":12345678901234567890123456789,"c":"\\u4f60"}}'
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(200, said, "Content-Type: application/json"))
+
     broker = house()
-    async with upstream(plays(somebody_elses)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+    async with upstream(plays(script)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
         await becomes(one, "running")
-        with pytest.raises(Failed) as caught:
-            await local(broker, one.server).request("odd/method", ["a", "list"])  # type: ignore[arg-type]
-        assert caught.value.code == -32602
+        found = await local(broker, one.server).request("odd/method", ["a", 1.0])  # type: ignore[arg-type]
+        assert found == said[said.index(b'{"a"') : -1]
+        assert b'"params":["a",1.0]' in behind.seen[-1].body
 
 
 async def test_an_event_that_is_no_message_harms_nothing() -> None:
@@ -348,6 +355,314 @@ async def test_a_silent_server_is_asked_for_a_word(monkeypatch: pytest.MonkeyPat
         assert one.describe()["attempts"] == 1
         kill()
         assert (await becomes(one, "waiting"))["why"]
+
+
+class Small:
+    """A server of the handshake era as a script; what `faults` returns is said in its place."""
+
+    def __init__(
+        self, faults: Callable[[Seen, dict[str, Any]], bytes | None] = lambda seen, frame: None, *, sessions: bool = False
+    ) -> None:
+        self.faults = faults
+        self.sessions = sessions
+        self.greeted = 0
+        self.called = 0
+
+    async def __call__(self, seen: Seen, writer: asyncio.StreamWriter) -> None:
+        frame = json.loads(seen.body) if seen.body else {}
+        method = frame.get("method")
+        self.greeted += method == "initialize"
+        fault = self.faults(seen, frame)
+        if fault is not None:
+            writer.write(fault)
+        elif seen.method == "GET":
+            writer.write(reply(405))
+        elif method == "initialize" and self.sessions:
+            writer.write(reply(200, self.answer(frame), JSON, f"Mcp-Session-Id: s{self.greeted}"))
+        elif "id" not in frame:
+            writer.write(reply(202 if seen.method == "POST" else 200))
+        elif self.sessions and seen.all("mcp-session-id") != [f"s{self.greeted}"]:
+            writer.write(reply(404, b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}', JSON))
+        else:
+            self.called += method == "tools/call"
+            writer.write(reply(200, self.answer(frame), JSON))
+        await writer.drain()
+
+    @staticmethod
+    def answer(frame: dict[str, Any]) -> bytes:
+        results: dict[str, Any] = {
+            "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}},
+            "tools/list": {"tools": [{"name": "pour", "inputSchema": {"type": "object"}}]},
+            "tools/call": {"content": [{"type": "text", "text": "poured"}]},
+        }
+        return json.dumps({"jsonrpc": "2.0", "id": frame["id"], "result": results.get(frame["method"], {})}).encode()
+
+
+JSON = "Content-Type: application/json"
+MAINTENANCE = reply(200, b"<html><title>Back soon</title></html>", "Content-Type: text/html")
+
+
+def rpc_error(code: int, message: str, status: int = 200) -> bytes:
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
+    return reply(status, json.dumps(error).encode(), JSON)
+
+
+# -- recovery ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wire", "path"), [("http", "/mcp"), ("sse", "/sse")])
+async def test_an_address_that_redirects_within_its_server_is_followed(wire: str, path: str) -> None:
+    """Starlette and FastAPI move `/mcp` to `/mcp/`."""
+    app = adder().sse_app(sse_path="/sse/") if wire == "sse" else adder().streamable_http_app(streamable_http_path="/mcp/")
+    broker = house()
+    async with served(app) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}{path}", wire=wire)) as one:
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        assert [tool.name for tool in await inside.tools()] == ["add", "wait"]
+        assert text(await inside.call("add", {"a": 1, "b": 2})) == "3"
+
+
+@pytest.mark.row("H9")
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        None,
+        reply(404, b"no such session", "Content-Type: text/plain"),
+        rpc_error(-32000, "Bad Request: No valid session ID provided", 400),
+        reply(400, b"Bad Request: Mcp-Session-Id", "Content-Type: text/plain"),
+        rpc_error(-32001, "Session not found"),
+    ],
+)
+async def test_calls_whose_session_was_forgotten_are_said_again_after_one_new_greeting(forgotten: bytes | None) -> None:
+    old = "s1"
+
+    def faults(seen: Seen, frame: dict[str, Any]) -> bytes | None:
+        return forgotten if restarted and frame.get("method") == "tools/call" and seen.all("mcp-session-id") == [old] else None
+
+    restarted: list[bool] = []
+    broker = house()
+    play = Small(faults, sessions=True)
+    async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        await inside.tools()
+        restarted.append(True)
+        play.greeted += forgotten is None  # it has begun anew, and knows the newest session only
+        expected = play.greeted + 1
+        assert [text(found) for found in await asyncio.gather(*(inside.call("pour", {}) for _ in range(5)))] == ["poured"] * 5
+        assert play.greeted == expected
+        assert play.called == 5
+        assert one.describe()["attempts"] == 1
+
+
+async def test_a_session_that_is_never_known_ends_a_call_with_the_servers_words() -> None:
+    def faults(seen: Seen, frame: dict[str, Any]) -> bytes | None:
+        return rpc_error(-32001, "Session not found", 404) if frame.get("method") == "tools/call" else None
+
+    broker = house()
+    play = Small(faults, sessions=True)
+    async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        with pytest.raises(Failed) as caught:
+            await local(broker, one.server).call("pour", {})
+        assert "HTTP 404" in caught.value.data["hint"] and "Session not found" in caught.value.data["hint"]
+        assert caught.value.undelivered
+        assert play.greeted == 2
+
+
+async def test_an_old_server_that_forgot_the_session_is_greeted_anew_on_a_new_stream() -> None:
+    """The address of messages holds the session on that wire; what was under way on the old stream is answered."""
+    streams: list[asyncio.Queue[bytes]] = []
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if seen.method == "GET":
+            mine: asyncio.Queue[bytes] = asyncio.Queue()
+            streams.append(mine)
+            writer.write(head("text/event-stream") + b"event: endpoint\ndata: /m?s=%d\n\n" % len(streams))
+            while True:
+                await writer.drain()
+                writer.write(b"data: " + await mine.get() + b"\n\n")
+        if seen.target == "/m?s=1" and b'"forget"' in seen.body:
+            writer.write(reply(404, b"Could not find session"))
+            return
+        writer.write(reply(202))
+        frame = json.loads(seen.body)
+        if "id" in frame and b'"hang"' not in seen.body:
+            streams[int(seen.target[-1]) - 1].put_nowait(Small.answer(frame))
+
+    broker = house()
+    async with upstream(script) as behind, kept(broker, entry(behind.url, wire="sse")) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        await inside.tools()
+        hanging = asyncio.create_task(inside.call("hang", {}))
+        await until(lambda: any(b'"hang"' in seen.body for seen in behind.seen))
+        assert text(await inside.call("forget", {})) == "poured"
+        with pytest.raises(Failed, match="-32003"):
+            await hanging
+        assert len(streams) == 2
+        assert one.describe()["attempts"] == 1
+
+
+NO_RESULT = reply(200, b'{"jsonrpc":"2.0","id":"hello","result":{"no":"revision"}}', JSON)
+
+
+@pytest.mark.row("H9")
+@pytest.mark.parametrize(
+    ("wire", "fault", "why"),
+    [
+        ("any", MAINTENANCE, "(text/html) cannot be read"),
+        ("http", reply(503, b"Back soon", "Retry-After: 1"), "HTTP 503"),
+        ("any", reply(500, b'{"error":"boom"}', JSON), "HTTP 500 (the server has a fault): boom"),
+        ("any", reply(404, b"nothing here"), "HTTP 404"),
+        ("http", rpc_error(-32603, "the database is starting"), "the database is starting"),
+        ("http", NO_RESULT, "no result of MCP"),
+        ("sse", MAINTENANCE, "(text/html) cannot be read"),
+        ("sse", reply(503), "HTTP 503"),
+    ],
+)
+async def test_a_server_that_is_not_well_at_first_brings_its_tools_when_it_is(wire: str, fault: bytes, why: str) -> None:
+    broker = house()
+    good = Small()
+    async with (
+        upstream(good) as beside,
+        upstream(says(fault)) as behind,
+        kept(broker, entry(f"{behind.url}/sse" if wire == "sse" else behind.url, wire=wire, name="ill", label="ill")) as odd,
+        kept(broker, entry(beside.url)) as one,
+        asyncio.timeout(BOUND),
+    ):
+        await becomes(one, "running")
+        assert why in (await becomes(odd, "waiting"))["why"]
+        behind.script = _relay_of_sse() if wire == "sse" else Small()
+        inside = local(broker, odd.server)
+        await becomes(odd, "running")
+        assert [tool.name for tool in await inside.tools()] == ["pour"]
+        assert text(await inside.call("pour", {})) == "poured"
+        assert text(await local(broker, one.server).call("pour", {})) == "poured"
+        assert good.greeted == 1
+
+
+def _relay_of_sse() -> Any:
+    said: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if seen.method == "GET":
+            writer.write(head("text/event-stream") + b"event: endpoint\ndata: /m\n\n")
+            while True:
+                await writer.drain()
+                writer.write(b"data: " + await said.get() + b"\n\n")
+        writer.write(reply(202))
+        frame = json.loads(seen.body)
+        if "id" in frame:
+            said.put_nowait(Small.answer(frame))
+
+    return script
+
+
+@pytest.mark.parametrize("fault", [rpc_error(-32603, "not ready"), reply(500, b"oops"), MAINTENANCE, reply(200, b'{"result":{}}', JSON)])
+async def test_a_list_that_fails_is_asked_for_again(fault: bytes) -> None:
+    ill = [True]
+    broker = house()
+    play = Small(lambda seen, frame: fault if ill and frame.get("method") == "tools/list" else None)
+    async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        changes: list[str] = []
+        inside = Local(broker, one.server.endpoint, one.server.shown, broker.limits, changed=changes.append)
+        with contextlib.suppress(Failed):
+            assert await inside.tools() == []
+        assert "tools/list failed" in one.describe()["why"]
+        ill.clear()
+        await until(lambda: changes)
+        assert [tool.name for tool in await inside.tools()] == ["pour"]
+        assert one.describe()["why"] == ""
+        assert one.describe()["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("ping", "lives"),
+    [
+        (rpc_error(-32603, "Method not supported: ping"), True),
+        (rpc_error(-32601, "Method not found", 400), True),
+        (reply(405, b"no"), True),
+        (rpc_error(-32001, "Session not found", 404), False),
+        (rpc_error(-32000, "Bad Request: No valid session ID provided", 400), False),
+    ],
+)
+async def test_an_error_is_a_word_too_unless_it_says_that_the_session_is_lost(
+    ping: bytes, lives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEALTH_SECONDS", 0.05)
+    pings: list[Seen] = []
+
+    def faults(seen: Seen, frame: dict[str, Any]) -> bytes | None:
+        if frame.get("method") != "ping":
+            return None
+        pings.append(seen)
+        return ping
+
+    broker = house()
+    play = Small(faults, sessions=True)
+    async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        await until(lambda: len(pings) >= 3)
+        assert one.describe()["attempts"] == 1
+        assert (play.greeted == 1) is lives
+
+
+# -- reasons -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 418, 429, 500, 503])
+async def test_a_refusal_is_told_with_its_status_and_words_at_the_handshake_and_in_a_call(status: int, told: list[str]) -> None:
+    refusal = reply(status, b'{"error":{"message":"because of hush-hush and \\u001b[31m"}}', JSON, "WWW-Authenticate: Bearer")
+    broker = house()
+    async with upstream(says(refusal)) as behind:
+        async with kept(broker, entry(behind.url, secrets=frozenset(("hush-hush",)))) as one:
+            why = (await becomes(one, "waiting"))["why"]
+        async with kept(broker, entry(behind.url, secrets=frozenset(("hush-hush",)))) as one:
+            behind.script = Small(lambda seen, frame: refusal if frame.get("method") == "tools/call" else None)
+            await becomes(one, "running")
+            with pytest.raises(Failed) as caught:
+                await local(broker, one.server).call("pour", {})
+    for words in (why, caught.value.data["hint"], "".join(told)):
+        assert f"HTTP {status}" in words and "because of ***" in words
+        assert "hush" not in words and "\x1b" not in words
+
+
+@pytest.mark.parametrize("wire", ["http", "sse"])
+async def test_one_answer_above_the_limit_ends_its_call_and_no_other(wire: str) -> None:
+    server = MCPServer("far")
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    @server.tool()
+    async def wait() -> str:
+        entered.set()
+        await go.wait()
+        return "waited"
+
+    @server.tool()
+    async def large(size: int) -> str:
+        return "x" * size
+
+    app = server.sse_app() if wire == "sse" else server.streamable_http_app()
+    broker = house()
+    async with (
+        served(app) as (port, _),
+        kept(broker, entry(f"http://127.0.0.1:{port}/{'sse' if wire == 'sse' else 'mcp'}", wire=wire)) as one,
+        asyncio.timeout(BOUND),
+    ):
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        await inside.tools()
+        waiting = asyncio.create_task(inside.call("wait", {}))
+        await entered.wait()
+        assert len(text(await inside.call("large", {"size": 1_500_000}))) == 1_500_000
+        with pytest.raises(Failed) as caught:
+            await inside.call("large", {"size": 9_000_000})
+        assert caught.value.code == -32007 and "too large" in caught.value.data["hint"]
+        go.set()
+        assert text(await waiting) == "waited"
+        assert one.describe()["attempts"] == 1
 
 
 # -- what a server may see, and what of it may be seen -------------------------------------------------------------------------
@@ -533,7 +848,7 @@ def head(kind: str, *more: str) -> bytes:
 
 async def bomb(seen: Seen, writer: asyncio.StreamWriter) -> None:
     assert seen.all("accept-encoding") == ["identity"]
-    writer.write(reply(200, gzip.compress(b" " * 50_000_000), "Content-Type: application/json", "Content-Encoding: gzip"))
+    writer.write(reply(200, gzip.compress(b" " * 5_000_000), "Content-Type: application/json", "Content-Encoding: gzip"))
 
 
 async def endless_event(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -599,31 +914,35 @@ async def test_a_call_that_is_answered_with_an_attack_fails_alone(call: Any, mon
         assert odd.describe()["attempts"] == 1
 
 
-async def test_an_answer_to_nothing_that_was_asked_is_dropped() -> None:
+@pytest.mark.parametrize("id", [b"4711", b"null", b'"1"', b"1.0"])
+async def test_over_http_an_answer_belongs_to_its_request_whatever_id_it_names(id: bytes) -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        error = b'{"jsonrpc":"2.0","id":%b,"error":{"code":-32603,"message":"the database is locked"}}' % id
+        writer.write(reply(200, error, "Content-Type: application/json"))
+
     broker = house()
-    async with upstream(plays(somebody_elses)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
+    async with upstream(plays(script)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
         await becomes(one, "running")
-        inside = local(broker, one.server)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(inside.call("pour", {}), 0.2)
-        assert [tool.name for tool in await inside.tools()] == ["pour"]
-        assert one.describe()["attempts"] == 1
+        async with asyncio.timeout(BOUND):
+            with pytest.raises(Failed, match="the database is locked"):
+                await local(broker, one.server).call("pour", {})
 
 
-async def test_an_old_server_may_not_send_us_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["http://0.0.0.0:3001/messages?session=hush", "https://127.0.0.1/messages", "//evil.example/m"])
+async def test_an_old_server_may_not_send_us_elsewhere_and_hears_why_at_once(address: str) -> None:
     """The address for messages that a stream names has to be on the same server (MCP 2024-11-05, HTTP with SSE)."""
-    monkeypatch.setattr(module, "HELLO_SECONDS", 0.2)
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("text/event-stream") + f"event: endpoint\ndata: {address}\n\n".encode())
+        await writer.drain()
+        await asyncio.Event().wait()
+
     broker = house()
-    async with upstream(says(reply(202))) as inner:
-
-        async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
-            writer.write(head("text/event-stream") + f"event: endpoint\ndata: {inner.url}/messages\n\n".encode())
-            await writer.drain()
-            await asyncio.Event().wait()
-
-        async with upstream(script) as behind, kept(broker, entry(behind.url, wire="sse")) as one:
-            assert "Error" in (await becomes(one, "waiting"))["why"]
-        assert not inner.seen
+    async with upstream(script) as behind, kept(broker, entry(behind.url, wire="sse")) as one:
+        why = (await becomes(one, "waiting"))["why"]
+        assert "another origin" in why and "/m" in why
+        assert "hush" not in why
+        assert {seen.method for seen in behind.seen} == {"GET"}
 
 
 @pytest.mark.parametrize("refusal", [reply(429, b"", "Retry-After: 30"), reply(503), reply(403)])

@@ -82,7 +82,7 @@ def document(prefix: str) -> dict[str, Any]:
                                 },
                             },
                         ),
-                        **_errors(400, 401, 404, 503),
+                        **_errors(400, 401, 404),
                     },
                     **secured,
                 }
@@ -104,7 +104,7 @@ def document(prefix: str) -> dict[str, Any]:
                                 },
                             },
                         ),
-                        **_errors(400, 401),
+                        **_errors(401),
                     },
                     **secured,
                 }

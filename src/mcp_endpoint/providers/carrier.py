@@ -1,15 +1,15 @@
 """What every request to an upstream MCP server passes through: its key goes in, its answer is bounded, and its failure becomes words.
 
-The client of the `mcp` package speaks HTTP through this. A failure becomes a JSON-RPC error that says whether the server may have run the
-request: only where it cannot have (no connection, 401, 403, 429, 503) may another replica be asked. Redirects are left to the client,
-which follows none to another origin; addresses come from the configuration alone.
+A failure says whether the server may have run the request: only where it cannot have (no connection, 401, 403, 429, 503) may another
+replica be asked. A redirect is followed with method and body where it stays on the same scheme, host and port; addresses come from the
+configuration alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import quote, unquote_plus
 
@@ -17,9 +17,23 @@ import httpx2
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .. import errors
 from ..credentials import REFUSED_BY, Credential
+from ..eras import fields, objects
 from ..keyring import ALL_GONE, Keyring, retry_after
+from ..log import BLOT
+from .failure import (
+    BROKEN_OFF,
+    TOO_LATE,
+    Failure,
+    compressed,
+    elsewhere,
+    in_circles,
+    refused,
+    too_large,
+    unanswered,
+    unreachable,
+    words,
+)
 
 CONNECT_SECONDS: Final = 10.0
 """For a server to take a connection, and for one to become free."""
@@ -35,7 +49,17 @@ KEPT_CONNECTIONS: Final = 20
 MOST_CONNECTIONS: Final = 1000
 KEPT_SECONDS: Final = 30.0
 
-_encode: Final = msgspec.json.Encoder().encode
+REDIRECTS: Final = 5
+"""Most redirects that one request follows."""
+REFUSAL_BYTES: Final = 64 * 1024
+"""So much of the body of a refusal is read."""
+STREAM_ANSWERS: Final = 4
+"""All events of one request's stream together have room for so many answers of the largest size."""
+KEY_STATUSES: Final = frozenset((401, 402, 403, 407, 429))
+"""Refusals of whoever asks: what stands beside them are words, and no answer of the server."""
+SESSION: Final = "mcp-session-id"
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class _Message(msgspec.Struct):
@@ -46,35 +70,19 @@ class _Message(msgspec.Struct):
 _decoder: Final = msgspec.json.Decoder(_Message)
 
 
-class Failure(msgspec.Struct):
-    """Why a request was not answered; `delivered` is False only if the server cannot have run it."""
+class Broken(httpx2.StreamError):
+    """The body of an answer ended for a reason of its own; raised while it is read."""
 
-    en: str
-    zh: str
-    delivered: bool | None
-
-    def error(self) -> dict[str, object]:
-        """As the error of a JSON-RPC answer."""
-        code = errors.NO_PROVIDER if self.delivered is False else errors.PROVIDER_GONE
-        hint = f"{self.zh} / {self.en}"
-        return {"code": code.number, "message": code.message, "data": {"source": "broker", "delivered": self.delivered, "hint": hint}}
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.en)
+        self.failure = failure
 
 
 class Carrier(httpx2.AsyncBaseTransport):
-    """One server's way."""
+    """One server's way. It never raises: a response that is none of the server's holds the `Failure` (see `failure_of`)."""
 
-    def __init__(
-        self,
-        ring: Keyring | None,
-        place: str,
-        most: int,
-        lost: Callable[[str, str], None],
-        answered: Callable[[bytes, Failure], None] | None = None,
-    ) -> None:
-        """`most` bounds the bytes of one answer. `lost` is told, in English and Chinese, that the server is not there.
-
-        `answered` takes the failure of a request by its id, for the wire whose answers do not come back with the request (HTTP+SSE).
-        """
+    def __init__(self, ring: Keyring | None, place: str, most: int) -> None:
+        """`most` bounds the bytes of one answer."""
         limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
         # A stream may be silent for hours; the kernel notices when its other end is gone.
         alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
@@ -82,8 +90,6 @@ class Carrier(httpx2.AsyncBaseTransport):
         self._ring = ring
         self._place = place
         self._most = most
-        self._lost = lost
-        self._answered = answered
         self.status = 0
         """What the server answered last."""
 
@@ -105,18 +111,11 @@ class Carrier(httpx2.AsyncBaseTransport):
         key = self._ring.take(_now()) if self._ring is not None else None
         if self._ring is not None and key is None:
             banned = Failure("every key of its pool is banned", f"凭据池中的密钥均已停用（{ALL_GONE}）", False)
-            return self._failed(request, message, banned)
+            return _failed(request, banned)
         while True:
-            try:
-                response = await self._answer(self._keyed(request, key), patience)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
-                self._lost("the server cannot be reached", "无法连接服务器")
-                return self._failed(request, message, Failure("the server cannot be reached", "无法连接服务器", False))
-            except httpx2.TransportError as error:
-                if message is None:
-                    raise
-                name = type(error).__name__
-                return self._failed(request, message, Failure(f"the server did not answer: {name}", f"服务器没有应答：{name}", None))
+            response = await self._answer(request, key, patience)
+            if failure_of(response) is not None:
+                return response
             self.status = response.status_code
             following = None
             if self._ring is not None and key is not None:
@@ -128,51 +127,70 @@ class Carrier(httpx2.AsyncBaseTransport):
                 break
             await response.aclose()
             key = following
-        if message is not None:
-            failure = self._refusal(request, response)
-            if failure is not None:
-                await response.aclose()
-                return self._failed(request, message, failure)
-            if not (endless and _type(response) == "text/event-stream"):
-                response.stream = _Bounded(response.stream, self._most, _now() + ANSWER_SECONDS)
+        events = media_type(response) == "text/event-stream"
+        if response.status_code >= 300:
+            return await self._refusal(request, response, key)
+        if not (endless and events):
+            most = self._most * (STREAM_ANSWERS if events else 1)
+            response.stream = _Bounded(response.stream, self._most, most, _now() + ANSWER_SECONDS)
         return response
 
-    async def _answer(self, request: httpx2.Request, patience: float) -> httpx2.Response:
-        """The head of the answer, in time however slowly it drips."""
+    async def _answer(self, request: httpx2.Request, key: Credential | None, patience: float) -> httpx2.Response:
+        """The head of the answer, in time however slowly it drips, behind so many redirects within the server."""
+        target = request
         try:
             async with asyncio.timeout(patience):
-                response = await self._inner.handle_async_request(request)
-        except TimeoutError as error:
-            raise httpx2.ReadTimeout("the head of the answer did not end", request=request) from error
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
+                for _ in range(REDIRECTS + 1):
+                    response = await self._inner.handle_async_request(self._keyed(target, key))
+                    location = response.headers.get("location") if response.status_code in _REDIRECTS else None
+                    if location is None:
+                        break
+                    await response.aclose()
+                    target = _moved(target, response.status_code, location)
+                else:
+                    return _failed(request, in_circles(response.status_code, REDIRECTS))
+        except _Elsewhere as error:
+            self.status = error.failure.status
+            return _failed(request, error.failure)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            return _failed(request, unreachable(error, request.url.host, CONNECT_SECONDS))
+        except httpx2.TransportError as error:
+            return _failed(request, unanswered(error, patience))
+        except TimeoutError:
+            return _failed(request, unanswered(httpx2.ReadTimeout(""), patience))
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
             await response.aclose()
-            raise httpx2.RemoteProtocolError("the answer is compressed, which was not asked for", request=request)
+            if response.status_code < 300:
+                return _failed(request, compressed(encoding))
+            # What it says cannot be read; the status can.
+            response = httpx2.Response(response.status_code, headers=response.headers, content=b"")
+            del response.headers["content-encoding"]
+        response.extensions["url"] = str(target.url)
         return response
 
-    def _refusal(self, request: httpx2.Request, response: httpx2.Response) -> Failure | None:
-        """What a status says of a message that was sent; None if its body has more to say."""
+    async def _refusal(self, request: httpx2.Request, response: httpx2.Response, key: Credential | None) -> httpx2.Response:
+        """What a status says; a JSON-RPC error beside a status that leaves room for one passes as the answer it is."""
         status = response.status_code
-        if status == 404 and "mcp-session-id" in request.headers:
-            self._lost("the server has ended the session", "服务器已结束会话")
-            return Failure("the server has ended the session", "服务器已结束会话", False)
-        spoken = _type(response) == "application/json"
-        if status in REFUSED_BY and not spoken:
-            return Failure(f"the server answered HTTP {status}", f"服务器应答 HTTP {status}", False)
-        if status >= 500 and not spoken:
-            return Failure(f"the server answered HTTP {status}", f"服务器应答 HTTP {status}", None)
-        return None
-
-    def _failed(self, request: httpx2.Request, message: _Message | None, failure: Failure) -> httpx2.Response:
-        """An answer in the server's place."""
-        if message is None:
-            return httpx2.Response(502, request=request)
-        if message.id is UNSET or message.method is UNSET:
-            return httpx2.Response(202, request=request)
-        if self._answered is not None:
-            self._answered(bytes(message.id), failure)
-            return httpx2.Response(202, request=request)
-        body = b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (bytes(message.id), _encode(failure.error()))
-        return httpx2.Response(502, headers={"content-type": "application/json"}, content=body, request=request)
+        body = b""
+        try:
+            async with asyncio.timeout(WORD_SECONDS):
+                async for chunk in response.stream:  # type: ignore[union-attr]
+                    body += chunk
+                    if len(body) > REFUSAL_BYTES:
+                        break
+        except (httpx2.HTTPError, httpx2.StreamError, TimeoutError):
+            pass
+        finally:
+            await response.aclose()
+        if key is not None:
+            body = body.replace(key.secret.encode(), BLOT.encode())
+        wait = retry_after(response.headers.get("retry-after"))
+        failure = refused(status, body[:REFUSAL_BYTES], retry_seconds=wait, session=SESSION in request.headers)
+        told = objects(fields(body).get("error", UNSET)) if status not in KEY_STATUSES else {}
+        if "code" in told and not failure.session_lost:
+            return httpx2.Response(status, headers={"content-type": "application/json"}, content=body, extensions=response.extensions)
+        return _failed(request, failure)
 
     def _keyed(self, request: httpx2.Request, key: Credential | None) -> httpx2.Request:
         """The request with a key at its place; nothing else is changed."""
@@ -191,11 +209,39 @@ class Carrier(httpx2.AsyncBaseTransport):
         return httpx2.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """A body that ends: after so many bytes, and at a time. Its failures are of the kind that the client takes for one answer's."""
+class _Elsewhere(Exception):
+    """A redirect that must not be followed."""
 
-    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, most: int, until: float) -> None:
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.en)
+        self.failure = failure
+
+
+def origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port, with the default port of the scheme."""
+    return url.scheme, url.host, url.port or _PORTS.get(url.scheme)
+
+
+def _moved(request: httpx2.Request, status: int, location: str) -> httpx2.Request:
+    """The same request where `location` says. Raises _Elsewhere for another origin, and where the message would be lost."""
+    try:
+        url = request.url.join(location)
+        shown = words(str(url.copy_with(userinfo=b"", query=None, fragment=None)).encode())
+    except (httpx2.InvalidURL, ValueError):
+        raise _Elsewhere(elsewhere(status, words(location.partition("?")[0].encode()))) from None
+    keeps = status in (307, 308) or request.method == "GET"
+    if not keeps or origin(url) != origin(request.url) or (url.userinfo and url.userinfo != request.url.userinfo):
+        raise _Elsewhere(elsewhere(status, shown))
+    return httpx2.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that ends: after so many bytes, and at a time. Raises Broken."""
+
+    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, shown: int, most: int, until: float) -> None:
+        """`shown` is the limit a person has set; `most` is what a body of this kind may have."""
         self._stream = stream
+        self._shown = shown
         self._most = most
         self._until = until
 
@@ -206,20 +252,31 @@ class _Bounded(httpx2.AsyncByteStream):
             async for chunk in self._stream:
                 left -= len(chunk)
                 if left < 0:
-                    raise httpx2.StreamError(f"the answer is larger than {self._most} bytes")
+                    raise Broken(too_large(self._shown))
                 if _now() > self._until:
-                    raise httpx2.StreamError(f"the answer did not end within {ANSWER_SECONDS:g} s")
+                    raise Broken(TOO_LATE)
                 yield chunk
         except httpx2.TransportError as error:
-            raise httpx2.StreamError(f"the answer broke off: {type(error).__name__}") from error
+            raise Broken(BROKEN_OFF) from error
 
     async def aclose(self) -> None:
         assert isinstance(self._stream, httpx2.AsyncByteStream)
         await self._stream.aclose()
 
 
-def _type(response: httpx2.Response) -> str:
-    """The media type of an answer."""
+def failure_of(response: httpx2.Response) -> Failure | None:
+    """Why there is no answer of the server; None if this is one."""
+    found = response.extensions.get("failure")
+    return found if isinstance(found, Failure) else None
+
+
+def _failed(request: httpx2.Request, failure: Failure) -> httpx2.Response:
+    """A response in the server's place."""
+    return httpx2.Response(failure.status or 502, request=request, extensions={"failure": failure})
+
+
+def media_type(response: httpx2.Response) -> str:
+    """The media type of an answer, in lower case."""
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

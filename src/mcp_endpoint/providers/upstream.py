@@ -1,14 +1,14 @@
-"""An MCP server reached by URL: found, spoken to over Streamable HTTP or HTTP+SSE, and looked for again when it is lost.
+"""An MCP server reached by URL: found, greeted, spoken to, and looked for again when it is lost.
 
 The life of one connection: shake hands; attach to the server's internal endpoint; carry messages; look from time to time whether it is
 still there; when it is not, leave, so that no list waits for it, and try again.
 
     starting ──► running ──► waiting ──► starting …
 
-The wire is the `mcp` package's: each message of the heart goes to its transport and back. The handshake is ours, before the heart hears
-of the server: what it answered is what the heart's own greeting is answered with. A server that refuses a handshake is told apart by the
-heart (revision 2026-07-28 knows none); its messages get the headers that revision demands. The package reads numbers and strings into
-Python's and writes them anew, so that `1.00` becomes `1.0` on this way.
+Messages are carried byte for byte. The handshake is ours, before the endpoint hears of the server: what it answered is what the endpoint's
+own greeting is answered with. A server that does not know our session any more is greeted anew within the connection, and the request that
+found out is said once more. A server that refuses a handshake because it knows none (revision 2026-07-28) is greeted by the endpoint; its
+messages get the headers that revision demands.
 """
 
 from __future__ import annotations
@@ -16,32 +16,30 @@ from __future__ import annotations
 import asyncio
 import logging as stdlib
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, Literal, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 from loguru import logger
-from mcp.client.sse import sse_client
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.inbound import encode_header_value, mcp_param_headers, x_mcp_header_map
-from mcp.shared.message import ClientMessageMetadata, SessionMessage
-from mcp_types import CONNECTION_CLOSED, jsonrpc_message_adapter
 from msgspec import UNSET
-from pydantic import ValidationError
 
-from .. import __version__, jsonrpc
+from .. import __version__, errors, jsonrpc
 from ..broker import Broker
+from ..calls import CANCELLED, Counters
+from ..catalog import read_page
 from ..endpoint import LIST_CHANGED
-from ..eras import VERSION_KEY, fields, objects, text
+from ..eras import REVISION, VERSION_KEY, fields, knows_only_stateless, objects, text
 from ..errors import Goodbye
-from ..greeting import INITIALIZED, Provider, own_hello
+from ..greeting import INITIALIZED, Provider, own_hello, read_welcome
 from ..jsonrpc import Frame, Malformed, Part, parse
 from ..keyring import Keyring
-from .backoff import Backoff
-from .carrier import CONNECT_SECONDS, STREAMS, WORD_SECONDS, Carrier, Failure
+from .backoff import LONGEST_SECONDS, Backoff
+from .carrier import CONNECT_SECONDS, KEY_STATUSES, STREAMS, WORD_SECONDS, Carrier
+from .connection import Ended, HttpSse, StreamableHttp, read
+from .failure import BROKEN_OFF, Failure, names_lost_session, words
 from .mcp_json import Server, Wire, mask
 from .sieve import Sieve
 
@@ -51,44 +49,71 @@ HEALTH_SECONDS: Final = 20.0
 """After so long without a word from it, it is asked for one; it has `WORD_SECONDS` to give it."""
 NOT_THIS_WIRE: Final = frozenset((400, 404, 405, 406, 415))
 """How a server that knows HTTP+SSE only refuses the other wire's first message (MCP 2025-03-26, Backwards Compatibility)."""
+NO_PING: Final = frozenset((400, 405, 406, 415, 422, 501))
+"""Refusals of a ping that a living server may give: the request is optional."""
 LOST: Final = Goodbye(1006, "the connection to the server was lost")
 """How the endpoint hears of it; 1006 is what a link that ends without a goodbye has."""
-_HELLO: Final = '"hello"'
-_HEALTH: Final = '"health"'
-"""Ids of our own messages; the heart's are numbers."""
+NOTICES: Final = 64
+"""Notifications and answers of ours that are under way at once; more of them are dropped."""
+LISTS_REMEMBERED: Final = 1024
+"""Lists a server was asked for and has not given yet."""
+_HELLO: Final = b'"hello"'
+_HEALTH: Final = b'"health"'
+"""Ids of our own messages; the endpoint's are numbers."""
 
 State = Literal["starting", "running", "waiting", "off"]
 
 
 class _Lost(Exception):
-    """The connection is over, for a reason in English and Chinese."""
+    """The connection is over."""
 
-    def __init__(self, en: str, zh: str) -> None:
-        super().__init__(en)
-        self.en = en
-        self.zh = zh
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.en)
+        self.failure = failure
 
 
-class _Wire:
-    """One connection as the heart's link: what the heart says waits here for the transport."""
+def _over(en: str, zh: str) -> _Lost:
+    return _Lost(Failure(en, zh, None))
 
-    def __init__(self, sieve: Sieve, loop: asyncio.AbstractEventLoop, backoff: Backoff) -> None:
-        """`backoff` is for its stream of announcements."""
+
+class _Link:
+    """One connection as the endpoint's link: what the endpoint says waits here for the transport."""
+
+    def __init__(
+        self, sieve: Sieve, loop: asyncio.AbstractEventLoop, draw: Callable[[], float], mask: Callable[[str], str], counters: Counters
+    ) -> None:
+        """`draw` gives the lot of `Backoff`; `mask` takes the entry's secrets out of a text."""
         self.sieve = sieve
         self._loop = loop
+        self._mask = mask
+        self._counters = counters
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued = 0
         self.provider: Provider | None = None
         self.welcome = b""
-        """The server's answer to the handshake, without an id of the heart's."""
+        """The server's answer to the handshake, without an id of the endpoint's."""
         self.version = ""
         self.tools: dict[str, Any] = {}
         """Name → which arguments a call shows in headers too."""
+        self.own: dict[bytes, asyncio.Future[tuple[bytes, Frame]]] = {}
+        """The requests of ours that wait for an answer."""
+        self.asked: dict[bytes, tuple[asyncio.Task[None], bool]] = {}
+        """The endpoint's requests that are under way; True for those of the stateless revision."""
+        self.notices = 0
+        self.generation = 0
+        """How often it was greeted anew."""
+        self.renewing: asyncio.Task[bool] | None = None
+        self.lost_session: Callable[[], object] = lambda: None
+        self.why_list = ""
+        """Why the last list did not come, in both languages."""
+        self._lists: dict[bytes, None] = {}
+        self._list_backoff = Backoff(draw)
+        self._list_timer: asyncio.TimerHandle | None = None
         self._listens: dict[bytes, bytes] = {}
         """Id → the request that opened the stream of announcements (MCP 2026-07-28)."""
         self._listened = 0.0
-        self._backoff = backoff
-        self.over: asyncio.Future[_Lost] = loop.create_future()
+        self._backoff = Backoff(draw)
+        self.over: asyncio.Future[Failure] = loop.create_future()
         self.spoke = loop.time()
 
     # -- the link ----------------------------------------------------------------------------------------------------------
@@ -102,31 +127,33 @@ class _Wire:
         """Put a message in the queue, or answer it from here."""
         data = b"".join((first, second))
         frame = parse(data, utf8=True)
-        if frame.method == "initialize" and frame.id is not UNSET and self.welcome:
+        id = b"" if frame.id is UNSET else bytes(frame.id)
+        if frame.method == "initialize" and id and self.welcome:
             reply = parse(self.welcome, utf8=True)
-            self._loop.call_soon(self.hears, b"".join(jsonrpc.with_id(self.welcome, reply, bytes(frame.id))))
+            self._loop.call_soon(self.say, b"".join(jsonrpc.with_id(self.welcome, reply, id)))
         elif frame.method == INITIALIZED and self.version:
             return  # said already
         elif frame.method == STREAMS:
-            self._listens = {b"" if frame.id is UNSET else bytes(frame.id): data}
+            self._listens = {id: data}
             self._listened = self._loop.time()
-            self.put(data)
+            self._put(data)
         elif (refusal := self.sieve.refused(data)) is not None:
-            self._loop.call_soon(self.hears, refusal)
+            self._loop.call_soon(self.say, refusal)
         else:
-            self.put(data)
+            if frame.method == "tools/list" and id:
+                self._lists[id] = None
+                if len(self._lists) > LISTS_REMEMBERED:
+                    del self._lists[next(iter(self._lists))]
+            self._put(data)
 
     def ping(self) -> None:
         """Whether it is there is looked at anyway."""
 
     def close(self, code: int, reason: str) -> None:
         """End this connection."""
-        self.lost(f"closed by the endpoint: {reason}", f"接入点已关闭连接：{reason}")
+        self.lost(Failure(f"closed by the endpoint: {reason}", f"接入点已关闭连接：{reason}", None))
 
-    # -- the transport's side ----------------------------------------------------------------------------------------------
-
-    def put(self, data: bytes) -> None:
-        """Let a message wait for the transport."""
+    def _put(self, data: bytes) -> None:
         self._queued += len(data)
         self._waiting.put_nowait(data)
 
@@ -136,37 +163,94 @@ class _Wire:
         self._queued -= len(data)
         return data
 
-    def hears(self, data: bytes) -> None:
-        """A message of the server, or one in its name."""
+    def say(self, data: bytes) -> None:
+        """A message to the endpoint, of the server or in its name."""
         if self.provider is not None:
-            self.provider.says(self.provider, data, self._loop.time(), True)
+            self.provider.says(self.provider, data, self._loop.time(), False)
 
-    def listens_again(self, frame: Frame) -> bool:
-        """Whether this is the end of a stream of announcements, which is opened again, and nothing the heart should hear of."""
-        if frame.id is UNSET or frame.error is UNSET or bytes(frame.id) not in self._listens:
-            return False
-        failure = objects(frame.error)
-        told_by = failure.get("data")
-        if failure.get("code") != CONNECTION_CLOSED and not (isinstance(told_by, dict) and told_by.get("source") == "broker"):
-            return False  # it takes no subscriptions
-        wait = self._backoff.wait(self._loop.time() - self._listened)
-        self._loop.call_later(wait, self._listen, bytes(frame.id))
-        return True
+    def lost(self, failure: Failure) -> None:
+        """The server is not there any more."""
+        if not self.over.done():
+            self.over.set_result(failure)
+
+    def leave(self) -> None:
+        """Nothing is asked again."""
+        if self._list_timer is not None:
+            self._list_timer.cancel()
+
+    # -- what comes (see `connection.Ears`) --------------------------------------------------------------------------------
+
+    def heard(self, data: bytes) -> None:
+        """A message of the server."""
+        self.spoke = self._loop.time()
+        try:
+            frame = read(data)
+        except Malformed:
+            self.say(data)  # the endpoint finds out what it may have been
+            return
+        id = b"" if frame.id is UNSET else bytes(frame.id)
+        if frame.method is UNSET:
+            if (own := self.own.pop(id, None)) is not None:
+                if not own.done():
+                    own.set_result((data, frame))
+                return
+            if id in self._lists:
+                self._list_came(id, frame)
+        _remember_tools(self, frame)
+        self.say(self.sieve.passed(data))
+
+    def noise(self) -> None:
+        """An event that is no message."""
+        self._counters.noise += 1
+
+    def failed(self, id: bytes, failure: Failure) -> None:
+        """A request that is not answered."""
+        refused = 400 <= failure.status < 500 and failure.status not in KEY_STATUSES
+        if id in self._listens and not refused:
+            wait = self._backoff.wait(self._loop.time() - self._listened)
+            self._loop.call_later(wait, self._listen, id)
+            return
+        error = Failure(self._mask(failure.en), self._mask(failure.zh), failure.delivered, failure.code).error()
+        self.heard(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, msgspec.json.encode(error)))
+
+    def broke(self, failure: Failure) -> None:
+        """The stream of the server is over, or its session."""
+        if failure.session_lost:
+            self.lost_session()
+        else:
+            self.lost(failure)
+
+    def changed(self) -> None:
+        """What changed meanwhile was announced to nobody."""
+        self.say(jsonrpc.notification(LIST_CHANGED))
 
     def _listen(self, id: bytes) -> None:
         if id in self._listens and not self.over.done():
             self._listened = self._loop.time()
-            self.put(self._listens[id])
-            self.hears(jsonrpc.notification(LIST_CHANGED))  # what changed meanwhile was announced to nobody
+            self._put(self._listens[id])
+            self.changed()
 
-    def failed(self, id: bytes, failure: Failure) -> None:
-        """A request that was not answered."""
-        self._loop.call_soon(self.hears, b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, msgspec.json.encode(failure.error())))
+    def _list_came(self, id: bytes, frame: Frame) -> None:
+        """A list that did not come is asked for again later: the endpoint takes an error for a server without tools."""
+        del self._lists[id]
+        error = objects(frame.error)
+        if error.get("code") == errors.METHOD_NOT_FOUND.number:
+            return
+        if frame.error is UNSET and frame.result is not UNSET and read_page(frame.result, 1) is not None:
+            self.why_list = ""
+            self._list_backoff.failures = 0
+            return
+        told_by = error.get("data")
+        said = told_by.get("hint") if isinstance(told_by, dict) and told_by.get("source") == "broker" else None
+        if not isinstance(said, str):
+            said = words(f"{error.get('code')} {error.get('message')}".encode()) if error else "no list / 不是列表"
+        self.why_list = self._mask(f"tools/list 失败 / tools/list failed: {said}")
+        if self._list_timer is None:
+            self._list_timer = self._loop.call_later(self._list_backoff.wait(0.0), self._ask_list_again)
 
-    def lost(self, en: str, zh: str) -> None:
-        """The server is not there any more."""
-        if not self.over.done():
-            self.over.set_result(_Lost(en, zh))
+    def _ask_list_again(self) -> None:
+        self._list_timer = None
+        self.changed()
 
 
 class Upstream:
@@ -174,7 +258,7 @@ class Upstream:
 
     def __init__(self, server: Server, broker: Broker, ring: Keyring | None = None, *, draw: Callable[[], float] = random.random) -> None:
         """`ring` gives a key for each request where the entry asks for one; `draw` gives the lot of `Backoff`."""
-        for name in ("mcp", "httpx2", "httpcore2"):
+        for name in ("httpx2", "httpcore2"):
             # What they log is told by us, without addresses and headers that may hold a secret.
             stdlib.getLogger(name).setLevel(stdlib.CRITICAL + 1)
         self.server = server
@@ -190,7 +274,7 @@ class Upstream:
         self._attempts = 0
         self._wire: Wire = server.wire
         self._milliseconds: float | None = None
-        self._link: _Wire | None = None
+        self._link: _Link | None = None
 
     async def start(self) -> None:
         """Begin; does not wait for the server."""
@@ -213,7 +297,7 @@ class Upstream:
             "host": urlsplit(self.server.url).netloc.rpartition("@")[2],
             "wire": self._wire,
             "attempts": self._attempts,
-            "why": self._why,
+            "why": self._why or (self._link.why_list if self._link is not None else ""),
         }
         if self._milliseconds is not None:
             found["milliseconds"] = round(self._milliseconds, 1)
@@ -238,135 +322,196 @@ class Upstream:
 
     async def _keep(self) -> None:
         backoff = Backoff(self._draw)
+        told = ""
         while True:
             self._move("starting", self._why)
             self._attempts += 1
             began = self._loop.time()
-            lost = await self._live()
-            wait = backoff.wait(self._loop.time() - began)
+            try:
+                lost = await self._live()
+            except Exception as error:  # noqa: BLE001 - a fault of ours ends one connection, never its supervision
+                logger.opt(exception=error).error(
+                    "连接上游服务器时出错 / the supervision of the connection failed", server=self.server.name
+                )
+                lost = Failure(f"internal error: {type(error).__name__}", f"内部错误：{type(error).__name__}", None)
+            wait = backoff.wait(self._loop.time() - began, at_least=min(lost.retry_seconds or 0.0, LONGEST_SECONDS))
             en, zh = self._mask(lost.en), self._mask(lost.zh)
-            if self._state == "running" or backoff.failures == 1:
+            if self._state == "running" or en != told:
                 logger.warning("{}，{:.1f} 秒后重试 / {}, tried again in {:.1f} s", zh, wait, en, wait, server=self.server.name)
+                told = en
             self._move("waiting", f"{zh} / {en}")
             await asyncio.sleep(wait)
 
-    async def _live(self) -> _Lost:
+    async def _live(self) -> Failure:
         """One connection from its handshake to its end; why it ended."""
         wires: tuple[Wire, ...] = ("http", "sse") if self.server.wire == "any" else (self.server.wire,)
         if self.server.wire == "any" and urlsplit(self.server.url).path.rstrip("/").endswith("/sse"):
             wires = ("sse", "http")
-        lost = _Lost("", "")
+        lost: list[Failure] = []
         for wire in wires:
             self._wire = wire
-            link = _Wire(Sieve(self.server.allow, self.server.deny), self._loop, Backoff(self._draw))
-            carrier = Carrier(
-                self._ring,
-                self.server.place or "bearer",
-                self._broker.limits.provider_message_bytes,
-                link.lost,
-                link.failed if wire == "sse" else None,
-            )
+            most = self._broker.limits.provider_message_bytes
+            carrier = Carrier(self._ring, self.server.place or "bearer", most)
             try:
-                async with self._transport(wire, carrier, link) as (read, write):
-                    lost = await self._converse(link, read, write)
-            except* (httpx2.HTTPError, httpx2.SSEError, httpx2.StreamError, OSError, ValueError, RuntimeError) as group:
-                name = type(_first(group)).__name__
-                status = f" (HTTP {carrier.status})" if carrier.status >= 300 else ""
-                lost = _Lost(f"the connection failed: {name}{status}", f"连接失败：{name}{status}")
-                lost = link.over.result() if link.over.done() else lost
-            except* _Lost as group:
-                lost = cast(_Lost, _first(group))
+                lost.append(await self._converse(carrier, wire))
             finally:
-                self._leave(link)
                 await carrier.aclose()
             if self._state == "running" or carrier.status not in NOT_THIS_WIRE:
                 break
-        return lost
+        if len(lost) == 1 or self._state == "running" or lost[0].en == lost[1].en:
+            return lost[-1]
+        # Neither wire is spoken there: what each of them was told may be the one that helps.
+        names = ["HTTP+SSE" if one == "sse" else "Streamable HTTP" for one in wires]
+        en, zh = (
+            "; ".join(f"{name}: {one}" for name, one in zip(names, said, strict=True))
+            for said in ([one.en for one in lost], [one.zh for one in lost])
+        )
+        return Failure(en, zh, None, retry_seconds=max((one.retry_seconds or 0.0 for one in lost), default=0.0))
 
-    @asynccontextmanager
-    async def _transport(self, wire: Wire, carrier: Carrier, link: _Wire) -> AsyncIterator[tuple[Any, Any]]:
-        """The streams of messages to and from the server."""
+    async def _converse(self, carrier: Carrier, wire: Wire) -> Failure:
+        """Connect, shake hands, attach, carry; gives why it ended."""
+        link = _Link(Sieve(self.server.allow, self.server.deny), self._loop, self._draw, self._mask, self._broker.counters)
+        tasks: set[asyncio.Task[Any]] = set()
+
+        def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            task = self._loop.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(ended)
+            return task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.opt(exception=error).error("连接中出错 / a part of the connection failed", server=self.server.name)
+                link.lost(Failure(f"internal error: {type(error).__name__}", f"内部错误：{type(error).__name__}", None))
+
         most = self._broker.limits.provider_message_bytes
         timeout = httpx2.Timeout(CONNECT_SECONDS)  # how long an answer may take, the carrier knows
-        headers = dict(self.server.headers)
-
-        def client(headers: dict[str, str] | None = None, timeout: Any = timeout, auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
-            return httpx2.AsyncClient(transport=carrier, headers=headers, timeout=timeout, trust_env=False)
-
-        opened: Any
-        async with AsyncExitStack() as stack:
+        async with httpx2.AsyncClient(transport=carrier, headers=dict(self.server.headers), timeout=timeout, trust_env=False) as http:
+            way: HttpSse | StreamableHttp
             if wire == "sse":
-                opened = sse_client(self.server.url, headers, httpx_client_factory=client)
-                async with asyncio.timeout(HELLO_SECONDS):
-                    streams = await stack.enter_async_context(opened)
+                way = HttpSse(self.server.url, http, most, link, spawn)
             else:
-                http = await stack.enter_async_context(client(headers))
-                opened = streamable_http_client(self.server.url, http_client=http, max_sse_event_size=most)
-                streams = await stack.enter_async_context(opened)
-            yield streams
+                way = StreamableHttp(self.server.url, http, most, link, spawn, Backoff(self._draw))
+            link.lost_session = lambda: spawn(self._renewed(link, way, link.generation))
+            try:
+                await self._shake_hands(link, way)
+                link.provider = self._broker.attach_provider(
+                    self.server.endpoint, self.server.shown, link, server_id=self.server.label, house=True
+                )
+                self._link = link
+                self._move("running", "")
+                logger.info("已连接上游服务器 / connected", server=self.server.name, wire=self._wire)
+                spawn(self._write(link, way, spawn))
+                if self._ring is None:  # a question would cost a key's turn
+                    spawn(self._look_after(link, way))
+                return await link.over
+            except _Lost as lost:
+                return lost.failure
+            finally:
+                self._leave(link)
+                left = [task for task in (*tasks, link.renewing) if task is not None]
+                for task in left:
+                    task.cancel()
+                if left:
+                    await asyncio.wait(left)
+                await way.close()
 
-    async def _converse(self, link: _Wire, read: Any, write: Any) -> _Lost:
-        """Shake hands, attach, carry; gives why it ended."""
-        told: asyncio.Queue[tuple[str, bytes, Frame]] = asyncio.Queue()
-        tasks: list[asyncio.Task[None]] = [
-            self._loop.create_task(self._read(link, read, told)),
-            self._loop.create_task(self._write(link, write)),
-        ]
-        try:
-            await self._shake_hands(link, told)
-            link.provider = self._broker.attach_provider(
-                self.server.endpoint, self.server.shown, link, server_id=self.server.label, house=True
-            )
-            self._link = link
-            self._move("running", "")
-            logger.info("已连接上游服务器 / connected", server=self.server.name, wire=self._wire)
-            if self._ring is None:  # a question would cost a key's turn
-                tasks.append(self._loop.create_task(self._look_after(link, told)))
-            ends: list[asyncio.Future[Any]] = [link.over, *tasks]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            return link.over.result() if link.over.done() else _Lost("the server ended the connection", "服务器已断开连接")
-        finally:
-            self._leave(link)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            for task in tasks:
-                if not task.cancelled() and task.exception() is not None and not link.over.done():
-                    link.lost(f"the connection failed: {type(task.exception()).__name__}", f"连接失败：{type(task.exception()).__name__}")
-
-    def _leave(self, link: _Wire) -> None:
+    def _leave(self, link: _Link) -> None:
         provider, link.provider = link.provider, None
+        link.leave()
         if self._link is link:
             self._link = None
         if provider is not None:
             self._broker.detach(provider, *LOST)
 
-    async def _shake_hands(self, link: _Wire, told: asyncio.Queue[tuple[str, bytes, Frame]]) -> None:
-        """Introduce ourselves. An error is an answer too: what it means, the heart finds out. Raises _Lost for none."""
+    # -- what we ask it ourselves ----------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self, link: _Link, way: HttpSse | StreamableHttp, id: bytes, method: str, params: bytes, seconds: float
+    ) -> tuple[bytes, Frame]:
+        """One request of our own and its answer. Raises _Lost for none."""
+        data = jsonrpc.request(id, method, params)
+        frame = parse(data, utf8=True)
+        answer: asyncio.Future[tuple[bytes, Frame]] = self._loop.create_future()
+        link.own[id] = answer
+        saying = self._loop.create_task(way.post(data, frame, _headers(frame, link)))
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.wait((answer, saying, link.over), return_when=asyncio.FIRST_COMPLETED)
+                if saying.done() and (failure := saying.result()) is not None:
+                    raise _Lost(failure)
+                await asyncio.wait((answer, link.over), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise _over(f"it did not answer {method} within {seconds:g} s", f"{seconds:g} 秒内没有应答 {method}") from None
+        finally:
+            link.own.pop(id, None)
+            saying.cancel()
+            await asyncio.wait((saying,))
+        if not answer.done():
+            raise _Lost(link.over.result())
+        return answer.result()
+
+    async def _shake_hands(self, link: _Link, way: HttpSse | StreamableHttp) -> None:
+        """Introduce ourselves. Raises _Lost for a server that does not answer as one does."""
+        link.version = way.version = ""
         began = self._loop.time()
-        link.put(jsonrpc.request(_HELLO.encode(), "initialize", own_hello(__version__)))
-        answering = self._loop.create_task(told.get())
-        either: tuple[asyncio.Future[Any], ...] = (answering, link.over)
-        done, _ = await asyncio.wait(either, timeout=HELLO_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if answering not in done:
-            answering.cancel()
-            raise link.over.result() if link.over.done() else _Lost("it did not answer the handshake", "没有应答握手")
-        _, data, frame = answering.result()
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                await way.open()
+        except Ended as ended:
+            raise _Lost(ended.failure) from None
+        except TimeoutError:
+            raise _over(f"it did not open a stream within {HELLO_SECONDS:g} s", f"{HELLO_SECONDS:g} 秒内没有打开事件流") from None
+        data, frame = await self._ask(link, way, _HELLO, "initialize", own_hello(__version__), HELLO_SECONDS)
         if frame.error is not UNSET:
-            failure = objects(frame.error)
-            told_by = failure.get("data")
-            if isinstance(told_by, dict) and told_by.get("source") == "broker":
-                en = str(told_by.get("hint", "")).rpartition(" / ")
-                raise _Lost(en[2], en[0])
-            if failure.get("message") in ("Not Found", "Server returned an error response"):
-                raise _Lost("it does not speak MCP at this address", "此地址不是 MCP 服务")
+            if not knows_only_stateless(frame.error):
+                error = objects(frame.error)
+                said = words(f"{error.get('code')} {error.get('message', '')}".encode())
+                raise _over(f"it answered initialize with an error: {said}", f"它以错误应答 initialize：{said}")
+        elif frame.result is UNSET or read_welcome(bytes(frame.result)) is None:
+            said = words(data)
+            raise _over(f"its answer to initialize is no result of MCP: {said}", f"它对 initialize 的应答不是 MCP 结果：{said}")
         self._milliseconds = (self._loop.time() - began) * 1000
         link.welcome = data
         if frame.result is not UNSET:
-            link.version = text(fields(frame.result).get("protocolVersion")) or ""
-            link.put(jsonrpc.notification(INITIALIZED))
+            link.version = way.version = text(fields(frame.result).get("protocolVersion")) or ""
+            notice = jsonrpc.notification(INITIALIZED)
+            failure = await way.post(notice, parse(notice, utf8=True), {})
+            if failure is not None and failure.session_lost:
+                raise _Lost(failure)
+            way.listen()
 
-    async def _look_after(self, link: _Wire, told: asyncio.Queue[tuple[str, bytes, Frame]]) -> None:
+    async def _renew(self, link: _Link, way: HttpSse | StreamableHttp, generation: int) -> bool:
+        """Greet it anew, once for all who found out that their session, that of `generation`, is lost."""
+        if link.over.done():
+            return False
+        if link.generation == generation and link.renewing is None:
+            link.renewing = self._loop.create_task(self._greet_anew(link, way))
+        return link.renewing is None or await asyncio.shield(link.renewing)
+
+    async def _renewed(self, link: _Link, way: HttpSse | StreamableHttp, generation: int) -> None:
+        await self._renew(link, way, generation)
+
+    async def _greet_anew(self, link: _Link, way: HttpSse | StreamableHttp) -> bool:
+        logger.info("会话已失效，重新握手 / the session is lost, greeted anew", server=self.server.name)
+        if isinstance(way, HttpSse) and link.provider is not None:
+            # What was taken on the old stream and is not answered yet, will not be.
+            for id in [b"%d" % number for number in link.provider.pending.calls]:
+                if id not in link.asked:
+                    link.failed(id, BROKEN_OFF)
+        try:
+            await self._shake_hands(link, way)
+        except _Lost as lost:
+            link.lost(lost.failure)
+            return False
+        finally:
+            link.renewing = None
+        link.generation += 1
+        link.changed()
+        return True
+
+    async def _look_after(self, link: _Link, way: HttpSse | StreamableHttp) -> None:
         """Ask a silent server for a word; one that has none is lost."""
         while True:
             silent = self._loop.time() - link.spoke
@@ -374,73 +519,59 @@ class Upstream:
                 await asyncio.sleep(HEALTH_SECONDS - silent)
                 continue
             began = self._loop.time()
+            generation = link.generation
             meta = b"" if link.version else b'{"_meta":%b}' % msgspec.json.encode(_envelope())
-            link.put(jsonrpc.request(_HEALTH.encode(), "ping" if link.version else "server/discover", meta or b"{}"))
+            failure: Failure | None = None
             try:
-                _, _, frame = await asyncio.wait_for(told.get(), WORD_SECONDS)
-            except TimeoutError:
-                link.lost("it did not answer a ping", "没有应答 ping")
+                method = "ping" if link.version else "server/discover"
+                _, frame = await self._ask(link, way, _HEALTH, method, meta or b"{}", WORD_SECONDS)
+                if names_lost_session(objects(frame.error)):
+                    failure = Failure("the server does not know the session", "服务器不认识此会话", False, session_lost=True)
+            except _Lost as lost:
+                failure = lost.failure
+            if failure is None or (failure.status in NO_PING and not failure.session_lost):
+                link.spoke = self._loop.time()  # an error is a word too
+                self._milliseconds = (link.spoke - began) * 1000
+            elif not failure.session_lost:
+                link.lost(Failure(f"it did not answer a ping: {failure.en}", f"没有应答 ping：{failure.zh}", None))
+            elif not await self._renew(link, way, generation):
                 return
-            if frame.error is not UNSET and isinstance(data := objects(frame.error).get("data"), dict) and data.get("source") == "broker":
-                link.lost("it did not answer a ping", "没有应答 ping")
-                return
-            self._milliseconds = (self._loop.time() - began) * 1000
 
     # -- messages ------------------------------------------------------------------------------------------------------------
 
-    async def _write(self, link: _Wire, write: Any) -> None:
+    async def _write(
+        self, link: _Link, way: HttpSse | StreamableHttp, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    ) -> None:
         while True:
             data = await link.next()
-            try:
-                message = jsonrpc_message_adapter.validate_json(data, by_name=False)
-                headers = _headers(parse(data, utf8=True), link)
-            except (ValidationError, Malformed):
-                self._unsendable(link, data)
-                continue
-            await write.send(SessionMessage(message, ClientMessageMetadata(headers=headers) if headers else None))
-
-    def _unsendable(self, link: _Wire, data: bytes) -> None:
-        """What the package takes for no message, such as a request whose parameters are a list."""
-        frame = parse(data, utf8=True)
-        if frame.method is UNSET or frame.id is UNSET:
-            self._broker.counters.dropped_notifications += 1
-            return
-        error = {"code": -32602, "message": "parameters have to be an object / 参数须为对象"}
-        link.hears(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (bytes(frame.id), msgspec.json.encode(error)))
-
-    async def _read(self, link: _Wire, read: Any, told: asyncio.Queue[tuple[str, bytes, Frame]]) -> None:
-        async for item in read:
-            if isinstance(item, ValidationError):
-                self._broker.counters.noise += 1  # an event that is no message
-                continue
-            if isinstance(item, Exception):
-                link.lost(f"the connection failed: {type(item).__name__}", f"连接失败：{type(item).__name__}")
-                return
-            data = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode()
-            link.spoke = self._loop.time()
-            try:
-                frame = parse(data, utf8=True)
-            except Malformed:
-                self._broker.counters.noise += 1
-                continue
-            id = "" if frame.id is UNSET else bytes(frame.id).decode()
-            if frame.method is UNSET and id in (_HELLO, _HEALTH):
-                told.put_nowait((id, data, frame))
-            elif link.listens_again(frame):
-                continue
-            elif _broke_off(frame):
-                link.failed(id.encode(), Failure("the answer broke off", "应答中断", None))
+            frame = parse(data, utf8=True)
+            headers = _headers(frame, link)
+            if frame.method is not UNSET and frame.id is not UNSET:
+                id = bytes(frame.id)
+                task = spawn(self._say(link, way, data, frame, headers))
+                link.asked[id] = task, headers.get("mcp-protocol-version") == REVISION
+                task.add_done_callback(lambda task, id=id: link.asked.pop(id, None))  # type: ignore[misc]
+            elif frame.method == CANCELLED and (asked := link.asked.get(bytes(fields(frame.params).get("requestId", b"")))) and asked[1]:
+                asked[0].cancel()  # in this revision that is how a request is cancelled (MCP 2026-07-28, Streamable HTTP)
+            elif link.notices >= NOTICES:
+                self._broker.counters.dropped_notifications += 1
             else:
-                _remember_tools(link, frame)
-                link.hears(link.sieve.passed(data))
+                link.notices += 1
+                task = spawn(self._say(link, way, data, frame, headers))
+                task.add_done_callback(lambda task: setattr(link, "notices", link.notices - 1))
 
-
-def _broke_off(frame: Frame) -> bool:
-    """Whether the package says that no answer will come, in place of the server."""
-    if frame.method is not UNSET or frame.error is UNSET:
-        return False
-    failure = objects(frame.error)
-    return failure.get("code") == CONNECTION_CLOSED and str(failure.get("message")).startswith("SSE stream ")
+    async def _say(self, link: _Link, way: HttpSse | StreamableHttp, data: bytes, frame: Frame, headers: dict[str, str]) -> None:
+        """One message, said once more if the server did not know our session and therefore has not run it."""
+        generation = link.generation
+        failure = await way.post(data, frame, headers)
+        if failure is not None and failure.session_lost and await self._renew(link, way, generation):
+            failure = await way.post(data, frame, _headers(frame, link))
+        if failure is None:
+            return
+        if failure.unreachable:
+            link.lost(failure)
+        if frame.method is not UNSET and frame.id is not UNSET:
+            link.failed(bytes(frame.id), failure)
 
 
 def _envelope() -> dict[str, Any]:
@@ -450,7 +581,7 @@ def _envelope() -> dict[str, Any]:
     return {VERSION_KEY: "2026-07-28", f"{prefix}/clientInfo": about, f"{prefix}/clientCapabilities": {}}
 
 
-def _headers(frame: Frame, link: _Wire) -> dict[str, str]:
+def _headers(frame: Frame, link: _Link) -> dict[str, str]:
     """The headers that repeat what stands in a message (MCP 2025-06-18 and 2026-07-28, Streamable HTTP)."""
     if frame.method is UNSET or frame.method == "initialize":
         return {"mcp-protocol-version": link.version} if link.version and frame.method is UNSET else {}
@@ -467,18 +598,10 @@ def _headers(frame: Frame, link: _Wire) -> dict[str, str]:
     return headers
 
 
-def _remember_tools(link: _Wire, frame: Frame) -> None:
+def _remember_tools(link: _Link, frame: Frame) -> None:
     """Which arguments a tool wants in headers, from a list of tools."""
     if frame.result is UNSET or b"x-mcp-header" not in bytes(frame.result):
         return
     for tool in objects(frame.result).get("tools") or ():
         if isinstance(tool, dict) and isinstance(tool.get("name"), str):
             link.tools[tool["name"]] = x_mcp_header_map(tool.get("inputSchema"))
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The innermost of the first of them."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -1,0 +1,222 @@
+"""Why a request to an MCP server by URL got no usable answer: the reason, the remedy, and whether the server may have run it."""
+
+from __future__ import annotations
+
+import html
+import re
+import socket
+import ssl
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from .. import errors
+from ..errors import Code
+from ..log import escape, redact
+
+WORDS_CHARS: Final = 200
+"""So much is shown of what a server wrote beside a refusal."""
+_REMEDIES: Final = {
+    400: ("the server does not accept the request: check url and type", "服务器不接受该请求：请检查 url 与 type"),
+    401: ("its key is missing or wrong: check headers or credentials", "密钥缺失或错误：请检查 headers 或 credentials"),
+    402: ("the account has no credit left", "账户余额不足"),
+    403: ("the key may not do this: check headers or credentials", "密钥没有权限：请检查 headers 或 credentials"),
+    404: ("nothing is there: check url", "该地址不存在：请检查 url"),
+    405: ("this address takes no such request: check url and type", "该地址不接受此类请求：请检查 url 与 type"),
+    407: ("a proxy wants a key", "代理需要认证"),
+    429: ("too many requests: it wants to be asked less often", "请求过多：请降低频率"),
+    502: ("the proxy before it cannot reach it", "其前面的代理无法连接到它"),
+    503: ("it is overloaded or in maintenance", "过载或维护中"),
+    504: ("the proxy before it waited too long", "其前面的代理等待超时"),
+}
+_SPOKEN: Final = ("message", "error_description", "detail", "error", "title", "msg", "reason")
+"""Where the words stand in the JSON that a refusal may carry."""
+_UNSEEN: Final = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^>]*(?:>|\Z)", re.S | re.I)
+_SESSION: Final = re.compile(
+    r"(?:no|not a|invalid|unknown|expired|missing|bad|stale) (?:valid |or expired )?(?:mcp[- ])?session"
+    r"|session(?:[ _-]?id)?\b.{0,80}(?:not (?:found|valid|exist|known)|unknown|expired|invalid|terminated|required|missing|closed|gone)"
+    r"|mcp-session-id|server not initialized|会话(?:id)?\s?(?:不存在|已?过期|无效|已?失效|未找到)",
+    re.I,
+)
+_SESSION_CODES: Final = (-32000, -32001, -32600)
+"""What the SDKs of MCP write beside a request of a session they do not know."""
+
+
+class Failure(msgspec.Struct):
+    """Why a request was not answered, in both languages."""
+
+    en: str
+    zh: str
+    delivered: bool | None
+    """False only if the server cannot have run the request, None if nobody knows."""
+    code: Code | None = None
+    """The JSON-RPC error; None chooses by `delivered`."""
+    status: int = 0
+    """The HTTP status, 0 if there was none."""
+    retry_seconds: float | None = None
+    """How long the server asked us to wait."""
+    unreachable: bool = False
+    session_lost: bool = False
+    """The server does not know the session of the request (any more), and has not run it."""
+
+    def error(self) -> dict[str, object]:
+        """As the error of a JSON-RPC answer."""
+        code = self.code or (errors.NO_PROVIDER if self.delivered is False else errors.PROVIDER_GONE)
+        hint = f"{self.zh} / {self.en}"
+        return {"code": code.number, "message": code.message, "data": {"source": "broker", "delivered": self.delivered, "hint": hint}}
+
+
+def words(body: bytes) -> str:
+    """The first words of an answer in one printable line: of JSON its message, of HTML its text, without secrets."""
+    text = _message(body)
+    if text is None:
+        text = html.unescape(_UNSEEN.sub(" ", body.decode("utf-8", "replace")))
+    text = " ".join(text.split())
+    cut = text[: 2 * WORDS_CHARS]  # a secret that is cut would not be known as one
+    shown = escape(redact(cut))
+    return shown if len(shown) <= WORDS_CHARS else shown[: WORDS_CHARS - 1] + "…"
+
+
+def _message(body: bytes) -> str | None:
+    try:
+        found: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    for _ in range(4):  # {"error": {"error": {"message": "…"}}}
+        if not isinstance(found, dict):
+            break
+        found = next((found[name] for name in _SPOKEN if found.get(name)), None)
+    return found if isinstance(found, str) else None
+
+
+def refused(status: int, body: bytes, *, retry_seconds: float | None = None, session: bool = False) -> Failure:
+    """An HTTP status that is no success; `session` says whether the request named a session."""
+    said = words(body)
+    en, zh = _REMEDIES.get(status, ("", ""))
+    if status >= 500 and not en:
+        en, zh = "the server has a fault", "服务器出错"
+    later_en = later_zh = ""
+    if retry_seconds is not None:
+        later_en, later_zh = f", asked to come back in {retry_seconds:.0f} s", f"，要求 {retry_seconds:.0f} 秒后再试"
+    failure = Failure(
+        f"the server answered HTTP {status}{en and f' ({en}{later_en})'}{said and f': {said}'}",
+        f"服务器应答 HTTP {status}{zh and f'（{zh}{later_zh}）'}{said and f'：{said}'}",
+        False if status in (401, 402, 403, 404, 405, 407, 410, 429, 503) else None,
+        status=status,
+        retry_seconds=retry_seconds,
+        session_lost=(status in (404, 410) and session) or (status in (400, 404, 409, 410, 422) and bool(_SESSION.search(said))),
+    )
+    if failure.session_lost:
+        failure.delivered = False
+    return failure
+
+
+def names_lost_session(error: dict[str, Any]) -> bool:
+    """Whether the JSON-RPC error of an answer says that the session is not known; the request was not run then."""
+    return error.get("code") in _SESSION_CODES and bool(_SESSION.search(str(error.get("message", ""))))
+
+
+def unreachable(error: BaseException, host: str, seconds: float) -> Failure:
+    """No connection."""
+    cause = _cause(error)
+    en, zh = f"no connection within {seconds:g} s", f"{seconds:g} 秒内未能建立连接"
+    if isinstance(error, httpx2.PoolTimeout):
+        en, zh = "too many requests are under way", "并发请求过多"
+    elif isinstance(cause, socket.gaierror):
+        en, zh = f"the name {host} cannot be resolved: check url and DNS", f"无法解析域名 {host}：请检查 url 与 DNS"
+    elif isinstance(cause, ssl.SSLCertVerificationError):
+        why = getattr(cause, "verify_message", "") or "not valid"
+        en, zh = f"its TLS certificate is not accepted: {why}", f"其 TLS 证书不被接受：{why}"
+    elif isinstance(cause, ssl.SSLError):
+        why = (getattr(cause, "reason", "") or type(cause).__name__).replace("_", " ").lower()
+        en, zh = f"TLS failed: {why} (is it https that it speaks there?)", f"TLS 失败：{why}（该端口是否为 https？）"
+    elif isinstance(cause, ConnectionRefusedError):
+        en, zh = (
+            "connection refused, nothing listens there: is it started, is the port right?",
+            "连接被拒绝：服务是否已启动、端口是否正确？",
+        )
+    elif not isinstance(error, httpx2.ConnectTimeout):
+        why = getattr(cause, "strerror", None) or type(cause).__name__
+        en, zh = escape(str(why)), escape(str(why))
+    return Failure(f"the server cannot be reached: {en}", f"无法连接服务器：{zh}", False, unreachable=True)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost error."""
+    for _ in range(16):
+        inner = (
+            error.__cause__
+            or error.__context__
+            or next(iter(getattr(error, "exceptions", ())), None)
+            or next((one for one in error.args if isinstance(one, BaseException)), None)
+        )
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
+def unanswered(error: httpx2.TransportError, seconds: float) -> Failure:
+    """The request was sent, and no head of an answer came."""
+    if isinstance(error, httpx2.TimeoutException):
+        return Failure(f"the server did not answer within {seconds:g} s", f"服务器 {seconds:g} 秒内没有应答", None)
+    if isinstance(error, httpx2.ProtocolError) and "disconnected" not in str(error):
+        return Failure("the server did not answer in HTTP", "服务器的应答不是 HTTP", None)
+    return Failure("the server did not answer: it closed the connection", "服务器没有应答：它关闭了连接", None)
+
+
+def compressed(encoding: str) -> Failure:
+    """An answer nobody asked to be compressed: what it would swell to is not known."""
+    shown = words(encoding.encode())
+    return Failure(
+        f"the answer is compressed ({shown}), which was not asked for: switch compression off for this address",
+        f"应答被压缩（{shown}），而请求并未要求：请为此地址关闭压缩",
+        True,
+        code=errors.PROVIDER_GONE,
+    )
+
+
+def too_large(most: int) -> Failure:
+    """An answer above the limit."""
+    return Failure(
+        f"the answer is too large, more than {most} bytes (limits.provider_message_bytes)",
+        f"应答过大，超过 {most} 字节（limits.provider_message_bytes）",
+        True,
+        code=errors.ANSWER_TOO_BIG,
+    )
+
+
+def unreadable(why: str, body: bytes, kind: str = "") -> Failure:
+    """An answer that is not JSON-RPC; `kind` is its content type where that is not JSON."""
+    said = words(body)
+    of, of_zh = (f" ({kind})", f"（{kind}）") if kind else ("", "")
+    return Failure(
+        f"the answer{of} cannot be read: {why}{said and f': {said}'}",
+        f"应答{of_zh}无法解析：{why}{said and f'：{said}'}",
+        True,
+        code=errors.PROVIDER_GONE,
+    )
+
+
+def elsewhere(status: int, location: str) -> Failure:
+    """A redirect that is not followed."""
+    return Failure(
+        f"the server redirects (HTTP {status}) to {location}, another address or one that would lose the message: "
+        "if it is the right one, write it into url",
+        f"服务器（HTTP {status}）重定向到 {location}：地址不同源或会丢失消息，未跟随；如地址正确，请写入 url",
+        False,
+        status=status,
+    )
+
+
+def in_circles(status: int, hops: int) -> Failure:
+    """Redirects without an end."""
+    return Failure(
+        f"the server redirects more than {hops} times (HTTP {status})", f"服务器重定向超过 {hops} 次（HTTP {status}）", False, status=status
+    )
+
+
+BROKEN_OFF: Final = Failure("the answer broke off", "应答中断", None)
+NO_ANSWER: Final = Failure("the server took the request and gave no answer", "服务器接收了请求但没有应答", None)
+TOO_LATE: Final = Failure("the answer did not end in time", "应答未在时限内结束", None)
