@@ -20,6 +20,7 @@ from mcp_endpoint.addresses import (
     in_container,
     is_loopback,
     token_in,
+    without_secrets,
 )
 from mcp_endpoint.config import Server
 from mcp_endpoint.tokens import SINGLE_MODULE, Doors
@@ -171,3 +172,8 @@ def test_names_and_addresses_of_this_machine_are_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::", "localhost.example.org", "example.org", "::ffff:192.0.2.1"])
 def test_everything_else_is_not(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("url", ["http://user:hush@host:1/a@b?key=hush#hush", "http://host:1/a@b#hush?x", "http://host:1/a@b"])
+def test_an_address_is_shown_without_what_may_be_secret(url: str) -> None:
+    assert without_secrets(url) == "http://host:1/a@b"

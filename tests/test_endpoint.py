@@ -432,7 +432,7 @@ def test_a_provider_cannot_answer_for_another_link_or_another_endpoint() -> None
     device = play.ready_device()
     device.says(call(1, "a"))
     asked = one.hear()["id"]
-    forged = [answer(id, forged=True) for id in (asked, 1, 2, 3, 4, 5, 0, -1, "1", None)]
+    forged = [answer(id, forged=True) for id in (asked, 1, 2, 3, 4, 5, 0, -1, "1", 1.0, None)]
     other.says(*forged)
     stranger.says(*forged)
     device.hears_nothing()
@@ -441,9 +441,9 @@ def test_a_provider_cannot_answer_for_another_link_or_another_endpoint() -> None
     device.hears(answer(1, honest=True))
 
 
-@pytest.mark.parametrize("id", [b'"1"', b"1.0", b"-1", b"0", b"null", b"true", b"[1]", b"2147483648", b"10000000000000000000000", b"1e0"])
-def test_an_answer_under_another_type_or_number_is_unknown(id: bytes) -> None:
-    """Numbers of ours come back as integers; what does not is dropped and counted, and the request stays open."""
+@pytest.mark.parametrize("id", [b"-1", b"0", b"null", b"true", b"[1]", b"2147483648", b"10000000000000000000000", b"1e0"])
+def test_an_answer_under_another_number_is_unknown(id: bytes) -> None:
+    """What names no number of ours is dropped and counted, and the request stays open."""
     play, tool, device = bare_pair()
     device.says(request("x", "m"))
     tool.says(b'{"jsonrpc":"2.0","id":%b,"result":{}}' % id)

@@ -20,11 +20,14 @@ from mcp_endpoint.jsonrpc import (
     MEMBERS,
     Frame,
     Malformed,
-    answered_number,
+    Unreadable,
     id_key,
     is_utf8,
     members,
     parse,
+    parse_lenient,
+    too_large,
+    unreadable_answer,
     with_id,
 )
 
@@ -417,23 +420,104 @@ def test_a_frame_at_the_brink_of_the_parsers_depth_is_refused_or_can_be_changed(
     assert read == list(range(1, len(read) + 1))
 
 
+ANSWER = b'{"jsonrpc":"2.0","id":7,"result":{"n":1.00}}'
+
+
 @pytest.mark.parametrize(
-    ("frame", "number"),
+    ("said", "message"),
     [
-        (b'{"jsonrpc":"2.0","id":7,"result":[[', 7),
-        (b'{"jsonrpc":"2.0","id":7,"error":[[', 7),
-        (b' { "jsonrpc" : "2.0" , "result" : [] , "id" : 7 } \n', 7),
-        (b'{"jsonrpc":"2.0","result":"' + b"x" * 100 + b'","id":1234567890}', 1234567890),
-        (b'{"jsonrpc":"2.0","id":7,"method":"m","params":[[', 0),
-        (b'{"jsonrpc":"2.0","id":"7","result":[[', 0),
-        (b'{"jsonrpc":"2.0","id":12345678901,"result":[[', 0),
-        (b'{"jsonrpc":"2.0","result":{"id":7}}', 0),
-        (b"[[[[", 0),
-        (b"", 0),
+        (ANSWER, ANSWER),
+        (b"\xef\xbb\xbf" + ANSWER, ANSWER),
+        (b'\xef\xbb\xbf{"jsonrpc":"2.0","method":"m"}', b'{"jsonrpc":"2.0","method":"m"}'),
+        (b'{"id":7,"result":{"n":1.00}}', ANSWER),
+        (b'{"jsonrpc":2.0,"id":7,"error":{}}', b'{"jsonrpc":"2.0","id":7,"error":{}}'),
+        (b'{"jsonrpc":null,"id":7,"method":null,"result":{"n":1.00}}', ANSWER),
+        (b'{"jsonrpc":"2.0","id":7,"method":null,"result":1}', b'{"jsonrpc":"2.0","id":7,"result":1}'),
+        (b"Loading model... " + ANSWER, ANSWER),
+        ("正在加载… ".encode("gbk") + ANSWER + b" ", ANSWER + b" "),
+        (b'{"id": 1} {"id"' + b"\r", None),
+        (b'> {"id":1} > {"result":[],"id":7}', b'{"jsonrpc":"2.0","result":[],"id":7}'),
+        (b'{"jsonrpc":"2.0","id":"7","result":1.0}', b'{"jsonrpc":"2.0","id":7,"result":1.0}'),
+        (b'{"jsonrpc":"2.0","id":7.00,"result":1.0}', b'{"jsonrpc":"2.0","id":7,"result":1.0}'),
+        (b'done {"result":1.0,"id":"7.0"}', b'{"jsonrpc":"2.0","result":1.0,"id":7}'),
+        (b'{"jsonrpc":"2.0","id":"3.1","result":1}', b'{"jsonrpc":"2.0","id":"3.1","result":1}'),
+        (b'{"jsonrpc":"2.0","id":"7","method":"ping"}', b'{"jsonrpc":"2.0","id":"7","method":"ping"}'),
+        (b'{"jsonrpc":"2.0","id":7,"result":"\\ud83d"}', b'{"jsonrpc":"2.0","id":7,"result":"\\ud83d"}'),
+        # what a server prints
+        (b"Starting up", None),
+        (b"", None),
+        (b"[1, 2]", None),
+        (b"7", None),
+        (b'{"level":30,"msg":"a log line of JSON"}', None),
+        (b'{"level":"error","error":NaN}', None),
+        (b'{"id":7,"method":"m"}', None),
+        (b'{"jsonrpc":"2.0","id":7}', None),
+        (b'{"jsonrpc":1,"id":7}', None),
+        (b'{"jsonrpc":1,"result":7}', None),
+        (b'{"jsonrpc":1,"id":7,"result":1,"method":"m"}', None),
+        (b'received {"jsonrpc":"2.0","id":7,"method":"tools/list"}', None),
+        (b'sent {"jsonrpc":"2.0","id":7,"result":{}} in 5 ms', None),
+        (b'x {"id":1} {"id":2} {"id":3} {"id":4} ' + ANSWER, None),
+        (b'{"jsonrpc":"2.0","id":7,"method":"m","params":[NaN]}', None),
     ],
 )
-def test_the_number_of_an_answer_that_cannot_be_read_is_found_at_its_ends(frame: bytes, number: int) -> None:
-    assert answered_number(frame) == number
+def test_one_rule_says_what_a_provider_said(said: bytes, message: bytes | None) -> None:
+    """Where the meaning is certain it is a message; its other bytes stay as they came."""
+    if message is None:
+        with pytest.raises(Malformed) as refused:
+            parse_lenient(said)
+        assert not isinstance(refused.value, Unreadable)
+    else:
+        frame, data = parse_lenient(said)
+        assert data == message
+        if frame.method is UNSET and b"3.1" not in said:
+            assert frame.id == Raw(b"7")
+            assert b"".join(with_id(data, frame, b"10")) == message.replace(b'"id":7.00', b'"id":7').replace(b'"id":7', b'"id":10')
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"result":{"mean":NaN}}', 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "error": {"code": Infinity}}', 7),
+        ('{"jsonrpc":"2.0","id":7,"result":{"text":"温度"}}'.encode("gbk"), 7),
+        (b'{"jsonrpc":"2.0","id":7,"result":"a\tb"}', 7),
+        (b'{"jsonrpc":"2.0","id":7,"result":[[', 7),
+        (b'{"jsonrpc":"2.0","id":7,"result":{"x":NaN,"id":3}', 7),
+        (b'{"id":"7","jsonrpc":"2.0","result":NaN}', 7),
+        (b'{"id":7.0,"result":NaN}', 7),
+        (b' { "jsonrpc" : "2.0" , "result" : NaN , "id" : 7 } \n', 7),
+        (b'{"result":NaN,"jsonrpc":"2.0","id":7}', 7),
+        (b'{"result":NaN,"id":1234567890,"jsonrpc":"2.0"}', 1234567890),
+        (b"\xef\xbb\xbf" + b'{"jsonrpc":"2.0","id":7,"result":NaN}', 7),
+        (b'Loading... {"jsonrpc":"2.0","id":7,"result":NaN}', 7),
+        (b'{"jsonrpc":"2.0","id":null,"result":NaN}', 0),
+        (b'{"jsonrpc":"2.0","id":12345678901,"result":NaN}', 0),
+        (b'{"jsonrpc":"2.0","id":1,"id":2,"result":NaN}', 0),
+        (b'{"jsonrpc":"2.0","result":{"id":7,"x":NaN}}', None),
+        (b'{"jsonrpc":"2.0","error":{"x":NaN}}', None),
+        (b'{"result":NaN}', None),
+        (b'{"jsonrpc":"2.0","id":7,"result":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 7),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_answer_still(said: bytes, number: int | None) -> None:
+    """It names its request before the result or last; elsewhere nothing is guessed."""
+    with pytest.raises(Unreadable) as refused:
+        parse_lenient(said)
+    assert refused.value.number == number
+    told = json.loads(unreadable_answer(refused.value))
+    assert told["id"] == number and told["error"]["code"] in (-32008, -32007)
+    assert refused.value.why in told["error"]["data"]["hint"]
+
+
+def test_an_answer_above_the_limit_is_known_by_its_ends() -> None:
+    limit = 8 << 20
+    head = too_large(b'{"jsonrpc":"2.0","id":7,"result":"xxxx', b'xxxx"}', limit)
+    tail = too_large(b'\xef\xbb\xbf{"result":"xxxx', b'xxxx","jsonrpc":"2.0","id":7}', limit)
+    assert head is not None and tail is not None
+    assert head.number == tail.number == 7 and head.code is errors.ANSWER_TOO_BIG
+    assert "too large, more than 8388608 bytes" in head.hint
+    assert too_large(b"xxxx", b"xxxx", limit) is None
 
 
 def test_an_object_nested_too_deep_has_no_members() -> None:

@@ -39,6 +39,7 @@ MET = {
     "progress_seconds": "test_endpoint_death.py::test_progress_extends_a_call_up_to_three_hundred_seconds",
     "http_requests": "consumers/test_mcp_http.py::test_of_too_many_requests_at_a_time_the_last_hears_503",
     "http_bodies": "consumers/test_api.py::test_no_body_is_read_without_a_token_and_only_so_many_at_a_time",
+    "checked_bytes": "consumers/test_arguments.py::test_what_is_too_large_or_finds_no_room_is_left_to_the_tool",
     "body_seconds": "consumers/test_mcp_http.py::test_a_body_that_does_not_come_is_408",
     "http_sessions": "consumers/test_sessions.py::"
     "test_at_the_most_sessions_the_one_unused_for_longest_gives_way_and_one_in_use_does_not",

@@ -211,7 +211,7 @@ class Device(Party):
             error = frame["error"]
             if "data" in error:
                 assert error["data"]["agent_id"] == f"shown-{self.endpoint}"
-                assert error["code"] in (-32001, -32003, -32005, -32006, -32007, -32600, -32601, -32602)
+                assert error["code"] in (-32001, -32003, -32005, -32006, -32007, -32008, -32600, -32601, -32602)
         self.greeted = self.greeted or candidates[0].method == "initialize"
         if self.only and "result" in frame and "tools" in (frame["result"] or {}):
             assert all(tool["description"] == self.only for tool in frame["result"]["tools"]), f"not its label's: {data!r}"

@@ -174,3 +174,9 @@ def _outward_address() -> str:
             return socket.gethostname()
         address: str = probe.getsockname()[0]
         return address
+
+
+def without_secrets(url: str) -> str:
+    """A URL without user, query and fragment, which may hold a secret."""
+    address = re.split(r"[?#]", url, maxsplit=1)[0]
+    return re.sub(r"(?<=//)[^/]*@", "", address)

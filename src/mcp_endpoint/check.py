@@ -273,7 +273,9 @@ def _round_trip(config: Config, base: str) -> Finding:
     began = time.monotonic()
     reason = asyncio.run(_call(config, base, base, _trust(config)))
     if reason:
-        return Finding(f"a call did not come through the server: {reason.en}", f"一次调用未能通过服务器：{reason.zh}", *_LOOK_INTO_THE_LOG)
+        return Finding(
+            f"a call did not come through the server: {reason.en}", f"一次调用未能通过服务器：{reason.zh}", *_LOOK_INTO_THE_LOG
+        )
     took = f"{(time.monotonic() - began) * 1000:.0f} ms"
     return Finding(f"a call went through the server and back ({took})", f"一次调用已往返通过服务器（{took}）")
 
@@ -373,7 +375,9 @@ def _leads_here(config: Config, base: str, public: str) -> Reason | None:
             return Reason(f"it redirects to {greeting.location}", f"它重定向到 {greeting.location}")
         told = _json(greeting).get("result")
         if greeting.status != 200 or not isinstance(told, dict) or "status" not in told:
-            return Reason(f"another program answers there (HTTP {greeting.status})", f"在该地址应答的是其他程序（HTTP {greeting.status}）")
+            return Reason(
+                f"another program answers there (HTTP {greeting.status})", f"在该地址应答的是其他程序（HTTP {greeting.status}）"
+            )
         reason = asyncio.run(_call(config, base, public, None))
         if reason:
             return reason

@@ -212,7 +212,9 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             extra={"en": "bearer, query:NAME or header:NAME", "zh": "bearer、query:参数名 或 header:头名"},
         ),
     ] = "bearer"
-    timeout: Annotated[float, Meta(gt=0, le=86_400, description="how long the upstream may be silent", extra={"unit": "seconds"})] = 300.0
+    timeout: Annotated[
+        float, Meta(gt=0, le=86_400, description="how long the upstream may be silent", extra={"unit": "seconds"})
+    ] = 300.0
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -259,6 +261,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     http_requests: Annotated[Count, Meta(description="HTTP requests being answered at a time, open streams too; 503 beyond")] = 2000
     http_bodies: Annotated[Count, Meta(description="HTTP bodies being received at a time, half of them for one holder; 503 beyond")] = 128
     body_seconds: Annotated[Seconds, Meta(description="time to send the body of an HTTP request; 408 beyond")] = 30.0
+    checked_bytes: Annotated[Bytes, Meta(description="arguments or a tool's description above this are not checked by the API")] = 256 * KIB
     http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
     http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0
     http_replay_bytes: Annotated[
@@ -532,7 +535,7 @@ def _gateway(
     if pool and pool not in credentials:
         guess = _guess(pool, list(credentials))
         raise ConfigError(
-            f"there is no [credentials.{pool}]" + (f'; did you mean "{guess}"?' if guess else ""),
+            f'there is no [credentials.{pool}]' + (f'; did you mean "{guess}"?' if guess else ""),
             f"没有 [credentials.{pool}] 这一节" + (f'；是否想写 "{guess}"？' if guess else ""),
             place=winners[f"{_GATEWAY}{number}.credentials"].place,
         )

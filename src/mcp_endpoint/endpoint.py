@@ -50,7 +50,7 @@ from .catalog import Catalog, Shelf, is_repeatable
 from .config import EndpointSettings, Limits
 from .errors import Code
 from .greeting import INITIALIZED, Greetings, Provider, State, Step, Waiting
-from .jsonrpc import Frame, Malformed, Part, TooDeep, id_key, members, parse, with_id
+from .jsonrpc import Frame, Malformed, Part, Unreadable, id_key, members, number_given_back, parse, parse_lenient, unread, with_id
 from .offers import CHANGED, KINDS, MESSAGE, SHARED, UPDATED, Offers
 
 METHOD_CHARS: Final = 256
@@ -624,7 +624,10 @@ class Endpoint:
             translator.hear(data, now, utf8=utf8)
             return
         try:
-            frame = parse(data, utf8)
+            try:
+                frame = parse(data, utf8)
+            except Malformed:
+                frame, data = parse_lenient(data, utf8)
             if frame.method is not UNSET:
                 if frame.jsonrpc != "2.0":
                     raise Malformed(errors.INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
@@ -635,6 +638,8 @@ class Endpoint:
                     if ask is not None:
                         self.wake_at(ask.deadline)
                 return
+            if frame.jsonrpc != "2.0":
+                frame, data = parse_lenient(data, utf8=True)
             if frame.error is not UNSET and len(frame.error) == 4 and bytes(frame.error) == b"null":
                 # JSON-RPC 1 wrote both keys on every answer: `"error": null` says that there is none.
                 data = jsonrpc.splice(data, [jsonrpc.without(data, "error", members(data))])
@@ -642,9 +647,11 @@ class Endpoint:
             if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
                 raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer")
             id = bytes(frame.id)
-            number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else 0
+            number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else number_given_back(id)
             calls = provider.pending.calls
             call = calls.get(number)
+            if call is None and len(calls) == 1 and id == b"null" and _could_not_be_read(frame):
+                call = next(iter(calls.values()))
             if call is None:
                 if provider.pending.was_late(number):
                     self.counters.late_answers += 1
@@ -658,8 +665,9 @@ class Endpoint:
             first, second = with_id(data, frame, call.id)
         except Malformed as malformed:
             self._noise(provider, data, malformed, now)
-            if isinstance(malformed, TooDeep):
-                self._fail_too_deep(provider, data)
+            unreadable = unread(data, malformed)
+            if isinstance(unreadable, Unreadable):
+                self._end_unread(provider, unreadable, now)
             return
         del calls[number]
         provider.doubtful = False
@@ -676,13 +684,16 @@ class Endpoint:
             start = data[:80].decode("utf-8", "backslashreplace")
             self.watch.tell("noise", self.shown, frames=provider.noise, why=malformed.why, start=start, label=provider.label)
 
-    def _fail_too_deep(self, provider: Provider, data: bytes) -> None:
-        """An answer nobody can read is an answer still: whoever waits for it need not wait until the deadline."""
-        call = provider.pending.calls.get(jsonrpc.answered_number(data))
-        if call is not None and call.consumer is not None:
-            del provider.pending.calls[call.number]
-            provider.doubtful = False
-            self.ledger.fail(call, errors.ANSWER_TOO_BIG, "nested too deep / 嵌套过深", delivered=True)
+    def _end_unread(self, provider: Provider, unreadable: Unreadable, now: float) -> None:
+        """An answer nobody can read is an answer still: whoever waits for it hears so now, and not at the deadline.
+
+        One that does not show whose it is belongs to the only call in flight; with several of them nobody's is ended by a guess.
+        """
+        calls = provider.pending.calls
+        number = next(iter(calls)) if unreadable.number is None and len(calls) == 1 else unreadable.number
+        if number is not None:
+            error = self.ledger.error(number_text(number), unreadable.code, unreadable.hint, delivered=True)
+            self.provider_says(provider, error, now, True)
 
     def _slow_answer(self, provider: Provider, call: Call, frame: Frame, data: bytes, now: float) -> None:
         """An answer the endpoint itself has a use for, or one that must be changed. Raises `Malformed` before anything is done."""
@@ -1148,6 +1159,18 @@ class _BrokersError(msgspec.Struct):
 
 
 _brokers_error_decoder: Final = msgspec.json.Decoder(_BrokersError)
+
+
+NAMELESS: Final = (errors.PARSE_ERROR.number, errors.UNREADABLE_ANSWER.number, errors.ANSWER_TOO_BIG.number)
+"""Errors that may come without the id of their request: whoever sends them could not read what was said."""
+
+
+def _could_not_be_read(frame: Frame) -> bool:
+    """Whether an error is about a message that could not be read, so that it names no request."""
+    try:
+        return frame.error is not UNSET and _brokers_error_decoder.decode(frame.error).code in NAMELESS
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def _may_be_repeated(frame: Frame, *, harmless: bool) -> bool:

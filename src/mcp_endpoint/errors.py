@@ -54,6 +54,7 @@ NOT_ALLOWED: Final = Code(-32004, "密钥验证失败 / Not allowed")
 BUSY: Final = Code(-32005, "繁忙，请稍后再试 / Busy, try again later")
 TIMED_OUT: Final = Code(-32006, "工具端超时未应答 / The tool did not answer in time")
 ANSWER_TOO_BIG: Final = Code(-32007, "工具端的应答过大 / The tool's answer is too big")
+UNREADABLE_ANSWER: Final = Code(-32008, "工具端的应答无法读取 / The tool's answer cannot be read")
 
 
 class Goodbye(NamedTuple):

@@ -11,7 +11,9 @@ Rules of this module:
 4. Ids are compared by decoded value and type (`id_key`), and given back as the bytes they came as.
 5. Half a surrogate pair, as a tool leaves it that cuts its text within an emoji, is JSON by its grammar (RFC 8259 §8.2) and is carried;
    the parser does not take it and is shown U+FFFD of the same length in its place (`_mended`).
-6. How deep the parser goes depends on the stack it finds. Whoever reads a part of a frame again further down the stack may therefore
+6. What a provider says is read by one rule, whatever way it comes (`parse_lenient`): what can mean one thing only is taken for that, and
+   an answer that cannot be read is an answer still (`Unreadable`), so that nobody waits for it any longer.
+7. How deep the parser goes depends on the stack it finds. Whoever reads a part of a frame again further down the stack may therefore
    meet RecursionError although the frame was read, and refuses it then (`members` does).
 """
 
@@ -19,12 +21,13 @@ from __future__ import annotations
 
 import codecs
 import re
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, DecodeError, Raw, UnsetType, ValidationError
 
-from .errors import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, Code
+from .errors import ANSWER_TOO_BIG, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, UNREADABLE_ANSWER, Code
 
 Part = bytes | memoryview
 """A piece of a frame on its way out; a frame is at most two of them, so that large payloads are not copied."""
@@ -73,6 +76,22 @@ class TooDeep(Malformed):
     """A frame nested deeper than the parser goes; what is wrong with it is known of no other part."""
 
 
+class Unreadable(Malformed):
+    """An answer of a provider that nobody can read.
+
+    `number` is the request of ours that it names; 0 if it names another, None if it does not show which one it names.
+    """
+
+    def __init__(self, code: Code, why: str, number: int | None) -> None:
+        super().__init__(code, why)
+        self.number = number
+
+    @property
+    def hint(self) -> str:
+        """What a person may want to know of it, in both languages."""
+        return f"the answer came but cannot be read: {self.why} / 已收到应答，但无法读取：{self.why}"
+
+
 class Span(NamedTuple):
     """Where a member of an object stands: from its key's quote, and from the first to behind the last byte of its value."""
 
@@ -93,9 +112,18 @@ _HALF_PAIR: Final = re.compile(
     # Everything that is none, and then one: half a surrogate pair without its other half.
     rb"(?:[^\\]++|\\[^u]|\\u(?:[^dD]|[dD][0-7])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F])*+(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
-_ANSWER_HEAD: Final = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*(?:"id"\s*:\s*(\d{1,10})\s*,\s*)?"(?:result|error)"\s*:')
-_ANSWER_TAIL: Final = re.compile(rb',\s*"id"\s*:\s*(\d{1,10})\s*\}\s*\Z')
-_ANSWER_TAIL_BYTES: Final = 64
+_MARK: Final = b"\xef\xbb\xbf"
+_NUMBER: Final = rb'(?:"\d{1,10}(?:\.0{1,10})?"|\d{1,10}(?:\.0{1,10})?(?![\d.eE]))'
+_ANSWER_HEAD: Final = re.compile(
+    # What stands before the result or the error: members with short, plain values, none of them a method.
+    rb'\s*+\{\s*+((?:"(?!method")\w{1,20}+"\s*+:\s*+(?:"[^"\\]{0,128}+"|[-+.\deE]{1,32}+|null|true|false)\s*+,\s*+){0,6}+)"(result|error)"\s*+:'
+)
+_ANSWER_TAIL: Final = re.compile(rb',\s*"id"\s*:\s*(%b|null)\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z' % _NUMBER)
+_ANSWER_TAIL_BYTES: Final = 96
+_ANSWER_ID: Final = re.compile(rb'"id"\s*+:\s*+([^\s,]++)')
+_GIVEN_BACK: Final = re.compile(_NUMBER)
+_ANSWER_START: Final = re.compile(rb'\{\s*"(?:jsonrpc|id|result|error)"\s*:')
+_STARTS_TRIED: Final = 4  # in one line; what a server prints before its answer holds no more of them
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -191,11 +219,123 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
     return None
 
 
-def answered_number(data: bytes) -> int:
-    """The number an answer names that is nested too deep to be read, or 0: the id stands first or last, as the SDKs of MCP write it."""
-    head = _ANSWER_HEAD.match(data)
-    found = head if head is None or head[1] is not None else _ANSWER_TAIL.search(data, len(data) - _ANSWER_TAIL_BYTES)
-    return 0 if found is None else int(found[1])
+def parse_lenient(data: bytes, utf8: bool = False) -> tuple[Frame, bytes]:
+    """Read what a provider wrote: its message, and the bytes the message is made of. The one rule for every way in.
+
+    A message is a request or a notification with `"jsonrpc": "2.0"`, or an answer: an id, and a result or an error. Taken for one beside
+    what `parse` takes, because it can mean nothing else:
+
+    - a message behind a byte order mark;
+    - an answer without `jsonrpc`, or with another value for it, or with `"method": null`; it is given out as JSON-RPC 2.0 has it, because
+      the SDKs of MCP read nothing else;
+    - an answer that begins somewhere in a line and reaches to its end: what stands before it was printed without a line end;
+    - an answer that names a number of ours as a string or as a fraction: `"1"`, `1.0`. It is given out with the number.
+
+    Everything else keeps its bytes. Raises `Unreadable` for an answer that cannot be read, and `Malformed` for what is no message.
+    """
+    if data.startswith(_MARK):
+        data = data[len(_MARK) :]
+    try:
+        return _message(data, utf8)
+    except Malformed as malformed:
+        why = malformed
+    if data.lstrip()[:1] == b"{":
+        raise unread(data, why)
+    for place in islice(_ANSWER_START.finditer(data), _STARTS_TRIED):
+        answer = data[place.start() :]
+        try:
+            frame, answer = _message(answer)
+        except Malformed as malformed:
+            if isinstance(unreadable := unread(answer, malformed), Unreadable) and data.rstrip().endswith(b"}"):
+                raise unreadable from None
+        else:
+            if frame.method is UNSET:
+                return frame, answer
+    raise why
+
+
+def unread(data: bytes, why: Malformed) -> Malformed:
+    """What to raise for `data` that could not be read because of `why`: `Unreadable` if it is an answer, else `why` itself."""
+    if not (why.code is PARSE_ERROR or isinstance(why, TooDeep)):
+        return why
+    found = _answered(data, data[-_ANSWER_TAIL_BYTES:])
+    return why if found == _NO_ANSWER else Unreadable(ANSWER_TOO_BIG if isinstance(why, TooDeep) else UNREADABLE_ANSWER, why.why, found)
+
+
+def too_large(beginning: bytes, end: bytes, limit: int) -> Unreadable | None:
+    """What a message of more than `limit` bytes is of which only its ends were kept: an answer, or None for anything else."""
+    found = _answered(beginning.removeprefix(_MARK), end)
+    return None if found == _NO_ANSWER else Unreadable(ANSWER_TOO_BIG, f"too large, more than {limit} bytes", found)
+
+
+def unreadable_answer(unreadable: Unreadable) -> bytes:
+    """The answer that stands for one that cannot be read: our error, under the number it named; null if it named none."""
+    id = _NULL if unreadable.number is None else b"%d" % unreadable.number
+    return error(id, unreadable.code, {"source": "broker", "delivered": True, "hint": unreadable.hint})
+
+
+def number_given_back(raw: bytes | Raw) -> int:
+    """The number of ours that an answer names in whatever spelling (`1`, `"1"`, `1.0`), or 0 if it is none."""
+    text = bytes(raw)
+    return int(float(text.strip(b'"'))) if _GIVEN_BACK.fullmatch(text) else 0
+
+
+def _message(data: bytes, utf8: bool = False) -> tuple[Frame, bytes]:
+    try:
+        frame = parse(data, utf8)
+    except Malformed as malformed:
+        if malformed.code is not INVALID_REQUEST or isinstance(malformed, TooDeep):
+            raise
+        frame, data = _odd_answer(data, malformed)
+    if frame.method is not UNSET:
+        if frame.jsonrpc != "2.0":
+            raise Malformed(INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
+        return frame, data
+    if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
+        raise Malformed(INVALID_REQUEST, "neither a request nor an answer")
+    if frame.jsonrpc != "2.0":
+        spans = members(data)
+        if "jsonrpc" in spans:
+            data = splice(data, [(spans["jsonrpc"].start, spans["jsonrpc"].end, b'"2.0"')])
+        else:
+            data = data.replace(b"{", b'{"jsonrpc":"2.0",', 1)
+        frame = parse(data, utf8=True)
+    assert frame.id is not UNSET
+    if not bytes(frame.id).isdigit() and (number := number_given_back(frame.id)):
+        data = b"".join(with_id(data, frame, b"%d" % number))
+        frame.id = Raw(b"%d" % number)
+    return frame, data
+
+
+def _odd_answer(data: bytes, why: Malformed) -> tuple[Frame, bytes]:
+    """An answer whose `jsonrpc` is no string, or whose `method` is null. Raises `why` if it is none."""
+    spans = members(data) if data.lstrip()[:1] == b"{" else {}
+    text = {name: Raw(data[span.start : span.end]) for name, span in spans.items()}
+    if "id" not in text or not ("result" in text or "error" in text) or bytes(text.get("method", _NULL)) != _NULL:
+        raise why
+    if "method" in spans:
+        data = splice(data, [without(data, "method", spans)])
+    return Frame("", text["id"], result=text.get("result", UNSET), error=text.get("error", UNSET)), data
+
+
+_NO_ANSWER: Final = -1
+
+
+def _answered(beginning: bytes, end: bytes) -> int | None:
+    """The number an answer names that cannot be read: the id stands before the result or last, as all known peers write it.
+
+    None if no id is to be seen there, 0 for an id that is no number of ours and for two of them, `_NO_ANSWER` for what is no answer as
+    far as its first members show: a broken line of a log must not end anybody's call.
+    """
+    head = _ANSWER_HEAD.match(beginning)
+    if head is None:
+        return _NO_ANSWER
+    ids = _ANSWER_ID.findall(head[1])
+    if not ids and (last := _ANSWER_TAIL.search(end)):
+        ids = [last[1]]
+    if not ids:
+        return None if head[2] == b"result" or b'"jsonrpc"' in head[1] else _NO_ANSWER
+    return number_given_back(ids[0]) if len(ids) == 1 else 0
 
 
 def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:

@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
+from .addresses import without_secrets
 from .admission import Porter
 from .asgi import Bodies
 from .broker import INNER, Broker
@@ -123,10 +123,14 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
     config = house.config.api
     kept: list[Kept] = []
     by_url: dict[str, tuple[str, str]] = {}
+    addresses: dict[str, str] = {}
     for url in config.urls:
-        name = _without_secrets(url, by_url)
+        name = without_secrets(url)
+        if name in by_url:
+            name = f"{name}#{len(by_url) + 1}"
         server = Server(name=name, label=name, wire="any", url=url)
         kept.append(_upstream(house)(server, None))
+        addresses.setdefault(url, name)
         by_url[name] = server.endpoint, server.shown
 
     def where() -> dict[str, tuple[str, str]]:
@@ -138,15 +142,8 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
             found[name] = (opened.name, name) if opened is not None else (f"agent:{name}", name)
         return found
 
-    room: Room = imported(".consumers.api", "api").Api(house.broker, house.config, house.root, bodies, where, kept, alone=alone)
+    room: Room = imported(".consumers.api", "api").Api(house.broker, house.config, house.root, bodies, where, kept, addresses, alone=alone)
     return room
-
-
-def _without_secrets(url: str, taken: Mapping[str, object]) -> str:
-    """What a server by URL is called: its address without user and query, which may hold a secret; told apart where two are alike."""
-    parts = urlsplit(url)
-    name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return name if name not in taken else f"{name}#{len(taken) + 1}"
 
 
 def _upstream(house: House) -> Callable[[Server, Keyring | None], Kept]:

@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from consumers.web import Tool
 from mcp.server import MCPServer
 from running import BOUND, KEY, running, settled
 from served import served
 
 from mcp_endpoint.config import Api, Config, Limits
+from mcp_endpoint.config import Server as Settings
 from mcp_endpoint.consumers.api import SECRET_NAMES
 from mcp_endpoint.consumers.bearer import Bearers
 from mcp_endpoint.errors import ConfigError, EndpointError
@@ -173,7 +175,9 @@ async def test_when_no_server_is_there_it_says_so(tmp_path: Path) -> None:
         assert health.status_code == 503
         assert health.json()["status"] == "unhealthy"
         is_error(await api.call("greet"), 503)
-        assert (await api.get("/tools/list")).json()["tools"] == []
+        for path in ("/tools/list", "/tools/list?server=http://127.0.0.1:1/mcp"):
+            assert "not connected: http://127.0.0.1:1/mcp" in is_error(await api.get(path), 503)
+        assert (await api.get("/servers")).json()["servers"][0]["tools"] == []
 
 
 async def test_a_tool_that_says_it_failed_is_an_answer(tmp_path: Path) -> None:
@@ -185,10 +189,32 @@ async def test_a_tool_that_says_it_failed_is_an_answer(tmp_path: Path) -> None:
 
 async def test_addresses_are_shown_without_what_may_be_a_secret(tmp_path: Path) -> None:
     async with front(tmp_path, "http://user:hush@127.0.0.1:1/mcp?api_key=hush", "http://127.0.0.1:1/mcp?api_key=hush2", up=0) as api:
-        for path in ("/servers", "/health", "/tools/list"):
+        for path in ("/servers", "/health", "/tools/list", "/tools/list?server=http://user:hush@127.0.0.1:1/mcp%3Fapi_key=hush"):
             assert "hush" not in (await api.get(path)).text
+        for server in ("http://user:hush@127.0.0.1:1/mcp?api_key=hush", "http://user:hush@127.0.0.1:1/mcp?api-hush"):
+            response = await api.call("greet", server=server)
+            assert response.status_code == (404 if server.endswith("api-hush") else 503)
+            assert "hush" not in response.text
         servers = (await api.get("/servers")).json()["servers"]
         assert [server["server"] for server in servers] == ["http://127.0.0.1:1/mcp", "http://127.0.0.1:1/mcp#2"]
+
+
+async def test_a_client_that_hangs_up_cancels_its_call(tmp_path: Path) -> None:
+    """The tool hears it, and nothing of the call is left."""
+    api = Api(secret=SECRET, endpoints=("home",), request_log="api.jsonl")
+    config = Config(api=api, server=Settings(key=KEY))
+    async with running(config, root=tmp_path) as server, asyncio.timeout(BOUND):
+        tool = Tool(server._broker, "think")
+        bearer, body = f"Authorization: Bearer {TOKEN}", b'{"method":"think"}'
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = ("POST /api/tools HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", bearer, "", "")
+        writer.write("\r\n".join(head).encode() + body)
+        called = await tool.hears("tools/call")
+        writer.close()
+        cancelled = await tool.hears("notifications/cancelled")
+        assert cancelled["params"]["requestId"] == called["id"]
+        assert server._broker.in_flight == 0
+    assert b'"status_code":499' in (tmp_path / "api.jsonl").read_bytes()
 
 
 # -- who may ----------------------------------------------------------------------------------------------------------------------
@@ -233,7 +259,7 @@ async def test_no_body_is_read_without_a_token_and_only_so_many_at_a_time(tmp_pa
         assert b" 408 " in (await slow.read()).split(b"\r\n")[1]
         slow_writer.close()
         is_error(await api.call("x"), 503)
-        assert [line["status_code"] for line in api.lines()[-4:]] == [401, 503, 408, 503]
+    assert [line["status_code"] for line in api.lines()[-4:]] == [401, 503, 408, 503]
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------------------

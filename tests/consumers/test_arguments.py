@@ -1,120 +1,117 @@
-"""What fits a schema, what does not, and what nobody waits for."""
+"""Arguments are held against schemas in a process of its own, which may be busy, hang, die or be missing."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
-from typing import Any
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from running import BOUND
 
 from mcp_endpoint.consumers import arguments as module
-from mcp_endpoint.consumers.arguments import Shape, Wrong
+from mcp_endpoint.consumers.arguments import Checker, Wrong
 
-DIALECTS = [
-    "https://json-schema.org/draft/2020-12/schema",
-    "https://json-schema.org/draft/2019-09/schema",
-    "http://json-schema.org/draft-07/schema#",
-    "http://json-schema.org/draft-04/schema#",
-    "http://json-schema.org/draft-03/schema#",
-]
-FOR_EVER = "^(a+)+$"
-MANY = "a" * 60 + "b"
-"""Keeps `FOR_EVER` busy for longer than anybody lives."""
-TWICE_FORTY_TIMES = {
-    "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)} | {"d40": {}},
-    "$ref": "#/$defs/d0",
-}
+NUMBERS = json.dumps({"name": "x", "inputSchema": {"additionalProperties": {"type": "integer"}}}).encode()
+READY = "import sys, time, os\nout = sys.stdout.buffer\nout.write(bytes(4))\nout.flush()\n"
 
 
-def takes(schema: Any) -> Shape:
-    return Shape(json.dumps({"name": "x", "inputSchema": schema}).encode())
+@pytest.fixture
+async def checker() -> AsyncIterator[Checker]:
+    found = Checker(4096)
+    yield found
+    await found.stop()
+
+
+def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> Path:
+    """A program in the place of the one that checks."""
+    path = tmp_path / "program.py"
+    path.write_text(text)
+    monkeypatch.setattr(module, "PROGRAM", path)
+    return path
+
+
+async def wrong(checker: Checker) -> None:
+    with pytest.raises(Wrong, match=r"^n: '1' is not of type 'integer'$"):
+        await asyncio.wait_for(checker.check(NUMBERS, b'{"n":"1"}'), BOUND)
 
 
 @pytest.mark.row("H10")
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_what_does_not_fit_is_said_with_its_place(dialect: str) -> None:
-    schema = {"$schema": dialect, "type": "object", "properties": {"n": {"type": "integer"}}, "additionalProperties": False}
-    takes(schema).check({"n": 1})
-    with pytest.raises(Wrong, match=r"^n: '1' is not of type 'integer'$"):
-        takes(schema).check({"n": "1"})
-    with pytest.raises(Wrong, match=r"^Additional properties"):
-        takes(schema).check({"m": 1})
+async def test_what_does_not_fit_is_wrong_and_many_are_asked_at_a_time(checker: Checker) -> None:
+    await checker.check(NUMBERS, b'{"n":1}')
+    await asyncio.gather(*(wrong(checker) for _ in range(20)))
 
 
-def test_what_is_said_is_short() -> None:
-    with pytest.raises(Wrong) as caught:
-        takes({"properties": {"n": {"type": "integer"}}}).check({"n": "x" * 100_000})
-    assert len(str(caught.value)) == module.MESSAGE_CHARS
+async def test_the_loop_goes_on_while_a_check_takes_all_the_time_it_may(checker: Checker) -> None:
+    """On the old code the loop stood still for as long as each check took."""
+    await wrong(checker)
+    hostile = json.dumps({"inputSchema": {"properties": {"a": {"pattern": "^(a+)+$"}}}}).encode()
+    checks = asyncio.gather(*(checker.check(hostile, b'{"a":"%bb"}' % (b"a" * 60)) for _ in range(3)))
+    turns = 0
+    while not checks.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert turns > 10
+    await wrong(checker)
 
 
-@pytest.mark.parametrize(
-    "schema", [None, 7, [], {"type": 7}, {"$schema": 7}, {"properties": []}, {"$schema": "https://example.org/own"}, {"$id": "http://["}]
-)
-def test_a_schema_that_is_none_takes_anything(schema: Any) -> None:
-    takes(schema).check({"any": "thing"})
+async def test_what_is_too_large_or_finds_no_room_is_left_to_the_tool(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    await checker.check(NUMBERS, b'{"n":"%b"}' % (b"x" * 4096))
+    await checker.check(NUMBERS + b" " * 4096, b'{"n":"1"}')
+    assert checker._process is None, "nobody was asked"
+    monkeypatch.setattr(module, "QUEUED", 1)
+    first = asyncio.create_task(checker.check(NUMBERS, b'{"n":"%b"}' % (b"x" * 3_000)))
+    second = asyncio.create_task(checker.check(NUMBERS, b'{"n":"%b"}' % (b"x" * 3_000)))
+    await second
+    with pytest.raises(Wrong):
+        await first
 
 
-@pytest.mark.parametrize(
-    ("ref", "there"),
-    [
-        ("#/there", "text"),
-        ("#/there", 5),
-        ("#/there", [1]),
-        ("#/there", {"type": 7}),
-        ("#/there", {"properties": [1]}),
-        ("#/there", {"multipleOf": 0}),
-        ("#/there", {"minimum": "x"}),
-        ("#/there", {"$id": 7, "allOf": 7}),
-        ("#/there/x", [1]),
-        ("#nobody", {}),
-        ("http://[", {}),
-        ("http://127.0.0.1:1/schema", {}),
-        ("#", {}),
-    ],
-)
-def test_a_reference_to_what_is_no_schema_takes_anything(ref: str, there: Any) -> None:
-    takes({"there": there, "properties": {"a": {"$ref": ref}}}).check({"a": 1})
+@pytest.mark.parametrize("life", ["sys.stdin.buffer.read(8)\n", "time.sleep(60)\n"], ids=["dies", "hangs"])
+async def test_a_process_that_does_not_answer_is_started_again(
+    checker: Checker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, life: str
+) -> None:
+    monkeypatch.setattr(module, "HANG_SECONDS", 0.2)
+    with monkeypatch.context() as patch:
+        program(patch, tmp_path, READY + life)
+        await asyncio.wait_for(checker.check(NUMBERS, b'{"n":"1"}'), BOUND)
+    monkeypatch.setattr(module, "HANG_SECONDS", BOUND)
+    await wrong(checker)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize(
-    ("schema", "arguments"),
-    [
-        ({"properties": {"a": {"pattern": FOR_EVER}}}, {"a": MANY}),
-        ({"patternProperties": {FOR_EVER: {"type": "integer"}}}, {MANY: "x"}),
-        ({"patternProperties": {FOR_EVER: {}}, "additionalProperties": False}, {MANY: 1}),
-        ({"patternProperties": {FOR_EVER: {}}, "unevaluatedProperties": False}, {MANY: 1}),
-        ({"properties": {"a": {"uniqueItems": True}}}, {"a": [{"x": n} for n in range(20_000)]}),
-        (TWICE_FORTY_TIMES, {}),
-        ({"properties": {"a": {"anyOf": [{"type": "string"}] * 1_000}}}, {"a": [1] * 300_000}),
-        ({"enum": [{"x": n} for n in range(20_000)], "required": [1, "a"] * 10_000}, {}),
-        ({"properties": {f"p{n}": {"type": "string"} for n in range(30_000)}}, {}),
-    ],
-    ids=["pattern", "patternProperties", "additional", "unevaluated", "unique", "references", "words", "doubles", "large"],
-)
-def test_nobody_waits_for_what_takes_long(dialect: str, schema: dict[str, Any], arguments: dict[str, Any]) -> None:
-    began = time.thread_time()
-    takes({"$schema": dialect} | schema).check(arguments)
-    assert time.thread_time() - began < 3, "twice the bound, what was read and written meanwhile, and a slow machine"
+async def test_a_call_waits_only_so_long_for_its_verdict(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    await wrong(checker)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.0)
+    await checker.check(NUMBERS, b'{"n":"1"}')
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_part_that_names_a_dialect_of_its_own_is_watched_as_well(dialect: str) -> None:
-    takes({"properties": {"a": {"$schema": dialect, "pattern": FOR_EVER}}}).check({"a": MANY})
-    again = {"$schema": dialect, "properties": {"a": {"$ref": "#"}, "b": {"pattern": FOR_EVER}}}
-    takes(again).check({"a": {"b": MANY}})
+async def test_where_no_process_can_be_started_everything_is_left_to_the_tool(
+    checker: Checker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program(monkeypatch, tmp_path, "")
+    await asyncio.wait_for(checker.check(NUMBERS, b'{"n":"1"}'), BOUND)
+    assert checker._unable
+    await checker.check(NUMBERS, b'{"n":"1"}')
 
 
-def test_short_lists_are_searched_for_doubles() -> None:
-    schema = {"properties": {"a": {"uniqueItems": True}}}
-    with pytest.raises(Wrong, match=r"^a: \[1, 1"):
-        takes(schema).check({"a": [1] * module.UNIQUE_ITEMS})
-    takes(schema).check({"a": [1] * (module.UNIQUE_ITEMS + 1)})
+async def test_what_waits_at_the_stop_is_not_checked_and_nothing_runs_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    checker = Checker(4096)
+    program(monkeypatch, tmp_path, READY + "time.sleep(60)\n")
+    asked = asyncio.Event()
+    wait = Checker._verdict
 
+    async def verdict(process: asyncio.subprocess.Process) -> str:
+        if checker._ready:
+            asked.set()
+        return await wait(process)
 
-def test_arguments_nested_beyond_all_reason_are_left_to_the_tool() -> None:
-    deep: dict[str, Any] = {}
-    for _ in range(5_000):
-        deep = {"a": deep}
-    takes({"$defs": {"t": {"additionalProperties": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"}).check(deep)
+    monkeypatch.setattr(checker, "_verdict", verdict)
+    waiting = [asyncio.create_task(checker.check(NUMBERS, b'{"n":"1"}')) for _ in range(3)]
+    async with asyncio.timeout(BOUND):
+        await asked.wait()
+        process = checker._process
+        assert process is not None
+        await checker.stop()
+        assert process.returncode is not None
+        await asyncio.gather(*waiting)

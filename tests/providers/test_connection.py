@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,7 +33,6 @@ class Listener:
 
     def __init__(self) -> None:
         self.came: asyncio.Queue[bytes] = asyncio.Queue()
-        self.failures: dict[bytes, Failure] = {}
         self.ends: asyncio.Queue[Failure] = asyncio.Queue()
         self.noises = 0
         self.changes = 0
@@ -43,9 +43,6 @@ class Listener:
 
     def noise(self) -> None:
         self.noises += 1
-
-    def failed(self, id: bytes, failure: Failure) -> None:
-        self.failures[id] = failure
 
     def broke(self, failure: Failure) -> None:
         self.ends.put_nowait(failure)
@@ -118,12 +115,12 @@ async def test_an_answer_that_cannot_be_read_ends_its_request_with_the_reason(bo
     [
         (reply(200, b'"' + b"x" * MOST + b'"', JSON), errors.ANSWER_TOO_BIG, "too large, more than 4096 bytes"),
         (reply(200, events(b'{"result":"' + b"x" * MOST + b'"}'), EVENTS), errors.ANSWER_TOO_BIG, "too large, more than 4096 bytes"),
-        (reply(200, b"<html><title>Sorry</title><script>x</script>", "Content-Type: text/html"), errors.PROVIDER_GONE, "(text/html)"),
+        (reply(200, b"<html><title>Sorry</title><script>x</script>", "Content-Type: text/html"), errors.UNREADABLE_ANSWER, "(text/html)"),
         (reply(202), None, "gave no answer"),
         (reply(200, b"", JSON), None, "gave no answer"),
         (reply(200, events(NOTICE), EVENTS), None, "broke off"),
         (b"HTTP/1.1 200 OK\r\n" + JSON.encode() + b'\r\nContent-Length: 99\r\nConnection: close\r\n\r\n{"a', None, "broke off"),
-        (reply(200, b"[]", JSON), errors.PROVIDER_GONE, "not an array"),
+        (reply(200, b"[]", JSON), errors.UNREADABLE_ANSWER, "not an array"),
     ],
 )
 async def test_an_answer_that_is_none_ends_its_request_with_the_reason(answer: bytes, code: Any, words: str) -> None:
@@ -246,13 +243,15 @@ async def test_a_session_is_named_in_every_request_behind_the_greeting_and_ended
 
 
 async def test_announcements_come_and_their_stream_is_opened_again() -> None:
-    ends = reply(200, events(NOTICE, b'{"id":9,"result":"' + b"x" * MOST, b"{}"), EVENTS)
+    ends = reply(200, events(NOTICE, b'{"id":9,"result":"' + b"x" * MOST + b'"}', b"{}"), EVENTS)
     play = Sessions(ends, reply(503, b"", "Retry-After: 0"))
     async with upstream(play) as behind, wire(behind.url) as (made, listener):
         await ask(made, HELLO)
         made.listen()
         await play.listening.wait()
-        assert listener.all() == [WELCOME, NOTICE, b"{}"]
+        welcome, notice, large, odd = listener.all()
+        assert (welcome, notice, odd) == (WELCOME, NOTICE, b"{}")
+        assert json.loads(large)["error"]["code"] == errors.ANSWER_TOO_BIG.number
         assert [seen.method for seen in behind.seen].count("GET") == 3
 
 
@@ -313,8 +312,9 @@ async def test_an_answer_that_is_too_large_ends_its_request_and_nothing_else() -
         await made.open()
         large = b'{"jsonrpc":"2.0","id":7,"result":"' + b"x" * MOST + b'"}'
         play.says.put_nowait(events(large, NOTICE))
+        told = json.loads(await listener.came.get())
+        assert (told["id"], told["error"]["code"]) == (7, errors.ANSWER_TOO_BIG.number)
         assert await listener.came.get() == NOTICE
-        assert listener.failures[b"7"].code == errors.ANSWER_TOO_BIG
         play.says.put_nowait(events(b'{"method":"x","params":"' + b"x" * MOST + b'"}', ANSWER))
         assert await listener.came.get() == ANSWER
         assert listener.noises == 1

@@ -137,7 +137,7 @@ def test_what_was_sent_and_not_answered_may_have_been_run() -> None:
 
 def test_a_failure_becomes_the_error_of_an_answer() -> None:
     found = unreadable("not UTF-8", b"abc", "text/html").error()
-    assert found["code"] == errors.PROVIDER_GONE.number
+    assert found["code"] == errors.UNREADABLE_ANSWER.number
     assert found["data"] == {
         "source": "broker",
         "delivered": True,

@@ -21,15 +21,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import errors
+from ..addresses import without_secrets
 from ..admission import TWO_TOKENS, TwoTokens
-from ..asgi import Bodies, BodyRefused
+from ..asgi import Bodies, BodyRefused, unless_gone
 from ..broker import Broker
 from ..catalog import Tool
 from ..config import Config
 from ..errors import EndpointError
 from ..line_writer import Console, LineWriter, RotatingFile, Sink
 from ..log import BLOT, lines_to, redact
-from .arguments import Wrong
+from .arguments import Checker, Wrong
 from .bearer import Bearers, user_of
 from .local import Failed
 from .openapi import document
@@ -45,7 +46,11 @@ LOGGED_CHARS: Final = 4_000
 """Characters of a text, and of a whole body, that a line of the request log has."""
 SECRET_NAMES: Final = frozenset(("token", "key", "api_key", "apikey", "password", "passwd", "secret", "authorization"))
 BUSY: Final = frozenset(
-    (errors.NO_PROVIDER.number, errors.PROVIDER_GONE.number, errors.BUSY.number, errors.TIMED_OUT.number, errors.ANSWER_TOO_BIG.number)
+    code.number
+    for code in (
+        *(errors.NO_PROVIDER, errors.PROVIDER_GONE, errors.BUSY, errors.TIMED_OUT),
+        *(errors.ANSWER_TOO_BIG, errors.UNREADABLE_ANSWER),
+    )
 )
 """Codes of ours that mean: not now, or not from there."""
 
@@ -64,11 +69,13 @@ class _Call(msgspec.Struct):
     """The body of `POST /tools`."""
 
     method: str
-    args: dict[str, Any] | None = None
+    args: msgspec.Raw = msgspec.Raw(b"null")
+    """An object, or null. It stays as it came: nobody waits while it is taken apart."""
     server: str | None = None
 
 
 _call: Final = msgspec.json.Decoder(_Call)
+_parts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Asked:
@@ -103,17 +110,21 @@ class Api:
         bodies: Bodies,
         where: Callable[[], Where],
         kept: Sequence[Kept] = (),
+        addresses: Mapping[str, str] = {},
         *,
         alone: bool = False,
     ) -> None:
         """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
+
+        `addresses` are the whole URLs of servers, each with the server's name.
 
         `alone`: it has the port to itself, and its paths begin at `/`.
 
         Raises ConfigError for a secret that is none.
         """
         self._bearers = Bearers(config.api.secret, config.api.algorithm)
-        self._servers = Servers(broker, config.limits, where, config.endpoint.call_timeout)
+        self._checker = Checker(config.limits.checked_bytes)
+        self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout, addresses)
         self._bodies = bodies
         self._config = config
         self._root = root
@@ -159,7 +170,7 @@ class Api:
     async def stop(self) -> None:
         """Leave the endpoints and the servers, and close the request log."""
         self._servers.close()
-        await asyncio.gather(*(one.stop() for one in self._kept))
+        await asyncio.gather(self._checker.stop(), *(one.stop() for one in self._kept))
         if self._lines is not None:
             await asyncio.to_thread(self._lines.close)
 
@@ -205,7 +216,7 @@ class Api:
             raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
         if path == "/tools":
             asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, user_of(claims))
-            return await self._call(asked.body)
+            return await unless_gone(request.receive, self._call(asked.body))
         if path == "/servers":
             return 200, await self._list_servers()
         named = request.query_params.getlist("server")
@@ -226,17 +237,18 @@ class Api:
             known = await self._servers.tools(server)
         except Unknown:
             raise Refused(404, "没有这个服务器 / There is no such server") from None
-        tools: dict[str, dict[str, Any]] = {}
+        except Failed as failed:
+            raise _refused(failed) from None
+        tools: dict[str, tuple[Tool, list[str]]] = {}
         for name, brought in known.items():
             for tool in brought.values():
-                if tool.name not in tools:
-                    tools[tool.name] = _definition(tool) | {"servers": []}
-                tools[tool.name]["servers"].append(name)
+                tools.setdefault(tool.name, (tool, []))[1].append(name)
+        listed = [_definition(tool) | {"servers": names} for tool, names in tools.values()]
         distribution = {name: list(brought) for name, brought in known.items()}
-        return msgspec.json.encode({"tools": list(tools.values()), "servers": distribution, "total": len(tools)})
+        return msgspec.json.encode({"tools": listed, "servers": distribution, "total": len(tools)})
 
     async def _list_servers(self) -> bytes:
-        known = await self._servers.tools()
+        known = await self._servers.all_tools()
         up = self._servers.up()
         servers = [{"server": name, "status": "up" if up.get(name) else "down", "tools": list(brought)} for name, brought in known.items()]
         return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.values())})
@@ -247,18 +259,19 @@ class Api:
             body.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Refused(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
+        args = bytes(asked.args) if bytes(asked.args) != b"null" else b"{}"
+        if not args.startswith(b"{"):
+            raise Refused(400, "args 应为对象 / args must be an object")
         if not asked.method or (asked.server is not None and not asked.server):
             raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
         try:
-            done = await self._servers.call(asked.method, asked.args or {}, asked.server or "")
+            done = await self._servers.call(asked.method, args, asked.server or "")
         except Unknown:
             raise Refused(404, "没有这个工具或服务器 / There is no such tool or server") from None
         except Wrong as wrong:
             raise Refused(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
         except Failed as failed:
             raise _refused(failed) from None
-        except RecursionError:
-            raise Refused(400, "参数嵌套过深 / The arguments are nested too deep") from None
         return 200, b'{"result":%b,"server":%b}' % (done.result, msgspec.json.encode(done.server))
 
     # -- the request log -------------------------------------------------------------------------------------------------------
@@ -296,12 +309,11 @@ def _refused(failed: Failed) -> Refused:
 
 
 def _definition(tool: Tool) -> dict[str, Any]:
-    """A tool as it was described; of one that is nested too deep, its name."""
+    """A tool as it was described, its parts as they came; of one that is nested too deep, its name."""
     try:
-        found: dict[str, Any] = msgspec.json.decode(tool.definition)
+        return _parts.decode(tool.definition)
     except (msgspec.DecodeError, RecursionError):
         return {"name": tool.name}
-    return found
 
 
 def _error(status: int, message: str) -> bytes:
@@ -325,7 +337,8 @@ def _clean(value: Any, name: str = "") -> Any:
     if name.lower() in SECRET_NAMES and value is not None:
         return BLOT
     if isinstance(value, str):
-        return _clipped(value)
+        # A server may be named by its whole URL, whose user and query are its business.
+        return _clipped(without_secrets(value) if name == "server" else value)
     if isinstance(value, dict):
         return {_clipped(key): _clean(inner, key) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,132 +1,144 @@
-"""Whether arguments fit a tool's own JSON Schema; whatever cannot be said in a short time is left to the tool.
+"""Whether arguments fit a tool's own JSON Schema, found out by a process of its own so that nobody else waits for it.
 
-Schema and arguments are both from outside, and while they are looked at everybody waits. So nothing is fetched, no regular expression is
-tried (a few characters can keep one busy for ever), and a check that takes too long ends. The tool looks at its arguments anyway.
+Schema and arguments are both from outside: references that multiply, regular expressions that never end and large enumerations keep a
+validator busy for as long as their author likes. What is too large, cannot be said in time, or comes while too much waits, is left to the
+tool, which looks at its arguments anyway.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any, Final
+import asyncio
+import contextlib
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import deque
+from pathlib import Path
+from typing import Final, NamedTuple
 
-import msgspec
-from jsonschema.exceptions import UnknownType, ValidationError
-from jsonschema.protocols import Validator
-from jsonschema.validators import Draft202012Validator, extend, validator_for
-from referencing import Registry
-from referencing.exceptions import CannotDetermineSpecification, Unresolvable
+from loguru import logger
 
-CHECK_SECONDS: Final = 0.2
-"""Processor time for one look at a schema, and for one at arguments."""
-UNIQUE_ITEMS: Final = 200
-"""Longest list that is searched for doubles: it takes the square of its length."""
-LEFT: Final = ("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems")
-"""Keywords left to the tool: they try regular expressions, or search without an end that could be watched."""
-MESSAGE_CHARS: Final = 500
+from .schema_check import QUESTION, VERDICT
 
-Keyword = Callable[[Any, Any, Any, Any], Any]
+PROGRAM: Final = Path(__file__).with_name("schema_check.py")
+START_SECONDS: Final = 10.0
+"""For the process to start; whoever asks meanwhile waits no longer."""
+WAIT_SECONDS: Final = 1.0
+"""How long a call waits for its verdict once the process runs: several questions that take all the time they may."""
+HANG_SECONDS: Final = 2.0
+"""A process that has not answered after this is ended: its own alarm (0.2 s of work) did not help."""
+QUEUED: Final = 16
+"""Times `checked_bytes` that may wait for the process, over all callers."""
 
 
 class Wrong(Exception):
     """The arguments are not what the tool's schema asks for."""
 
 
-class _TooLong(Exception):
-    """Nobody may wait for this."""
+class _Question(NamedTuple):
+    definition: bytes
+    arguments: bytes
+    verdict: asyncio.Future[str]
+
+    @property
+    def size(self) -> int:
+        return len(self.definition) + len(self.arguments)
 
 
-NO_SCHEMA: Final = (
-    msgspec.DecodeError,
-    Unresolvable,
-    UnknownType,
-    CannotDetermineSpecification,
-    RecursionError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    _TooLong,
-)
-"""What the library raises on the way through something that is no schema: a `$ref` may point to any place, and only the root is looked at
-before."""
+class Checker:
+    """The process that checks, and what waits for it. It is started with the first question, and again when it was lost."""
 
+    def __init__(self, checked_bytes: int) -> None:
+        """Definitions and arguments above `checked_bytes` are not checked."""
+        self._largest = checked_bytes
+        self._waiting: deque[_Question] = deque()
+        self._waiting_bytes = 0
+        self._work: asyncio.Task[None] | None = None
+        self._process: Process | None = None
+        self._ready = False
+        self._unable = False
 
-class _Definition(msgspec.Struct):
-    inputSchema: Any = None
-
-
-class Shape:
-    """What one tool takes."""
-
-    def __init__(self, definition: bytes) -> None:
-        """`definition` is the tool as its provider described it. A schema that is none takes anything."""
-        self._until = 0.0
-        self._validator = self._read(definition)
-
-    def check(self, arguments: dict[str, Any]) -> None:
-        """Raises Wrong if the arguments do not fit."""
-        if self._validator is None:
+    async def check(self, definition: bytes, arguments: bytes) -> None:
+        """Raises Wrong if `arguments` (JSON) are known not to fit the tool that is described by `definition` (JSON)."""
+        question = _Question(definition, arguments, asyncio.get_running_loop().create_future())
+        too_much = self._waiting_bytes + question.size > QUEUED * self._largest
+        if self._unable or too_much or max(len(definition), len(arguments)) > self._largest:
             return
+        self._waiting.append(question)
+        self._waiting_bytes += question.size
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._answer_all())
         try:
-            found = self._first_error(self._validator, arguments)
-        except NO_SCHEMA:
+            async with asyncio.timeout(START_SECONDS if not self._ready else WAIT_SECONDS):
+                why = await question.verdict
+        except TimeoutError:
             return
-        if found is not None:
-            where = "/".join(str(step) for step in found.absolute_path)
-            raise Wrong(f"{where}: {found.message}"[:MESSAGE_CHARS] if where else found.message[:MESSAGE_CHARS])
+        if why:
+            raise Wrong(why)
 
-    def _read(self, definition: bytes) -> Validator | None:
+    async def stop(self) -> None:
+        """End the process; what waits is not checked."""
+        self._unable = True
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait((self._work,))
+        await self._end()
+
+    async def _answer_all(self) -> None:
         try:
-            schema = msgspec.json.decode(definition, type=_Definition).inputSchema
-            if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
-                return None
-            kind: Any = validator_for(schema, default=Draft202012Validator)
-            bounded = self._bounded(kind)
-            if self._first_error(bounded(kind.META_SCHEMA), schema) is not None:
-                return None
-            found: Validator = bounded(schema, registry=Registry())
-        except NO_SCHEMA:
+            while self._waiting:
+                question = self._waiting.popleft()
+                self._waiting_bytes -= question.size
+                if not question.verdict.done():  # its call waited long enough
+                    verdict = await self._ask(question)
+                    if not question.verdict.done():
+                        question.verdict.set_result(verdict)
+        finally:
+            for question in self._waiting:
+                if not question.verdict.done():
+                    question.verdict.set_result("")
+            self._waiting.clear()
+            self._waiting_bytes = 0
+
+    async def _ask(self, question: _Question) -> str:
+        process = self._process or await self._started()
+        if process is None or process.stdin is None:
+            return ""
+        try:
+            async with asyncio.timeout(HANG_SECONDS):
+                head = QUESTION.pack(len(question.definition), len(question.arguments))
+                process.stdin.writelines((head, question.definition, question.arguments))
+                await process.stdin.drain()
+                return await self._verdict(process)
+        except (OSError, EOFError):
+            await self._end()
+            return ""
+
+    async def _started(self) -> Process | None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", str(PROGRAM)), stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
+            )
+            self._process = process
+            async with asyncio.timeout(START_SECONDS):
+                await self._verdict(process)
+        except (OSError, EOFError) as error:  # TimeoutError too: it is an OSError
+            await self._end()
+            self._unable = not isinstance(error, TimeoutError)
+            logger.warning("参数检查程序无法启动，参数由工具自己检查 / arguments are left to the tool", reason=type(error).__name__)
             return None
-        return found
+        self._ready = True
+        return process
 
-    def _first_error(self, validator: Validator, instance: Any) -> ValidationError | None:
-        self._until = time.thread_time() + CHECK_SECONDS
-        return next(iter(validator.iter_errors(instance)), None)
+    @staticmethod
+    async def _verdict(process: Process) -> str:
+        assert process.stdout is not None
+        (length,) = VERDICT.unpack(await process.stdout.readexactly(VERDICT.size))
+        return (await process.stdout.readexactly(length)).decode()
 
-    def _bounded(self, kind: Any) -> Any:
-        """The rules of a dialect, each of which looks at the time."""
-        rules: dict[str, Keyword] = {name: self._watched(rule) for name, rule in kind.VALIDATORS.items()}
-        rules |= dict.fromkeys(LEFT, _left)
-        bounded: Any = extend(kind, rules)
-        bounded.evolve = _without_dialects(bounded.evolve)
-        return bounded
-
-    def _watched(self, rule: Keyword) -> Keyword:
-        def look(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-            if time.thread_time() > self._until:
-                raise _TooLong
-            if rule.__name__ == "additionalProperties" and "patternProperties" in schema:
-                return None
-            if rule.__name__ == "uniqueItems" and isinstance(instance, list) and len(instance) > UNIQUE_ITEMS:
-                return None
-            return rule(validator, value, instance, schema)
-
-        return look
-
-
-def _left(validator: Any, value: Any, instance: Any, schema: Any) -> None:
-    """The tool looks at it itself."""
-
-
-def _without_dialects(evolve: Callable[..., Any]) -> Callable[..., Any]:
-    """By itself a validator takes other rules, which nobody watches, for a part of the schema that names its own `$schema`."""
-
-    def evolved(validator: Any, **changes: Any) -> Any:
-        part = changes.get("schema", validator.schema)
-        if isinstance(part, dict) and "$schema" in part:
-            changes["schema"] = {name: value for name, value in part.items() if name != "$schema"}
-        return evolve(validator, **changes)
-
-    return evolved
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        self._ready = False
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

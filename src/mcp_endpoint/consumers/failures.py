@@ -1,7 +1,7 @@
 """Our errors as HTTP consumers hear them: a failed tool is a result that says so, and no code of ours lies where MCP has its own.
 
 MCP 2026-07-28 keeps -32000 to -32019 free of new meanings and gives codes above to itself, and language models see a tool's failure
-only in a result (MCP, Tools, "Error Handling"). So -32001 to -32007, which devices know, do not leave over HTTP.
+only in a result (MCP, Tools, "Error Handling"). So -32001 to -32008, which devices know, do not leave over HTTP.
 """
 
 from __future__ import annotations

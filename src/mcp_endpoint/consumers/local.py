@@ -171,7 +171,7 @@ class Local:
                 break
         return found
 
-    async def call(self, name: str, arguments: dict[str, Any]) -> bytes:
+    async def call(self, name: str, arguments: dict[str, Any] | msgspec.Raw) -> bytes:
         """The JSON of a tool's result, also of one that says it failed (`isError`). Raises Failed."""
         return await self.request("tools/call", {"name": name, "arguments": arguments})
 

@@ -82,7 +82,7 @@ def document(prefix: str) -> dict[str, Any]:
                                 },
                             },
                         ),
-                        **_errors(400, 401, 404),
+                        **_errors(400, 401, 404, 503),
                     },
                     **secured,
                 }
@@ -104,7 +104,7 @@ def document(prefix: str) -> dict[str, Any]:
                                 },
                             },
                         ),
-                        **_errors(401),
+                        **_errors(400, 401),
                     },
                     **secured,
                 }

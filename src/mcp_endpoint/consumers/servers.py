@@ -7,20 +7,26 @@ only if it is known that nobody has run it, or if the tool says that a second ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
 
 from ..broker import Broker
 from ..catalog import Tool, is_repeatable
 from ..config import Limits
 from ..errors import PROVIDER_GONE, TIMED_OUT
 from ..greeting import State
-from .arguments import Shape
 from .local import Failed, Local
 
 LIST_SECONDS: Final = 8.0
 """For one server to tell its tools; another's list does not wait longer for it."""
 
+NAMED: Final = 5
+"""Servers that a message names."""
+Check = Callable[[bytes, bytes], Awaitable[None]]
+"""Raises Wrong if arguments (JSON) do not fit a tool as it was described (JSON): `arguments.Checker.check`."""
 Where = Mapping[str, tuple[str, str]]
 """Name of a server → its endpoint, and how that may be printed."""
 
@@ -45,8 +51,9 @@ class _One:
         self.endpoint = endpoint
         self.local = Local(broker, endpoint, shown, limits, changed=self._changed)
         self.tools: dict[str, Tool] | None = None
+        self.told: frozenset[str] = frozenset()
+        """The names of the tools it told last; kept while it is down."""
         self._providers: list[object] = []
-        self._shapes: dict[bytes, Shape] = {}
 
     def _changed(self, method: str) -> None:
         self.tools = None
@@ -72,25 +79,32 @@ class _One:
             except (Failed, TimeoutError):
                 return {}
             self.tools = tools
-            self._shapes.clear()
+            self.told = frozenset(tools)
         return self.tools
-
-    def check(self, tool: Tool, arguments: dict[str, Any]) -> None:
-        """Raises Wrong if the arguments do not fit the tool's schema."""
-        if tool.definition not in self._shapes:
-            self._shapes[tool.definition] = Shape(tool.definition)
-        self._shapes[tool.definition].check(arguments)
 
 
 class Servers:
     """The servers of one API."""
 
-    def __init__(self, broker: Broker, limits: Limits, where: Callable[[], Where], call_seconds: float = 25.0) -> None:
-        """`where` says which servers there are now; a call may take `call_seconds`."""
+    def __init__(
+        self,
+        broker: Broker,
+        limits: Limits,
+        where: Callable[[], Where],
+        check: Check,
+        call_seconds: float = 25.0,
+        addresses: Mapping[str, str] = {},
+    ) -> None:
+        """`where` says which servers there are now, `check` looks at arguments; a call may take `call_seconds`.
+
+        `addresses` are other words for a server: its whole URL, which may hold a secret, → its name.
+        """
         self._broker = broker
         self._limits = limits
         self._where = where
+        self._check = check
         self._call_seconds = call_seconds
+        self._addresses = addresses
         self._ones: dict[str, _One] = {}
         self._turns: dict[str, int] = {}
 
@@ -113,25 +127,48 @@ class Servers:
         """Which servers there are, and whether each can be asked."""
         return {name: one.up for name, one in self._now().items()}
 
-    async def tools(self, server: str = "") -> dict[str, dict[str, Tool]]:
-        """The tools of each server, or of one. Raises Unknown."""
+    def named(self, given: str) -> str:
+        """The name of the server that is meant by its name or by its whole URL. Raises Unknown."""
         ones = self._now()
-        if server and server not in ones:
-            raise Unknown(server)
+        if given in ones:
+            return given
+        for address, name in self._addresses.items():
+            if hmac.compare_digest(address.encode(), given.encode("utf-8", "replace")) and name in ones:
+                return name
+        raise Unknown
+
+    async def tools(self, server: str = "") -> dict[str, dict[str, Tool]]:
+        """The tools of each server, or of one. Raises Unknown, and Failed when none of them is connected."""
+        ones = self._now()
+        if server:
+            server = self.named(server)
         asked = {server: ones[server]} if server else ones
+        if not any(one.up for one in asked.values()):
+            raise _down(*asked)
+        return await self._told(asked)
+
+    async def all_tools(self) -> dict[str, dict[str, Tool]]:
+        """The tools of every server, none of one that is down."""
+        return await self._told(self._now())
+
+    @staticmethod
+    async def _told(asked: Mapping[str, _One]) -> dict[str, dict[str, Tool]]:
         found = await asyncio.gather(*(one.known() for one in asked.values()))
         return dict(zip(asked, found, strict=True))
 
-    async def call(self, name: str, arguments: dict[str, Any], server: str = "") -> Done:
-        """Call a tool wherever it is, at `server` first. Raises Unknown, Wrong, and Failed for the last attempt's failure."""
+    async def call(self, name: str, arguments: bytes, server: str = "") -> Done:
+        """Call a tool wherever it is, at `server` first; `arguments` are a JSON object.
+
+        Raises Unknown, Wrong, and Failed for the last attempt's failure.
+        """
+        server = self.named(server) if server else ""
         known = await self.tools()
-        if server and server not in known:
-            raise Unknown(server)
         having = [found for found, tools in known.items() if name in tools]
         if not having:
-            if not any(self.up().values()):
-                raise Failed(PROVIDER_GONE.number, "no MCP server is connected / 没有已连接的 MCP 服务器")
-            raise Unknown(name)
+            gone = [found for found, one in self._ones.items() if name in one.told or (found == server and not one.up)]
+            if gone or not any(self.up().values()):
+                raise _down(*(gone or self._ones))
+            raise Unknown
         turn = self._turns.get(name, 0) % len(having)
         self._turns[name] = turn + 1
         order = having[turn:] + having[:turn]
@@ -142,10 +179,10 @@ class Servers:
         for found in order:
             one = self._ones[found]
             tool = known[found][name]
-            one.check(tool, arguments)
+            await self._check(tool.definition, arguments)
             try:
                 async with asyncio.timeout(self._call_seconds):
-                    return Done(found, await one.local.call(name, arguments))
+                    return Done(found, await one.local.call(name, msgspec.Raw(arguments)))
             except TimeoutError:
                 seconds = f"{self._call_seconds:g}"
                 raise Failed(TIMED_OUT.number, f"{TIMED_OUT.message}: no answer within {seconds} s / {seconds} 秒内没有应答") from None
@@ -155,3 +192,11 @@ class Servers:
                 if not failed.undelivered and not lost:
                     raise
         raise last
+
+
+def _down(*servers: str) -> Failed:
+    """Nobody was asked, because they are not connected."""
+    if not servers:
+        return Failed(PROVIDER_GONE.number, "没有配置 MCP 服务器 / no MCP server is configured")
+    names = ", ".join(servers[:NAMED])
+    return Failed(PROVIDER_GONE.number, f"MCP 服务器未连接 / the MCP server is not connected: {names}")

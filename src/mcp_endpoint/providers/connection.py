@@ -20,10 +20,10 @@ from msgspec import UNSET
 
 from .. import errors, jsonrpc
 from ..eras import objects
-from ..jsonrpc import Frame, Malformed, members, parse
+from ..jsonrpc import Frame, Malformed, Unreadable, members, parse, parse_lenient
 from .backoff import Backoff
 from .carrier import ANSWER_SECONDS, CONNECT_SECONDS, KEY_STATUSES, SESSION, STREAMS, Broken, failure_of, media_type, origin
-from .events import Event, Events
+from .events import TAIL_BYTES, Event, Events
 from .failure import BROKEN_OFF, NO_ANSWER, TOO_LATE, Failure, names_lost_session, too_large, unreadable, words
 
 RESUMPTIONS: Final = 2
@@ -60,9 +60,6 @@ class Ears(Protocol):
 
     def noise(self) -> None:
         """An event that is no message."""
-
-    def failed(self, id: bytes, failure: Failure) -> None:
-        """A request will not be answered."""
 
     def broke(self, failure: Failure) -> None:
         """The stream of the server is over, or its session."""
@@ -145,7 +142,7 @@ class StreamableHttp:
             return NO_ANSWER
         kind = media_type(response)
         try:
-            return self._answer(id, read(body), body)
+            return self._answer(id, *read(body))
         except Malformed as malformed:
             return unreadable(malformed.why, body, "" if kind in _JSON else kind)
 
@@ -178,12 +175,12 @@ class StreamableHttp:
                         self._ears.noise()
                         continue
                     try:
-                        frame = read(event.data)
+                        frame, data = read(event.data)
                         if frame.method is UNSET:
-                            return self._answer(id, frame, event.data)
+                            return self._answer(id, frame, data)
                     except Malformed as malformed:
                         return unreadable(malformed.why, event.data)
-                    self._ears.heard(event.data)
+                    self._ears.heard(data)
             except Broken as broken:
                 failure = broken.failure
                 if failure is not BROKEN_OFF:
@@ -364,8 +361,8 @@ def _pass(event: Event, ears: Ears, most: int) -> None:
         return
     if event.whole:
         ears.heard(event.data)
-    elif number := jsonrpc.answered_number(event.data):
-        ears.failed(b"%d" % number, too_large(most))
+    elif (unreadable := jsonrpc.too_large(event.data, event.data[-TAIL_BYTES:], most)) is not None:
+        ears.heard(jsonrpc.unreadable_answer(unreadable))
     else:
         ears.noise()
 
@@ -375,9 +372,15 @@ def looks_like_message(data: bytes) -> bool:
     return data.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
 
 
-def read(data: bytes) -> Frame:
-    """A message of a server; a byte order mark before it is none of its bytes. Raises Malformed."""
-    return parse(data.removeprefix(_BOM))
+def read(data: bytes) -> tuple[Frame, bytes]:
+    """A message of a server and its bytes, also one that names no request. Raises Malformed."""
+    try:
+        return parse_lenient(data)
+    except Unreadable:
+        raise
+    except Malformed:
+        data = data.removeprefix(_BOM)
+        return parse(data), data
 
 
 def answer_to(id: bytes, frame: Frame, data: bytes) -> bytes | Failure:
@@ -394,7 +397,6 @@ def answer_to(id: bytes, frame: Frame, data: bytes) -> bytes | Failure:
         return Failure(f"the server does not know the session: {said}", f"服务器不认识此会话：{said}", False, session_lost=True)
     raw = bytes(body)
     if b"\\ufffd" in raw:  # half a surrogate pair, which the parser does not take, stays in the bytes
-        data = data.removeprefix(_BOM)
         place = members(data)[kind]
         raw = data[place.start : place.end]
     return b'{"jsonrpc":"2.0","id":%b,"%b":%b}' % (id, kind.encode(), raw)

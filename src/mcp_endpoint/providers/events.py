@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 HEAD_BYTES: Final = 512
 """So much of the beginning of an event that is too large is kept: enough to find the id of the request it answers."""
-TAIL_BYTES: Final = 64
+TAIL_BYTES: Final = 96
 """And so much of its end: some servers write the id last."""
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")

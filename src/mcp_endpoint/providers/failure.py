@@ -195,7 +195,7 @@ def unreadable(why: str, body: bytes, kind: str = "") -> Failure:
         f"the answer{of} cannot be read: {why}{said and f': {said}'}",
         f"应答{of_zh}无法解析：{why}{said and f'：{said}'}",
         True,
-        code=errors.PROVIDER_GONE,
+        code=errors.UNREADABLE_ANSWER,
     )
 
 

@@ -34,12 +34,12 @@ from ..endpoint import LIST_CHANGED
 from ..eras import REVISION, VERSION_KEY, fields, knows_only_stateless, objects, text
 from ..errors import Goodbye
 from ..greeting import INITIALIZED, Provider, own_hello, read_welcome
-from ..jsonrpc import Frame, Malformed, Part, parse
+from ..jsonrpc import Frame, Malformed, Part, Unreadable, parse
 from ..keyring import Keyring
 from .backoff import LONGEST_SECONDS, Backoff
 from .carrier import CONNECT_SECONDS, KEY_STATUSES, STREAMS, WORD_SECONDS, Carrier
 from .connection import Ended, HttpSse, StreamableHttp, read
-from .failure import BROKEN_OFF, Failure, names_lost_session, words
+from .failure import BROKEN_OFF, Failure, names_lost_session, unreadable, words
 from .mcp_json import Server, Wire, mask
 from .sieve import Sieve
 
@@ -184,9 +184,14 @@ class _Link:
         """A message of the server."""
         self.spoke = self._loop.time()
         try:
-            frame = read(data)
-        except Malformed:
-            self.say(data)  # the endpoint finds out what it may have been
+            frame, data = read(data)
+        except Malformed as malformed:
+            if isinstance(malformed, Unreadable) and not malformed.number and self.own:
+                for waiting in self.own.values():  # there is never more than one
+                    waiting.set_exception(_Lost(unreadable(malformed.why, data)))
+                self.own.clear()
+            else:
+                self.say(data)  # the endpoint finds out whose it was
             return
         id = b"" if frame.id is UNSET else bytes(frame.id)
         if frame.method is UNSET:
