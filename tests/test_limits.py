@@ -21,6 +21,8 @@ MET = {
     "queued_bytes_per_link": "sockets/test_link.py::test_a_flood_towards_a_peer_that_does_not_read_ends_its_link_and_memory_stays_bounded",
     "overfull_times": "sockets/test_link.py::test_a_queue_that_is_overfull_ends_its_link_at_once",
     "stalled_seconds": "sockets/test_keepalive.py::test_a_peer_that_takes_nothing_for_stalled_seconds_ends_with_1013",
+    "buffered_bytes": "sockets/test_budget.py::test_above_the_budget_the_link_with_most_is_closed_and_the_others_go_on",
+    "message_seconds": "sockets/test_budget.py::test_a_message_that_takes_too_long_ends_its_link_though_bytes_keep_coming",
     "fragments": "sockets/test_rawframes.py::test_a_frame_gets_what_rfc_6455_demands",
     "bad_frames": "test_endpoint_bounds.py::test_after_twenty_bad_frames_a_consumer_is_sent_away",
     "tools_per_endpoint": "test_endpoint_bounds.py::test_an_endpoint_has_at_most_512_tools",

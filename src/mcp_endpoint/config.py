@@ -229,6 +229,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     queued_bytes_per_link: Annotated[Bytes, Meta(description="bytes waiting for a slow reader; bounds memory per link")] = 8 * MIB
     overfull_times: Annotated[Count, Meta(description="a queue this many times over queued_bytes_per_link ends the link at once")] = 4
     stalled_seconds: Annotated[Seconds, Meta(description="a full queue without progress for this long ends the link with 1013")] = 30.0
+    buffered_bytes: Annotated[
+        Bytes, Meta(description="bytes kept for all connections together, unfinished messages and queues; beyond, the fattest is closed")
+    ] = 64 * MIB
+    message_seconds: Annotated[Seconds, Meta(description="time to send a complete message; 1008 beyond")] = 60.0
     fragments: Annotated[Count, Meta(description="fragments of one WebSocket message; 1008 beyond")] = 1000
     bad_frames: Annotated[Count, Meta(description="frames of a consumer that are not JSON-RPC; 1008 beyond")] = 20
     tools_per_endpoint: Annotated[Count, Meta(description="tools of one endpoint; further ones are left out of the catalog")] = 512

@@ -207,6 +207,8 @@ def create_server(
         gauges = {
             "endpoints": found["endpoints"],
             "in_flight": found["in_flight"],
+            "buffered_bytes": door.budget.bytes,
+            "unfinished_handshakes": len(door.unfinished),
             "tasks": len(asyncio.all_tasks(loop)),
             "ready": view.state == "ready",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,11 +24,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CALL_SECONDS: Final = 3
 STALLED_SECONDS: Final = 2
+BUFFERED_BYTES: Final = 64 * 1024 * 1024
 SLOWEST: Final = 5.0
 """Seconds a call at another endpoint may take while this one is attacked; also on a machine that has other things to do."""
 GROWTH_KIB: Final = 256 * 1024
 """What the program's memory may have grown by at its peak, whatever was done to it. The floods here are larger."""
 FLOOD: Final = 3_000
+FLOOD_KIB: Final = 96 * 1024
+"""What one flood may add to the memory in use while it lasts: the budget of all connections, and half of it for everything else."""
 
 DEEP: Final = "[" * 100_000 + "]" * 100_000
 DIGITS: Final = "7" * 1_000_000
@@ -42,6 +46,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pro
     limits = {
         "MES_ENDPOINT_CALL_TIMEOUT": str(CALL_SECONDS),
         "MES_LIMITS_STALLED_SECONDS": str(STALLED_SECONDS),
+        "MES_LIMITS_BUFFERED_BYTES": str(BUFFERED_BYTES),
         "MES_WEBSOCKET_CLOSE_TIMEOUT": "1",
     }
     async with broker(tmp_path_factory.mktemp("hostile"), **limits) as running:
@@ -52,12 +57,12 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pro
         await until(lambda stats: stats["endpoints"] == 0 and stats["in_flight"] == 0, running)
 
 
-def peak_kib(running: Program) -> int:
-    """The most memory the program ever had, 0 where the system does not tell."""
+def peak_kib(running: Program, field: str = "VmHWM") -> int:
+    """The most memory the program ever had (`VmRSS`: has now), 0 where the system does not tell."""
     status = Path(f"/proc/{running.process.pid}/status")
     if not status.exists():
         return 0
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
 
 
 @pytest.fixture
@@ -429,3 +434,67 @@ async def test_notifications_for_a_device_that_never_reads_are_bounded(running: 
         assert (await asked)["result"] == {}
         numbers = [frame["params"]["n"] for frame in neighbour.notifications]
         assert numbers and numbers == sorted(set(numbers)), "twice or out of order"
+
+
+# -- HTTP ---------------------------------------------------------------------------------------------------------------------
+
+
+class Deaf(asyncio.Protocol):
+    """A socket that says what it has to say, reads nothing and knows when it was cut off."""
+
+    def __init__(self, says: bytes) -> None:
+        self.says = says
+        self.cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        transport.write(self.says)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.cut.set_result(None)
+
+
+async def deaf(running: Program, says: bytes) -> Deaf:
+    """Connected, with room for next to no answer."""
+    loop = asyncio.get_running_loop()
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    one.setblocking(False)
+    await loop.sock_connect(one, ("127.0.0.1", running.port))
+    _, protocol = await loop.create_connection(lambda: Deaf(says), sock=one)
+    return protocol
+
+
+@pytest.mark.row("D2")
+async def test_pipelined_requests_whose_answers_nobody_reads_take_no_memory_and_end(running: Program) -> None:
+    """Without a token: the program reads on only as far as its answers are taken, and lets go who takes none."""
+    request = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    before = peak_kib(running, "VmRSS")
+    async with others_go_on(running):
+        flooding = [await deaf(running, request * 100_000) for _ in range(2)]
+        await asyncio.wait_for(asyncio.gather(*(one.cut for one in flooding)), 3 * BOUND)
+        assert peak_kib(running, "VmRSS") - before < FLOOD_KIB / 3
+
+
+@pytest.mark.row("D2")
+async def test_unfinished_messages_of_many_tools_share_one_budget(running: Program, token: str) -> None:
+    """Sixteen tools with all but the end of 8 MiB each: half of them are more than `buffered_bytes`, and the first that are too many go."""
+    before = peak_kib(running, "VmRSS")
+    size = 8 * 1024 * 1024
+    head = bytes((0x81, 0xFF)) + size.to_bytes(8, "big") + b"mask"
+    async with others_go_on(running):
+        tools = [await connect(address(running, "mcp", token), compression=None, ping_interval=None) for _ in range(16)]
+        try:
+            for tool in tools:
+                tool.transport.write(head + b"x" * (size - 100_000))
+            ends = [asyncio.create_task(tool.wait_closed()) for tool in tools]
+            while sum(end.done() for end in ends) < 16 - BUFFERED_BYTES // size:
+                await asyncio.wait_for(asyncio.wait([end for end in ends if not end.done()], return_when="FIRST_COMPLETED"), BOUND)
+            assert {tool.close_code for tool, end in zip(tools, ends, strict=True) if end.done()} == {1013}
+            assert peak_kib(running, "VmRSS") - before < FLOOD_KIB
+            await until(lambda stats: stats["tool_connections"] == BUFFERED_BYTES // size + 1, running)
+        finally:
+            for tool in tools:
+                tool.transport.abort()
+            await asyncio.gather(*ends)

@@ -25,6 +25,7 @@ from mcp_endpoint.tokens import Doors
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 BOUND = 10.0
 """Seconds after which something that should have happened has not."""
+BIG = 8 * 1024 * 1024
 TOOL = "/mcp_endpoint/mcp/"
 DEVICE = "/mcp_endpoint/call/"
 
@@ -133,18 +134,32 @@ def configured(
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
-    """The HTTP application: says hello, after a signal if the path asks for it."""
-    if scope["path"] == "/slow":
+    """The HTTP application: says hello, after a signal, in 8 MiB or as a stream of events if the path asks for it."""
+    path = scope["path"]
+    if path == "/slow":
         await scope["state"]["go"].wait()
+    if path == "/big":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % BIG)]})
+        await send({"type": "http.response.body", "body": b"x" * BIG})
+        return
+    if path == "/events":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await scope["state"]["go"].wait()
+        await send({"type": "http.response.body", "body": b"later"})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
     await send({"type": "http.response.body", "body": b"hello"})
 
 
 @asynccontextmanager
 async def staged(
-    config: Config | None = None, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", broker: Any = None
+    config: Config | None = None, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", broker: Any = None, small: bool = False
 ) -> AsyncIterator[Stage]:
-    """A stage for `config`, listening on `host`, taken down at the end whatever is still connected."""
+    """A stage for `config`, listening on `host`, taken down at the end whatever is still connected.
+
+    `small` lets its kernel keep next to nothing of what a peer does not take.
+    """
     config = config or configured()
     broker = broker or Double()
     doors = Doors(KEY, agents=config.security.agents)
@@ -165,6 +180,8 @@ async def staged(
     server.lifespan.state = {"go": asyncio.Event()}
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
+    if small:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     listener.bind((host, 0))
     await server.startup([listener])
     try:
@@ -274,11 +291,20 @@ class Peer:
 
 
 @asynccontextmanager
-async def connection(stage: Stage, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[Peer]:
-    """A bare TCP (or TLS) connection."""
+async def connection(
+    stage: Stage, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", small: bool = False, **options: Any
+) -> AsyncIterator[Peer]:
+    """A bare TCP (or TLS) connection; `small` lets the peer's kernel take next to nothing that the peer does not read."""
     if tls is not None:
         options |= {"ssl": tls, "server_hostname": "localhost"}
-    reader, writer = await asyncio.open_connection(host, stage.port, limit=2**24, **options)
+    if small:
+        options["sock"] = socket.socket()
+        options["sock"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        options["sock"].setblocking(False)
+        await asyncio.get_running_loop().sock_connect(options["sock"], (host, stage.port))
+        reader, writer = await asyncio.open_connection(limit=2**24, **options)
+    else:
+        reader, writer = await asyncio.open_connection(host, stage.port, limit=2**24, **options)
     try:
         yield Peer(reader, writer)
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sockets.peerframes import TEXT, frame
-from sockets.stage import DEVICE, certificates, configured, connection, linked, request, staged, until
+from sockets.stage import BIG, DEVICE, Stage, certificates, configured, connection, linked, request, staged, until
 
 from mcp_endpoint.sockets.guard import Hosts
 
@@ -281,3 +281,171 @@ async def test_a_guard_that_has_become_a_link_is_forgotten() -> None:
     async with staged() as stage, linked(stage), linked(stage):
         assert [type(one).__name__ for one in stage.connections] == ["Link", "Link"]
         assert not stage.door.unfinished
+
+
+# Pipelines, and answers nobody reads
+
+
+def deaf(peer: Any) -> None:
+    """From now on the peer takes nothing."""
+    peer.writer.transport.pause_reading()
+
+
+async def stands_still(stage: Stage) -> Any:
+    """The one guard, once it reads no more."""
+    await until(lambda: stage.connections)
+    (guard,) = stage.connections
+    await until(lambda: guard.flow.read_paused and guard.flow.write_paused)
+    return guard
+
+
+PIPELINED = {
+    "GET": get("/nothing"),
+    "HEAD": get().replace(b"GET", b"HEAD"),
+    "POST": b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\n\r\nhello",
+    "chunks": b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "Expect": b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("kind", PIPELINED)
+async def test_pipelined_requests_are_answered_in_turn_and_wait_unread_while_nobody_takes_the_answers(kind: str, tls: bool) -> None:
+    """15,000 requests are more than the kernels' buffers hold answers for."""
+    server, client = certificates() if tls else (None, None)
+    one = PIPELINED[kind]
+    async with (
+        staged(tls=server, small=True) as stage,
+        connection(stage, tls=client, small=True) as peer,
+        connection(stage, tls=client) as other,
+    ):
+        deaf(peer)
+        peer.send(one * 15_000)
+        other.send(get())
+        assert (await other.answer()).status == 200
+        other.abort()
+        await until(lambda: len(stage.connections) == 1)
+        guard = await stands_still(stage)
+        assert len(guard.pipeline) <= 40
+        assert stage.door.budget.bytes <= 1024 * 1024
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(100):
+            await peer.reader.readuntil(b"HTTP/1.1 200 OK\r\n")
+        await until(lambda: guard.flow.read_paused or not guard.pipeline)
+
+
+async def test_a_burst_of_pipelined_requests_is_answered_to_the_last_and_the_connection_stays() -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get() * 1_000)
+        for _ in range(1_000):
+            assert (await peer.answer()).body == b"hello"
+        peer.send(get("/slow") + get("/big") + get()[:20])
+        stage.server.lifespan.state["go"].set()
+        assert (await peer.answer()).body == b"hello"
+        assert len((await peer.answer()).body) == BIG
+        peer.send(get()[20:])
+        assert (await peer.answer()).body == b"hello"
+        await until(lambda: not stage.door.budget.bytes)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("ending", ["", "Connection: close"])
+async def test_an_answer_nobody_takes_ends_its_connection_after_stalled_seconds(tls: bool, ending: str) -> None:
+    server, client = certificates() if tls else (None, None)
+    async with staged(configured(limits={"stalled_seconds": 0.3}), tls=server) as stage, connection(stage, tls=client) as peer:
+        deaf(peer)
+        peer.send(get("/big", ending) if ending else get("/big"))
+        await until(lambda: stage.connections)
+        await until(lambda: not (stage.connections or stage.server.server_state.tasks))
+        assert stage.door.counters["http_cut"] == 1
+        assert not stage.door.budget.bytes
+
+
+async def test_the_last_of_an_answer_is_watched_too_when_its_sender_has_said_goodbye() -> None:
+    """The peer half-closes: the transport would wait for it for ever."""
+    async with staged(configured(limits={"stalled_seconds": 0.3})) as stage, connection(stage) as peer:
+        deaf(peer)
+        peer.send(get("/big") * 4)
+        guard = await stands_still(stage)
+        guard.eof_received()
+        guard.transport.close()
+        await until(lambda: not stage.connections)
+
+
+async def test_who_reads_slowly_but_reads_gets_its_whole_answer() -> None:
+    async with staged(configured(limits={"stalled_seconds": 0.4})) as stage, connection(stage) as peer:
+        transport: Any = peer.writer.transport
+        peer.send(get("/big"))
+        total = 0
+        while total < BIG:
+            transport.resume_reading()
+            total += len(await peer.reader.read(1024 * 1024))
+            transport.pause_reading()
+            await asyncio.sleep(0.05)
+        assert stage.door.counters["http_cut"] == 0
+
+
+async def test_a_stream_that_has_nothing_to_say_is_left_alone() -> None:
+    async with staged(configured(limits={"stalled_seconds": 0.1, "handshake_seconds": 0.1})) as stage, connection(stage) as peer:
+        peer.send(get("/events"))
+        await peer.reader.readuntil(b"first")
+        await asyncio.sleep(0.5)
+        stage.server.lifespan.state["go"].set()
+        assert await peer.reader.readexactly(5) == b"later"
+
+
+async def test_of_all_connections_the_one_with_most_unread_is_cut_off() -> None:
+    async with staged(configured(limits={"buffered_bytes": BIG + BIG // 2})) as stage, connection(stage) as good:
+        good.send(get("/events"))
+        await good.reader.readuntil(b"first")
+        async with connection(stage, small=True) as one, connection(stage, small=True) as two, connection(stage, small=True) as three:
+            for peer in (one, two, three):
+                deaf(peer)
+                peer.send(get("/big"))
+            await until(lambda: stage.door.counters["http_cut"] >= 1)
+            assert stage.door.budget.bytes <= BIG + BIG // 2
+        stage.server.lifespan.state["go"].set()
+        assert await good.reader.readexactly(5) == b"later"
+
+
+async def test_an_idle_connection_gives_way_without_a_word() -> None:
+    async with staged(configured(limits={"unfinished_handshakes": 1})) as stage, connection(stage) as idle:
+        idle.send(get())
+        assert (await idle.answer()).body == b"hello"
+        await stage_has(stage, 1)
+        async with connection(stage) as newer:
+            newer.send(get("/events"))
+            await newer.reader.readuntil(b"first")
+            assert await idle.end() == b""
+
+
+async def test_an_upgrade_before_the_answers_are_taken_is_not_made() -> None:
+    async with staged() as stage, connection(stage) as peer:
+        deaf(peer)
+        peer.send(get("/big"))
+        guard = await stands_still_writing(stage)
+        guard.cycle.response_complete = True  # as if all had been handed to the transport
+        guard.data_received(request(f"{DEVICE}?token=t"))
+        assert not stage.broker.parties
+        assert stage.door.counters["refused_400"] == 1
+
+
+async def stands_still_writing(stage: Stage) -> Any:
+    await until(lambda: stage.connections)
+    (guard,) = stage.connections
+    await until(lambda: guard.flow.write_paused)
+    return guard
+
+
+async def test_a_chunked_body_in_the_smallest_chunks_leaves_others_their_turn() -> None:
+    chunks = b"1\r\nx\r\n" * 50_000
+    head = b"POST /slow HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with staged() as stage, connection(stage) as one, connection(stage) as other:
+        one.send(head + chunks)
+        for _ in range(5):
+            other.send(get())
+            assert (await other.answer()).body == b"hello"
+        stage.server.lifespan.state["go"].set()
+        assert (await one.answer()).body == b"hello"
+        one.send(b"0\r\n\r\n" + get())
+        assert (await one.answer()).body == b"hello"

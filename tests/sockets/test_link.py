@@ -357,7 +357,8 @@ async def test_many_links_that_end_in_every_way_leave_nothing_behind() -> None:
             await until(lambda: not stage.door.links)
         await until(lambda: not stage.connections)
         assert all(party.left for party in stage.broker.parties)
-        assert not stage.door.keepalive._slots and not stage.door.unfinished
+        assert {one for slot in stage.door.keepalive._slots.values() for one in slot} <= {stage.door.budget}
+        assert not stage.door.budget.bytes and not stage.door.budget._begun and not stage.door.unfinished
         links = [party.link for party in stage.broker.parties]
         stage.broker.parties.clear()
         assert all(link._held is link._rest is link._protocol is link._transport is link.party is None and not link._out for link in links)

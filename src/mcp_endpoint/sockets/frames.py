@@ -9,7 +9,8 @@ Rules:
 1. A declared length is checked before the first byte of its payload is kept.
 2. Bytes of an incomplete frame are kept in pieces and joined once.
 3. At most `FRAMES_PER_TURN` frames are taken at a time; `take` says that more wait, `go_on` takes the next.
-4. After `ended`, `failed` or `stop_messages` no message is delivered any more.
+4. `keeps` hears how many bytes of a message are kept while it is not complete; plain frames that come whole never call it.
+5. After `ended`, `failed` or `stop_messages` no message is delivered any more.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Frames:
     """
 
     __slots__ = (
+        "_fed",
         "_fragments_limit",
         "_held",
         "_held_bytes",
@@ -105,6 +107,8 @@ class Frames:
         """What was left when the turn was over, from `_rest_at` on."""
         self._rest_at = 0
         self._protocol: Protocol | None = None
+        self._fed = 0
+        """Bytes of an unfinished message that the protocol has."""
         self._parts: list[bytes] | None = None
         """The fragments of a message that is not complete."""
         self._text = False
@@ -135,6 +139,9 @@ class Frames:
     def reply(self, frame: bytes) -> None:
         """`frame` (a pong) is to be sent."""
 
+    def keeps(self, size: int) -> None:
+        """`size` bytes of a message that is not complete are kept; 0 when it is complete or given up."""
+
     def ended(self, code: int, reason: str, frame: bytes) -> None:
         """The peer has closed with `code` and `reason`; `frame` is the answer to send before the socket is closed."""
 
@@ -158,8 +165,11 @@ class Frames:
         elif self._held is not None:
             joined = self._join(data)
             if joined is None:
+                self.keeps(self._held_bytes + self._fed)
                 return False
-            data = joined
+            more = self._read(joined, 0, now)
+            self._settle()
+            return more
         return self._read(data, 0, now)
 
     def go_on(self, now: float) -> bool:
@@ -234,6 +244,9 @@ class Frames:
         self._held = [piece]
         self._held_bytes = len(piece)
         self._owed = wanted
+        if at and not self._fed:
+            self.keeps(0)  # the one before is complete
+        self.keeps(len(piece) + self._fed)
 
     def _join(self, data: bytes) -> bytes | None:
         """Add `data` to what is held; all of it in one piece as soon as that completes something."""
@@ -254,13 +267,19 @@ class Frames:
         self._owed = 0
         return b"".join(held)
 
+    def _settle(self) -> None:
+        """What was held has been read: unless more of it is awaited, it was complete."""
+        if self._held is None:
+            self.keeps(self._fed)
+
     # Everything that is not a plain frame.
 
     def _unusual(self, data: bytes, at: int, now: float) -> int:
         """Give the frame at `at`, or what has come of it, to the protocol; the bytes taken, 0 if too few have come or it is too big."""
         left = len(data) - at
         protocol = self._protocol
-        if protocol is not None and self._owed:
+        continues = protocol is not None and self._owed > 0
+        if continues:
             used = min(left, self._owed)
             self._owed -= used
         else:
@@ -274,8 +293,12 @@ class Frames:
             self._owed = size - used
         if protocol is None:
             protocol = self._protocol = Protocol(SERVER, state=OPEN, max_size=self._limit, logger=PROTOCOL_LOGGER)
+        if not data[at] & _CONTROL or continues:
+            self._fed += used
         protocol.receive_data(data[at : at + used])
         self._follow(protocol, now)
+        if self._fed:
+            self.keeps(self._fed)
         return used
 
     def _extent(self, data: bytes, at: int, left: int) -> int:
@@ -371,11 +394,15 @@ class Frames:
         self._rest = None
         self._parts = None
         self._drop_protocol()
+        self.keeps(0)
 
     def _drop_protocol(self) -> None:
         if self._protocol is not None:
             self._protocol.parser.close()  # it and the protocol hold each other
             self._protocol = None
+            if self._fed:
+                self._fed = 0
+                self.keeps(0)
 
     def _seek(self, data: bytes) -> None:
         """Skip frames until the peer's close frame."""

@@ -1,19 +1,24 @@
-"""The guard: uvicorn's HTTP protocol with the bounds it lacks on a request's head and its Host.
+"""The guard: uvicorn's HTTP protocol with the bounds it lacks: on a request's head and its Host, on pipelines and on unread answers.
 
 A head must be complete within `handshake_seconds` (408) and `handshake_bytes` (431), and must name exactly one Host (400) that this server
 answers to (421). Of `unfinished_handshakes` sockets without a complete head the oldest gives way to the newest: who means it is done in
 milliseconds. All of this holds for plain requests and for upgrades alike, and for every request of a kept connection.
+
+Requests are answered one after the other (RFC 9112 §9.3.2). While one waits for the answer before it, nothing more is read: bytes that
+have come already are kept unparsed. An answer that moves no byte for `stalled_seconds` ends the connection, whatever is answered; a stream
+of events that has nothing to say has no bytes waiting and is left alone. All bytes kept here count in the budget of all connections.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 import httptools
 from loguru import logger
 from uvicorn.config import Config as UvicornConfig
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -21,10 +26,20 @@ from ..addresses import is_loopback
 from ..admission import Refusal, host_of
 from ..config import Config
 from .handshake import Door
-from .keepalive import NEVER
+from .keepalive import NEVER, STEPS
 
 LINGER_SECONDS: Final = 2.0
 """How long a refused peer may take to read the answer before the socket is cut off."""
+PIECE: Final = 1024
+"""Bytes the parser is given at a time: it cannot stop in the middle, and this many bytes hold at most some forty requests."""
+BODY_PIECE: Final = 64 * 1024
+"""The same within a body of known length, where no other request can begin."""
+TURN_BYTES: Final = 16 * 1024
+"""Bytes of heads and chunks that one connection may have parsed before the others have their turn; a chunk may be one byte."""
+HIGH_WATER: Final = 16 * 1024
+"""Bytes of answers the transport may hold before the application waits: small answers leave in one piece, large ones are watched."""
+REQUEST_BYTES: Final = 4 * 1024
+"""What a request that waits for its turn costs, about."""
 
 
 class Hosts:
@@ -55,6 +70,19 @@ class Hosts:
         return not self._inside and (_is_address(name) or "." not in name or name.endswith(".local"))
 
 
+class Flow(FlowControl):
+    """uvicorn's pauses; reading goes on through the guard, which may have unparsed bytes."""
+
+    def __init__(self, transport: asyncio.Transport, guard: Guard) -> None:
+        super().__init__(transport)
+        self._guard = guard
+
+    def resume_reading(self) -> None:
+        """In a turn of its own: uvicorn asks for it in the middle of passing from one request to the next."""
+        if self.read_paused:
+            self._guard.loop.call_soon(self._guard.read_on)
+
+
 class Guard(HttpToolsProtocol):
     """One HTTP connection until it is closed or becomes a link."""
 
@@ -67,26 +95,59 @@ class Guard(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.due = 0
         self._in_head = False
+        self._head_by = 0.0
+        """When the head must be complete."""
         self._head_bytes = 0
+        self._heads = 0
+        """How many heads have been complete."""
+        self._body_left = 0
+        """Bytes of the body that are still to come, as far as its length is known."""
+        self._unread = b""
+        """What has come while nothing is read."""
         self._refused = False
+        self._stuck = 0.0
+        """Since when no byte of an answer has moved; 0 if none waits."""
+        self._stuck_bytes = 0
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.flow = Flow(transport, self)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_over()
+        self._unread = b""
+        self.pipeline.clear()
         self.door.keepalive.forget(self)
+        self.door.budget.keep(self, 0)
         super().connection_lost(exc)
+        self.flow = None  # type: ignore[assignment]  # it and we hold each other
+
+    def eof_received(self) -> None:
+        """The peer has said all it wants; the transport closes when it has taken what is written."""
+        self._watch_answer()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_answer()
+        self._count()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stuck = 0.0
+        self._count()
 
     def data_received(self, data: bytes) -> None:
         limit = self.door.config.limits.handshake_bytes
         at = 0
-        while at < len(data) and not self._refused and self.parser is not None:
+        left = TURN_BYTES
+        while at < len(data) and not (self._refused or self.flow.read_paused) and self.parser is not None:
             in_head = self._in_head
-            room = limit - self._head_bytes if in_head else limit
+            heads = self._heads
+            room = min(PIECE, limit - self._head_bytes) if in_head else min(self._body_left, BODY_PIECE) or PIECE
             piece = data[at : at + room]
             try:
                 self.parser.feed_data(piece)
@@ -96,11 +157,19 @@ class Guard(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self._refuse(Refusal(400, "bad request", BAD_REQUEST, "not HTTP"))
                 return
-            if in_head and self._in_head:
+            if in_head and self._in_head and self._heads == heads:
                 self._head_bytes += len(piece)
                 if self._head_bytes >= limit:
                     self._refuse(Refusal(431, "head too large", LARGE_HEAD, "handshake_bytes"))
             at += len(piece)
+            if not self._body_left:
+                left -= len(piece)
+                if left <= 0 and at < len(data):
+                    self.flow.pause_reading()
+                    self.flow.resume_reading()
+        if at < len(data) and not self._refused:
+            self._unread += data[at:]
+            self._count()
 
     # What the parser calls.
 
@@ -115,7 +184,9 @@ class Guard(HttpToolsProtocol):
         if self._refused:
             return
         self._head_is_over()
-        self.door.keepalive.forget(self)
+        self._heads += 1
+        self._body_left = _length(self.headers)
+        self._look_again()
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1:
             self._refuse(Refusal(400, "bad host", ONE_HOST, f"{len(hosts)} Host headers"))
@@ -125,6 +196,7 @@ class Guard(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._body_left = max(0, self._body_left - len(body))
         if not self._refused:
             super().on_body(body)
 
@@ -132,35 +204,124 @@ class Guard(HttpToolsProtocol):
         if not self._refused:
             super().on_message_complete()
 
+    # What uvicorn calls.
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_answer()
+        elif not (self._in_head or self._refused or self.pipeline or self._unread):
+            self.door.now_unfinished(self)  # idle, and the first to give way
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_answer()
+
     # What the sweeper calls.
 
     def review(self, now: float) -> float:
-        """The time for a head, or for reading a refusal, is over."""
+        """The time for a head, for reading a refusal or for taking an answer may be over."""
         if self._refused:
             self.transport.abort()
-        elif self._in_head:
-            self._refuse(Refusal(408, "request timeout", SLOW_HEAD, "handshake_seconds"))
-        return NEVER
+            return NEVER
+        if self._stuck:
+            unsent = self.transport.get_write_buffer_size()
+            if not unsent:
+                self._stuck = 0.0
+            elif unsent < self._stuck_bytes or (unsent > self._stuck_bytes and not self.flow.write_paused):
+                self._stuck, self._stuck_bytes = now, unsent
+            elif now - self._stuck >= self.door.config.limits.stalled_seconds:
+                self._cut("stalled_seconds")
+                return NEVER
+        if self._in_head and now >= self._head_by:
+            if not self.flow.read_paused:
+                self._refuse(Refusal(408, "request timeout", SLOW_HEAD, "handshake_seconds"))
+                return NEVER
+            self._head_by = now + self.door.config.limits.handshake_seconds  # it is we who do not read
+        return self._next_look(now)
 
-    # Ours.
+    # What the door and the budget call.
 
     def crowded_out(self) -> None:
         """Too many sockets have not finished their head, and this is the oldest."""
-        self._refuse(Refusal(503, "full", CROWDED, "unfinished_handshakes"))
+        if self._in_head:
+            self._refuse(Refusal(503, "full", CROWDED, "unfinished_handshakes"))
+        else:
+            self.door.unfinished.pop(self, None)
+            self.transport.close()  # idle after an answer (RFC 9112 §9.3)
+
+    def kept(self) -> int:
+        """Bytes kept for this connection."""
+        return len(self._unread) + REQUEST_BYTES * len(self.pipeline) + self.transport.get_write_buffer_size()
+
+    def pay(self) -> None:
+        """All connections together keep too much, and this one most."""
+        self._cut("buffered_bytes")
+
+    # Ours.
+
+    def read_on(self) -> None:
+        """Read again, first what has come already; but nothing while a request waits for its turn, or a body for the application."""
+        if self.parser is None or self.pipeline or not self.flow.read_paused:
+            return
+        if self.cycle is not None and len(self.cycle.body) > HIGH_WATER_LIMIT and not self.cycle.response_complete:
+            return
+        rest, self._unread = self._unread, b""
+        FlowControl.resume_reading(self.flow)
+        self.data_received(rest)
+        self._count()
 
     def _expect_head(self) -> None:
-        self._in_head = True
-        self._head_bytes = 0
-        unfinished = self.door.unfinished
-        if self not in unfinished:
-            if len(unfinished) >= self.door.config.limits.unfinished_handshakes:
-                cast(Guard, next(iter(unfinished))).crowded_out()
-            unfinished[self] = None
-            self.door.keepalive.watch(self, self.loop.time() + self.door.config.limits.handshake_seconds)
+        if not self._in_head:
+            self._in_head = True
+            self._head_bytes = 0
+            self._head_by = self.loop.time() + self.door.config.limits.handshake_seconds
+            self.door.now_unfinished(self)
+            self._look_again()
 
     def _head_is_over(self) -> None:
         self._in_head = False
         self.door.unfinished.pop(self, None)
+
+    def _watch_answer(self) -> None:
+        """From now on bytes of answers must move."""
+        self._stuck = self.loop.time()
+        self._stuck_bytes = self.transport.get_write_buffer_size()
+        self._look_again()
+
+    def _count(self) -> None:
+        """Tell the budget what is kept here; small answers on their way do not count."""
+        if self.parser is not None:
+            waits = self.flow.write_paused or self.flow.read_paused
+            self.door.budget.keep(self, self.kept() if waits else 0)
+
+    def _next_look(self, now: float) -> float:
+        """When the next thing is due."""
+        due = self._head_by if self._in_head else NEVER
+        if self._stuck:
+            stalled = self.door.config.limits.stalled_seconds
+            due = min(due, self._stuck + stalled, now + stalled / STEPS)
+        return due
+
+    def _look_again(self) -> None:
+        now = self.loop.time()
+        due = self._next_look(now)
+        if due < NEVER:
+            self.door.keepalive.watch(self, due)
+        else:
+            self.door.keepalive.forget(self)
+
+    def _cut(self, reason: str) -> None:
+        """Drop the socket: its peer does not read, so that no answer can tell it why."""
+        self._refused = True
+        self._head_is_over()
+        self.door.counters["http_cut"] += 1
+        logger.debug("应答未被读取，连接已切断 / answers are not read, the connection is cut", peer=self._peer, reason=reason)
+        self.transport.abort()
+
+    @property
+    def _peer(self) -> str:
+        return "{}:{}".format(*self.client) if self.client else ""
 
     def _upgrade(self, rest: bytes) -> None:
         """The head asked for another protocol: a WebSocket becomes a link, anything else stays HTTP/1.1 (RFC 9110 §7.8)."""
@@ -172,12 +333,14 @@ class Guard(HttpToolsProtocol):
         if self.scope["http_version"] != "1.1":
             self._refuse(Refusal(400, "bad handshake", BAD_REQUEST, "upgrade in HTTP/1.0"))
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.flow.write_paused or (self.cycle is not None and not self.cycle.response_complete):
             self._refuse(Refusal(400, "bad handshake", BAD_REQUEST, "upgrade before the answer to an earlier request"))
             return
+        self.door.keepalive.forget(self)
+        self.door.budget.keep(self, 0)
         transport = self.transport
         self.handle_websocket_upgrade()
-        self.parser = None  # type: ignore[assignment]  # it and we hold each other
+        self.parser = self.flow = None  # type: ignore[assignment]  # they and we hold each other
         link = transport.get_protocol()
         if rest and isinstance(link, asyncio.Protocol):
             link.data_received(rest)
@@ -190,22 +353,26 @@ class Guard(HttpToolsProtocol):
         if transport.is_closing():
             return
         self.door.counters[f"refused_{refusal.status}"] += 1
-        peer = "{}:{}".format(*self.client) if self.client else ""
-        logger.debug("已拒绝请求 / request refused", peer=peer, status=refusal.status, reason=refusal.why)
+        logger.debug("已拒绝请求 / request refused", peer=self._peer, status=refusal.status, reason=refusal.why)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             return
         transport.write(refusal.answer())
         if transport.can_write_eof():
             transport.write_eof()
-            self.door.keepalive.watch(self, self.loop.time() + LINGER_SECONDS)
         else:
             transport.close()
+        self.door.keepalive.watch(self, self.loop.time() + LINGER_SECONDS)
 
 
 def make_guard_class(door: Door) -> type[Guard]:
     """The class for uvicorn's `http=`."""
     return type("Guard", (Guard,), {"door": door, "hosts": Hosts(door.config)})
+
+
+def _length(headers: list[tuple[bytes, bytes]]) -> int:
+    """Bytes the body will have, 0 if there is none or nobody knows; the parser has checked the header (RFC 9112 §6.3)."""
+    return next((int(value) for name, value in headers if name == b"content-length" and value.isdigit()), 0)
 
 
 def _is_address(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from loguru import logger
@@ -18,6 +18,7 @@ from ..config import Config
 from ..errors import Goodbye
 from ..log import LineQuota
 from ..tokens import Opened
+from .budget import Budget
 from .keepalive import Keepalive
 
 PATHS: Final[Mapping[str, Side]] = {
@@ -45,6 +46,13 @@ class Admission(NamedTuple):
     """It wants to be greeted as MCP 2026-07-28 does (`revision=2026-07-28` in its address)."""
 
 
+class Unfinished(Protocol):
+    """What the door needs of a socket that has not finished its head."""
+
+    def crowded_out(self) -> None:
+        """Give way to the newest; leaves `unfinished`."""
+
+
 class Closable(Protocol):
     """What the door needs of the links inside."""
 
@@ -60,10 +68,11 @@ class Door:
         self.broker = broker
         self.porter = porter
         self.keepalive = Keepalive(config.websocket, config.limits)
+        self.budget = Budget(config.limits, self.keepalive)
         self.open: set[Closable] = set()
         """Links whose socket is not yet gone, those that are closing too."""
-        self.unfinished: dict[Any, None] = {}
-        """Sockets that have not finished their HTTP head, the oldest first."""
+        self.unfinished: dict[Unfinished, None] = {}
+        """Sockets without a complete HTTP head, from their TCP accept on, the oldest first."""
         self.refuse_new = False
         """While the server drains nobody comes in: 503."""
         self.counters: Counter[str] = Counter()
@@ -74,6 +83,13 @@ class Door:
     def links(self) -> int:
         """How many sockets are links."""
         return len(self.open)
+
+    def now_unfinished(self, one: Unfinished) -> None:
+        """A head is awaited of `one`; if too many are, the oldest gives way."""
+        self.unfinished.pop(one, None)
+        if len(self.unfinished) >= self.config.limits.unfinished_handshakes:
+            next(iter(self.unfinished)).crowded_out()
+        self.unfinished[one] = None
 
     def close_all(self, goodbye: Goodbye) -> None:
         """Every link hears the same goodbye."""

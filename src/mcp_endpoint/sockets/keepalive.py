@@ -75,7 +75,7 @@ class Keepalive:
         self.interval = websocket.ping_interval
         self._timeout = websocket.ping_timeout
         self._stalled = limits.stalled_seconds
-        shortest = min(self.interval, self._timeout, self.close_timeout, self._stalled, limits.handshake_seconds)
+        shortest = min(self.interval, self._timeout, self.close_timeout, self._stalled, limits.handshake_seconds, limits.message_seconds)
         self._tick = min(COARSEST, shortest / STEPS)
         self._slots: dict[int, set[Watched]] = {}
         self._next = 0

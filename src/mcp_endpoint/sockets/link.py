@@ -29,7 +29,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from ..admission import Refusal
-from ..errors import INTERNAL, NOT_READING, RESTARTING, Goodbye
+from ..errors import INTERNAL, NOT_READING, OVER_BUDGET, RESTARTING, Goodbye
 from .frames import PROTOCOL_LOGGER, SHORT, SHORT_HEADS, Frames, close_frame, ping_frame, text_head
 from .handshake import Admission, Door
 
@@ -37,7 +37,7 @@ JOINED_BYTES: Final = 64 * 1024
 """A queue below this many bytes leaves as one piece; above it, large parts are handed to the socket as they are."""
 LARGE_PART: Final = 16 * 1024
 """Bytes from which a part is not copied together with its neighbours."""
-HIGH_WATER: Final = 256 * 1024
+HIGH_WATER: Final = 64 * 1024
 """Bytes a transport may hold before we keep the rest ourselves."""
 SUBPROTOCOL: Final = "mcp"
 """What MCP SDKs offer in `Sec-WebSocket-Protocol`; some clients insist on having it confirmed."""
@@ -54,10 +54,11 @@ _HINTS: Final = {
     1005: "正常关闭 / closed without a code",
     1006: "网络中断或对方进程结束 / the network or the peer's process broke off",
     1007: "文本不是 UTF-8 / text that is not UTF-8",
+    1008: "违反规则，见原因 / broke a rule, see the reason",
     1009: "消息过大，见 [limits] provider_message_bytes、consumer_message_bytes / message too big, see [limits]",
     1011: "对方或本端出错，或心跳超时 / an error, or no answer to pings",
     1012: "重启 / restart",
-    1013: "对方不读取数据 / it does not read",
+    1013: "对方不读取数据，或等待的字节过多 / it does not read, or too many bytes wait, see [limits] buffered_bytes",
 }
 
 
@@ -104,6 +105,7 @@ class Link(Frames, asyncio.Protocol):
         "_pending",
         "_since",
         "_transport",
+        "_unfinished",
         "crowded",
         "due",
         "leaving",
@@ -132,6 +134,8 @@ class Link(Frames, asyncio.Protocol):
         """Whether the transport holds as much as it may."""
         self._paused = False
         """Whether reading stands still because the rest of a turn waits."""
+        self._unfinished = 0
+        """Bytes kept of a message that is not complete."""
         self._goodbye: Goodbye | None = None
         """How we ended it, as long as the broker has not heard."""
         self._since = 0.0
@@ -180,12 +184,14 @@ class Link(Frames, asyncio.Protocol):
         self._pending = 0
         self._detach(ABNORMAL, str(exc) if exc else "no close frame")
         self.door.keepalive.forget(self)
+        self.door.budget.keep(self, 0)
         self.door.open.discard(self)
         self._connections.discard(self)
 
     def pause_writing(self) -> None:
         """The transport holds as much as it may: the rest waits here."""
         self._blocked = True
+        self._count()
         if not self.leaving:
             self.stuck = self.turn.time()
             self.stuck_bytes = self.unsent()
@@ -197,6 +203,7 @@ class Link(Frames, asyncio.Protocol):
         self._blocked = False
         self.stuck = 0.0
         self.flush()
+        self._count()
         if self.crowded and not self._blocked:
             self.crowded = False
             self.seen = self.turn.time()
@@ -278,7 +285,31 @@ class Link(Frames, asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    # What the budget calls.
+
+    def kept(self) -> int:
+        """Bytes kept for this link: of an unfinished message, and those that wait for the peer."""
+        return self._unfinished + (self.queued if self._blocked else 0)
+
+    def pay(self) -> None:
+        """All links together keep too much, and this one most: it hears so unless it does not read."""
+        self.goodbye(OVER_BUDGET)
+        if self._blocked:
+            self.cut()
+
     # What the frames say.
+
+    def keeps(self, size: int) -> None:
+        """Count the bytes of an unfinished message, and when it began."""
+        if size == self._unfinished or (self.leaving and size):
+            return
+        budget = self.door.budget
+        if not size:
+            budget.ends(self)
+        elif not self._unfinished:
+            budget.begins(self, self.seen)
+        self._unfinished = size
+        self._count()
 
     def reply(self, frame: bytes) -> None:
         """A control frame takes its place in the queue."""
@@ -381,6 +412,7 @@ class Link(Frames, asyncio.Protocol):
 
     def _check_queue(self) -> None:
         """The transport is full: bound what waits for the peer."""
+        self._count()
         queued = self.queued
         limits = self.door.config.limits
         limit = limits.queued_bytes_per_link
@@ -390,6 +422,10 @@ class Link(Frames, asyncio.Protocol):
             self.crowded = True
             assert self._transport is not None
             self._transport.pause_reading()
+
+    def _count(self) -> None:
+        """Tell the budget what is kept here."""
+        self.door.budget.keep(self, self._unfinished + self.queued if self._blocked else self._unfinished)
 
     # The end.
 
