@@ -6,8 +6,10 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# Modules whose every branch must be walked: floors 0 to 2 of the house (see [tool.importlinter] in pyproject.toml).
-WALKED := errors asgi config config_ini tokens log line_writer jsonrpc calls catalog greeting offers endpoint credentials broker taps metrics addresses tls notify signals keyring
+# Modules whose every branch must be walked: the layers below the rooms (see [tool.importlinter] in pyproject.toml).
+WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/endpoint core/features core/ledger \
+	core/lifecycle credentials/pool credentials/store errors line_writer log protocol/jsonrpc serving/sd_notify serving/signals \
+	settings/ini settings/load web/metrics
 comma := ,
 empty :=
 space := $(empty) $(empty)
@@ -16,8 +18,8 @@ WALKED_FILES := $(subst $(space),$(comma),$(wildcard $(WALKED:%=src/mcp_endpoint
 # The tests use every core, at most four.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 # What `make quick` runs: the core, and what holds the project together. No sockets, no processes.
-QUICK := $(wildcard $(foreach name,project docs requirements limits errors config config_ini tokens jsonrpc calls catalog greeting offers eras \
-	credentials broker endpoint endpoint_* lives,tests/test_$(name).py))
+QUICK := tests/core tests/protocol tests/settings tests/credentials tests/access/test_tokens.py tests/lives tests/test_errors.py \
+	$(foreach name,project docs requirements limits,tests/project/test_$(name).py)
 
 .PHONY: help run demo test quick check peers ws conformance judges bench soak lint clean
 
@@ -42,10 +44,9 @@ check: lint peers ws ## the long form of test: more examples, each module from i
 	@HYPOTHESIS_PROFILE=check $(PYTEST) --timeout=900 -o faulthandler_timeout=1000 --cov --cov-report= $(ARGS)
 	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
 	@for module in $(WALKED); do \
-		if [[ -f tests/test_$$module.py ]]; then \
-			$(PY) -m pytest -q --cov --cov-report= $$(ls tests/test_$$module.py tests/test_$${module}_*.py 2>/dev/null || true); \
-			$(PY) -m coverage report --include="src/mcp_endpoint/$$module.py" --fail-under=100; \
-		fi; \
+		name=$${module##*/}; folder=tests/$${module%"$$name"}; \
+		$(PY) -m pytest -q --cov --cov-report= $$(ls $$folder/test_$$name.py $$folder/test_$${name}_*.py 2>/dev/null || true); \
+		$(PY) -m coverage report --include="src/mcp_endpoint/$$module.py" --fail-under=100; \
 	done
 	@$(PY) tests/mutants/run.py
 

@@ -14,7 +14,7 @@ def start() -> None:
         sys.exit("需要 Python 3.11 或更新版本 / Python 3.11 or newer is needed; this is " + sys.version.split()[0])
     sys.path.insert(0, str(ROOT / "src"))
     try:
-        from mcp_endpoint.cli import main
+        from mcp_endpoint.commands.main import main
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mcp_endpoint"):
             raise

@@ -44,11 +44,11 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("small", "a server that only answers", ("-I", "-S", str(ROOT / "tests/small_server.py"), "small", "who"), "who", {}),
+    Case("small", "a server that only answers", ("-I", "-S", str(ROOT / "tests/support/small_server.py"), "small", "who"), "who", {}),
     Case(
         "small-16k",
         "the same, with 16 KB in",
-        ("-I", "-S", str(ROOT / "tests/small_server.py"), "small", "who"),
+        ("-I", "-S", str(ROOT / "tests/support/small_server.py"), "small", "who"),
         "who",
         {"x": "x" * 16_384},
     ),

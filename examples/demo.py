@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 MAIN = HERE.parent / "main.py"
 sys.path.insert(0, str(HERE.parent / "src"))
 
-from mcp_endpoint import device  # noqa: E402 - found by the line above, also in a bare checkout
+from mcp_endpoint.commands import client as device  # noqa: E402 - found by the line above, also in a bare checkout
 from mcp_endpoint.errors import EndpointError  # noqa: E402
 
 PATIENCE_SECONDS = 60.0

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from mcp_endpoint import log
-from mcp_endpoint.config import Logging, Server
-from mcp_endpoint.tokens import Doors
+from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.settings.load import Logging, Server
 
 KEY = "Canary0Canary1Canary2Canary3Cana"
 XIAOZHI = Doors(KEY).make_xiaozhi("single_module")

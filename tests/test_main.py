@@ -23,8 +23,8 @@ from running import BOUND, KEY, MAIN, Program, get, program
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.log import LINES_A_MINUTE
-from mcp_endpoint.tokens import Doors
 
 SECONDS_TO_ANSWER = 1.0
 CALLS = 20

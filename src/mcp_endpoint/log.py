@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from loguru import logger
 
-from mcp_endpoint.config import Logging, Server
-from mcp_endpoint.line_writer import Console, LineWriter, RotatingFile, Sink
+from .line_writer import Console, LineWriter, RotatingFile, Sink
+from .settings.load import Logging, Server
 
 if TYPE_CHECKING:
     from loguru import Record

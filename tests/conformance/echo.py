@@ -14,13 +14,13 @@ from typing import Any
 
 import uvicorn
 
-from mcp_endpoint.admission import Porter
-from mcp_endpoint.config import Config, Limits, Server, WebSocket
+from mcp_endpoint.access.admission import Porter
+from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.settings.load import Config, Limits, Server, WebSocket
 from mcp_endpoint.sockets import frames
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Door
 from mcp_endpoint.sockets.link import Link, make_link_class
-from mcp_endpoint.tokens import Doors
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 PATH = "/mcp_endpoint/mcp/?token=echo"

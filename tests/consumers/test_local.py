@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mcp_endpoint.broker import Broker
-from mcp_endpoint.calls import Part
-from mcp_endpoint.config import EndpointSettings, Limits
 from mcp_endpoint.consumers.local import Failed, Local
+from mcp_endpoint.core.broker import Broker
+from mcp_endpoint.core.ledger import Part
+from mcp_endpoint.settings.load import EndpointSettings, Limits
 
 BOUND = 10.0
 

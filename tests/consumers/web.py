@@ -11,13 +11,13 @@ from typing import Any
 import httpx2
 from running import BOUND, KEY, running
 
-from mcp_endpoint.broker import Broker
-from mcp_endpoint.config import Config, Limits, Security
-from mcp_endpoint.config import Server as Settings
-from mcp_endpoint.consumers.mcp_http import McpHttp
-from mcp_endpoint.greeting import Provider
-from mcp_endpoint.server import Server
-from mcp_endpoint.tokens import Doors
+from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.consumers.mcp_http.route import McpHttp
+from mcp_endpoint.core.broker import Broker
+from mcp_endpoint.core.lifecycle import Provider
+from mcp_endpoint.serving.server import Server
+from mcp_endpoint.settings.load import Config, Limits, Security
+from mcp_endpoint.settings.load import Server as Settings
 
 DOORS = Doors(KEY)
 TOKEN = DOORS.make_signed("home")

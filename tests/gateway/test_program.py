@@ -16,8 +16,8 @@ import pytest
 from running import BOUND, MAIN, Program, program
 from upstream import Seen, Upstream, reply, upstream
 
-from mcp_endpoint.config import FILE
 from mcp_endpoint.errors import EXIT_CONFIG
+from mcp_endpoint.settings.load import FILE
 
 KEYS = [f"sk-{letter * 45}" for letter in "xyz"]
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
@@ -128,7 +128,10 @@ async def python(root: Path, code: str) -> tuple[int | None, str]:
 
 async def test_without_its_packages_the_gateway_says_how_to_install_them(tmp_path: Path) -> None:
     settle(tmp_path, "http://127.0.0.1:1/")
-    hidden = "import sys, pathlib; sys.modules['httpx2'] = None; from mcp_endpoint.cli import main; main(pathlib.Path(sys.argv[1]), %s)"
+    hidden = (
+        "import sys, pathlib; sys.modules['httpx2'] = None; "
+        "from mcp_endpoint.commands.main import main; main(pathlib.Path(sys.argv[1]), %s)"
+    )
     for arguments in ("['--as', 'gateway']", "['serve', '--port', '0']"):
         status, said = await python(tmp_path, hidden % arguments)
         assert (status, "Traceback" in said) == (1, False)
@@ -139,8 +142,8 @@ async def test_without_its_packages_the_gateway_says_how_to_install_them(tmp_pat
 async def test_who_configures_no_gateway_loads_none_of_its_packages(tmp_path: Path) -> None:
     code = """
 import asyncio, pathlib, sys
-from mcp_endpoint.config import Config, Server
-from mcp_endpoint.server import create_server
+from mcp_endpoint.settings.load import Config, Server
+from mcp_endpoint.serving.server import create_server
 
 async def make():
     create_server(Config(server=Server(key="k" * 32)), root=pathlib.Path(sys.argv[1]))

@@ -14,7 +14,7 @@ from running import BOUND, Program
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import DataLike
 
-from mcp_endpoint.tokens import Doors
+from mcp_endpoint.access.tokens import Doors
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

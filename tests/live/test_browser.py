@@ -20,11 +20,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from upstream import Upstream, reply, says, upstream
 
-from mcp_endpoint.config import Api, Config, CredentialSettings, GatewaySettings, Limits, Providers, Security
-from mcp_endpoint.server import Server
+from mcp_endpoint.serving.server import Server
+from mcp_endpoint.settings.load import Api, Config, CredentialSettings, GatewaySettings, Limits, Providers, Security
 
 PAGE = Path(__file__).with_name("foreign_page.html")
-SMALL = Path(__file__).parents[1] / "small_server.py"
+SMALL = Path(__file__).parents[1] / "support" / "small_server.py"
 KEYS = 40
 ATTEMPTS = 19
 BROWSER_BOUND = 60.0

@@ -15,7 +15,7 @@ from running import BOUND, Reply, get
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from mcp_endpoint.tokens import Doors
+from mcp_endpoint.access.tokens import Doors
 
 KEY: Final = "CanaryZQ8sT3vW5xY7zB9dF1gH2jL4nP"
 OPAQUE: Final = "canary-opaque-5d81f0"

@@ -25,9 +25,9 @@ from mcp.shared.message import SessionMessage
 from running import BOUND, KEY, running
 from websockets.asyncio.client import connect
 
-from mcp_endpoint.config import Config
-from mcp_endpoint.eras import REVISION
-from mcp_endpoint.tokens import Doors
+from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.protocol.stateless import REVISION
+from mcp_endpoint.settings.load import Config
 
 TOKEN = Doors(KEY).make_signed("kitchen")
 EMPTY: dict[str, Any] = {"type": "object", "properties": {}}

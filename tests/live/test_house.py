@@ -18,10 +18,10 @@ import pytest
 from peers import EXAMPLES, Device, device, text_of, tool, until
 from running import BOUND, Program, program
 
-from mcp_endpoint.tokens import Doors
+from mcp_endpoint.access.tokens import Doors
 
-SMALL = Path(__file__).parents[1] / "small_server.py"
-ODD = Path(__file__).parents[1] / "odd_server.py"
+SMALL = Path(__file__).parents[1] / "support" / "small_server.py"
+ODD = Path(__file__).parents[1] / "support" / "odd_server.py"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -248,7 +248,7 @@ async def test_a_server_that_cannot_live_is_left_alone_after_a_while_and_tried_a
     main.write_text(
         f"import sys; sys.path.insert(0, {str(EXAMPLES.parent / 'src')!r})\n"
         "from mcp_endpoint.providers import backoff\nbackoff.LONGEST_SECONDS = 0.01\n"
-        "from mcp_endpoint.cli import main\nmain()\n"
+        "from mcp_endpoint.commands.main import main\nmain()\n"
     )
     words = ("--root", str(tmp_path), "serve", "--port", "0", "--providers", str(file))
     async with program(tmp_path, *words, main=main) as running:

@@ -22,7 +22,7 @@ from running import BOUND, Program
 from vigil import Vigil
 from websockets.asyncio.client import connect
 
-from mcp_endpoint.tokens import Doors
+from mcp_endpoint.access.tokens import Doors
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

@@ -20,13 +20,14 @@ from wrong import WRONG, Wrong
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "mcp_endpoint"
-HEART = ("endpoint", "greeting", "calls", "catalog", "offers", "jsonrpc", "broker", "lives")
+CORE = ("core", "protocol", "lives")
 SECONDS = 300.0
 
 
 def tests() -> list[str]:
     """The heart's own test files, the plays first and the lives last."""
-    return [str(file) for name in HEART for file in sorted((ROOT / "tests").glob(f"test_{name}*.py"), reverse=True)]
+    found = [file for name in CORE for file in sorted((ROOT / "tests" / name).glob("test_*.py"))]
+    return [str(file) for file in sorted(found, key=lambda file: (file.parent.name == "lives", "endpoint" not in file.name))]
 
 
 def run(wrong: Wrong | None) -> tuple[bool, str]:
@@ -37,7 +38,8 @@ def run(wrong: Wrong | None) -> tuple[bool, str]:
         if wrong is not None:
             module = sources / "mcp_endpoint" / f"{wrong.module}.py"
             module.write_text(module.read_text("utf-8").replace(wrong.old, wrong.new), "utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={sources} {ROOT / 'tests'}"]
+        path = f"pythonpath={sources} {ROOT / 'tests'} {ROOT / 'tests' / 'support'}"
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", path]
         environment = {**os.environ, "HYPOTHESIS_PROFILE": "mutants", "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             ended = subprocess.run(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from plays import INITIALIZED, answer, call, failure, initialize, notification, request, welcome
 
-from mcp_endpoint.broker import INNER, Broker
-from mcp_endpoint.config import EndpointSettings, Limits
+from mcp_endpoint.core.broker import INNER, Broker
 from mcp_endpoint.providers.bridge import Bridge
+from mcp_endpoint.settings.load import EndpointSettings, Limits
 
 
 class Timer:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mcp_endpoint.errors import ConfigError
-from mcp_endpoint.providers.child import Command
 from mcp_endpoint.providers.mcp_json import Found, mask, read
+from mcp_endpoint.providers.process.child import Command
 
 OURS = {"PATH": "/bin", "HOME": "/home/me", "AWS_SECRET_ACCESS_KEY": "s3cret-s3cret", "CITY": "杭州"}
 

@@ -13,12 +13,12 @@ from sockets.peerframes import PING, TEXT, frame
 from sockets.stage import DEVICE, KEY, TOOL, Double, configured, connection, knock, linked, request, staged
 from websockets.datastructures import Headers
 
-from mcp_endpoint.admission import BadTokens, Porter, Refusal, host_of
-from mcp_endpoint.config import Config, Logging, Server
+from mcp_endpoint.access.admission import BadTokens, Porter, Refusal, host_of
+from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.errors import RESTARTING
 from mcp_endpoint.log import setup
+from mcp_endpoint.settings.load import Config, Logging, Server
 from mcp_endpoint.sockets.handshake import Admission, Door
-from mcp_endpoint.tokens import Doors
 
 DOORS = Doors(KEY)
 XIAOZHI = DOORS.make_xiaozhi("0123456789abcdef0123456789abcdef")

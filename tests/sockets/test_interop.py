@@ -20,7 +20,7 @@ import websockets
 import websockets.asyncio.client
 from sockets.stage import BOUND, DEVICE, TOOL, configured, staged, until
 
-from mcp_endpoint.broker import Broker
+from mcp_endpoint.core.broker import Broker
 
 Say = Callable[[str], Awaitable[str]]
 """Send a text and wait for the next one."""

@@ -10,9 +10,9 @@ import pytest
 from sockets.peerframes import BINARY, PING, TEXT, closing, frame
 from sockets.stage import DEVICE, TOOL, Party, certificates, configured, linked, staged, until
 
-from mcp_endpoint.config import Logging, Server
 from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, TOO_BIG
 from mcp_endpoint.log import setup
+from mcp_endpoint.settings.load import Logging, Server
 from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
 from mcp_endpoint.sockets.link import Link
 

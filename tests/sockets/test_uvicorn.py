@@ -16,12 +16,12 @@ from sockets.stage import BOUND, DEVICE, KEY, Double, Peer, configured, hello, l
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from mcp_endpoint.admission import Porter
+from mcp_endpoint.access.admission import Porter
+from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.errors import RESTARTING
 from mcp_endpoint.sockets.guard import Guard, make_guard_class
 from mcp_endpoint.sockets.handshake import Door
 from mcp_endpoint.sockets.link import Link, make_link_class
-from mcp_endpoint.tokens import Doors
 
 
 def test_a_link_takes_what_uvicorns_own_class_takes() -> None:

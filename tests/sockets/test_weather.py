@@ -15,8 +15,8 @@ from sockets.stage import BOUND, DEVICE, TOOL, Stage, configured, staged, until
 from sockets.weather import Weather, weather
 from websockets.asyncio.client import ClientConnection, connect
 
-from mcp_endpoint.broker import Broker
-from mcp_endpoint.config import EndpointSettings
+from mcp_endpoint.core.broker import Broker
+from mcp_endpoint.settings.load import EndpointSettings
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 CALL_SECONDS = 1.0

@@ -9,14 +9,15 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from .. import __version__, errors, jsonrpc
-from ..broker import Broker
-from ..calls import Consumer, number_of
-from ..catalog import Tool, read_page
-from ..config import Limits
-from ..eras import INTERNAL
-from ..greeting import INITIALIZED, LATEST
-from ..jsonrpc import Part
+from .. import __version__, errors
+from ..core.broker import Broker
+from ..core.catalog import Tool, read_page
+from ..core.ledger import Consumer, number_of
+from ..core.lifecycle import INITIALIZED, LATEST
+from ..protocol import jsonrpc
+from ..protocol.jsonrpc import Part
+from ..protocol.stateless import INTERNAL
+from ..settings.load import Limits
 
 PAGES: Final = 1_000
 """Most pages of a list that are asked for, so that an endless one ends."""

@@ -32,14 +32,14 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from .. import __version__
-from ..addresses import is_loopback
-from ..admission import FORWARDED, host_of
+from ..access.addresses import is_loopback
+from ..access.admission import FORWARDED, host_of
 from ..asgi import Bodies, BodyRefused, disconnected, unless_gone
-from ..broker import Broker
-from ..config import Config, GatewaySettings
-from ..credentials import BANNED_BY, REFUSED_BY, RESTED_BY, Credential
-from ..keyring import ALL_GONE, Keyring, retry_after
-from .aim import KEY_HEADER, Aim, Scrub, climbs, homeward, outward, unkeyed
+from ..core.broker import Broker
+from ..credentials.pool import BANNED_BY, REFUSED_BY, RESTED_BY, Credential
+from ..credentials.store import ALL_GONE, Keyring, retry_after
+from ..settings.load import Config, GatewaySettings
+from .rewrite import KEY_HEADER, Aim, Scrub, climbs, homeward, outward, unkeyed
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))

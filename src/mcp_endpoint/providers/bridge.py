@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 from msgspec import UNSET
 
-from .. import jsonrpc
-from ..broker import Broker
-from ..calls import Consumer
-from ..endpoint import LIST_CHANGED
+from ..core.broker import Broker
+from ..core.endpoint import LIST_CHANGED
+from ..core.ledger import Consumer
+from ..core.lifecycle import Provider
 from ..errors import GOING_AWAY, Goodbye
-from ..greeting import Provider
-from ..jsonrpc import Part
+from ..protocol import jsonrpc
+from ..protocol.jsonrpc import Part
 
 
 class Bridge:

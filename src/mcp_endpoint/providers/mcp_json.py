@@ -10,11 +10,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from ..broker import INNER
+from ..core.broker import INNER
 from ..errors import ConfigError
-from ..jsonrpc import Malformed, members
 from ..log import BLOT
-from .child import Command, environment
+from ..protocol.jsonrpc import Malformed, members
+from .process.child import Command, environment
 
 Wire = Literal["stdio", "http", "sse", "any"]
 """How a server is spoken to; `any` is a URL whose entry does not say: Streamable HTTP, else HTTP+SSE."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..config import Limits
 from ..errors import SLOW_MESSAGE, Goodbye
+from ..settings.load import Limits
 from .keepalive import NEVER, Keepalive
 
 

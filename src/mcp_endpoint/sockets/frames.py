@@ -25,7 +25,7 @@ from websockets.frames import apply_mask as apply_mask  # type: ignore[attr-defi
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from ..errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
-from ..jsonrpc import is_utf8
+from ..protocol.jsonrpc import is_utf8
 
 FRAMES_PER_TURN: Final = 32
 """Frames taken from one link before the others have their turn: about a tenth of a millisecond of work."""

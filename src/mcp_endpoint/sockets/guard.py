@@ -22,9 +22,9 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from ..addresses import is_loopback
-from ..admission import Refusal, host_of
-from ..config import Config
+from ..access.addresses import is_loopback
+from ..access.admission import Refusal, host_of
+from ..settings.load import Config
 from .handshake import Door
 from .keepalive import NEVER, STEPS
 

@@ -11,13 +11,13 @@ from urllib.parse import parse_qsl
 from loguru import logger
 from websockets.datastructures import Headers
 
-from .. import eras
-from ..admission import ORIGIN, Porter, Refusal, Side, neighbourhood
-from ..broker import Broker
-from ..config import Config
+from ..access.admission import ORIGIN, Porter, Refusal, Side, neighbourhood
+from ..access.tokens import Opened
+from ..core.broker import Broker
 from ..errors import Goodbye
 from ..log import LineQuota
-from ..tokens import Opened
+from ..protocol import stateless as eras
+from ..settings.load import Config
 from .budget import Budget
 from .keepalive import Keepalive
 

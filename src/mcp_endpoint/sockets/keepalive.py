@@ -16,8 +16,8 @@ import asyncio
 import math
 from typing import Final, Protocol
 
-from ..config import Limits, WebSocket
 from ..errors import KEEPALIVE, NOT_READING, Goodbye
+from ..settings.load import Limits, WebSocket
 
 NEVER: Final = math.inf
 COARSEST: Final = 0.5

@@ -28,7 +28,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from ..admission import Refusal
+from ..access.admission import Refusal
 from ..errors import INTERNAL, NOT_READING, OVER_BUDGET, RESTARTING, Goodbye
 from .frames import PROTOCOL_LOGGER, SHORT, SHORT_HEADS, Frames, close_frame, ping_frame, text_head
 from .handshake import Admission, Door

@@ -1,0 +1,1 @@
+"""Who may come in: tokens, addresses, Host and Origin, TLS."""

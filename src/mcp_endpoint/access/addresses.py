@@ -1,0 +1,182 @@
+"""The addresses a person copies: where the console, a tool and a device find this server.
+
+manager-api and xiaozhi-server derive everything from these texts, so their form is part of the contract: `<base>/mcp_endpoint/health?key=…`
+stands beside `<base>/mcp_endpoint/mcp/?token=…` and `<base>/mcp_endpoint/call/?token=…`, the key is the last thing in its address, and
+the base is one the reader can reach, never an address nobody listens on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from ..settings.load import Server
+from .tokens import SINGLE_MODULE, Doors, refused_by_xiaozhi
+
+ROOM: Final = "/mcp_endpoint"
+PROBE: Final = "mcp-endpoint-check-"
+"""What the endpoints of `mcp-endpoint check` are called, with something random behind it; who looks at endpoints passes over them."""
+UNKNOWN_HOST: Final = "SERVER-ADDRESS"
+"""Stands where only the reader knows the address: a container cannot see how it is reached."""
+ANYWHERE: Final = frozenset({"", "0.0.0.0", "::"})
+
+_ELSEWHERE: Final = ("192.0.2.1", 9)  # RFC 5737 TEST-NET-1: connecting a datagram socket there sends nothing, it only picks a route
+
+
+class Hint(NamedTuple):
+    """One sentence for the operator, in both languages."""
+
+    en: str
+    zh: str
+
+
+class Pair(NamedTuple):
+    """The two addresses of one endpoint."""
+
+    tool: str
+    device: str
+
+
+def base_of(server: Server, port: int, *, contained: bool) -> str:
+    """`http(s)://host[:port][/prefix]` without a slash at the end, as people outside reach the server listening on `port`."""
+    if server.public_url:
+        return server.public_url.rstrip("/").removesuffix(ROOM)
+    host = server.host
+    if host in ANYWHERE:
+        host = UNKNOWN_HOST if contained else _outward_address()
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if server.tls_cert else 'http'}://{host}:{port}"
+
+
+def console_address(base: str, key: str) -> str:
+    """What the console's parameter server.mcp_endpoint wants (manager-api: the key is everything behind `key=`)."""
+    return f"{base}{ROOM}/health?key={quote(key, safe='')}"
+
+
+def endpoint_addresses(base: str, token: str) -> Pair:
+    """Where the tool and the device of `token` connect."""
+    websocket = "ws" + base.removeprefix("http")
+    shown = quote(token, safe="")
+    return Pair(f"{websocket}{ROOM}/mcp/?token={shown}", f"{websocket}{ROOM}/call/?token={shown}")
+
+
+def device_side(address: str) -> str:
+    """Where a device connects, given the address of either side of its endpoint; addresses of other servers stay as they are."""
+    path, mark, query = address.partition("?")
+    return re.sub(rf"{ROOM}/mcp(/?)$", rf"{ROOM}/call\1", path) + mark + query
+
+
+def token_in(text: str) -> str:
+    """The token somebody has copied: alone, as it stands in an address, or with the whole address; read as the server reads it."""
+    copied = text.strip().strip("\"'")
+    query = urlsplit(copied).query if "://" in copied else f"token={copied}"
+    return dict(parse_qsl(query)).get("token", "")
+
+
+def announcement(server: Server, port: int, doors: Doors, *, contained: bool) -> str:
+    """The two addresses a xiaozhi user must copy and what to know about them, printed once at the start and never logged."""
+    base = base_of(server, port, contained=contained)
+    token = doors.make_xiaozhi(SINGLE_MODULE)
+    lines = [
+        "智控台MCP参数配置 / for the console, parameter server.mcp_endpoint:",
+        f"  {console_address(base, server.key)}",
+        "单模块部署MCP接入点 / for a xiaozhi-server without a console:",
+        f"  {endpoint_addresses(base, token).tool}",
+        "谁有这两个地址，谁就能使用您的工具，请勿外传。/ Whoever has them can use your tools: keep them to yourself.",
+    ]
+    for hint in hints(server, base, token, contained=contained):
+        lines += [hint.zh, hint.en]
+    return "\n".join(lines)
+
+
+def hints(server: Server, base: str, token: str, *, contained: bool) -> list[Hint]:
+    """What would keep the addresses of `token` under `base` from working, and the remedy."""
+    found: list[Hint] = []
+    host = urlsplit(base).hostname or ""
+    if contained and is_loopback(server.host):
+        found.append(
+            Hint(
+                f'It listens on {server.host}, which nobody outside the container reaches: set host = "0.0.0.0" under [server].',
+                f'它只监听 {server.host}，容器外无法访问：请在 [server] 下设置 host = "0.0.0.0"。',
+            )
+        )
+    if contained and not server.public_url:
+        found.append(
+            Hint(
+                'Inside a container the server cannot see its own address: set public_url = "http://ADDRESS:PORT" under [server] '
+                "(or MES_SERVER_PUBLIC_URL) to what others use to reach this machine.",
+                '服务器在容器内，看不到自己的对外地址：请在 [server] 下设置 public_url = "http://地址:端口"'
+                "（或环境变量 MES_SERVER_PUBLIC_URL），填其他机器访问本机所用的地址。",
+            )
+        )
+    elif is_loopback(host) and not is_loopback(server.host) and not server.public_url:
+        found.append(
+            Hint(
+                f"{host} is reachable from this machine only, and the console refuses it: use the machine's own address in its place.",
+                f"{host} 只能从本机访问，智控台也不接受它：请改用本机的对外地址。",
+            )
+        )
+    elif is_loopback(host):
+        found.append(
+            Hint(
+                f"{host} is reachable from this machine only, and the console refuses it. To let others in set "
+                'host = "0.0.0.0" (or public_url) under [server].',
+                f'{host} 只能从本机访问，智控台也不接受它。要让其他机器访问，请在 [server] 下设置 host = "0.0.0.0"（或 public_url）。',
+            )
+        )
+    if refused_by_xiaozhi(token):
+        found.append(
+            Hint(
+                'xiaozhi-server refuses this token because it happens to contain "key" or "call": remove key from the configuration, '
+                "the next start makes a fitting one.",
+                '此令牌恰好含有 "key" 或 "call"，xiaozhi-server 不接受它：请从配置中删除 key，下次启动会生成合适的密钥。',
+            )
+        )
+    return found
+
+
+def in_container(environ: Mapping[str, str], filesystem: Path = Path("/")) -> bool:
+    """Whether this process runs in a container (Docker, Podman, Kubernetes, LXC, nspawn)."""
+    return (
+        (filesystem / ".dockerenv").exists()
+        or (filesystem / "run/.containerenv").exists()
+        or "KUBERNETES_SERVICE_HOST" in environ
+        or "container" in environ
+    )
+
+
+@lru_cache(maxsize=1024)
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, means this machine only."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool(address.is_loopback or (mapped and mapped.is_loopback))
+
+
+def _outward_address() -> str:
+    """The address of this machine that the rest of its network sees; its name where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ELSEWHERE)
+        except OSError:
+            return socket.gethostname()
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def without_secrets(url: str) -> str:
+    """A URL without user, query and fragment, which may hold a secret."""
+    address = re.split(r"[?#]", url, maxsplit=1)[0]
+    return re.sub(r"(?<=//)[^/]*@", "", address)

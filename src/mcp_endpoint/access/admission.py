@@ -1,0 +1,370 @@
+"""Which token opens which endpoint to whom, and what a web page may ask for: the same rules for a WebSocket and for an HTTP request.
+
+Headers are asked for by name through a function that gives all values of one, because the two wires have different classes for them.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from ..settings.load import Config
+from .addresses import is_loopback
+from .tokens import Doors, Opened, Refused
+
+Side = Literal["tool", "device"]
+Values = Callable[[str], Sequence[str]]
+"""All values of the header with this name; none if it is not there."""
+PORTS: Final = {"http": 80, "https": 443}
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+"""What people call their own machine in an address."""
+
+FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-IP", "Via")
+"""Headers that only a proxy adds: a request that has one came from elsewhere."""
+WINDOW: Final = 60.0
+"""Seconds over which bad tokens are counted."""
+
+
+class Refusal(NamedTuple):
+    """Why somebody may not come in: an HTTP answer, and a word for the log that the peer does not see."""
+
+    status: int
+    error: str
+    message: str
+    why: str
+    address: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def body(self) -> bytes:
+        """The JSON that all our HTTP errors have."""
+        return msgspec.json.encode({"error": self.error, "message": self.message})
+
+    def answer(self) -> bytes:
+        """The whole HTTP answer."""
+        body = self.body
+        head = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", "Content-Type: application/json; charset=utf-8"]
+        head += [f"Content-Length: {len(body)}", "Connection: close"]
+        head += [f"{name}: {value}" for name, value in self.headers]
+        return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+class TwoTokens(Exception):
+    """A request shows two tokens that differ: nobody can say which it means."""
+
+
+class Whence(NamedTuple):
+    """Where a request comes from."""
+
+    peer: str
+    """The address of the socket's other end."""
+    local: str
+    """Our own address, to which it came."""
+    shown: str
+    """For the log."""
+    counted: str
+    """The address its bad tokens count for, empty for those who are exempt."""
+    foreign: bool = False
+    """Whether a web page of somebody else made the request, see `Origins`."""
+
+
+class Origin(NamedTuple):
+    """Where a web page comes from (RFC 6454), spelled in one way."""
+
+    scheme: str
+    host: str
+    """Lower case; an IPv6 address compressed and without brackets."""
+    port: int
+    """That of the scheme where none is written; 0 for a scheme without one."""
+
+    @classmethod
+    def of(cls, text: str) -> Origin | None:
+        """The origin `SCHEME://HOST[:PORT]` that `text` is; None for `null` and for everything else."""
+        found = _ORIGIN.fullmatch(text.strip().lower())
+        if found is None:
+            return None
+        scheme, host, port = found["scheme"], found["name"] or found["address"], found["port"]
+        if found["address"]:
+            try:
+                host = ipaddress.IPv6Address(host).compressed
+            except ValueError:
+                return None
+        return cls(scheme, host, int(port) if port else PORTS.get(scheme, 0))
+
+
+class Origins:
+    """What web pages may ask for.
+
+    No page gets in whose origin `allowed_origins` does not let in. And no page of somebody else gets what asks for no secret: tokens of
+    free choice, metrics without the key, a gateway. Such a page is one that is neither this server's own nor listed by its name; `*` and
+    `null` name nobody. The browser tells in `Origin` who asks; where it sends none (a picture, a link) in `Sec-Fetch-Site`; an old
+    browser in `Referer`. A page cannot forge them, and a program sends none of them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        allowed = config.security.allowed_origins
+        self._all = "*" in allowed
+        self._null = "null" in allowed
+        self._named = frozenset(origin for origin in map(Origin.of, allowed) if origin is not None)
+        hosts = frozenset(host.lower() for host in config.security.allowed_hosts)
+        self._hosts = hosts if "*" in hosts else None
+        scheme, _, rest = config.server.public_url.partition("://")
+        self._public = Origin.of(f"{scheme}://{rest.partition('/')[0]}")
+
+    def allow(self, values: Values, *, tls: bool) -> bool:
+        """Whether `allowed_origins` lets a request in; who is no web page sends no Origin."""
+        origins = values("Origin")
+        if self._all or not origins:
+            return True
+        if len(origins) != 1:
+            return False
+        return (self._null and origins[0] == "null") or self._known(Origin.of(origins[0]), self._own(values, tls=tls))
+
+    def foreign(self, values: Values, *, tls: bool) -> bool:
+        """Whether a web page of somebody else made the request."""
+        own = self._own(values, tls=tls)
+        origins = values("Origin")
+        if origins:
+            origin = Origin.of(origins[0]) if len(origins) == 1 else None
+            if not self._known(origin, own):
+                return True
+            if origin != own:
+                return False  # a page from elsewhere that may: its Sec-Fetch-Site says that it is from elsewhere
+        if sites := values("Sec-Fetch-Site"):
+            return any(site.strip().lower() not in ("same-origin", "none") for site in sites)
+        if origins:
+            return False
+        pages = (_PAGE.match(referer) for referer in values("Referer"))
+        return any(page is not None and not self._known(Origin.of(page[0]), own) for page in pages)
+
+    def _known(self, origin: Origin | None, own: Origin | None) -> bool:
+        """Whether pages of an origin are this server's or listed by name."""
+        if origin is None:
+            return False
+        if origin in (own, self._public) or origin in self._named:
+            return True
+        # A browser that has come to this port of its own machine finds this server there under each name of that machine.
+        here = own is not None and is_loopback(own.host) and own.port == origin.port
+        return here and origin.host in LOOPBACK and origin.scheme in PORTS
+
+    def _own(self, values: Values, *, tls: bool) -> Origin | None:
+        """The origin of the pages of this server, as this request has addressed it."""
+        hosts = values("Host")
+        own = Origin.of(f"{'https' if tls else 'http'}://{hosts[0]}") if len(hosts) == 1 else None
+        if own is None or self._hosts is None:
+            return own
+        # Where `allowed_hosts` takes every name, somebody else's name may lead here (DNS rebinding).
+        return own if is_loopback(own.host) or _address(own.host) or own.host in self._hosts else None
+
+
+class BadTokens:
+    """How often each address showed a bad token within the last minute; the longest known address is forgotten first."""
+
+    def __init__(self, most: int, addresses: int) -> None:
+        self._most = most
+        self._addresses = addresses
+        self._windows: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def another(self, address: str, now: float) -> int:
+        """One more from `address`: 0, or the whole seconds after which it may try again."""
+        address = neighbourhood(address)
+        began, count = self._windows.get(address, (now, 0))
+        if now - began >= WINDOW:
+            self._windows.pop(address)
+            began, count = now, 0
+        if count >= self._most:
+            return int(began + WINDOW - now) + 1
+        self._windows[address] = (began, count + 1)
+        if len(self._windows) > self._addresses:
+            self._windows.popitem(last=False)
+        return 0
+
+
+class Porter:
+    """Looks at tokens; one per server, so that an address is counted once whatever it knocks at."""
+
+    def __init__(
+        self,
+        config: Config,
+        doors: Doors,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` counts bad tokens, `epoch` is what tokens expire by; both in seconds."""
+        self.bad_tokens = BadTokens(config.limits.failed_tokens_per_minute, config.limits.failed_token_addresses)
+        self._doors = doors
+        self._clock = clock
+        self._epoch = epoch
+        self._key = config.server.key.encode()
+        self._opaque = config.security.opaque_tokens
+        self.origins = Origins(config)
+        self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in config.server.trusted_proxies)
+        self._opaque_at_all = _opaque_at_all(config)
+
+    def whence(self, peer: tuple[str, int], local: str, values: Values, *, tls: bool = False) -> Whence:
+        """Where a request from `peer` to our address `local` comes from, if a trusted proxy brought it from elsewhere."""
+        host, port = peer
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        foreign = self.origins.foreign(values, tls=self.is_tls(host, values, tls=tls))
+        if not self._trusted(host):
+            return Whence(host, local, shown, "" if is_loopback(host) else host, foreign)
+        for entry in reversed(",".join(values("X-Forwarded-For")).split(",")):
+            client = _address(entry)
+            if not client:
+                break
+            if not self._trusted(client):
+                return Whence(host, local, f"{client} via {host}", "" if is_loopback(client) else client, foreign)
+        return Whence(host, local, shown, "", foreign)
+
+    def is_tls(self, host: str, values: Values, *, tls: bool) -> bool:
+        """Whether the browser spoke TLS: to us, or to the trusted proxy at `host`."""
+        return tls or (self._trusted(host) and [value.strip() for value in values("X-Forwarded-Proto")[-1:]] == ["https"])
+
+    def admit(self, fields: Iterable[tuple[str, str]], values: Values, whence: Whence, side: Side) -> Opened | Refusal:
+        """What the token of a request opens to this side; `fields` are those of its query."""
+        try:
+            token = token_of(fields, values)
+            if whence.foreign and not token:
+                return refused_page(whence.shown)
+            opened = self._doors.open(token, self._epoch())
+            if opened.kind == "opaque" and whence.foreign:
+                return refused_page(whence.shown)
+            if opened.kind == "opaque" and not self._opaque_allowed(values, whence):
+                raise Refused("opaque-token-not-allowed-here")
+        except TwoTokens:
+            return Refusal(400, "two tokens", TWO_TOKENS, "two tokens", whence.shown)
+        except Refused as refused:
+            return self._refused(refused.why, whence)
+        if opened.role not in ("both", side):
+            return Refusal(403, "wrong side", ROLE, f"a token for {opened.role} at the {side} address", whence.shown)
+        return opened
+
+    def is_key(self, fields: Iterable[tuple[str, str]], values: Values) -> bool:
+        """Whether the token of a request is the server's own key, which opens every endpoint to its operator."""
+        try:
+            return hmac.compare_digest(token_of(fields, values).encode("utf-8", "surrogatepass"), self._key)
+        except TwoTokens:
+            return False
+
+    def is_opaque(self, token: str) -> bool:
+        """Whether a token is one of free choice."""
+        if self.is_key([("token", token)], lambda name: ()):
+            return False
+        try:
+            return self._doors.open(token, self._epoch()).kind == "opaque"
+        except Refused:
+            return False
+
+    def _refused(self, why: str, whence: Whence) -> Refusal:
+        wait = self.bad_tokens.another(whence.counted, self._clock()) if whence.counted else 0
+        if wait:
+            return Refusal(429, "too many bad tokens", TOO_MANY, why, whence.shown, (("Retry-After", str(wait)),))
+        return Refusal(401, "bad token", TOKEN, why, whence.shown, (("WWW-Authenticate", "Bearer"),))
+
+    def _trusted(self, host: str) -> bool:
+        if not self._proxies:
+            return False
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return any(mapped in network for network in self._proxies)
+
+    def _opaque_allowed(self, values: Values, whence: Whence) -> bool:
+        if self._opaque == "always":
+            return True
+        local = is_loopback(whence.peer) and is_loopback(whence.local)
+        return self._opaque_at_all and local and not any(values(name) for name in FORWARDED)
+
+
+def _opaque_at_all(config: Config) -> bool:
+    """Whether anybody may use a token of free choice: the socket is bound to this machine and nothing says it is reached from outside."""
+    if config.security.opaque_tokens != "loopback" or not is_loopback(config.server.host):
+        return config.security.opaque_tokens == "always"
+    public = config.server.public_url
+    return not public or is_loopback(host_of(public))
+
+
+def refused_page(address: str) -> Refusal:
+    """What a web page of somebody else hears that shows no secret. Nobody but this server's own pages may read it."""
+    return Refusal(403, "origin not allowed", PAGE, "a web page of somebody else", address, OWN_PAGES)
+
+
+def host_of(url: str) -> str:
+    """The host of `//HOST[:PORT]/…` without the brackets of an IPv6 address; empty if there is none."""
+    host = url.partition("//")[2].partition("/")[0]
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def token_of(fields: Iterable[tuple[str, str]], values: Values) -> str:
+    """The token of a request: `Authorization: Bearer` or `?token=`; an empty one is none.
+
+    Raises TwoTokens for two that differ. A `+` of the query that has become a blank makes no difference.
+    """
+    bearers = (value.partition(" ") for value in values("Authorization"))
+    shown = [credentials.strip() for scheme, _, credentials in bearers if scheme.lower() == "bearer"]
+    shown = [token for token in (*shown, *(value for name, value in fields if name == "token")) if token]
+    if len({token.replace(" ", "+") for token in shown}) > 1:
+        raise TwoTokens
+    return shown[0] if shown else ""
+
+
+def _address(entry: str) -> str:
+    """The address in one entry of X-Forwarded-For, with or without a port; empty if there is none."""
+    entry = entry.strip().strip('"')
+    if entry.startswith("["):
+        entry = entry[1:].partition("]")[0]
+    elif entry.count(":") == 1:
+        entry = entry.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(entry))
+    except ValueError:
+        return ""
+
+
+def neighbourhood(address: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has."""
+    if ":" not in address:
+        return address
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return str(mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
+_ORIGIN: Final = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\s/?#@,:\[\]\\]+))(?::(?P<port>[0-9]{1,5}))?"
+)
+_PAGE: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
+"""The origin a Referer begins with."""
+OWN_PAGES: Final = (("Cross-Origin-Resource-Policy", "same-origin"),)
+ORIGIN: Final = "来源不被允许 / This origin is not allowed (security.allowed_origins)"
+PAGE: Final = (
+    "其他网站的网页不能使用自由令牌、网关和无密钥的页面：请使用签名令牌，或在 [security] allowed_origins 中按名称列出该来源（* 不算）"
+    " / A web page of another site may use no free-form token, no gateway and nothing without a key: use a signed token, or list its"
+    " origin by name in [security] allowed_origins (* does not count)"
+)
+TOKEN: Final = (
+    "令牌无效：请使用服务器启动时打印的地址，或运行 mcp-endpoint url NAME 获取"
+    " / Invalid token: use an address printed when the server starts, or get one with: mcp-endpoint url NAME"
+)
+TWO_TOKENS: Final = (
+    "请求带有两个不同的令牌：请只用 Authorization 或 ?token= 之一 / Two tokens that differ: use either Authorization or ?token="
+)
+TOO_MANY: Final = "令牌错误次数过多，请稍后再试 / Too many bad tokens from this address, try again later"
+ROLE: Final = (
+    "此令牌只能用于另一端：工具端用 /mcp_endpoint/mcp/，设备端用 /mcp_endpoint/call/"
+    " / This token is for the other side: tools connect to /mcp_endpoint/mcp/, devices to /mcp_endpoint/call/"
+)

@@ -1,0 +1,51 @@
+"""The certificate this server serves with, and how its own commands recognise it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+from ..errors import ConfigError
+from ..settings.load import Server
+
+
+def serving(settings: Server, sources: Mapping[str, str]) -> ssl.SSLContext | None:
+    """What to serve with, None without a certificate. Raises ConfigError, with the place of the setting, if it cannot be used."""
+    if not settings.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=_no_passphrase)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"tls_cert {settings.tls_cert!r} with tls_key {settings.tls_key!r} cannot be used: {reason}; both must be readable PEM files "
+            "that belong together, the key without a passphrase",
+            f"tls_cert {settings.tls_cert!r} 与 tls_key {settings.tls_key!r} 无法使用：{reason}；"
+            "两者须为可读且相互匹配的 PEM 文件，私钥不带密码",
+            place=sources["server.tls_cert"],
+        ) from error
+    return context
+
+
+def trusting(certificate: str) -> ssl.SSLContext:
+    """How a command on the same machine recognises the server: by the very certificate in its file, whatever name it is reached by.
+
+    Raises ConfigError if the file cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(certificate)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"tls_cert {certificate!r} cannot be read: {reason}", f"无法读取 tls_cert {certificate!r}：{reason}") from error
+    return context
+
+
+def _no_passphrase() -> str:
+    """Keeps OpenSSL from asking a terminal nobody watches."""
+    raise ValueError("the key has a passphrase")

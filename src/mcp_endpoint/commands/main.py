@@ -1,0 +1,466 @@
+"""The command line: every way to run the program, in Chinese and English."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+import msgspec
+from msgspec.structs import replace
+
+from .. import __version__, log
+from ..access import addresses, tokens
+from ..errors import EXIT_FAILURE, ConfigError, EndpointError
+from ..serving.standalone import API_VARIABLES, ROOMS, with_dot_env
+from ..serving.standalone import overrides as for_alone
+from ..settings import load as config
+
+if TYPE_CHECKING:
+    from .client import Device, Result, Tool
+
+NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
+
+
+def main(root: Path | None = None, arguments: list[str] | None = None) -> NoReturn:
+    """Run one command and end the process; a person's mistake is told in two sentences, never as a traceback.
+
+    `root` is the folder with data/ and logs/; the current one where none is given. Exit codes: 0 done, 1 refused by the machine,
+    2 wrong usage, 78 wrong configuration (sysexits.h).
+    """
+    try:
+        command.main(args=arguments, prog_name="mcp-endpoint", obj=root or Path.cwd(), standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EndpointError as error:
+        click.echo(error, err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+class _Command(click.Group):
+    """The whole command line. Options of `serve` may stand without its name: `python main.py --log-level debug`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        ours = 0
+        while args[ours : ours + 1] and args[ours].partition("=")[0] == "--root":
+            ours += 1 if "=" in args[ours] else 2
+        spellings = {spelling for option in serve.params for spelling in option.opts}
+        if args[ours : ours + 1] and args[ours].partition("=")[0] in spellings:
+            args = [*args[:ours], "serve", *args[ours:]]
+        return super().parse_args(context, args)
+
+
+@click.group(
+    cls=_Command,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    help="MCP 接入点服务器：让设备与工具相遇。不带命令即为 serve。\n\n"
+    "The MCP endpoint server, where devices meet tools. Without a command: serve.",
+)
+@click.version_option(__version__, "-V", "--version", message="%(version)s", help="显示版本 / Show the version.")
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="存放 data/ 与 logs/ 的文件夹 / Folder that holds data/ and logs/.",
+)
+@click.pass_context
+def command(context: click.Context, root: Path | None) -> None:
+    context.obj = (root or context.obj).resolve()
+    if context.invoked_subcommand is None:
+        context.invoke(serve)
+
+
+@command.command(help="启动服务器 / Start the server.")
+@click.option("--host", help="监听地址 / Address to listen on.")
+@click.option("--port", help="监听端口 / Port to listen on.")
+@click.option("--log-level", help="日志级别 / Least important lines to log: TRACE DEBUG INFO WARNING ERROR.")
+@click.option("--as", "alone", type=click.Choice(list(ROOMS)), help="只运行其中一部分 / Run one room of it alone.")
+@click.option("--providers", metavar="FILE", help="本服务器自己带上的 MCP 服务器 / MCP servers it brings itself: a file with mcpServers.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="任一设置项 / Any setting: websocket.max_connections=2000.")
+@click.pass_obj
+def serve(
+    root: Path,
+    host: str | None,
+    port: str | None,
+    log_level: str | None,
+    alone: str | None,
+    providers: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    from ..serving import server  # only this command needs the whole house
+
+    # As everywhere on a command line, a relative file starts at the current folder.
+    file = None if providers is None else str(Path(providers).absolute())
+    named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
+    overrides = (for_alone(alone, with_dot_env(root, os.environ)) if alone else {}) | _overrides(settings, named)
+    prepared = config.prepare(root, os.environ, overrides)
+    loaded = _rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root)
+    if alone:
+        loaded = loaded._replace(config=ROOMS[alone].configured(loaded.config))
+    server.run(loaded, prepared, root, alone or "")
+
+
+@command.group("config", help="查看与转换配置 / Show and convert the configuration.")
+def config_group() -> None: ...
+
+
+@config_group.command("show", help="每个设置的值及其来源（隐藏密钥）/ Each setting, its value and its origin; the key is hidden.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
+@click.pass_obj
+def config_show(root: Path, settings: tuple[str, ...]) -> None:
+    loaded = config.load(root, os.environ, _overrides(settings, {}))
+    width = max(map(len, loaded.sources))
+    for name, source in loaded.sources.items():
+        click.echo(f"{name:<{width}} = {_shown(name, _value(loaded.config, name))}  # {source}")
+    for en, zh in loaded.warnings:
+        click.echo(f"{zh}\n{en}", err=True)
+
+
+@config_group.command("convert", help="把旧 INI 配置改写为 TOML，保留顺序、注释与密钥 / Rewrite an old INI file as TOML, all kept.")
+@click.option("--diff", "only_diff", is_flag=True, help="只显示差异，不改动文件 / Only show what would change.")
+@click.pass_obj
+def config_convert(root: Path, only_diff: bool) -> None:
+    path = root / config.FILE
+    old = _read(path)
+    new = config.convert(old)
+    if only_diff:
+        secret = config.load(root, {}).config.server.key
+        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), config.FILE, f"{config.FILE} (TOML)", lineterm="")
+        for line in lines:
+            click.echo(line.replace(secret, "***") if secret else line)
+        return
+    kept = _beside(path)
+    try:
+        config.write(kept, old)
+        config.write(path, new)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise EndpointError(f"cannot be written: {reason}", f"无法写入：{reason}", place=config.FILE) from error
+    click.echo(f"已改写 {path}，旧文件保存为 {kept.name}\n{path} rewritten; the old file is kept as {kept.name}")
+
+
+@command.group("token", help="制作与查看令牌 / Make and read tokens.")
+def token_group() -> None: ...
+
+
+@token_group.command("make", help="为接入点 ENDPOINT 制作令牌 / Make a token for ENDPOINT.")
+@click.argument("endpoint")
+@click.option("--signed", is_flag=True, help="签名令牌，可限角色与期限 / A signed token, which may be limited to a role and a time.")
+@click.option("--role", type=click.Choice(["tool", "device", "both"]), default="both", help="仅用于签名令牌 / Signed tokens only.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="有效天数，仅用于签名令牌 / Days it lasts; signed tokens only.")
+@click.pass_obj
+def token_make(root: Path, endpoint: str, signed: bool, role: tokens.Role, days: float | None) -> None:
+    if not signed and (role != "both" or days is not None):
+        raise click.UsageError("--role 与 --days 需要 --signed / --role and --days need --signed")
+    doors = _doors(root)
+    expires = None if days is None else time.time() + days * 86_400
+    try:
+        made = doors.make_signed(endpoint, role, expires) if signed else doors.make_xiaozhi(endpoint)
+    except ValueError as error:
+        raise click.UsageError(NAME_RULE) from error
+    click.echo(made)
+
+
+@token_group.command("jwt", help="为 HTTP API 制作 JWT 令牌 / Make a JSON Web Token for the HTTP API.")
+@click.option("--user", default="user", show_default=True, help="令牌中的 user_id / The user_id in it.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="有效天数 / Days it lasts.")
+@click.pass_obj
+def token_jwt(root: Path, user: str, days: float) -> None:
+    from ..serving.rooms import imported
+
+    environ = with_dot_env(root, os.environ)
+    given = {setting: environ[variable] for variable, setting in API_VARIABLES.items() if environ.get(variable)}
+    api = config.load(root, os.environ, given).config.api
+    bearers = imported(".consumers.http_api.jwt", "api").Bearers(api.secret, api.algorithm)
+    click.echo(bearers.make(user, days * 86_400))
+
+
+@token_group.command("read", help="令牌或地址能打开什么，默认读标准输入 / What a token or an address opens; default: standard input.")
+@click.argument("text", metavar="[TOKEN|URL]", required=False)
+@click.pass_obj
+def token_read(root: Path, text: str | None) -> None:
+    given = addresses.token_in(text if text is not None else sys.stdin.readline())
+    try:
+        opened = _doors(root).open(given, time.time())
+    except tokens.Refused as refused:
+        raise EndpointError(f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}") from refused
+    click.echo(f"接入点 / endpoint: {opened.shown}\n类型 / kind: {opened.kind}\n角色 / role: {opened.role}")
+
+
+@command.command(help="打印接入点 ENDPOINT 的工具端与使用端地址 / Print the addresses of ENDPOINT for tools and devices.")
+@click.argument("endpoint", default=tokens.SINGLE_MODULE)
+@click.pass_obj
+def url(root: Path, endpoint: str) -> None:
+    loaded = _with_key(root)
+    settings = loaded.config.server
+    contained = addresses.in_container(os.environ)
+    base = addresses.base_of(settings, settings.port, contained=contained)
+    made = _token(settings.key, endpoint)
+    pair = addresses.endpoint_addresses(base, made)
+    click.echo(f"工具端 / tool:   {pair.tool}\n使用端 / device: {pair.device}")
+    for hint in addresses.hints(settings, base, made, contained=contained):
+        click.echo(f"{hint.zh}\n{hint.en}", err=True)
+
+
+@command.command(help="检查安装，指出问题与解决办法 / Look for what is wrong, and say what to do about it.")
+@click.argument("endpoint", metavar="[URL|TOKEN|NAME]", required=False)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
+@click.option("--alive", is_flag=True, help="只看服务器是否应答，用于容器健康检查 / Only whether the server answers; for health checks.")
+@click.pass_obj
+def check(root: Path, endpoint: str | None, settings: tuple[str, ...], alive: bool) -> None:
+    from . import check as looks  # only this command needs it
+
+    try:
+        loaded = _rooted(config.load(root, os.environ, _overrides(settings, {})), root)
+        if alive:
+            sys.exit(0 if looks.answers(loaded.config) else EXIT_FAILURE)
+        found = looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ))
+    except ConfigError as mistake:
+        found = iter((looks.mistake(mistake),))
+    problems = 0
+    for finding in found:
+        click.echo(f"[{finding.mark}] {log.escape(finding.zh)}\n{' ' * (len(finding.mark) + 3)}{log.escape(finding.en)}")
+        if finding.remedy_en:
+            click.echo(f"    → {log.escape(finding.remedy_zh)}\n    → {log.escape(finding.remedy_en)}")
+        problems += finding.mark == "PROBLEM"
+    if problems:
+        sys.exit(EXIT_FAILURE)
+
+
+_endpoint = click.option(
+    "--endpoint",
+    "-e",
+    envvar="MCP_ENDPOINT",
+    metavar="URL|TOKEN|NAME",
+    default=tokens.SINGLE_MODULE,
+    help="接入点：地址，或本机服务器上的令牌或名称；默认取 MCP_ENDPOINT，再取 single_module / "
+    "The endpoint: an address, or a token or a name at the server of this machine; default: MCP_ENDPOINT, then single_module.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="原样输出 JSON / Print the JSON as it came.")
+
+
+@command.command("list", help="列出接入点的工具 / List the tools of an endpoint.")
+@_endpoint
+@_as_json
+@click.pass_obj
+def list_tools(root: Path, endpoint: str, as_json: bool) -> None:
+    async def look() -> list[Tool]:
+        async with _attached(root, endpoint) as attached:
+            return await attached.tools()
+
+    tools = asyncio.run(look())
+    if as_json:
+        _print_json('{"tools":[' + ",".join(tool.raw for tool in tools) + "]}")
+        return
+    for tool in tools:
+        first = tool.description.strip().partition("\n")[0]
+        click.echo(log.escape(f"{tool.name}({', '.join(tool.arguments)})" + (f" - {first}" if first else "")))
+    if not tools:
+        click.echo("没有工具（运行 mcp-endpoint check 可查明原因）/ no tools (mcp-endpoint check says why)", err=True)
+        sys.exit(EXIT_FAILURE)
+
+
+@command.command(
+    help="调用工具 TOOL，参数为 JSON 对象，- 表示从标准输入读取；Ctrl-C 取消调用。\n\n"
+    "Call TOOL with a JSON object of arguments; - reads it from standard input. Ctrl-C cancels the call."
+)
+@click.argument("tool")
+@click.argument("arguments", metavar="[JSON]", default="{}")
+@_endpoint
+@_as_json
+@click.pass_obj
+def call(root: Path, tool: str, arguments: str, endpoint: str, as_json: bool) -> None:
+    try:
+        given = json.loads(sys.stdin.read() if arguments == "-" else arguments)
+    except ValueError as error:
+        raise click.UsageError(f"参数不是 JSON / the arguments are not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise click.UsageError('参数须为 JSON 对象 / the arguments must be a JSON object, such as {"city": "北京"}')
+
+    async def ask() -> Result:
+        async with _attached(root, endpoint) as attached:
+            return await attached.call(tool, given)
+
+    try:
+        result = asyncio.run(ask())
+    finally:
+        if sys.stderr.isatty():
+            click.echo("\r\x1b[K", err=True, nl=False)  # the line that said it still runs
+    if as_json:
+        _print_json(result.raw)
+    else:
+        click.echo("\n".join(map(log.escape, result.text.split("\n"))) if sys.stdout.isatty() else result.text)
+    if result.failed:
+        sys.exit(EXIT_FAILURE)
+
+
+@command.command(help="把接入点的工具作为标准输入输出上的 MCP 服务器 / The endpoint's tools as an MCP server on stdin and stdout.")
+@_endpoint
+@click.pass_obj
+def stdio(root: Path, endpoint: str) -> None:
+    from . import stdio as room
+    from .pipe import telling
+
+    with telling() as say:
+        room.run(room.Where(*_device_side(root, endpoint)), say)
+
+
+@asynccontextmanager
+async def _attached(root: Path, endpoint: str) -> AsyncIterator[Device]:
+    """A device at an endpoint: one with an address, or one of this installation's server."""
+    from . import client as device
+    from .dial import NoLink
+
+    address, certificate = _device_side(root, endpoint)
+    try:
+        async with device.attached(address, certificate, _show_progress) as attached:
+            yield attached
+    except NoLink as error:
+        raise EndpointError(f"{error.en}; mcp-endpoint check tells more", f"{error.zh}；运行 mcp-endpoint check 可查明原因") from error
+
+
+def _device_side(root: Path, endpoint: str) -> tuple[str, str]:
+    """An endpoint's address for devices, and the certificate to trust there: one with an address, or one of this installation's server."""
+    from . import check as looks
+
+    address = endpoint.strip().strip("\"'")
+    if "://" in address:
+        return addresses.device_side(address), ""
+    loaded = _rooted(config.load(root, os.environ), root)
+    return looks.local_addresses(loaded.config, address).device, loaded.config.server.tls_cert
+
+
+def _print_json(text: str) -> None:
+    """JSON as it came; on a terminal without what could steer it, which stands inside texts only and means the same when escaped."""
+    if sys.stdout.isatty():
+        text = "".join(letter if letter in "\t\n\r" or log.escape(letter) == letter else json.dumps(letter)[1:-1] for letter in text)
+    click.echo(text)
+
+
+def _show_progress(seconds: float, words: str) -> None:
+    """A line on a terminal that says the call still runs; elsewhere only what the tool reports."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K… {seconds:.0f} s {log.escape(words)}", err=True, nl=bool(words))
+    elif words:
+        click.echo(f"… {seconds:.0f} s {log.escape(words)}", err=True)
+
+
+@command.command(
+    context_settings={"allow_interspersed_args": False},
+    help="把标准输入输出上的 MCP 服务器接到接入点 / Bring an MCP server that speaks on stdin and stdout to an endpoint.",
+)
+@click.option("--endpoint", metavar="URL", help="工具端地址，默认取环境变量 MCP_ENDPOINT / Tool address; default: MCP_ENDPOINT.")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="运行 mcpServers 中的全部服务器 / Run all servers of an mcpServers block."
+)
+@click.option("--name", default="", help="此服务器的名称（server_id）/ The server's name (server_id).")
+@click.option("--env", "named", multiple=True, metavar="NAME[=VALUE]", help="传给服务器的环境变量 / A variable the server gets.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARGS]...")
+def pipe(endpoint: str | None, file: Path | None, name: str, named: tuple[str, ...], words: tuple[str, ...]) -> None:
+    from . import pipe as brings  # only this command needs it
+
+    if bool(words) == bool(file):
+        raise click.UsageError("需要 -- COMMAND 或 --config FILE 之一 / give either -- COMMAND or --config FILE")
+    if file and (name or named):
+        raise click.UsageError("--name 与 --env 请写在文件中 / with --config, names and variables stand in the file")
+    address = brings.endpoint_address(endpoint, os.environ)
+    commands = brings.block_of_commands(file, os.environ) if file else brings.one_command(words, name, named, os.environ)
+    brings.run(brings.Options(address, commands))
+
+
+def _token(key: str, endpoint: str) -> str:
+    """The xiaozhi token of an endpoint. Raises UsageError for what cannot be a name."""
+    try:
+        return tokens.Doors(key).make_xiaozhi(endpoint)
+    except ValueError as error:
+        raise click.UsageError(NAME_RULE) from error
+
+
+def _overrides(settings: tuple[str, ...], named: Mapping[str, str | None]) -> dict[str, str]:
+    """The command line's settings by their full names; the named options win."""
+    found: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {setting}: 应为 名称=值 / expected NAME=VALUE")
+        found[name.strip()] = value.strip()
+    return found | {name: value for name, value in named.items() if value is not None}
+
+
+def _with_key(root: Path) -> config.Loaded:
+    """The configuration with a key that lasts. Raises ConfigError where none can be kept."""
+    prepared = config.prepare(root, os.environ)
+    if prepared.key:
+        raise ConfigError(
+            "there is no key yet and none can be written here, so a token would open nothing: make this file writable",
+            "尚无密钥且此处无法写入，制作的令牌无法使用：请让此文件可写",
+            place=config.FILE,
+        )
+    return _rooted(config.load(root, os.environ), root)
+
+
+def _rooted(loaded: config.Loaded, root: Path) -> config.Loaded:
+    """The same configuration with its relative paths below `root`, wherever the command was typed."""
+    server, logging = loaded.config.server, loaded.config.logging
+    tls = {name: str(root / path) for name in ("tls_cert", "tls_key") if (path := getattr(server, name))}
+    log_file = logging.log_file and str(root / logging.log_file)
+    rooted = replace(loaded.config, server=replace(server, **tls), logging=replace(logging, log_file=log_file))
+    return loaded._replace(config=rooted)
+
+
+def _doors(root: Path) -> tokens.Doors:
+    settings = _with_key(root).config
+    return tokens.Doors(settings.server.key, agents=settings.security.agents)
+
+
+def _value(loaded: config.Config, name: str) -> object:
+    """The value of a setting by its full name."""
+    if name.startswith("endpoint.tools."):
+        return loaded.endpoint.tools[name.removeprefix("endpoint.tools.").removesuffix(".timeout")].timeout
+    section, _, key = name.partition(".")
+    if section in config.REPEATED:
+        table, _, key = key.partition(".")
+        return getattr(loaded.gateway[int(table) - 1] if section == "gateway" else loaded.credentials[table], key)
+    return getattr(getattr(loaded, section), key)
+
+
+def _shown(name: str, value: object) -> str:
+    if name in ("server.key", "api.secret"):
+        return '"***"' if value else '""'
+    if name.startswith("gateway.") and name.endswith(".target"):  # its query may hold a key
+        value = re.sub(r"\?.*", "?***", str(value))
+    return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError("there is no such file, so nothing to convert", "没有这个文件，无需转换", place=config.FILE) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read as UTF-8: {error}", f"无法按 UTF-8 读取：{error}", place=config.FILE) from error
+
+
+def _beside(path: Path) -> Path:
+    """A free name for the old file."""
+    name = path.with_name(f"{path.name}.ini")
+    number = 1
+    while name.exists():
+        number += 1
+        name = path.with_name(f"{path.name}.ini.{number}")
+    return name

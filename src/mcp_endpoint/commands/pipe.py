@@ -1,0 +1,289 @@
+"""Brings MCP servers that speak on stdin and stdout to an endpoint, one WebSocket link for each.
+
+The life of a link: connect; once accepted, start the server; carry frames both ways until either side ends; say why; wait; again. Every
+link gets a fresh process, because an MCP server is initialised once in its life. Frames become lines towards the server (raw line ends
+between JSON tokens become blanks) and lines become frames towards the endpoint; a line that is no JSON-RPC message is shown and dropped.
+
+The endpoint's address carries a token: it is never printed, only its host and path are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import parse_qs, quote, urlsplit
+
+import msgspec
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from ..errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
+from ..line_writer import Console, LineWriter
+from ..providers import mcp_json
+from ..providers.backoff import Backoff
+from ..providers.process.child import LINE_BYTES, Child, Command, environment, is_message
+from ..serving import signals
+from . import dial
+from .dial import NoLink, readable
+
+ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
+"""The environment variable that mcp_pipe and its relatives read."""
+LAST_WORDS_SECONDS: Final = 1.0
+"""For what a dead child had still written to reach the endpoint, and for one that closed its output to be dead."""
+QUEUE_BYTES: Final = 1_000_000
+"""Lines for the operator that wait while nobody reads stderr; what finds no room is counted."""
+
+SLOW_STATUSES: Final = frozenset((400, 401, 403, 404, 426, 429))
+"""HTTP refusals that somebody has to mend first."""
+SLOW_CODES: Final = frozenset((1008, 4001, 4003))
+"""Close codes that say the same: policy, replaced, revoked. All others, 1012 (restart) and 1013 (overload) too, mean come back soon."""
+
+Say = Callable[[str], None]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What `run` needs to know."""
+
+    endpoint: str
+    """Address of the tool side, ws:// or wss://, with its token."""
+    commands: Mapping[str, Command]
+    """What to start, by name; the name is the link's `server_id` ("" sends none)."""
+
+
+class Ending(NamedTuple):
+    """How an attempt ended: in words, and what that means for the next one."""
+
+    text: str
+    lasted: float = 0.0
+    slow: bool = False
+    at_least: float = 0.0
+
+
+_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+def endpoint_address(given: str | None, environ: Mapping[str, str]) -> str:
+    """The address of the endpoint: `given`, else MCP_ENDPOINT.
+
+    Raises ConfigError when there is none or it cannot be one.
+    """
+    address = (given or environ.get(ENDPOINT_VARIABLE, "")).strip().strip("\"'")
+    if not address:
+        raise ConfigError(
+            f"no endpoint: give --endpoint ws://… or set {ENDPOINT_VARIABLE}; `mcp-endpoint url` prints the address",
+            f"没有接入点地址：请用 --endpoint ws://… 或环境变量 {ENDPOINT_VARIABLE} 指定；`mcp-endpoint url` 可打印地址",
+        )
+    dial.checked(address)
+    if urlsplit(address).path.rstrip("/").endswith("/mcp_endpoint/call"):
+        raise ConfigError(
+            "this is the address for devices (/mcp_endpoint/call/); tools use the one with /mcp_endpoint/mcp/",
+            "这是设备使用的地址（/mcp_endpoint/call/）；工具端请使用带 /mcp_endpoint/mcp/ 的地址",
+        )
+    return address
+
+
+def named_variables(named: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """`NAME=VALUE` sets a variable for the child, `NAME` hands ours on.
+
+    Raises ConfigError for a NAME that is not set here.
+    """
+    variables = {}
+    for item in named:
+        name, equals, value = item.partition("=")
+        if not equals and name not in environ:
+            raise ConfigError(f"the environment variable {name} is not set", f"环境变量 {name} 没有设置")
+        variables[name] = value if equals else environ[name]
+    return variables
+
+
+def one_command(words: Sequence[str], name: str, named: Iterable[str], environ: Mapping[str, str]) -> dict[str, Command]:
+    """What to run for `pipe -- WORDS`; `named` as for `named_variables`, which says what this raises."""
+    return {name: Command(words[0], tuple(words[1:]), environment(environ, named_variables(named, environ)))}
+
+
+def block_of_commands(file: Path, environ: Mapping[str, str]) -> dict[str, Command]:
+    """What to run for `pipe --config FILE`: the servers of its `mcpServers` block; those left out are told.
+
+    Raises ConfigError for a file that cannot be read or understood.
+    """
+    found = mcp_json.read(file, environ)
+    for en, zh in found.left_out:
+        tell(f"{readable(zh)} / {readable(en)}")
+    for name, server in found.servers.items():
+        if server.command is None:
+            en, zh = "reached by URL, which is for [providers] file; left out", "以 URL 访问的服务器请用 [providers] file，已跳过"
+            tell(f"{readable(name)}: {zh} / {en}")
+    return {name: server.command for name, server in found.servers.items() if server.command is not None}
+
+
+def run(options: Options) -> None:
+    """Runs until Ctrl-C, SIGTERM or SIGHUP, which end it clean; a second signal skips the waits.
+
+    Raises EndpointError when there is nothing that can be run.
+    """
+    with telling() as say, contextlib.suppress(KeyboardInterrupt):  # where the loop cannot handle signals (Windows)
+        asyncio.run(_until_signal(options, say))
+
+
+async def serve(options: Options, say: Say) -> None:
+    """Keeps every command of `options` linked to its endpoint until cancelled; `say` hears one line per event.
+
+    Raises EndpointError when none of them can be run.
+    """
+    runnable: dict[str, Command] = {}
+    problem = EndpointError("there is nothing to run", "没有可运行的服务器")
+    for name, command in options.commands.items():
+        try:
+            command.found()
+        except EndpointError as error:
+            problem = error
+            say(f"{_title(name, command)}: 已跳过，{error.zh} / left out, {error.en}")
+        else:
+            runnable[name] = command
+    if not runnable:
+        raise problem
+    # Not a TaskGroup: that swallows a second cancellation, which is how a second Ctrl-C reaches the waits in Child.stop.
+    await asyncio.gather(
+        *(_keep_linked(_title(name, command), _with_server_id(options.endpoint, name), command, say) for name, command in runnable.items())
+    )
+
+
+async def _until_signal(options: Options, say: Say) -> None:
+    serving = asyncio.create_task(serve(options, say))
+
+    def end(number: int) -> None:
+        if not serving.cancelling() or signals.hurries(number):
+            serving.cancel()
+
+    for number in signals.ending():
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        say("已结束 / ended")
+
+
+async def _keep_linked(title: str, address: str, command: Command, say: Say) -> None:
+    backoff = Backoff(random.random)
+    while True:
+        ending = await _link(title, address, command, say)
+        wait = backoff.wait(ending.lasted, slow=ending.slow, at_least=ending.at_least)
+        say(f"{title}: {ending.text}; {wait:.1f} 秒后重连 / next attempt in {wait:.1f} s")
+        await asyncio.sleep(wait)
+
+
+async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
+    """One life of one link."""
+    try:
+        socket = await dial.dial(address)
+    except NoLink as error:
+        return Ending(f"{error.zh} / {error.en}", slow=error.status in SLOW_STATUSES, at_least=error.retry_after)
+    since = time.monotonic()
+    goodbye = GOING_AWAY
+    child: Child | None = None
+    try:
+        child = await Child.start(command)
+        say(f"{title}: 已连接 / connected to {dial.shown(address)}")
+        text, slow, goodbye = await _carry(title, socket, child, say)
+        return Ending(text, time.monotonic() - since, slow)
+    except EndpointError as error:
+        goodbye = TOOL_ENDED
+        return Ending(f"{error.zh} / {error.en}")
+    finally:
+        closing = socket.close(goodbye.code, goodbye.reason)
+        await (closing if child is None else asyncio.gather(closing, child.stop()))
+
+
+async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -> tuple[str, bool, Goodbye]:
+    """Carries frames until either side ends; returns what happened, whether it has to be mended first, and our goodbye."""
+    down: asyncio.Future[object] = asyncio.ensure_future(_to_child(socket, child))
+    up: asyncio.Future[object] = asyncio.ensure_future(_to_endpoint(title, child, socket, say))
+    dead: asyncio.Future[object] = asyncio.ensure_future(child.exited.wait())
+    try:
+        await asyncio.wait((down, up, dead), return_when=asyncio.FIRST_COMPLETED)
+        if socket.close_code is None:
+            await asyncio.wait((up, dead), timeout=LAST_WORDS_SECONDS)
+    finally:
+        for task in (down, up, dead):
+            task.cancel()
+        await asyncio.wait((down, up, dead))
+    for task in (down, up, dead):
+        if not task.cancelled():
+            task.result()
+    if socket.close_code is not None:
+        code, reason = socket.close_code, readable(socket.close_reason or "")
+        why = f"{code} {reason}".strip()
+        return f"连接已关闭 / link closed ({why})", code in SLOW_CODES, GOING_AWAY
+    if child.exited.is_set():
+        words = f"工具进程已退出 / the tool's process ended (status {child.status})"
+        return words, False, Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
+    return "工具进程关闭了输出 / the tool's process closed its output", False, TOOL_ENDED
+
+
+async def _to_child(socket: ClientConnection, child: Child) -> None:
+    try:
+        while True:
+            frame = await socket.recv(decode=False)
+            if line := frame.translate(_ONE_LINE).strip():
+                await child.send(line)
+    except ConnectionClosed:
+        return
+
+
+async def _to_endpoint(title: str, child: Child, socket: ClientConnection, say: Say) -> None:
+    try:
+        async for line in child.lines():
+            if is_message(line):
+                await socket.send(line.data, text=True)
+            elif not line.whole:
+                shown = readable(line.data.decode("utf-8", "replace"))
+                say(f"{title}: 输出行超过 {LINE_BYTES} 字节，已丢弃 / a line of more than {LINE_BYTES} bytes was dropped: {shown}…")
+            elif line.data.strip():
+                say(f"{title}: 非 JSON-RPC 输出，已丢弃 / not JSON-RPC, dropped: {readable(line.data.decode('utf-8', 'replace'))}")
+    except ConnectionClosed:
+        return
+
+
+def _with_server_id(address: str, name: str) -> str:
+    query = urlsplit(address).query
+    if not name or "server_id" in parse_qs(query):
+        return address
+    return f"{address}{'&' if query else '?'}server_id={quote(name, safe='')}"
+
+
+def _title(name: str, command: Command) -> str:
+    """How messages call a server. Never its arguments: they may hold a secret."""
+    return readable(name or command.program.replace("\\", "/").rpartition("/")[2])
+
+
+def tell(text: str) -> None:
+    """One line for the operator, on stderr like what the server itself writes there."""
+    print(_line(text), end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[Say]:
+    """The same while frames are carried: these must not wait for a stderr that nobody reads."""
+    if sys.stderr is None:  # it was closed when we were started
+        yield lambda text: None
+        return
+    writer = LineWriter(
+        Console(sys.stderr),
+        QUEUE_BYTES,
+        lambda lines: _line(f"{lines} 行未能写出 / {lines} lines were not written"),
+        lambda error: None,
+    )
+    try:
+        yield lambda text: writer.write(_line(text))
+    finally:
+        writer.close()
+
+
+def _line(text: str) -> str:
+    return f"{time.strftime('%H:%M:%S')} pipe | {text}\n"

@@ -1,0 +1,258 @@
+"""An endpoint's tools as an MCP server on stdin and stdout, for clients that only start processes.
+
+Each line of stdin is a frame of a device, each frame of the endpoint a line of stdout; nothing else is written there. When the link to the
+server ends, what was asked is answered with an error, and a new link is opened: the client's own handshake is said again for it, and it
+is told that the list of tools may have changed. The end of stdin is the end of the program (MCP, lifecycle, shutdown).
+
+A client that begins with `server/discover` (MCP 2026-07-28) hears that this server begins with a handshake, and begins again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import random
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
+
+from msgspec import UNSET
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from .. import errors
+from ..access import tls
+from ..core.ledger import id_of
+from ..core.lifecycle import INITIALIZED
+from ..protocol import jsonrpc
+from ..protocol.jsonrpc import Malformed, parse, with_id
+from ..providers.backoff import Backoff
+from ..serving import signals
+from .dial import NoLink, checked, dial, readable, shown
+from .pipe import SLOW_CODES, SLOW_STATUSES
+
+LINE_BYTES: Final = 1024 * 1024
+"""Longest line taken from the client: the server takes no more of one message."""
+WAITING: Final = 256
+"""Lines that wait for the link; of a client that says more no more is read until some are gone."""
+HELLO: Final = b'"mcp-endpoint-stdio"'
+"""The id under which the client's handshake is said again."""
+DISCOVER: Final = "server/discover"
+LIST_CHANGED: Final = "notifications/tools/list_changed"
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+class Where(NamedTuple):
+    """The endpoint's device side."""
+
+    address: str
+    certificate: str = ""
+    """The file a server of ours on this machine serves with."""
+
+
+class Stdio:
+    """One client on stdin and stdout, and the link that stands behind it."""
+
+    def __init__(self, where: Where, write: Callable[[bytes], None], say: Say, *, draw: Callable[[], float] = random.random) -> None:
+        """`write` takes one line without its end, `say` hears one line per event; `draw` gives the lot of `Backoff`."""
+        self._where = where
+        self._write = write
+        self._say = say
+        self._draw = draw
+        self._lines: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
+        self._ended = asyncio.Event()
+        self._owed: dict[bytes, None] = {}
+        """Ids of the client's requests that are on the way."""
+        self._hello = b""
+        """The client's `initialize`, as soon as it has said it."""
+        self._hello_owed = False
+        """The client waits for the answer to it."""
+        self._initialized = False
+
+    async def take(self, line: bytes) -> None:
+        """One line of the client. Waits while too many wait for the link."""
+        if line.strip():
+            await self._lines.put(line)
+
+    def too_long(self) -> None:
+        """The client has said a line that nobody can take: whoever asked in it hears that it was not taken."""
+        self._refuse(b"null", errors.INVALID_REQUEST, f"a line of more than {LINE_BYTES} bytes / 一行超过 {LINE_BYTES} 字节", False)
+
+    def end(self) -> None:
+        """The client has closed stdin."""
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Carry until stdin ends. Raises ConfigError for an address that is none."""
+        checked(self._where.address)
+        trusted = tls.trusting(self._where.certificate) if self._where.certificate else None
+        backoff = Backoff(self._draw)
+        loop = asyncio.get_running_loop()
+        while not self._ended.is_set():
+            began = loop.time()
+            slow, least, why = False, 0.0, ""
+            try:
+                link = await self._or_end(dial(self._where.address, tls=trusted))
+                if link is not None:
+                    self._say(f"已连接 / connected to {shown(self._where.address)}")
+                    why, slow = await self._carry(link)
+            except NoLink as error:
+                why, slow, least = f"{error.zh} / {error.en}", error.status in SLOW_STATUSES, error.retry_after
+            if why:
+                wait = backoff.wait(loop.time() - began, slow=slow, at_least=least)
+                self._say(f"{why}; {wait:.1f} 秒后重连 / next attempt in {wait:.1f} s")
+                await self._or_end(self._without_link(why, loop.time() + wait))
+
+    async def _or_end(self, what: Coroutine[Any, Any, T]) -> T | None:
+        """What it gives, or None when stdin ends first."""
+        working: asyncio.Future[Any] = asyncio.ensure_future(what)
+        ending = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            for task in (working, ending):
+                task.cancel()
+            await asyncio.wait((working, ending))
+
+    # -- without a link ----------------------------------------------------------------------------------------------------
+
+    async def _without_link(self, why: str, until: float) -> None:
+        """Answer for the server until the next attempt; a handshake waits for it."""
+        loop = asyncio.get_running_loop()
+        while (left := until - loop.time()) > 0:
+            try:
+                line = await asyncio.wait_for(self._lines.get(), left)
+            except TimeoutError:
+                return
+            frame, data = self._read(line)
+            if frame is None or self._is_handshake(frame, data) or frame.method is UNSET or frame.id is UNSET:
+                continue
+            self._refuse(bytes(frame.id), errors.NO_PROVIDER, why, False)
+
+    def _refuse(self, id: bytes, code: errors.Code, hint: str, delivered: bool | None) -> None:
+        self._write(jsonrpc.error(id, code, {"source": "broker", "delivered": delivered, "hint": hint}))
+
+    # -- with a link ---------------------------------------------------------------------------------------------------------
+
+    async def _carry(self, link: ClientConnection) -> tuple[str, bool]:
+        """Carry both ways until either side ends; why the link ended ("" at the end of stdin), and whether somebody has to mend that."""
+        try:
+            await self._or_end(self._both_ways(link))
+            if self._ended.is_set():
+                return "", False
+            code, reason = link.close_code or 1006, readable(link.close_reason or "")
+            why = f"连接已关闭 / link closed ({code} {reason})".replace(" )", ")")
+            owed, self._owed = self._owed, {}
+            for id in owed:
+                self._refuse(id, errors.PROVIDER_GONE, why, None)
+            return why, code in SLOW_CODES
+        finally:
+            await link.close(*errors.GOING_AWAY)
+
+    async def _both_ways(self, link: ClientConnection) -> None:
+        up = asyncio.ensure_future(self._up(link))
+        try:
+            await self._down(link)
+        finally:
+            up.cancel()
+            await asyncio.wait((up,))
+
+    async def _up(self, link: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            if self._hello:
+                hello = parse(self._hello, utf8=True)
+                first, second = with_id(self._hello, hello, HELLO) if not self._hello_owed else (self._hello, b"")
+                await link.send(b"".join((first, second)), text=True)
+            while True:
+                frame, data = self._read(await self._lines.get())
+                if frame is None:
+                    continue
+                self._is_handshake(frame, data)
+                if frame.method is not UNSET and frame.id is not UNSET:
+                    if frame.method == DISCOVER:
+                        hint = "initialize first / 请先 initialize"
+                        self._refuse(bytes(frame.id), errors.METHOD_NOT_FOUND, hint, False)
+                        continue
+                    if frame.method != "initialize":
+                        self._owed[bytes(frame.id)] = None
+                await link.send(data, text=True)
+
+    async def _down(self, link: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                data = await link.recv(decode=False)
+                try:
+                    frame = parse(data)
+                except Malformed:
+                    continue
+                id = id_of(frame)
+                if frame.method is UNSET and id == HELLO:
+                    if self._initialized:
+                        await link.send(jsonrpc.notification(INITIALIZED), text=True)
+                    self._write(jsonrpc.notification(LIST_CHANGED))
+                    continue
+                if frame.method is UNSET and id != b"null":
+                    self._hello_owed = self._hello_owed and id != id_of(parse(self._hello, utf8=True))
+                    self._owed.pop(id, None)
+                self._write(jsonrpc.one_line(data))
+
+    # -- the client's words ------------------------------------------------------------------------------------------------------
+
+    def _read(self, line: bytes) -> tuple[jsonrpc.Frame | None, bytes]:
+        """One line as a message; what is none is answered as JSON-RPC says."""
+        try:
+            return parse(line), line
+        except Malformed as malformed:
+            self._refuse(malformed.id, malformed.code, malformed.why, False)
+            return None, line
+
+    def _is_handshake(self, frame: jsonrpc.Frame, data: bytes) -> bool:
+        """Remember the client's handshake, for the links that come; says whether this is it."""
+        if frame.method == "initialize" and frame.id is not UNSET:
+            self._hello, self._hello_owed = data, True
+            return True
+        if frame.method == INITIALIZED:
+            self._initialized = True
+            return True
+        return False
+
+
+def run(where: Where, say: Say) -> None:
+    """Runs until stdin ends, Ctrl-C, SIGTERM or SIGHUP. Raises ConfigError for an address that is none."""
+    # Not sys.stdin.buffer: the thread that waits in it holds its lock, and Python's end would wait for that.
+    stdin = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_run(where, say, stdin, sys.stdout.buffer))
+
+
+async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: BinaryIO) -> None:
+    def write(line: bytes) -> None:
+        stdout.write(line + b"\n")
+        stdout.flush()
+
+    stdio = Stdio(where, write, say)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        # A thread of its own: asyncio cannot wait for stdin where it is a file, nor on Windows.
+        with contextlib.suppress(RuntimeError, ValueError, OSError):  # the loop has ended, or stdin was closed under us
+            while line := stdin.readline(LINE_BYTES + 1):
+                if len(line) > LINE_BYTES:
+                    say(f"超过 {LINE_BYTES} 字节的行已丢弃 / a line of more than {LINE_BYTES} bytes was dropped")
+                    loop.call_soon_threadsafe(stdio.too_long)
+                    while line and not line.endswith(b"\n"):
+                        line = stdin.readline(LINE_BYTES + 1)
+                    continue
+                asyncio.run_coroutine_threadsafe(stdio.take(line.rstrip(b"\r\n")), loop).result()
+            loop.call_soon_threadsafe(stdio.end)
+
+    threading.Thread(target=read, daemon=True).start()
+    for number in signals.ending():
+        loop.add_signal_handler(number, stdio.end)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads our answers any more
+        await stdio.run()

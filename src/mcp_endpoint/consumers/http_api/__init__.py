@@ -1,0 +1,1 @@
+"""The HTTP API over many MCP servers, behind JSON Web Tokens."""

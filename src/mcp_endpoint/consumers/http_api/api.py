@@ -1,0 +1,350 @@
+"""An HTTP API over many MCP servers: list their tools, call one, see who is there.
+
+Every path but `/health` and `/openapi.json` wants a JSON Web Token. Every error has the body `{"error": {"message", "code"}}`, and every
+request leaves one line of JSON, in which what looks like a secret is blotted out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+from loguru import logger
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from ... import errors
+from ...access.addresses import without_secrets
+from ...access.admission import TWO_TOKENS, TwoTokens
+from ...asgi import Bodies, BodyRefused, unless_gone
+from ...core.broker import Broker
+from ...core.catalog import Tool
+from ...errors import EndpointError
+from ...line_writer import Console, LineWriter, RotatingFile, Sink
+from ...log import BLOT, lines_to, redact
+from ...settings.load import Config
+from ..local import Failed
+from .arguments import Checker, Wrong
+from .jwt import Bearers, user_of
+from .openapi import document
+from .servers import Servers, Unknown, Where
+
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_READ: Final = ("GET", "HEAD")
+PATHS: Final = {"/health": _READ, "/openapi.json": _READ, "/servers": _READ, "/tools/list": _READ, "/tools": ("POST",)}
+"""Path below the prefix → methods."""
+HUNG_UP: Final = 499
+"""What the request log says of a client that left before its answer; nginx's number."""
+LOGGED_CHARS: Final = 4_000
+"""Characters of a text, and of a whole body, that a line of the request log has."""
+SECRET_NAMES: Final = frozenset(("token", "key", "api_key", "apikey", "password", "passwd", "secret", "authorization"))
+BUSY: Final = frozenset(
+    code.number
+    for code in (
+        *(errors.NO_PROVIDER, errors.PROVIDER_GONE, errors.BUSY, errors.TIMED_OUT),
+        *(errors.ANSWER_TOO_BIG, errors.UNREADABLE_ANSWER),
+    )
+)
+"""Codes of ours that mean: not now, or not from there."""
+
+
+class Kept(Protocol):
+    """A server the API brings itself: `providers.upstream.Upstream`."""
+
+    async def start(self) -> None:
+        """Begin; does not wait for the server."""
+
+    async def stop(self) -> None:
+        """End, within a few seconds, for good."""
+
+
+class _Call(msgspec.Struct):
+    """The body of `POST /tools`."""
+
+    method: str
+    args: msgspec.Raw = msgspec.Raw(b"null")
+    """An object, or null. It stays as it came: nobody waits while it is taken apart."""
+    server: str | None = None
+
+
+_call: Final = msgspec.json.Decoder(_Call)
+_parts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Asked:
+    """One request, and what has been read of it."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.body = b""
+
+
+class Refused(Exception):
+    """A request that gets an error for an answer; `headers` are more of the answer's."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] = {}) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers
+
+
+class Api:
+    """The room of the API."""
+
+    name = "api"
+    owed = 0
+
+    def __init__(
+        self,
+        broker: Broker,
+        config: Config,
+        root: Path,
+        bodies: Bodies,
+        where: Callable[[], Where],
+        kept: Sequence[Kept] = (),
+        addresses: Mapping[str, str] = {},
+        *,
+        alone: bool = False,
+    ) -> None:
+        """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
+
+        `addresses` are the whole URLs of servers, each with the server's name.
+
+        `alone`: it has the port to itself, and its paths begin at `/`.
+
+        Raises ConfigError for a secret that is none.
+        """
+        self._bearers = Bearers(config.api.secret, config.api.algorithm)
+        self._checker = Checker(config.limits.checked_bytes)
+        self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout, addresses)
+        self._bodies = bodies
+        self._config = config
+        self._root = root
+        self._kept = kept
+        self._prefix = "" if alone else "/api"
+        self._lines: LineWriter | None = None
+        self.requests = 0
+
+    # -- the room ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Every path below the prefix: what does not exist is answered in the same words."""
+        paths = (self._prefix, self._prefix + "/{path:path}") if self._prefix else ("/{path:path}",)
+        return [Route(path, self._answer, methods=list(METHODS)) for path in paths]
+
+    def refuses_pages(self, request: Request) -> bool:
+        """Whether there is no token where one would be shown: the header, which a preflight only announces, or the address."""
+        announced = request.headers.get("access-control-request-headers", "").lower()
+        return not ("authorization" in request.headers or "authorization" in announced or request.query_params.get("token"))
+
+    async def start(self) -> None:
+        """Open the request log and look for the servers. Raises EndpointError where the log cannot be written."""
+        if self._config.api.request_log:
+            self._lines = self._opened(self._config.api.request_log)
+        await asyncio.gather(*(one.start() for one in self._kept))
+        logger.info("HTTP API 已开启 / HTTP API open", path=f"{self._prefix}/tools")
+
+    def _opened(self, target: str) -> LineWriter:
+        logging = self._config.logging
+        try:
+            if target == "-":
+                sink: Sink = Console(sys.stdout)
+            else:
+                sink = RotatingFile(self._root / target, logging.max_file_size, logging.backup_count)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise EndpointError(
+                f"the request log cannot be written: {reason}", f"请求日志无法写入：{reason}", place=f"[api] request_log = {target}"
+            ) from error
+        return lines_to(sink, logging, "请求日志", "the request log", lambda lines: f'{{"lines_not_written":{lines}}}\n')
+
+    async def stop(self) -> None:
+        """Leave the endpoints and the servers, and close the request log."""
+        self._servers.close()
+        await asyncio.gather(self._checker.stop(), *(one.stop() for one in self._kept))
+        if self._lines is not None:
+            await asyncio.to_thread(self._lines.close)
+
+    def describe(self) -> Mapping[str, Any]:
+        """What an operator may know of it."""
+        return {"requests": self.requests, "servers": {name: "up" if up else "down" for name, up in self._servers.up().items()}}
+
+    # -- requests ------------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request) -> Response:
+        began = time.perf_counter()
+        self.requests += 1
+        asked = Asked(request)
+        headers: Mapping[str, str] = {}
+        try:
+            status, said = await self._route(asked)
+        except Refused as refused:
+            status, said, headers = refused.status, _error(refused.status, refused.message), refused.headers
+        except BodyRefused as refused:
+            status, said, headers = refused.status, _error(refused.status, refused.message), dict(refused.headers)
+        except ClientDisconnect:
+            status, said = HUNG_UP, b""
+        self._tell(asked, status, said, (time.perf_counter() - began) * 1000)
+        return Response(said, status_code=status, media_type="application/json", headers=headers)
+
+    async def _route(self, asked: Asked) -> tuple[int, bytes]:
+        """The answer. The token is looked at before the body is read."""
+        request = asked.request
+        path = request.url.path.removeprefix(self._prefix).rstrip("/") or "/"
+        if path not in PATHS:
+            raise Refused(404, "没有这个路径 / There is no such path")
+        if request.method not in PATHS[path]:
+            raise Refused(405, "不支持此方法 / This method is not allowed here", {"Allow": ", ".join(PATHS[path])})
+        if path == "/health":
+            return self._health()
+        if path == "/openapi.json":
+            return 200, msgspec.json.encode(document(self._prefix))
+        try:
+            claims = self._bearers.opened(request)
+        except TwoTokens:
+            raise Refused(400, TWO_TOKENS) from None
+        if claims is None:
+            raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
+        if path == "/tools":
+            asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, user_of(claims))
+            return await unless_gone(request.receive, self._call(asked.body))
+        if path == "/servers":
+            return 200, await self._list_servers()
+        named = request.query_params.getlist("server")
+        if len(named) > 1 or (named and not named[0]):
+            raise Refused(400, "server 参数只能有一个且不能为空 / Give one server, not an empty one")
+        return 200, await self._list_tools(named[0] if named else "")
+
+    def _health(self) -> tuple[int, bytes]:
+        up = self._servers.up()
+        status = 200 if any(up.values()) else 503
+        servers = {name: "up" if found else "down" for name, found in up.items()}
+        return status, msgspec.json.encode(
+            {"status": "healthy" if status == 200 else "unhealthy", "service": "mcp-endpoint-server api", "servers": servers}
+        )
+
+    async def _list_tools(self, server: str) -> bytes:
+        try:
+            known = await self._servers.tools(server)
+        except Unknown:
+            raise Refused(404, "没有这个服务器 / There is no such server") from None
+        except Failed as failed:
+            raise _refused(failed) from None
+        tools: dict[str, tuple[Tool, list[str]]] = {}
+        for name, brought in known.items():
+            for tool in brought.values():
+                tools.setdefault(tool.name, (tool, []))[1].append(name)
+        listed = [_definition(tool) | {"servers": names} for tool, names in tools.values()]
+        distribution = {name: list(brought) for name, brought in known.items()}
+        return msgspec.json.encode({"tools": listed, "servers": distribution, "total": len(tools)})
+
+    async def _list_servers(self) -> bytes:
+        known = await self._servers.all_tools()
+        up = self._servers.up()
+        servers = [{"server": name, "status": "up" if up.get(name) else "down", "tools": list(brought)} for name, brought in known.items()]
+        return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.values())})
+
+    async def _call(self, body: bytes) -> tuple[int, bytes]:
+        try:
+            asked = _call.decode(body)
+            body.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Refused(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
+        args = bytes(asked.args) if bytes(asked.args) != b"null" else b"{}"
+        if not args.startswith(b"{"):
+            raise Refused(400, "args 应为对象 / args must be an object")
+        if not asked.method or (asked.server is not None and not asked.server):
+            raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
+        try:
+            done = await self._servers.call(asked.method, args, asked.server or "")
+        except Unknown:
+            raise Refused(404, "没有这个工具或服务器 / There is no such tool or server") from None
+        except Wrong as wrong:
+            raise Refused(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
+        except Failed as failed:
+            raise _refused(failed) from None
+        return 200, b'{"result":%b,"server":%b}' % (done.result, msgspec.json.encode(done.server))
+
+    # -- the request log -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, asked: Asked, status: int, said: bytes, milliseconds: float) -> None:
+        if self._lines is None:
+            return
+        request = asked.request
+        line = {
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "request": {
+                "method": request.method,
+                "path": _clipped(request.url.path),
+                "query": {_clipped(name): _clean(value, name) for name, value in request.query_params.multi_items()[:20]},
+                "body": _shown(asked.body),
+            },
+            "response": _shown(said),
+            "status_code": status,
+            "execution_time_ms": round(milliseconds, 2),
+            "remote_addr": request.client.host if request.client is not None else "",
+            "user_agent": _clipped(request.headers.get("user-agent", "")),
+        }
+        self._lines.write(msgspec.json.encode(line).decode() + "\n")
+
+
+def _refused(failed: Failed) -> Refused:
+    """What a call's failure is in HTTP."""
+    message = redact(failed.message[:LOGGED_CHARS])
+    if failed.code in BUSY:
+        hint = failed.data.get("hint") if isinstance(failed.data, dict) else None
+        return Refused(503, f"{message}: {hint}" if isinstance(hint, str) else message)
+    if failed.code == errors.INVALID_PARAMS.number:
+        return Refused(400, message or "参数无效 / Invalid params")
+    return Refused(500, message or "工具出错 / The tool failed")
+
+
+def _definition(tool: Tool) -> dict[str, Any]:
+    """A tool as it was described, its parts as they came; of one that is nested too deep, its name."""
+    try:
+        return _parts.decode(tool.definition)
+    except (msgspec.DecodeError, RecursionError):
+        return {"name": tool.name}
+
+
+def _error(status: int, message: str) -> bytes:
+    return msgspec.json.encode({"error": {"message": message, "code": status}})
+
+
+def _shown(body: bytes) -> Any:
+    """A body as its line of the log shows it: JSON where it is short enough, else the beginning of its text."""
+    if not body:
+        return None
+    if len(body) <= LOGGED_CHARS:
+        try:
+            return _clean(msgspec.json.decode(body))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+    return _clipped(body[: LOGGED_CHARS * 4].decode("utf-8", "replace"))
+
+
+def _clean(value: Any, name: str = "") -> Any:
+    """A value without what looks like a secret."""
+    if name.lower() in SECRET_NAMES and value is not None:
+        return BLOT
+    if isinstance(value, str):
+        # A server may be named by its whole URL, whose user and query are its business.
+        return _clipped(without_secrets(value) if name == "server" else value)
+    if isinstance(value, dict):
+        return {_clipped(key): _clean(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_clean(inner) for inner in value]
+    return value
+
+
+def _clipped(text: str) -> str:
+    return redact(text if len(text) <= LOGGED_CHARS else text[:LOGGED_CHARS] + "…")

@@ -1,0 +1,202 @@
+"""Which MCP servers the house can call, which tools each has, and who of those that have a tool is asked.
+
+Servers with the same tool take turns; a server that is asked for goes first, the others stand in for it. A call is repeated elsewhere
+only if it is known that nobody has run it, or if the tool says that a second time does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ...core.broker import Broker
+from ...core.catalog import Tool, is_repeatable
+from ...core.lifecycle import State
+from ...errors import PROVIDER_GONE, TIMED_OUT
+from ...settings.load import Limits
+from ..local import Failed, Local
+
+LIST_SECONDS: Final = 8.0
+"""For one server to tell its tools; another's list does not wait longer for it."""
+
+NAMED: Final = 5
+"""Servers that a message names."""
+Check = Callable[[bytes, bytes], Awaitable[None]]
+"""Raises Wrong if arguments (JSON) do not fit a tool as it was described (JSON): `arguments.Checker.check`."""
+Where = Mapping[str, tuple[str, str]]
+"""Name of a server → its endpoint, and how that may be printed."""
+
+
+class Unknown(Exception):
+    """There is no such server, or no such tool."""
+
+
+class Done(NamedTuple):
+    """What a call gave."""
+
+    server: str
+    result: bytes
+    """JSON."""
+
+
+class _One:
+    """One server, as long as it is known."""
+
+    def __init__(self, broker: Broker, endpoint: str, shown: str, limits: Limits) -> None:
+        self.broker = broker
+        self.endpoint = endpoint
+        self.local = Local(broker, endpoint, shown, limits, changed=self._changed)
+        self.tools: dict[str, Tool] | None = None
+        self.told: frozenset[str] = frozenset()
+        """The names of the tools it told last; kept while it is down."""
+        self._providers: list[object] = []
+
+    def _changed(self, method: str) -> None:
+        self.tools = None
+
+    @property
+    def up(self) -> bool:
+        """Whether somebody answers there."""
+        found = self.broker.endpoints.get(self.endpoint)
+        return found is not None and any(provider.state is not State.BARE for provider in found.providers)
+
+    async def known(self) -> dict[str, Tool]:
+        """Its tools by name; none while it is down or does not tell them in time."""
+        if not self.up:
+            self.tools = None
+            return {}
+        found = self.broker.endpoints[self.endpoint]
+        providers: list[object] = [*found.providers]
+        if self.tools is None or providers != self._providers:
+            self._providers = providers
+            try:
+                async with asyncio.timeout(LIST_SECONDS):
+                    tools = {tool.name: tool for tool in await self.local.tools()}
+            except (Failed, TimeoutError):
+                return {}
+            self.tools = tools
+            self.told = frozenset(tools)
+        return self.tools
+
+
+class Servers:
+    """The servers of one API."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        limits: Limits,
+        where: Callable[[], Where],
+        check: Check,
+        call_seconds: float = 25.0,
+        addresses: Mapping[str, str] = {},
+    ) -> None:
+        """`where` says which servers there are now, `check` looks at arguments; a call may take `call_seconds`.
+
+        `addresses` are other words for a server: its whole URL, which may hold a secret, → its name.
+        """
+        self._broker = broker
+        self._limits = limits
+        self._where = where
+        self._check = check
+        self._call_seconds = call_seconds
+        self._addresses = addresses
+        self._ones: dict[str, _One] = {}
+        self._turns: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Leave every endpoint."""
+        for one in self._ones.values():
+            one.local.close(1001, "going away")
+        self._ones.clear()
+
+    def _now(self) -> dict[str, _One]:
+        where = self._where()
+        for name in [name for name in self._ones if name not in where or self._ones[name].endpoint != where[name][0]]:
+            self._ones.pop(name).local.close(1000, "no longer a server")
+        for name, (endpoint, shown) in where.items():
+            if name not in self._ones:
+                self._ones[name] = _One(self._broker, endpoint, shown, self._limits)
+        return {name: self._ones[name] for name in where}
+
+    def up(self) -> dict[str, bool]:
+        """Which servers there are, and whether each can be asked."""
+        return {name: one.up for name, one in self._now().items()}
+
+    def named(self, given: str) -> str:
+        """The name of the server that is meant by its name or by its whole URL. Raises Unknown."""
+        ones = self._now()
+        if given in ones:
+            return given
+        for address, name in self._addresses.items():
+            if hmac.compare_digest(address.encode(), given.encode("utf-8", "replace")) and name in ones:
+                return name
+        raise Unknown
+
+    async def tools(self, server: str = "") -> dict[str, dict[str, Tool]]:
+        """The tools of each server, or of one. Raises Unknown, and Failed when none of them is connected."""
+        ones = self._now()
+        if server:
+            server = self.named(server)
+        asked = {server: ones[server]} if server else ones
+        if not any(one.up for one in asked.values()):
+            raise _down(*asked)
+        return await self._told(asked)
+
+    async def all_tools(self) -> dict[str, dict[str, Tool]]:
+        """The tools of every server, none of one that is down."""
+        return await self._told(self._now())
+
+    @staticmethod
+    async def _told(asked: Mapping[str, _One]) -> dict[str, dict[str, Tool]]:
+        found = await asyncio.gather(*(one.known() for one in asked.values()))
+        return dict(zip(asked, found, strict=True))
+
+    async def call(self, name: str, arguments: bytes, server: str = "") -> Done:
+        """Call a tool wherever it is, at `server` first; `arguments` are a JSON object.
+
+        Raises Unknown, Wrong, and Failed for the last attempt's failure.
+        """
+        server = self.named(server) if server else ""
+        known = await self.tools()
+        having = [found for found, tools in known.items() if name in tools]
+        if not having:
+            gone = [found for found, one in self._ones.items() if name in one.told or (found == server and not one.up)]
+            if gone or not any(self.up().values()):
+                raise _down(*(gone or self._ones))
+            raise Unknown
+        turn = self._turns.get(name, 0) % len(having)
+        self._turns[name] = turn + 1
+        order = having[turn:] + having[:turn]
+        if server in having:
+            order.remove(server)
+            order.insert(0, server)
+        last = Failed(PROVIDER_GONE.number, "")
+        for found in order:
+            one = self._ones[found]
+            tool = known[found][name]
+            await self._check(tool.definition, arguments)
+            try:
+                async with asyncio.timeout(self._call_seconds):
+                    return Done(found, await one.local.call(name, msgspec.Raw(arguments)))
+            except TimeoutError:
+                seconds = f"{self._call_seconds:g}"
+                raise Failed(TIMED_OUT.number, f"{TIMED_OUT.message}: no answer within {seconds} s / {seconds} 秒内没有应答") from None
+            except Failed as failed:
+                last = failed
+                lost = failed.code in (PROVIDER_GONE.number, TIMED_OUT.number) and is_repeatable(tool)
+                if not failed.undelivered and not lost:
+                    raise
+        raise last
+
+
+def _down(*servers: str) -> Failed:
+    """Nobody was asked, because they are not connected."""
+    if not servers:
+        return Failed(PROVIDER_GONE.number, "没有配置 MCP 服务器 / no MCP server is configured")
+    names = ", ".join(servers[:NAMED])
+    return Failed(PROVIDER_GONE.number, f"MCP 服务器未连接 / the MCP server is not connected: {names}")

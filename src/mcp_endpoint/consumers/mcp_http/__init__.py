@@ -1,0 +1,1 @@
+"""MCP over HTTP: sessions, streams and the sessionless revision."""

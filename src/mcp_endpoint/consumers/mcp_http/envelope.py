@@ -1,0 +1,221 @@
+"""One request of the stateless era as it arrives: what it must say of itself, and what its headers must say once more.
+
+MCP 2026-07-28, Transports: intermediaries route by headers and servers by bodies, so a request whose headers and body disagree is
+refused, whatever it asks.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from ... import errors
+from ...protocol.jsonrpc import Frame, Malformed, id_key, members, parse
+from ...protocol.stateless import (
+    CAPABILITIES_KEY,
+    CLIENT_KEY,
+    HEADER_MISMATCH,
+    LEVEL_KEY,
+    REVISION,
+    UNSUPPORTED_VERSION,
+    VERSION_KEY,
+    fields,
+    objects,
+    text,
+)
+
+VERSION: Final = "mcp-protocol-version"
+METHOD: Final = "mcp-method"
+NAME: Final = "mcp-name"
+PARAM: Final = "mcp-param-"
+NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+"""Methods whose `Mcp-Name` header repeats a parameter, and which."""
+STATUS: Final = {
+    errors.PARSE_ERROR.number: 400,
+    errors.INVALID_REQUEST.number: 400,
+    errors.INVALID_PARAMS.number: 400,
+    errors.METHOD_NOT_FOUND.number: 404,
+    HEADER_MISMATCH: 400,
+    -32021: 400,
+    UNSUPPORTED_VERSION: 400,
+}
+"""HTTP status of an error's code; every other error is an answer like any (200)."""
+
+_ENCODED: Final = re.compile(r"=\?base64\?(.*)\?=")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,4000}(\.0+)?")
+_ANNOTATION: Final = "x-mcp-header"
+_schema_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""The headers of a request as ASGI has them: lower-case names, and more than once what was sent more than once."""
+
+
+class Refused(Exception):
+    """A request that is not carried: the error it is answered with. `id` is JSON."""
+
+    def __init__(self, code: int, message: str, data: object = UNSET, id: bytes = b"null") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+        self.id = id
+
+
+class Asked(NamedTuple):
+    """One request of a stateless consumer. `id` and `params` are JSON as they came."""
+
+    id: bytes
+    method: str
+    params: bytes
+    client: str
+    """What its client calls itself, "" if it did not say."""
+    capabilities: Mapping[str, Any]
+    level: str | None
+    """How urgent a log message must be to be told; None for no log messages at all."""
+    token: bytes
+    """The progress token, JSON; empty if it wants no progress."""
+
+
+def read(body: bytes, integer_chars: int, string_bytes: int) -> Frame:
+    """The one request or notification of a POST. Raises Refused."""
+    try:
+        frame = parse(body)
+    except Malformed as malformed:
+        usable = id_key(malformed.id, integer_chars, string_bytes) is not None
+        raise Refused(malformed.code.number, malformed.why, id=malformed.id if usable else b"null") from None
+    if frame.jsonrpc != "2.0" or frame.method is UNSET or frame.result is not UNSET or frame.error is not UNSET:
+        raise Refused(errors.INVALID_REQUEST.number, "a body is one JSON-RPC 2.0 request or notification / 必须是一个请求或通知")
+    if frame.id is not UNSET and id_key(bytes(frame.id), integer_chars, string_bytes) is None:
+        raise Refused(errors.INVALID_REQUEST.number, "an id is an integer or a string, and not longer than the limits / id 无效")
+    return frame
+
+
+def examine(frame: Frame, headers: Headers) -> Asked:
+    """Check a request in the order in which its mistakes must be told (SEP-2575, SEP-2243). Raises Refused."""
+    assert frame.id is not UNSET and frame.method is not UNSET
+    id = bytes(frame.id)
+    try:
+        said = _header_values(headers)
+        params = b"{}" if frame.params is UNSET else bytes(frame.params)
+        kept = fields(params)
+        if params[:1] == b"{":
+            members(params)  # a key that stands twice would mean one thing here and another to the tool
+        meta = fields(kept.get("_meta", UNSET))
+        missing = [key for key in (VERSION_KEY, CAPABILITIES_KEY) if key not in meta]
+        if missing:
+            raise Refused(errors.INVALID_PARAMS.number, f"params._meta must have {' and '.join(missing)} / 缺少必需的 _meta 字段")
+        version = text(meta[VERSION_KEY])
+        if said.get(VERSION) != version or version is None:
+            raise Refused(HEADER_MISMATCH, f"the header {VERSION} and {VERSION_KEY} differ / 请求头与 _meta 中的协议版本不一致")
+        if said.get(METHOD) != frame.method:
+            raise Refused(HEADER_MISMATCH, f"the header {METHOD} and the method differ / 请求头与方法不一致")
+        key = NAMED.get(frame.method)
+        if key is not None and key in kept and decoded(said.get(NAME)) != text(kept[key]):
+            raise Refused(HEADER_MISMATCH, f"the header {NAME} and params.{key} differ / 请求头与参数 {key} 不一致")
+        if version != REVISION:
+            about = {"supported": [REVISION], "requested": version}
+            raise Refused(UNSUPPORTED_VERSION, f"without a session only {REVISION} is spoken / 不支持的协议版本", about)
+    except Refused as refused:
+        refused.id = id
+        raise
+    except Malformed as malformed:
+        raise Refused(errors.INVALID_PARAMS.number, malformed.why, id=id) from None
+    return Asked(
+        id,
+        frame.method,
+        params,
+        (text(fields(meta.get(CLIENT_KEY, UNSET)).get("name")) or "")[:128],
+        objects(meta[CAPABILITIES_KEY]),
+        text(meta.get(LEVEL_KEY)),
+        bytes(meta.get("progressToken", b"")),
+    )
+
+
+def _header_values(headers: Headers) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for raw, value in headers:
+        name = raw.decode("latin-1")
+        if name in (VERSION, METHOD, NAME):
+            if name in found:
+                raise Refused(HEADER_MISMATCH, f"the header {name} stands twice / 请求头重复")
+            found[name] = value.decode("latin-1").strip(" \t")  # what stands around a value is none of it (RFC 9110 §5.5)
+    return found
+
+
+def decoded(value: str | None) -> str | None:
+    """A header's value; `=?base64?…?=` holds what a header cannot. None for none, and for a broken encoding."""
+    found = _ENCODED.fullmatch(value) if value is not None else None
+    if found is None:
+        return value
+    try:
+        raw = b64decode(found[1], validate=True)
+        return raw.decode() if b64encode(raw).decode() == found[1] else None
+    except (binascii.Error, ValueError):
+        return None
+
+
+# == parameters that a tool wants to see in headers ========================================================================
+
+
+def check_params(definition: bytes, params: bytes, headers: Headers) -> None:
+    """Compare the `Mcp-Param-…` headers a tool's schema asks for with the arguments of its call. Raises Refused (without id).
+
+    A schema that asks for headers in a way that is not allowed asks for none: clients do not send them either.
+    """
+    if _ANNOTATION.encode() not in definition:
+        return
+    try:
+        wanted = _wanted(_schema_decoder.decode(definition).get("inputSchema"), definition)
+    except (msgspec.DecodeError, RecursionError):
+        return
+    arguments = objects(fields(params).get("arguments", UNSET))
+    for path, (token, kind) in wanted.items():
+        values = [value.decode("latin-1") for name, value in headers if name.decode("latin-1") == PARAM + token.lower()]
+        argument: Any = arguments
+        for step in path:
+            argument = argument.get(step) if isinstance(argument, dict) else None
+        expected = _as_header(argument)
+        if len(values) > 1 or (expected is None) != (not values):
+            raise Refused(HEADER_MISMATCH, f"the header Mcp-Param-{token} and the argument {'.'.join(path)} differ / 请求头与参数不一致")
+        if expected is not None and not _same(decoded(values[0]), expected, argument, kind):
+            raise Refused(HEADER_MISMATCH, f"the header Mcp-Param-{token} and the argument {'.'.join(path)} differ / 请求头与参数不一致")
+
+
+def _wanted(schema: Any, definition: bytes) -> dict[tuple[str, ...], tuple[str, str]]:
+    """The annotated properties: path → (name of the header, type). {} if one of them is not allowed."""
+    found: dict[tuple[str, ...], tuple[str, str]] = {}
+    todo: list[tuple[tuple[str, ...], Any]] = [((), schema)]
+    while todo:
+        path, node = todo.pop()
+        if not isinstance(node, dict):
+            continue
+        if path and _ANNOTATION in node:
+            token, kind = node[_ANNOTATION], node.get("type")
+            if not isinstance(token, str) or not _TOKEN.fullmatch(token) or kind not in ("string", "integer", "boolean"):
+                return {}
+            found[path] = token, kind
+        properties = node.get("properties")
+        if isinstance(properties, dict):
+            todo += [((*path, name), inner) for name, inner in properties.items()]
+    # An annotation elsewhere (in an array's items, say) makes the whole schema one that clients leave out.
+    unambiguous = len({token.lower() for token, _ in found.values()}) == len(found)
+    return found if unambiguous and definition.count(b'"%b"' % _ANNOTATION.encode()) == len(found) else {}
+
+
+def _as_header(argument: Any) -> str | None:
+    if isinstance(argument, bool):
+        return "true" if argument else "false"
+    return str(argument) if isinstance(argument, str | int | float) else None
+
+
+def _same(said: str | None, expected: str, argument: Any, kind: str) -> bool:
+    if kind == "integer" and isinstance(argument, int | float) and said is not None and _DECIMAL.fullmatch(said):
+        return int(said.partition(".")[0]) == argument
+    return said == expected

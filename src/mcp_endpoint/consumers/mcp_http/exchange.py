@@ -1,0 +1,284 @@
+"""Who stands at an endpoint for one request of a consumer that has no session.
+
+An envoy is attached like any consumer and introduces itself within the house. While its request is on the way it collects what belongs to
+it: notifications, what the tool asks, the answer. When the tool asks, the request may be over for its client and still be on the way here:
+the envoy waits (it is *parked*), and the client's next request goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from ... import __version__, errors
+from ...core.ledger import CANCELLED, Consumer, number_of
+from ...core.lifecycle import INITIALIZED, LATEST
+from ...protocol import jsonrpc
+from ...protocol import stateless as eras
+from ...protocol.jsonrpc import Frame, Malformed, Part
+from ...settings.load import Limits
+from .caller import Seat
+from .envelope import Asked
+
+TOGETHER_SECONDS: Final = 0.02
+"""How long an envoy waits for more questions after one, so that a tool's parallel questions reach the client in one round."""
+
+_encode: Final = msgspec.json.Encoder().encode
+_HELLO: Final = _encode(
+    {
+        "protocolVersion": LATEST,
+        "capabilities": {"sampling": {}, "elicitation": {}, "roots": {}},
+        "clientInfo": {"name": "mcp-endpoint-server/http", "version": __version__},
+    }
+)
+_LEFT: Final = Raw(_encode({"code": eras.INTERNAL, "message": "接入点已关闭此连接 / The endpoint ended this link"}))
+# A client that may not be asked is known with its request only: the envoy itself refuses for it.
+_NOT_DECLARED: Final = errors.Code(errors.METHOD_NOT_FOUND.number, "使用端未声明此能力 / The client did not declare this capability")
+
+
+class Question(msgspec.Struct):
+    """What a tool asks of the client; `id` is the endpoint's."""
+
+    id: bytes
+    method: str
+    params: Raw
+
+
+class Envoy:
+    """One consumer of an endpoint, for one request at a time."""
+
+    def __init__(self, seat: Seat, limits: Limits, *, hears: Callable[[str, Frame], None] | None = None) -> None:
+        """Attach to the endpoint. `hears` is told of every notification instead of keeping those of a request."""
+        self.seat = seat
+        self.welcome: bytes = b""
+        """The endpoint's result of `initialize`."""
+        self.server: bytes = b'{"name":"mcp-endpoint-server","version":%b}' % _encode(__version__)
+        """Who answers, JSON, as the endpoint or its only tool calls itself."""
+        self.notes: deque[bytes] = deque()
+        """Notifications of the request, not yet told."""
+        self.answer: Frame | None = None
+        self.questions: dict[str, Question] = {}
+        self.undeclared: dict[str, dict[str, Any]] = {}
+        """What the tool wanted to ask although the client had not declared it."""
+        self.ended = False
+        self.parked = False
+        self._hears = hears
+        self._asked: Asked | None = None
+        self._token = b""
+        self._queued = 0
+        self._last = 0
+        self._round = 0
+        self._waiting: asyncio.Future[None] | None = None
+        self._replies: dict[int, asyncio.Future[Frame]] = {}
+        self._together: asyncio.TimerHandle | None = None
+        self._all_asked = False
+        self._loop = asyncio.get_running_loop()
+        self.consumer: Consumer = seat.broker.attach_consumer(
+            seat.name,
+            seat.shown,
+            self,
+            answer_bytes=limits.http_answer_bytes,
+            in_house=True,
+            only=seat.only,
+            ask_seconds=limits.http_ask_seconds,
+        )
+
+    # -- the link ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Bytes of notifications that wait for the client to read them."""
+        return self._queued
+
+    def ping(self) -> None:
+        """It lives as long as this process."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Leave the endpoint; a request on its way is cancelled."""
+        if self.ended:
+            return
+        self.ended = True
+        if self._together is not None:
+            self._together.cancel()
+        self.seat.broker.detach(self.consumer, code, reason)
+        lost, self._replies = self._replies, {}
+        for reply in lost.values():
+            if not reply.done():
+                reply.set_result(Frame(error=_LEFT))
+        self._wake()
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        """Take one frame of the endpoint."""
+        if self.ended:
+            return
+        try:
+            frame = jsonrpc.parse(b"".join((first, second)), utf8=True)
+            if frame.method is UNSET:
+                self._answered(frame)
+            elif frame.id is UNSET:
+                self._told(frame)
+            else:
+                self._ask(frame)
+        except Malformed:
+            return  # nested to the very limit of the parser, which the endpoint's own reading has just passed
+
+    def _answered(self, frame: Frame) -> None:
+        number = number_of(b"" if frame.id is UNSET else bytes(frame.id))
+        reply = self._replies.pop(number, None)
+        if reply is not None:
+            if not reply.done():
+                reply.set_result(frame)
+        elif number == self._last:
+            self.answer = frame
+            self._wake()
+
+    def _told(self, frame: Frame) -> None:
+        assert frame.method is not UNSET
+        if frame.method == CANCELLED:
+            number = bytes(eras.fields(frame.params).get("requestId", Raw(b"")))
+            self.questions = {key: question for key, question in self.questions.items() if question.id != number}
+        elif self._hears is not None:
+            self._hears(frame.method, frame)
+        elif self._asked is not None and not self.parked:
+            note = self._note(self._asked, frame)
+            if note:
+                self._queued += len(note)
+                self.notes.append(note)
+                self._wake()
+
+    def _note(self, asked: Asked, frame: Frame) -> bytes:
+        """A notification as the client of this request hears it; empty if it does not."""
+        if frame.method == "notifications/message":
+            if frame.params is not UNSET and eras.log_wanted(asked.level, frame.params):
+                return b'{"jsonrpc":"2.0","method":"notifications/message","params":%b}' % bytes(frame.params)
+        elif frame.method == "notifications/progress" and asked.token:
+            params = eras.fields(frame.params)
+            if bytes(params.get("progressToken", Raw(b""))) == self._token:
+                params["progressToken"] = Raw(asked.token)  # each round of a client has a token of its own
+                return b'{"jsonrpc":"2.0","method":"notifications/progress","params":%b}' % _encode(params)
+        return b""
+
+    def _ask(self, frame: Frame) -> None:
+        assert frame.id is not UNSET and frame.method is not UNSET
+        capability = eras.QUESTIONS[frame.method]
+        declared = {} if self._asked is None else self._asked.capabilities
+        params = Raw(b"{}") if frame.params is UNSET else frame.params
+        mode = (eras.text(eras.fields(params).get("mode")) or "form") if capability == "elicitation" else ""
+        if not _declares(declared, capability, mode):
+            self.undeclared[capability] = {mode: {}} if mode == "url" else {}
+            self.say(jsonrpc.error(bytes(frame.id), _NOT_DECLARED))
+            return
+        self._round += 1
+        self.questions[f"{capability}-{self._round}"] = Question(bytes(frame.id), frame.method, params)
+        self._soon()
+
+    def _soon(self) -> None:
+        if self._together is not None:
+            self._together.cancel()
+        self._together = self._loop.call_later(TOGETHER_SECONDS, self._are_all)
+
+    def _are_all(self) -> None:
+        self._all_asked = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    # -- asking ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        """Whether the tool waits for the client: what is asked is complete."""
+        return self._all_asked and bool(self.questions) and self.answer is None
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing of a request is left, so that the next may come."""
+        return not self.ended and not self.consumer.owed and not self.consumer.asks
+
+    def say(self, frame: bytes) -> None:
+        """Hand a frame to the endpoint."""
+        if not self.ended:
+            self.consumer.says(self.consumer, frame, self._loop.time(), True)
+
+    async def introduce(self) -> Frame:
+        """Initialise within the house, once; the endpoint's answer."""
+        frame = await self.request("initialize", _HELLO)
+        if frame.result is not UNSET:
+            self.welcome = bytes(frame.result)
+            self.server = bytes(eras.fields(frame.result).get("serverInfo", Raw(self.server)))
+            self.say(jsonrpc.notification(INITIALIZED))
+        return frame
+
+    async def request(self, method: str, params: bytes) -> Frame:
+        """Ask something for ourselves."""
+        self._last += 1
+        reply: asyncio.Future[Frame] = self._loop.create_future()
+        self._replies[self._last] = reply
+        self.say(jsonrpc.request(b"%d" % self._last, method, params))
+        return await reply
+
+    def begin(self, asked: Asked) -> None:
+        """Hand in a client's request."""
+        self._asked = asked
+        self._token = asked.token
+        self.consumer.name = asked.client
+        self.answer = None
+        self.notes.clear()
+        self._queued = 0
+        self.questions.clear()
+        self.undeclared = {}
+        self._all_asked = False
+        self._last += 1
+        asker = any(isinstance(provider.link, eras.Translator) for provider in self.consumer.endpoint.providers)
+        self.say(jsonrpc.request(b"%d" % self._last, asked.method, eras.inward(asked.params, asker=asker)))
+
+    def park(self) -> None:
+        """The client has the questions; what its tools ask from now on is hardly for this request."""
+        self.parked = self.consumer.thinking = True
+        self.notes.clear()
+        self._queued = 0
+
+    def go_on(self, asked: Asked, answers: Mapping[str, Raw]) -> None:
+        """Go on with a parked request: hand the client's answers to the tool. What is not answered is asked again."""
+        self._asked = asked
+        self.parked = self.consumer.thinking = False
+        self._all_asked = False
+        self.consumer.name = asked.client
+        for key in [key for key in self.questions if bytes(answers.get(key, Raw(b"")))[:1] == b"{"]:
+            question = self.questions.pop(key)
+            self.say(jsonrpc.result(question.id, bytes(answers[key])))
+        if self.questions:
+            self._soon()
+
+    def note(self) -> bytes:
+        """The next notification, empty if there is none."""
+        if not self.notes:
+            return b""
+        note = self.notes.popleft()
+        self._queued -= len(note)
+        return note
+
+    async def news(self, seconds: float) -> None:
+        """Wait until there is something to look at, at most so long."""
+        if self.notes or self.answer is not None or self.waits or self.ended:
+            return
+        self._waiting = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._wake)
+        try:
+            await self._waiting
+        finally:
+            timer.cancel()
+            self._waiting = None
+
+
+def _declares(declared: Mapping[str, Any], capability: str, mode: str) -> bool:
+    """Whether a client can be asked; one that names no mode of elicitation knows forms (MCP 2025-06-18)."""
+    found = declared.get(capability)
+    return isinstance(found, dict) and (not mode or mode in found or (mode == "form" and "url" not in found))

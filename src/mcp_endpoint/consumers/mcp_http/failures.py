@@ -1,0 +1,59 @@
+"""Our errors as HTTP consumers hear them: a failed tool is a result that says so, and no code of ours lies where MCP has its own.
+
+MCP 2026-07-28 keeps -32000 to -32019 free of new meanings and gives codes above to itself, and language models see a tool's failure
+only in a result (MCP, Tools, "Error Handling"). So -32001 to -32008, which devices know, do not leave over HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ...protocol import jsonrpc
+from ...protocol.stateless import INTERNAL
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Failure(msgspec.Struct):
+    """An error object of the broker's own."""
+
+    code: int
+    message: str
+    data: dict[str, Any]
+
+
+_decoder: Final = msgspec.json.Decoder(Failure)
+
+
+def ours(error: bytes | msgspec.Raw) -> Failure | None:
+    """The error object if it is one of the broker's own with a code that may not leave over HTTP; None for all others."""
+    if b'"broker"' not in bytes(error):
+        return None
+    try:
+        found = _decoder.decode(error)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return found if found.data.get("source") == "broker" and -32099 <= found.code <= -32000 else None
+
+
+def told(method: str, id: bytes, error: bytes | msgspec.Raw) -> bytes | None:
+    """The frame that stands for an error answer to `method` over HTTP, or None if it may leave as it is. `id` is JSON."""
+    found = ours(error)
+    if found is None:
+        return None
+    if method == "tools/call":
+        return jsonrpc.result(id, failed_tool(found))
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (
+        id,
+        _encode({"code": INTERNAL, "message": found.message, "data": found.data | {"code": found.code}}),
+    )
+
+
+def failed_tool(found: Failure) -> bytes:
+    """The result of a tool call that failed on the way."""
+    hint = found.data.get("hint")
+    text = f"{found.message}: {hint}" if hint else found.message
+    about = {"mcp-endpoint-server/error": {"code": found.code, "message": found.message, "data": found.data}}
+    return _encode({"content": [{"type": "text", "text": text}], "isError": True, "_meta": about})

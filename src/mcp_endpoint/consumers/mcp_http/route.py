@@ -1,0 +1,191 @@
+"""The door of `/mcp`: who may come in over HTTP, to which endpoint, and which era of the protocol answers.
+
+`/mcp` is the endpoint the token opens. `/mcp/{endpoint}` says its name as well, and the token must open just that; with the server's own
+key every endpoint is open to the operator. `/mcp/{endpoint}/{label}` shows the tools of one provider only.
+
+The eras share the path. A request belongs to the stateless one (MCP 2026-07-28 and later) if it says so: in `_meta` of its parameters, in
+its `MCP-Protocol-Version`, or by being `server/discover`. Who has a session, or begins one, belongs to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from loguru import logger
+from msgspec import UNSET, UnsetType
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from ...access.admission import Porter, Refusal
+from ...access.tokens import NAME
+from ...asgi import Bodies, BodyRefused
+from ...core.broker import Broker
+from ...core.lifecycle import HANDSHAKE_REVISIONS
+from ...settings.load import Limits
+from .caller import Era, Seat
+from .sessions import SESSION, VERSION, Sessions
+
+PATHS: Final = ("/mcp", "/mcp/", "/mcp/{endpoint}", "/mcp/{endpoint}/", "/mcp/{endpoint}/{label}", "/mcp/{endpoint}/{label}/")
+METHODS: Final = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS")
+"""All that a route can be asked with: the eras themselves say which they know."""
+STATELESS_META: Final = "io.modelcontextprotocol/protocolVersion"
+STATELESS_METHOD: Final = "server/discover"
+SPACES: Final = ("agent:", "signed:")
+"""Where named tokens open endpoints, as they are called inside the program; one of free choice has no name that may be printed."""
+
+
+class _Look(msgspec.Struct):
+    method: str | UnsetType = UNSET
+    params: msgspec.Raw | UnsetType = UNSET
+
+
+class _Params(msgspec.Struct):
+    meta: dict[str, msgspec.Raw] | UnsetType = msgspec.field(default=UNSET, name="_meta")
+
+
+_look: Final = msgspec.json.Decoder(_Look)
+_params: Final = msgspec.json.Decoder(_Params)
+
+
+class McpHttp:
+    """The room behind `/mcp`."""
+
+    name = "mcp_http"
+    owed = 0
+
+    def __init__(self, broker: Broker, limits: Limits, porter: Porter, bodies: Bodies, stateless: Era | None = None) -> None:
+        """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are."""
+        self._bodies = bodies
+        self._broker = broker
+        self._limits = limits
+        self._porter = porter
+        self.sessions = Sessions(broker, limits)
+        self.answering = 0
+        """Requests that are being answered, open streams too."""
+        self._stateless: Era = stateless or self.sessions
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """All the paths, for every method."""
+        return [Route(path, _App(self), methods=list(METHODS)) for path in PATHS]
+
+    def refuses_pages(self, request: Request) -> bool:
+        """Whether the token in the address is one of free choice."""
+        return self._porter.is_opaque(request.query_params.get("token", ""))
+
+    async def start(self) -> None:
+        """Nothing waits for anybody."""
+
+    async def stop(self) -> None:
+        """End every session and stream of both eras."""
+        await self.sessions.stop()
+        if self._stateless is not self.sessions:
+            await self._stateless.stop()
+
+    def describe(self) -> Mapping[str, Any]:
+        """What an operator may know of the HTTP consumers."""
+        if self._stateless is self.sessions:
+            return self.sessions.describe()
+        return {**self.sessions.describe(), "stateless": self._stateless.describe()}
+
+    async def answer(self, request: Request) -> Response:
+        """The answer to one request."""
+        seat = self._seat(request)
+        if self.answering > self._limits.http_requests and not isinstance(seat, Refusal):
+            seat = Refusal(503, "full", FULL, "http_requests reached", seat.address, LATER)
+        if isinstance(seat, Refusal):
+            logger.debug("已拒绝请求 / request refused", peer=seat.address, status=seat.status, reason=seat.why)
+            return _answer(seat)
+        body = b""
+        if request.method == "POST":
+            try:
+                body = await self._bodies.read(request, self._limits.consumer_message_bytes, seat.name)
+            except BodyRefused as refused:
+                return _answer(Refusal(refused.status, refused.error, refused.message, "body", seat.address, refused.headers))
+        era = self._stateless if is_stateless(request, body) else self.sessions
+        return await era.answer(request, body, seat)
+
+    def _seat(self, request: Request) -> Seat | Refusal:
+        """Where a request may sit."""
+        values = request.headers.getlist
+        fields = request.query_params.multi_items()
+        peer = request.client or ("", 0)
+        local = request.scope.get("server") or ("", 0)
+        whence = self._porter.whence((peer[0], peer[1]), str(local[0]), values, tls=request.scope.get("scheme") == "https")
+        asked = request.path_params.get("endpoint", "")
+        only = request.path_params.get("label", "")
+        if self._porter.is_key(fields, values):
+            if not asked:
+                return Refusal(403, "name an endpoint", UNNAMED, "the key without an endpoint", whence.shown)
+            named = self._named(asked)
+            if named is None:
+                return Refusal(404, "not found", NOWHERE, "no such endpoint", whence.shown)
+            return Seat(self._broker, self._limits, *named, only, "operator", whence.shown)
+        opened = self._porter.admit(fields, values, whence, "device")
+        if isinstance(opened, Refusal):
+            return opened
+        if asked and asked != opened.shown:
+            return Refusal(403, "another endpoint", ANOTHER, "the token opens another endpoint", whence.shown)
+        return Seat(self._broker, self._limits, opened.endpoint, opened.shown, only, "device", whence.shown)
+
+    def _named(self, asked: str) -> tuple[str, str] | None:
+        """The endpoint an operator means: by its full name, else the one printed like this that has links, else an agent's."""
+        for space in SPACES:
+            if asked.startswith(space):
+                shown = asked.removeprefix(space)
+                return (asked, shown) if NAME.fullmatch(shown) else None
+        for name, endpoint in self._broker.endpoints.items():
+            if endpoint.shown == asked and not name.startswith("server:"):
+                return name, asked
+        return (SPACES[0] + asked, asked) if NAME.fullmatch(asked) else None
+
+
+class _App:
+    """One path as an ASGI application, so that Starlette hands every method through."""
+
+    def __init__(self, room: McpHttp) -> None:
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._room.answering += 1
+        try:
+            response = await self._room.answer(Request(scope, receive, send))
+            await response(scope, receive, send)
+        except ClientDisconnect:
+            return  # it hung up while it was still sending
+        finally:
+            self._room.answering -= 1
+
+
+def is_stateless(request: Request, body: bytes) -> bool:
+    """Whether a request belongs to the era without sessions."""
+    if SESSION in request.headers:
+        return False
+    version = request.headers.get(VERSION, "")
+    if version[:4].isdigit() and version > HANDSHAKE_REVISIONS[-1]:
+        return True
+    if b"_meta" not in body and STATELESS_METHOD.encode() not in body and b"\\" not in body:
+        return False
+    try:
+        look = _look.decode(body)
+        if look.method == STATELESS_METHOD:
+            return True
+        meta = _params.decode(look.params).meta if look.params is not UNSET else UNSET
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return meta is not UNSET and STATELESS_META in meta
+
+
+def _answer(refusal: Refusal) -> Response:
+    return Response(refusal.body, refusal.status, dict(refusal.headers), media_type="application/json")
+
+
+LATER: Final = (("Retry-After", "5"),)
+FULL: Final = "正在处理的请求过多 / Too many requests are being answered (limits.http_requests)"
+UNNAMED: Final = "使用服务器密钥时须指明接入点：/mcp/接入点 / With the server's key, name the endpoint: /mcp/ENDPOINT"
+NOWHERE: Final = "没有这个接入点 / There is no such endpoint"
+ANOTHER: Final = "此令牌不属于该接入点 / This token opens another endpoint than the one in the address"

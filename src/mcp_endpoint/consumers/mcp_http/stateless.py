@@ -1,0 +1,531 @@
+"""MCP over HTTP as revision 2026-07-28 knows it: every request says all of itself, and is answered on its own.
+
+Rules of this module:
+
+1. A request is an envoy at its endpoint. Envoys whose request is over stay a while for the next request of the same seat, so that an
+   endpoint does not lose its only consumer between two requests.
+2. An answer is JSON as long as nothing else belongs to it; the first notification, or a while of silence, makes it a stream of events.
+   A client that closes it has cancelled its request.
+3. A tool of the handshake era that asks something while it works (elicitation, sampling, roots) gets its answer by `input_required`: the
+   envoy is parked with the call in flight, and `requestState` names it. A state is signed, bound to seat, method and parameters, used
+   once and good for `http_ask_seconds`; of parked envoys there are never more than `parked_rounds`.
+4. A tool of this era keeps its own state: it travels within ours, so that nobody can show it at another endpoint or for another request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ... import __version__, errors
+from ...core.catalog import Tool
+from ...core.lifecycle import State
+from ...protocol import jsonrpc
+from ...protocol import stateless as eras
+from ...protocol.jsonrpc import Frame, Malformed
+from ...settings.load import Limits
+from . import envelope, failures, request_state
+from .caller import Seat
+from .envelope import STATUS, Asked, Refused
+from .exchange import Envoy
+from .sessions import LATER, accepts, refused
+from .streams import COMMENT, COMMENT_SECONDS, HEADERS, hung_up
+
+REMOVED: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+"""Methods of the handshake era that this one has given up."""
+LISTEN: Final = "subscriptions/listen"
+ANNOUNCED: Final = {
+    "notifications/tools/list_changed": ("toolsListChanged", "tools"),
+    "notifications/prompts/list_changed": ("promptsListChanged", "prompts"),
+    "notifications/resources/list_changed": ("resourcesListChanged", "resources"),
+}
+"""What a stream may be opened for: the notification, its name in the filter, and the capability it belongs to."""
+UPDATED: Final = "notifications/resources/updated"
+RESOURCES: Final = 100
+"""Resources one stream may be opened for."""
+LINGER_SECONDS: Final = 15.0
+"""How long an envoy stays for the next request."""
+LINGERING: Final = 256
+"""Most envoys that stay; beyond, the one unused for longest leaves."""
+
+_PARKED: Final = b"P"
+_CARRIED: Final = b"C"
+_encode: Final = msgspec.json.Encoder().encode
+_SERVER: Final = _encode({"name": "mcp-endpoint-server", "version": __version__})
+
+
+class Stateless:
+    """The stateless era of one server."""
+
+    def __init__(self, limits: Limits, secret: bytes = b"") -> None:
+        """`secret` signs the states; without one it is drawn, and states do not outlive this process."""
+        self.limits = limits
+        self.answered = 0
+        """Requests since the start."""
+        self._seals = request_state.Seals(secret or secrets.token_bytes(32))
+        self._lingering: OrderedDict[Envoy, asyncio.TimerHandle] = OrderedDict()
+        self._busy: dict[Envoy, None] = {}
+        self._parked: dict[bytes, tuple[Envoy, asyncio.TimerHandle]] = {}
+        self._streams: dict[Listener, None] = {}
+
+    # -- the door's side ---------------------------------------------------------------------------------------------------
+
+    async def answer(self, request: Request, body: bytes, seat: Seat) -> Response:
+        """The answer to one request of any method."""
+        if request.method != "POST":
+            return refused(405, errors.INVALID_REQUEST, "this revision knows POST only / 此修订版只支持 POST", headers={"allow": "POST"})
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return refused(415, errors.INVALID_REQUEST, "Content-Type must be application/json / 必须为 application/json")
+        json, stream = accepts(request)
+        if not json:
+            return refused(406, errors.INVALID_REQUEST, "Accept must have application/json / Accept 必须包含 application/json")
+        headers = request.scope["headers"]
+        try:
+            frame = envelope.read(body, self.limits.integer_id_chars, self.limits.string_id_bytes)
+            if frame.id is UNSET:
+                return self._notified(request)
+            asked = envelope.examine(frame, headers)
+            self.answered += 1
+            if seat.broker.draining:
+                return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", asked.id, headers=LATER)
+            return await self._serve(request, asked, seat, stream=stream)
+        except Refused as why:
+            return _error(why.id, why.code, why.message, why.data)
+
+    async def stop(self) -> None:
+        """Streams end in order, and what waits for a client is given up."""
+        for listener in list(self._streams):
+            listener.end()
+        for envoy, timer in [*self._lingering.items(), *self._parked.values()]:
+            timer.cancel()
+            envoy.close(*errors.RESTARTING)
+        self._lingering.clear()
+        self._parked.clear()
+        for envoy in list(self._busy):
+            envoy.close(*errors.RESTARTING)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Numbers."""
+        return {
+            "requests": self.answered,
+            "in_flight": len(self._busy),
+            "parked_rounds": len(self._parked),
+            "subscriptions": len(self._streams),
+        }
+
+    @staticmethod
+    def _notified(request: Request) -> Response:
+        """A notification is taken and means nothing: a request is cancelled by closing its answer."""
+        version = request.headers.get(envelope.VERSION)
+        if version not in (None, eras.REVISION):
+            about = {"supported": [eras.REVISION], "requested": version}
+            return _error(b"null", eras.UNSUPPORTED_VERSION, "unsupported protocol version / 不支持的协议版本", about)
+        return Response(status_code=202)
+
+    # -- requests ----------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, request: Request, asked: Asked, seat: Seat, *, stream: bool) -> Response:
+        if asked.method in REMOVED:
+            raise Refused(errors.METHOD_NOT_FOUND.number, f"{asked.method} is not a method of {eras.REVISION} / 此方法不存在", id=asked.id)
+        if asked.method == LISTEN:
+            if not stream:
+                return refused(406, errors.INVALID_REQUEST, "a subscription is a stream: Accept must have text/event-stream", asked.id)
+            return await self._listen(asked, seat)
+        envoy, asked = await self._envoy(request, asked, seat)
+        leaving = asyncio.ensure_future(hung_up(request.receive))
+        leaving.add_done_callback(lambda task: None if task.cancelled() else envoy.close(*errors.GOING_AWAY))
+        handed_over = False  # to the stream, which then ends both
+        try:
+            await envoy.news(COMMENT_SECONDS)
+            while not stream and not envoy.ended and envoy.answer is None and not envoy.waits:
+                envoy.note()
+                await envoy.news(COMMENT_SECONDS)
+            if stream and (envoy.notes or (envoy.answer is None and not envoy.waits and not envoy.ended)):
+                response = Answering(self, envoy, asked, leaving)
+                handed_over = True
+                return response
+            return _json(*self.finish(envoy, asked))
+        finally:
+            if not handed_over:
+                leaving.cancel()
+                self.leave(envoy)
+
+    async def _envoy(self, request: Request, asked: Asked, seat: Seat) -> tuple[Envoy, Asked]:
+        """The envoy that has the request in hand, and the request as it is now. Raises Refused."""
+        try:
+            state = eras.fields(asked.params).get("requestState") if asked.method in eras.ASKING else None
+            if state is not None and bytes(state) != b"null":
+                content = self._open(asked, seat, state)
+                if content[:1] == _PARKED:
+                    return self._resume(asked, content[1:]), asked
+                spans = jsonrpc.members(asked.params)["requestState"]
+                asked = asked._replace(params=jsonrpc.splice(asked.params, [(spans.start, spans.end, content[1:])]))
+            envoy = await self._take(seat)
+            try:
+                if not envoy.welcome:
+                    raise Refused(eras.INTERNAL, "the endpoint does not answer / 接入点没有应答")
+                if asked.method == "server/discover":
+                    envoy.answer = Frame(result=Raw(_discovered(envoy)))
+                else:
+                    if asked.method == "tools/call":
+                        await self._check_params(request, envoy, asked)
+                    envoy.begin(asked)
+            except BaseException:
+                self.leave(envoy)
+                raise
+        except Refused as why:
+            why.id = asked.id
+            raise
+        return envoy, asked
+
+    async def _check_params(self, request: Request, envoy: Envoy, asked: Asked) -> None:
+        """Compare the headers that the tool's schema asks for; its list is learned first if nobody has asked for it."""
+        endpoint = envoy.consumer.endpoint
+        if any(provider.state is State.READY and not provider.listed for provider in endpoint.providers):
+            await envoy.request("tools/list", b"{}")
+        name = eras.text(eras.fields(asked.params).get("name"))
+        tool = None if name is None else _tool(envoy, name)
+        if tool is not None:
+            envelope.check_params(tool.definition, asked.params, request.scope["headers"])
+
+    def finish(self, envoy: Envoy, asked: Asked) -> tuple[bytes, int]:
+        """The one answer of a request as it leaves, and its HTTP status. Its envoy may be parked by it."""
+        if envoy.answer is not None:
+            return self._translated(envoy, asked, envoy.answer)
+        if envoy.ended:
+            return _frame(asked.id, eras.INTERNAL, "the server ended this request / 服务器结束了此请求")
+        return self._park(envoy, asked)
+
+    def _translated(self, envoy: Envoy, asked: Asked, answer: Frame) -> tuple[bytes, int]:
+        result, error = answer.result, answer.error
+        if envoy.undeclared and (result is UNSET or eras.fields(result).get("isError") == Raw(b"true")):
+            about = {"requiredCapabilities": envoy.undeclared}
+            return _frame(asked.id, eras.MISSING_CAPABILITY, "the tool asks what this client did not declare / 客户端未声明所需能力", about)
+        if result is UNSET:
+            raw = eras.error_outward(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
+            told = failures.told(asked.method, asked.id, raw)
+            if told is None:
+                return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (asked.id, raw), STATUS.get(eras.read_error(raw).code, 200)
+            frame = jsonrpc.parse(told, utf8=True)
+            if frame.result is UNSET:
+                return told, 200
+            result = frame.result
+        body = bytes(result)
+        if asked.method in eras.ASKING and eras.asks(body):
+            body = self._sealed(envoy.seat, asked, body)
+        return jsonrpc.result(asked.id, eras.outward(asked.method, body, envoy.server)), 200
+
+    # -- rounds ------------------------------------------------------------------------------------------------------------
+
+    def _park(self, envoy: Envoy, asked: Asked) -> tuple[bytes, int]:
+        """Let a call wait for its client's answers; the client gets the questions and the name of the round."""
+        if len(self._parked) >= self.limits.parked_rounds:
+            envoy.close(*errors.GOING_AWAY)
+            return _frame(asked.id, eras.INTERNAL, "too many questions wait for answers / 等待回答的提问过多")
+        number = secrets.token_bytes(16)
+        seconds = self.limits.http_ask_seconds
+        timer = asyncio.get_running_loop().call_later(seconds, self._expire, number)
+        envoy.park()
+        self._busy.pop(envoy, None)
+        self._parked[number] = envoy, timer
+        body = {
+            "resultType": "input_required",
+            "inputRequests": {key: {"method": question.method, "params": question.params} for key, question in envoy.questions.items()},
+            "requestState": self._close(asked, envoy.seat, _PARKED + number),
+        }
+        return jsonrpc.result(asked.id, eras.outward(asked.method, _encode(body), envoy.server)), 200
+
+    def _expire(self, number: bytes) -> None:
+        envoy, _ = self._parked.pop(number)
+        envoy.close(*errors.GOING_AWAY)
+
+    def _resume(self, asked: Asked, number: bytes) -> Envoy:
+        found = self._parked.pop(number, None)
+        if found is None or found[0].ended:
+            raise _bad_state()
+        envoy, timer = found
+        timer.cancel()
+        self._busy[envoy] = None
+        envoy.go_on(asked, eras.fields(eras.fields(asked.params).get("inputResponses", UNSET)))
+        return envoy
+
+    def _sealed(self, seat: Seat, asked: Asked, body: bytes) -> bytes:
+        """A tool's own `requestState` within one of ours."""
+        try:
+            place = jsonrpc.members(body).get("requestState")
+        except Malformed:
+            return body
+        if place is None:
+            return body
+        state = _encode(self._close(asked, seat, _CARRIED + body[place.start : place.end]))
+        return jsonrpc.splice(body, [(place.start, place.end, state)])
+
+    def _close(self, asked: Asked, seat: Seat, content: bytes) -> str:
+        until = time.time() + self.limits.http_ask_seconds
+        return self._seals.close(content, _fingerprint(asked, seat), until)
+
+    def _open(self, asked: Asked, seat: Seat, state: Raw) -> bytes:
+        try:
+            return self._seals.open(eras.text(state) or "", _fingerprint(asked, seat), time.time())
+        except request_state.Untrusted:
+            raise _bad_state() from None
+
+    # -- envoys ------------------------------------------------------------------------------------------------------------
+
+    async def _take(self, seat: Seat) -> Envoy:
+        """An envoy at this seat, introduced."""
+        for envoy, timer in reversed(self._lingering.items()):
+            if envoy.seat.place == seat.place and envoy.seat.broker is seat.broker:
+                del self._lingering[envoy]
+                timer.cancel()
+                self._busy[envoy] = None
+                return envoy
+        envoy = Envoy(seat, self.limits)
+        self._busy[envoy] = None
+        try:
+            await envoy.introduce()
+        except BaseException:
+            self.leave(envoy)
+            raise
+        return envoy
+
+    def leave(self, envoy: Envoy) -> None:
+        """An envoy's request is over, or its client has gone; a parked one stays with its call."""
+        self._busy.pop(envoy, None)
+        if envoy.parked or envoy.ended:
+            return
+        if not envoy.clean or not envoy.welcome:
+            envoy.close(*errors.GOING_AWAY)
+            return
+        if len(self._lingering) >= LINGERING:
+            self._dismiss(next(iter(self._lingering)))
+        self._lingering[envoy] = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._dismiss, envoy)
+
+    def _dismiss(self, envoy: Envoy) -> None:
+        self._lingering.pop(envoy).cancel()
+        envoy.close(*errors.GOING_AWAY)
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------------
+
+    async def _listen(self, asked: Asked, seat: Seat) -> Response:
+        if len(self._streams) >= self.limits.http_streams:
+            raise Refused(eras.INTERNAL, "too many subscriptions (limits.http_streams) / 订阅过多", id=asked.id)
+        wanted = eras.objects(eras.fields(asked.params).get("notifications", UNSET))
+        listener = Listener(self, asked, seat)
+        self._streams[listener] = None
+        try:
+            await listener.open(wanted)
+        except BaseException:
+            listener.leave()
+            raise
+        return listener
+
+    def unlisten(self, listener: Listener) -> None:
+        """A stream is over."""
+        self._streams.pop(listener, None)
+
+
+class _Stream(Response):
+    """An answer that is a stream of events."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, stalled_seconds: float) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers(HEADERS)
+        self._stalled_seconds = stalled_seconds
+
+    async def _begin(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    async def _write(self, send: Send, piece: bytes, *, more: bool = True) -> None:
+        async with asyncio.timeout(self._stalled_seconds):
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+class Answering(_Stream):
+    """The stream of one request: its notifications, and its answer at the end."""
+
+    def __init__(self, era: Stateless, envoy: Envoy, asked: Asked, leaving: asyncio.Future[None]) -> None:
+        """`leaving` is done when the client has gone; the stream cancels it at its end."""
+        super().__init__(era.limits.stalled_seconds)
+        self._era = era
+        self._envoy = envoy
+        self._asked = asked
+        self._leaving = leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        envoy = self._envoy
+        try:
+            await self._begin(send)
+            while not self._leaving.done():
+                if envoy.notes:
+                    await self._write(send, _event(envoy.note()))
+                elif envoy.answer is not None or envoy.waits or envoy.ended:
+                    await self._write(send, _event(self._era.finish(envoy, self._asked)[0]), more=False)
+                    return
+                else:
+                    await envoy.news(COMMENT_SECONDS)
+                    if not (envoy.notes or envoy.answer is not None or envoy.waits or envoy.ended):
+                        await self._write(send, COMMENT)
+        except TimeoutError:
+            envoy.close(*errors.NOT_READING)
+        finally:
+            self._leaving.cancel()
+            self._era.leave(envoy)
+
+
+class Listener(_Stream):
+    """The stream of one `subscriptions/listen`: what it was opened for, tagged with the request's id."""
+
+    def __init__(self, era: Stateless, asked: Asked, seat: Seat) -> None:
+        super().__init__(era.limits.stalled_seconds)
+        self._era = era
+        self._asked = asked
+        self._envoy = Envoy(seat, era.limits, hears=self._heard)
+        self._methods: set[str] = set()
+        self._resources: set[str] = set()
+        self._events: dict[bytes, None] = {}
+        self._news = asyncio.Event()
+        self._over = False
+
+    async def open(self, wanted: Mapping[str, Any]) -> None:
+        """Find out what can be had of what is wanted. Raises Refused."""
+        await self._envoy.introduce()
+        if not self._envoy.welcome:
+            raise Refused(eras.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
+        had = _capabilities(self._envoy)
+        honored: dict[str, Any] = {}
+        for method, (name, capability) in ANNOUNCED.items():
+            if wanted.get(name) is True and _has(had, capability, "listChanged"):
+                self._methods.add(method)
+                honored[name] = True
+        uris = wanted.get("resourceSubscriptions")
+        if isinstance(uris, list) and _has(had, "resources", "subscribe"):
+            for uri in [uri for uri in dict.fromkeys(map(str, uris)) if uri][:RESOURCES]:
+                frame = await self._envoy.request("resources/subscribe", _encode({"uri": uri}))
+                if frame.error is UNSET:
+                    self._resources.add(uri)
+            if self._resources:
+                honored["resourceSubscriptions"] = sorted(self._resources)
+        acknowledged = Raw(_encode({"notifications": honored}))
+        # What was heard meanwhile comes after the acknowledgement.
+        first = eras.tagged("notifications/subscriptions/acknowledged", acknowledged, self._asked.id)
+        self._events = {first: None, **self._events}
+
+    def _heard(self, method: str, frame: Frame) -> None:
+        if method not in self._methods and not (method == UPDATED and self._resources):
+            return
+        # Every one of them means "look again": one that waits to be read says it for the next too.
+        self._events[eras.tagged(method, frame.params, self._asked.id)] = None
+        self._news.set()
+
+    def end(self) -> None:
+        """The server ends the stream: the client hears so."""
+        self._over = True
+        self._news.set()
+
+    def leave(self) -> None:
+        """The stream is over."""
+        self._envoy.close(*errors.GOING_AWAY)
+        self._era.unlisten(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        leaving = asyncio.ensure_future(hung_up(receive))
+        leaving.add_done_callback(lambda _: self._news.set())
+        try:
+            await self._begin(send)
+            while not leaving.done():
+                if self._events:
+                    event = next(iter(self._events))
+                    del self._events[event]
+                    await self._write(send, _event(event))
+                elif self._over or self._envoy.ended:
+                    meta = b'{"%b":%b}' % (eras.SUBSCRIPTION_KEY.encode(), self._asked.id)
+                    body = eras.outward(LISTEN, b'{"_meta":%b}' % meta, self._envoy.server)
+                    await self._write(send, _event(jsonrpc.result(self._asked.id, body)), more=False)
+                    return
+                else:
+                    await self._pause(send)
+        except TimeoutError:
+            return
+        finally:
+            leaving.cancel()
+            self.leave()
+
+    async def _pause(self, send: Send) -> None:
+        self._news.clear()
+        try:
+            async with asyncio.timeout(COMMENT_SECONDS):
+                await self._news.wait()
+        except TimeoutError:
+            await self._write(send, COMMENT)
+
+
+def _discovered(envoy: Envoy) -> bytes:
+    """The result of `server/discover`, from what the endpoint says of itself to a handshake."""
+    welcome = eras.fields(envoy.welcome)
+    body: dict[str, Any] = {"supportedVersions": [eras.REVISION], "capabilities": _capabilities(envoy)}
+    if "instructions" in welcome:
+        body["instructions"] = welcome["instructions"]
+    return _encode(body)
+
+
+def _capabilities(envoy: Envoy) -> dict[str, Any]:
+    """What the endpoint can; that tools came or went it announces itself, whatever the only tool says of that."""
+    found = eras.objects(eras.fields(envoy.welcome).get("capabilities", UNSET))
+    tools = found.get("tools")
+    return found | {"tools": tools | {"listChanged": True}} if isinstance(tools, dict) else found
+
+
+def _has(capabilities: Mapping[str, Any], name: str, part: str) -> bool:
+    found = capabilities.get(name)
+    return isinstance(found, dict) and found.get(part) is True
+
+
+def _tool(envoy: Envoy, name: str) -> Tool | None:
+    """The tool a name means at this seat."""
+    catalog = envoy.consumer.endpoint.catalog
+    catalog.settle()
+    label, own = (envoy.seat.only, name) if envoy.seat.only else catalog.owners.get(name, ("", ""))
+    replicas = catalog.replicas(label, own)
+    return replicas[0].tools[own] if replicas else None
+
+
+def _fingerprint(asked: Asked, seat: Seat) -> bytes:
+    try:
+        return request_state.fingerprint(seat.place, asked.method, eras.objects(asked.params))
+    except RecursionError:
+        raise Refused(errors.INVALID_PARAMS.number, "nested too deep / 嵌套过深") from None
+
+
+def _bad_state() -> Refused:
+    return Refused(errors.INVALID_PARAMS.number, "the requestState is not valid for this request, or no longer / requestState 无效或已过期")
+
+
+def _event(frame: bytes) -> bytes:
+    return b"event: message\ndata: %b\n\n" % jsonrpc.one_line(frame)
+
+
+def _json(body: bytes, status: int) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+def _frame(id: bytes, code: int, message: str, data: object = UNSET) -> tuple[bytes, int]:
+    error = eras.Error(code, message, UNSET if data is UNSET else Raw(_encode(data)))
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode(error)), STATUS.get(code, 200)
+
+
+def _error(id: bytes, code: int, message: str, data: object = UNSET) -> Response:
+    return _json(*_frame(id, code, message, data))

@@ -1,0 +1,1 @@
+"""The core: endpoints, who is attached to them, and which call goes where; pure."""

@@ -1,0 +1,285 @@
+"""Names to endpoints, and the endpoints' deadlines to one timer."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
+
+from .. import __version__
+from ..errors import INTERNAL
+from ..protocol.jsonrpc import Part
+from ..settings.load import EndpointSettings, Limits
+from .endpoint import Endpoint, Farewell
+from .ledger import NEVER, Consumer, Counters, Link, Watch
+from .lifecycle import Provider
+
+INNER: Final = "server:"
+"""What the names of the endpoints begin with where servers of the house are providers; no token opens one."""
+
+
+class Cancellable(Protocol):
+    """What `call_at` gives: a timer that can be called off."""
+
+    def cancel(self) -> None:
+        """Call it off."""
+
+
+class _Walled:
+    """The link of a consumer within the house. A fault of its own ends it, and never reaches whoever sends: a tool serves others too."""
+
+    __slots__ = ("_link", "_soon", "_tell")
+
+    def __init__(self, link: Link, tell: Callable[[str], None], soon: Callable[[Callable[[], None]], None]) -> None:
+        """`tell` hears what went wrong, and `soon` calls back when whoever sends has gone on."""
+        self._link = link
+        self._tell = tell
+        self._soon = soon
+
+    @property
+    def queued(self) -> int:
+        return self._link.queued
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        try:
+            self._link.send(first, second)
+        except Exception as error:  # noqa: BLE001 - the boundary between two parties: the sender did nothing wrong
+            self._tell(_place(error))
+            self._soon(lambda: self.close(*INTERNAL))
+
+    def close(self, code: int, reason: str) -> None:
+        try:
+            self._link.close(code, reason)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._tell(_place(error))
+
+    def ping(self) -> None:
+        self._link.ping()
+
+
+def _place(error: Exception) -> str:
+    """What went wrong, and where in our code; nothing of what was sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else "?"
+    return f"{type(error).__name__} in {where}"
+
+
+class Broker:
+    """All endpoints of one server, found by name. Everything is called from one thread, and nothing here waits."""
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        call_at: Callable[[float, Callable[[], None]], Cancellable],
+        epoch: Callable[[], float],
+        watch: Watch,
+    ) -> None:
+        """`clock` is monotonic, in seconds, and is what `call_at` understands; `epoch` is the wall clock, read once."""
+        self.settings = settings
+        self.limits = limits
+        # How long a call may take and how many there may be is decided at the endpoint it came in by.
+        self._inner_settings = replace(settings, call_timeout=limits.progress_seconds, tools={})
+        self._inner_limits = replace(limits, in_flight_per_consumer=limits.in_flight_per_endpoint)
+        self.counters = Counters()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.providers = 0
+        self.consumers = 0
+        self._clock = clock
+        self._call_at = call_at
+        self._offset = epoch() - clock()
+        self._watch = watch
+        self._farewells: OrderedDict[str, tuple[str, Farewell]] = OrderedDict()
+        self._alarms: list[tuple[float, int, Endpoint]] = []
+        self._alarm_number = 0
+        self._timer: Cancellable | None = None
+        self._timer_at = NEVER
+        self._draining = False
+        self.on_open: Callable[[Endpoint], None] = lambda endpoint: None
+        """Is told of an endpoint that has its first consumer: the house may bring its providers there."""
+        self.on_idle: Callable[[Endpoint], None] = lambda endpoint: None
+        """Is told of an endpoint whose last consumer has left: the house takes its own away."""
+        # Made once: an idle endpoint is kept small.
+        self._elsewhere = lambda: self.providers
+        self._arm = self.arm
+
+    # -- links -----------------------------------------------------------------------------------------------------------
+
+    def attach_provider(
+        self,
+        name: str,
+        shown: str,
+        link: Link,
+        *,
+        server_id: str = "",
+        house: bool = False,
+        stateless: bool = False,
+        call_seconds: float | None = None,
+    ) -> Provider:
+        """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed. The rest as for the endpoint."""
+        endpoint = self._endpoint(name, shown)
+        self.providers += 1
+        provider = endpoint.attach_provider(
+            link, self._clock(), server_id=server_id, house=house, stateless=stateless, call_seconds=call_seconds
+        )
+        self.arm(endpoint)
+        return provider
+
+    def attach_consumer(
+        self,
+        name: str,
+        shown: str,
+        link: Link,
+        *,
+        answer_bytes: int | None = None,
+        ask_seconds: float | None = None,
+        in_house: bool = False,
+        only: str = "",
+    ) -> Consumer:
+        """Somebody who asks is at the endpoint `name`; the rest as for the endpoint."""
+        endpoint = self._endpoint(name, shown)
+        self.consumers += 1
+        if in_house:
+            link = _Walled(link, lambda why: self._watch.tell("fault", shown, why=why), self._soon)
+        consumer = endpoint.attach_consumer(
+            link, self._clock(), answer_bytes=answer_bytes, ask_seconds=ask_seconds, in_house=in_house, only=only
+        )
+        if len(endpoint.consumers) == 1:
+            self.on_open(endpoint)
+        return consumer
+
+    def detach(self, party: Provider | Consumer, code: int, reason: str) -> None:
+        """A link is gone; delivered exactly once per link. An endpoint without links is forgotten, its last farewell is not."""
+        endpoint = party.endpoint
+        endpoint.detach(party, code, reason, self._clock())
+        if party.side == "tool":
+            self.providers -= 1
+        else:
+            self.consumers -= 1
+            if not endpoint.consumers:
+                self.on_idle(endpoint)
+        if self.endpoints.get(endpoint.name) is not endpoint:
+            return  # what the house had brought left with its last consumer, and it was forgotten then
+        if endpoint.empty:
+            del self.endpoints[endpoint.name]
+            endpoint.forget()  # an alarm may still hold it
+            if endpoint.farewell is not None:
+                self._farewells[endpoint.name] = endpoint.shown, endpoint.farewell
+                self._farewells.move_to_end(endpoint.name)
+                if len(self._farewells) > self.limits.remembered_endpoints:
+                    self._farewells.popitem(last=False)
+        else:
+            self.arm(endpoint)
+
+    def _soon(self, close: Callable[[], None]) -> None:
+        self._call_at(self._clock(), close)
+
+    def _endpoint(self, name: str, shown: str) -> Endpoint:
+        endpoint = self.endpoints.get(name)
+        if endpoint is None:
+            inner = name.startswith(INNER)
+            endpoint = self.endpoints[name] = Endpoint(
+                name,
+                shown,
+                self._inner_settings if inner else self.settings,
+                self._inner_limits if inner else self.limits,
+                counters=self.counters,
+                watch=self._watch,
+                version=__version__,
+                epoch=self._offset,
+                elsewhere=self._elsewhere,
+                farewell=self._farewells.get(name, (shown, None))[1],
+                arm=self._arm,
+            )
+            endpoint.draining = self._draining
+        return endpoint
+
+    # -- time ------------------------------------------------------------------------------------------------------------
+
+    def arm(self, endpoint: Endpoint) -> None:
+        """See to it that the endpoint is woken at its deadline."""
+        when = endpoint.deadline()
+        if when >= endpoint.armed:
+            return
+        endpoint.armed = when
+        self._alarm_number += 1
+        heapq.heappush(self._alarms, (when, self._alarm_number, endpoint))
+        self._set_timer(when)
+
+    def _set_timer(self, when: float) -> None:
+        if when >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self._call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        now = self._clock()
+        self._timer = None
+        self._timer_at = NEVER
+        while self._alarms and self._alarms[0][0] <= now:
+            when, _, endpoint = heapq.heappop(self._alarms)
+            if when != endpoint.armed:
+                continue  # an earlier alarm of this endpoint has rung meanwhile
+            endpoint.armed = NEVER
+            endpoint.expire(now)
+            if not endpoint.empty:
+                self.arm(endpoint)
+        if self._alarms:
+            self._set_timer(self._alarms[0][0])
+
+    # -- the end ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new work is taken any more."""
+        return self._draining
+
+    def drain(self) -> None:
+        """Take no new work; what is in flight goes on."""
+        self._draining = True
+        now = self._clock()
+        for endpoint in self.endpoints.values():
+            endpoint.drain(now)
+
+    def finish(self) -> None:
+        """Answer whatever is still in flight."""
+        for endpoint in self.endpoints.values():
+            endpoint.finish()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are owed an answer."""
+        return sum(endpoint.ledger.in_flight for endpoint in self.endpoints.values())
+
+    # -- looking in ------------------------------------------------------------------------------------------------------
+
+    def snapshot(self, *, detail: bool) -> dict[str, Any]:
+        """The state in numbers, ready for JSON; with `detail` every endpoint by its printable name, and those that have no link left."""
+        now = self._clock()
+        # The inner endpoints are the house's own affair: what is in flight there came in by one of the others.
+        inner = [endpoint for name, endpoint in self.endpoints.items() if name.startswith(INNER)]
+        outer = [endpoint for name, endpoint in self.endpoints.items() if not name.startswith(INNER)]
+        found: dict[str, Any] = {
+            "endpoints": len(outer),
+            "tool_connections": self.providers - sum(len(endpoint.providers) for endpoint in inner),
+            "device_connections": self.consumers - sum(len(endpoint.consumers) for endpoint in inner),
+            "in_flight": sum(endpoint.ledger.in_flight for endpoint in outer),
+            "counters": self.counters.as_dict(),
+        }
+        if detail:
+            found["endpoint_details"] = [endpoint.describe(now) for endpoint in outer]
+            found["left"] = [
+                {"endpoint": shown, "last_goodbye": farewell.describe(self._offset)}
+                for name, (shown, farewell) in reversed(self._farewells.items())
+                if name not in self.endpoints and not name.startswith(INNER)
+            ]
+        return found

@@ -1,0 +1,407 @@
+"""The tools of one endpoint under one roof: who brought them, what they are called outside, who answers now.
+
+Prompts, resources and resource templates stand in catalogs of their own, by the same rules; a URI is to a resource what its name is to
+a tool.
+
+Rules of this module:
+
+1. A tool belongs to a label. The same name under the same label, brought by several providers, are replicas of one tool: the newest
+   answers, and the older resume when it leaves. A replica whose last call timed out is second choice until it answers anything.
+2. The first label that owns a name exports it as it is, Chinese names too; another label's tool of that name is exported as
+   `label__name`. What was exported once means the same (label, tool) for as long as the catalog lives; only when no name is left are
+   those taken back that are on no shelf and were never called.
+3. Names are given in the order in which the providers attached, when somebody first needs them (`settle`), so that the order in
+   which greetings happen to finish does not matter.
+4. The list is a function of the shelves: the same shelves give the same bytes, in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from ..protocol.jsonrpc import Malformed, Span, members, splice
+
+if TYPE_CHECKING:
+    from .lifecycle import Provider
+
+NAME_CHARS: Final = 64
+"""Characters. What the interfaces of language models take for a function's name behind xiaozhi-server."""
+
+LONGEST_PAGE: Final = 4096
+"""Tools of one page that are looked at."""
+NAMES_PER_TOOL: Final = 16
+"""How many lasting names an endpoint gives for each tool it has room for; a provider that renames its tools for ever ends here."""
+LABELS: Final = 1024
+"""How many server_ids an endpoint remembers to keep apart what their labels spell alike."""
+LONGEST_NAME: Final = 1024
+"""Characters. A tool with a longer name is left out; MCP advises 128."""
+
+_OUTSIDE_LABEL: Final = re.compile(r"[^A-Za-z0-9_-]")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Tool(NamedTuple):
+    """One function (or prompt, resource, template) as its provider described it: its bytes, and where in them `name` stands."""
+
+    name: str
+    definition: bytes
+    place: Span
+
+
+class Shelf:
+    """The tools one provider brought; it stays a while after the provider left (`left` is then the time)."""
+
+    __slots__ = ("label", "left", "order", "provider", "tools")
+
+    def __init__(self, provider: Provider, label: str, order: int, tools: dict[str, Tool]) -> None:
+        self.provider = provider
+        self.label = label
+        self.order = order
+        self.tools = tools
+        self.left: float | None = None
+
+
+class Kind(NamedTuple):
+    """What a catalog holds, and how MCP asks for it and lists it."""
+
+    method: str
+    """The request that lists them."""
+    member: str
+    """Where they stand in its result."""
+    key: str
+    """What one of them is called by."""
+    capability: str
+    """What a provider must have declared to be asked."""
+    join: Callable[[str, str, str], str]
+    """The name outside of what bears `name` and belongs to `label`, where others bear that name; a third part tells two such apart."""
+    decoder: msgspec.json.Decoder[Any]
+    named: msgspec.json.Decoder[Any]
+
+
+def _kind(method: str, member: str, key: str, capability: str, join: Callable[[str, str, str], str]) -> Kind:
+    page = msgspec.defstruct("Page", [(member, list[msgspec.Raw]), ("nextCursor", str | None, None)])
+    named = msgspec.defstruct("Named", [(key, str)])
+    return Kind(method, member, key, capability, join, msgspec.json.Decoder(page), msgspec.json.Decoder(named))
+
+
+def joined_name(label: str, name: str, more: str = "") -> str:
+    """`label__name`, cut to 64 characters with six hex digits of the whole's SHA-256, or with `more`."""
+    whole = f"{label}__{name}"
+    if len(whole) <= NAME_CHARS and not more:
+        return whole
+    return f"{whole[: NAME_CHARS - 7]}_{more or _digest(whole)}"
+
+
+def joined_uri(label: str, uri: str, more: str = "") -> str:
+    """`label+uri`: still a URI (RFC 3986 §3.1 allows `+`, `-` and digits in a scheme, but no `_` and no digit in front)."""
+    scheme = label.replace("_", "-") + (f"-{more}" if more else "")
+    return f"{scheme if scheme[:1].isalpha() else 'x' + scheme}+{uri}"
+
+
+TOOLS: Final = _kind("tools/list", "tools", "name", "tools", joined_name)
+PROMPTS: Final = _kind("prompts/list", "prompts", "name", "prompts", joined_name)
+RESOURCES: Final = _kind("resources/list", "resources", "uri", "resources", joined_uri)
+TEMPLATES: Final = _kind("resources/templates/list", "resourceTemplates", "uriTemplate", "resources", joined_uri)
+
+
+def read_page(result: bytes | msgspec.Raw, most: int = LONGEST_PAGE, kind: Kind = TOOLS) -> tuple[list[Tool], str | None] | None:
+    """The tools and the next cursor of one `tools/list` result (or of another kind's), or None if it is not one.
+
+    At most `most` of them are looked at: half a million names in one page would hold everybody up. A tool without a name, with a
+    boundless one, or with a repeated key, cannot be called and is left out.
+    """
+    try:
+        page = kind.decoder.decode(result)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    tools: list[Tool] = []
+    for raw in getattr(page, kind.member)[:most]:
+        tool = read_tool(bytes(raw), kind)
+        if tool is not None:
+            tools.append(tool)
+    return tools, page.nextCursor or None
+
+
+def read_tool(definition: bytes, kind: Kind = TOOLS) -> Tool | None:
+    """One tool's definition, or None if it has no usable name."""
+    try:
+        name = getattr(kind.named.decode(definition), kind.key)
+        place = members(definition)[kind.key]
+    except (msgspec.DecodeError, RecursionError, Malformed):
+        return None
+    return Tool(name, definition, place) if 0 < len(name) <= LONGEST_NAME else None
+
+
+class _Hints(msgspec.Struct):
+    readOnlyHint: bool = False
+    idempotentHint: bool = False
+
+
+class _Annotated(msgspec.Struct):
+    annotations: _Hints | None = None
+
+
+_annotated_decoder: Final = msgspec.json.Decoder(_Annotated)
+
+
+def is_repeatable(tool: Tool) -> bool:
+    """Whether a tool says of itself that calling it twice does no more than calling it once (MCP, ToolAnnotations)."""
+    try:
+        hints = _annotated_decoder.decode(tool.definition).annotations
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return hints is not None and (hints.readOnlyHint or hints.idempotentHint)
+
+
+def clean_label(text: str) -> str:
+    """A label in the alphabet that every consumer's name rules allow (xiaozhi-server: contract 1.4)."""
+    return _OUTSIDE_LABEL.sub("_", text)[:NAME_CHARS]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+class Catalog:
+    """All tools of one endpoint. `limit` is the number of tools, `page_bytes` the size above which a list is paged."""
+
+    __slots__ = (
+        "_fingerprint",
+        "_labels",
+        "_pages",
+        "called",
+        "exported",
+        "full",
+        "kind",
+        "limit",
+        "owners",
+        "page_bytes",
+        "revision",
+        "shelves",
+    )
+
+    def __init__(self, limit: int, page_bytes: int, kind: Kind = TOOLS) -> None:
+        self.kind = kind
+        self.limit = limit
+        self.page_bytes = page_bytes
+        self.shelves: list[Shelf] = []
+        self.owners: dict[str, tuple[str, str]] = {}
+        self.exported: dict[tuple[str, str], str] = {}
+        self.called: dict[str, None] = {}
+        """The names somebody called by way of this catalog; they keep their meaning."""
+        self.full = False
+        """Whether something on the shelves has no name because there is none left."""
+        self.revision = 0
+        self._labels: dict[str, str] = {}
+        self._pages: list[bytes] | None = None
+        self._fingerprint = b""
+
+    # -- who brought what ------------------------------------------------------------------------------------------------
+
+    def label_for(self, server_id: str, server_name: str) -> str:
+        """The label of a provider: its server_id, else its serverInfo.name, else `tool`.
+
+        Two different server_ids never share a label, also when they differ only in characters a label cannot hold.
+        """
+        label = clean_label(server_id or server_name) or "tool"
+        if not server_id:
+            return label
+        if label not in self._labels and len(self._labels) < LABELS:
+            self._labels[label] = server_id
+        if self._labels.get(label) == server_id:
+            return label
+        return f"{label[: NAME_CHARS - 7]}_{_digest(server_id)}"
+
+    def shelf_of(self, provider: Provider) -> Shelf | None:
+        """The provider's own shelf, also one that stayed behind."""
+        for shelf in self.shelves:
+            if shelf.provider is provider:
+                return shelf
+        return None
+
+    def put(self, provider: Provider, label: str, order: int, tools: list[Tool]) -> int:
+        """Take a provider's tools in, in place of what it, or one of its label that left, brought before.
+
+        Gives the number of tools that were left out: those that found no room (a replica takes none, so that a newcomer is not cut
+        while its old link still hangs), and those that are larger than a page, with which a device could never read the list.
+        """
+        kept = [shelf for shelf in self.shelves if shelf.left is None or shelf.label != label]
+        nobody_left = len(kept) == len(self.shelves)
+        self.shelves = kept
+        old = self.shelf_of(provider)
+        here = {(shelf.label, name) for shelf in self.shelves if shelf is not old and shelf.left is None for name in shelf.tools}
+        room = self.limit - len(here)
+        named: dict[str, Tool] = {}
+        left_out: set[str] = set()
+        for tool in tools:
+            name = tool.name
+            new = name not in named and (label, name) not in here
+            if len(tool.definition) > self.page_bytes or (new and room <= 0):
+                left_out.add(name)
+                continue
+            named[name] = tool
+            room -= new
+        if old is not None:
+            if nobody_left and old.label == label and old.tools == named:
+                return len(left_out)  # the same again: the list need not be made anew
+            self.shelves.remove(old)
+        self.shelves.append(Shelf(provider, label, order, named))
+        self.shelves.sort(key=lambda shelf: shelf.order)
+        self._make_room()
+        self.changed()
+        return len(left_out)
+
+    def _make_room(self) -> None:
+        """Shelves that stayed behind count too: the ones left longest ago go when there are too many tools."""
+        left = sorted((shelf for shelf in self.shelves if shelf.left is not None), key=lambda shelf: shelf.left or 0.0)
+        total = sum(len(shelf.tools) for shelf in self.shelves)
+        for shelf in left:
+            if total <= self.limit:
+                return
+            total -= len(shelf.tools)
+            self.shelves.remove(shelf)
+
+    def leave(self, provider: Provider, now: float) -> None:
+        """The provider is gone; its shelf stays until it is taken out by `sweep`."""
+        shelf = self.shelf_of(provider)
+        if shelf is not None:
+            shelf.left = now
+            self.changed()
+
+    def sweep(self, before: float) -> bool:
+        """Take out the shelves that were left at or before `before`; says whether there were any."""
+        kept = [shelf for shelf in self.shelves if shelf.left is None or shelf.left > before]
+        if len(kept) == len(self.shelves):
+            return False
+        self.shelves = kept
+        self.changed()
+        return True
+
+    def changed(self) -> None:
+        """Forget what was computed from the shelves."""
+        self.revision += 1
+        self._pages = None
+        self.full = False
+
+    # -- names -------------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Give every tool on the shelves its lasting name."""
+        most = self.limit * NAMES_PER_TOOL
+        for shelf in self.shelves:
+            for name in shelf.tools:
+                if (shelf.label, name) not in self.exported:
+                    if len(self.owners) >= most and not self.full:
+                        self._free()
+                    self.full = len(self.owners) >= most
+                    if not self.full:
+                        self._export(shelf.label, name)
+
+    def _free(self) -> None:
+        """Take back the names of what is on no shelf any more and was never called."""
+        here = {(shelf.label, name) for shelf in self.shelves for name in shelf.tools}
+        for exported, owner in list(self.owners.items()):
+            if owner not in here and exported not in self.called:
+                del self.owners[exported], self.exported[owner]
+
+    def _export(self, label: str, name: str) -> None:
+        exported = name
+        if exported in self.owners:
+            exported = self.kind.join(label, name, "")
+        if exported in self.owners:
+            exported = self.kind.join(label, name, _digest(f"{label}__{name}"))
+        # Two hashes of 24 bits that meet leave the second tool without a name rather than with somebody else's.
+        if exported not in self.owners:
+            self.owners[exported] = (label, name)
+            self.exported[label, name] = exported
+
+    def plain_for(self, label: str) -> bool:
+        """Whether every name known here is a tool of `label` under its own name: then nothing needs translating."""
+        return all(owner == label for owner, _ in self.owners.values())  # a name is changed only where another label bears it
+
+    def replicas(self, label: str, name: str) -> list[Shelf]:
+        """Who can answer (label, name) now, first choice first."""
+        shelves = [shelf for shelf in self.shelves if shelf.label == label and shelf.left is None and name in shelf.tools]
+        shelves.reverse()  # the newest first
+        if len(shelves) > 1:
+            newest = shelves[0].tools[name].definition
+            # Sorting is stable. A healthy replica of the newest comes before it when it is in doubt; another definition never does.
+            shelves.sort(key=lambda shelf: 2 if shelf.tools[name].definition != newest else 1 if shelf.provider.doubtful else 0)
+        return shelves
+
+    # -- the list ----------------------------------------------------------------------------------------------------------
+
+    def pages(self) -> list[bytes]:
+        """The whole list as `"tools":[…]` arrays of exported definitions, cut where a page grows above `page_bytes`."""
+        if self._pages is None:
+            self.settle()
+            self._pages = self._cut(self.listed())
+            self._fingerprint = hashlib.sha256(b"\n".join(self._pages)).digest()
+        return self._pages
+
+    def fingerprint(self) -> bytes:
+        """Equal exactly when the list's bytes are."""
+        self.pages()
+        return self._fingerprint
+
+    def listed(self) -> list[tuple[str, Tool]]:
+        """Every tool once, under its exported name, as the newest of its replicas that has not left describes it; in order of attaching."""
+        self.settle()
+        found: dict[str, tuple[bool, Tool]] = {}
+        for shelf in self.shelves:
+            here = shelf.left is None
+            for name, tool in shelf.tools.items():
+                exported = self.exported.get((shelf.label, name))
+                if exported is not None and (here or not found.get(exported, (False,))[0]):
+                    found[exported] = here, tool  # a later shelf is a newer provider; the place in the order stays
+        return [(exported, tool) for exported, (_, tool) in found.items()]
+
+    def _cut(self, named: Iterable[tuple[str, Tool]]) -> list[bytes]:
+        pages: list[bytes] = []
+        page: list[bytes] = []
+        size = 0
+        for exported, tool in named:
+            definition = tool.definition
+            if exported != tool.name:
+                definition = splice(definition, [(tool.place.start, tool.place.end, _encode(exported))])
+            if page and size + len(definition) > self.page_bytes:
+                pages.append(b"[%b]" % b",".join(page))
+                page, size = [], 0
+            page.append(definition)
+            size += len(definition) + 1
+        pages.append(b"[%b]" % b",".join(page))
+        return pages
+
+    def page(self, cursor: str | None, missing: list[str]) -> bytes:
+        """The `tools/list` result for a cursor; one that is not of this revision gets the list from its start.
+
+        `missing` are labels of providers that have not told their tools in time; they are named in `_meta`.
+        """
+        return self._page(self.pages(), cursor, missing)
+
+    def page_of(self, label: str, cursor: str | None) -> bytes:
+        """The same for one label's tools, under their own names."""
+        found: dict[str, tuple[bool, Tool]] = {}
+        for shelf in self.shelves:
+            if shelf.label == label:
+                here = shelf.left is None
+                found |= {name: (here, tool) for name, tool in shelf.tools.items() if here or not found.get(name, (False,))[0]}
+        return self._page(self._cut((name, tool) for name, (_, tool) in found.items()), cursor, [])
+
+    def _page(self, pages: list[bytes], cursor: str | None, missing: list[str]) -> bytes:
+        number = next((number for number in range(1, len(pages)) if cursor == self._cursor(number)), 0)
+        parts = [b'{"%b":' % self.kind.member.encode(), pages[number]]
+        if number + 1 < len(pages):
+            parts.append(b',"nextCursor":"%b"' % self._cursor(number + 1).encode())
+        if missing:
+            parts.append(b',"_meta":%b' % _encode({"mcp-endpoint-server/missing": missing}))
+        parts.append(b"}")
+        return b"".join(parts)
+
+    def _cursor(self, number: int) -> str:
+        return f"{self.revision}.{number}"

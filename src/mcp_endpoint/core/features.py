@@ -1,0 +1,385 @@
+"""What providers offer beside tools, when several share an endpoint: prompts, resources, completion, log levels, subscriptions.
+
+Rules of this module:
+
+1. Nothing is asked for before somebody wants to know: prompts, resources and templates are listed with the first request that needs
+   them, once per provider, and again after it said that they changed. A provider is asked only for what it declared.
+2. Names of prompts and URIs are settled like names of tools (see `catalog`).
+3. A URI that nobody listed belongs to the template it fits, else to the newest provider that has resources.
+4. A provider is told to subscribe, to unsubscribe and how much to log for all consumers together: the first subscriber's request and
+   the last one's end are what it hears, and the lowest level anybody wants. Each consumer hears what it asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from .. import errors
+from ..protocol import jsonrpc
+from ..protocol.jsonrpc import Frame, members, place_in_params, splice
+from ..protocol.stateless import LEVELS
+from .catalog import PROMPTS, RESOURCES, TEMPLATES, Catalog, Kind, Tool, read_page
+from .ledger import EVERYTHING, Call, Consumer, Rename, number_text
+from .lifecycle import State
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+    from .lifecycle import Provider
+
+KINDS: Final = {kind.method: kind for kind in (PROMPTS, RESOURCES, TEMPLATES)}
+CHANGED: Final = {
+    "notifications/prompts/list_changed": (PROMPTS,),
+    "notifications/resources/list_changed": (RESOURCES, TEMPLATES),
+}
+UPDATED: Final = "notifications/resources/updated"
+MESSAGE: Final = "notifications/message"
+SUBSCRIBE: Final = "resources/subscribe"
+UNSUBSCRIBE: Final = "resources/unsubscribe"
+SET_LEVEL: Final = "logging/setLevel"
+SHARED: Final = frozenset((SUBSCRIBE, UNSUBSCRIBE, SET_LEVEL))
+"""What one consumer asks and all consumers of a provider feel."""
+COMPLETE: Final = "completion/complete"
+ABOUT: Final[dict[str, tuple[Kind, ...]]] = {
+    **{method: (kind,) for method, kind in KINDS.items()},
+    "prompts/get": (PROMPTS,),
+    "resources/read": (RESOURCES, TEMPLATES),
+    SUBSCRIBE: (RESOURCES, TEMPLATES),
+    UNSUBSCRIBE: (RESOURCES, TEMPLATES),
+    COMPLETE: (),
+    SET_LEVEL: (),
+}
+"""The requests that find their way here, and what must be known for it."""
+
+
+_EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _Ref(msgspec.Struct):
+    type: str = ""
+    name: str | None = None
+    uri: str | None = None
+
+
+class _Params(msgspec.Struct):
+    """What of a request's parameters decides its way."""
+
+    name: str | None = None
+    uri: str | None = None
+    level: str | None = None
+    cursor: str | None = None
+    ref: _Ref | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(_Params)
+
+
+def _read(frame: Frame) -> _Params:
+    try:
+        return _decoder.decode(frame.params) if frame.params is not UNSET else _Params()
+    except (msgspec.DecodeError, RecursionError):
+        return _Params()
+
+
+def fits(template: str, uri: str) -> bool:
+    """Whether `uri` may be an expansion of `template` (RFC 6570), whatever its expressions stand for. Linear in both."""
+    first, *rest = _EXPRESSION.split(template)
+    if not rest:
+        return uri == template
+    *between, last = rest
+    if len(uri) < len(first) + len(last) or not uri.startswith(first) or not uri.endswith(last):
+        return False
+    at, end = len(first), len(uri) - len(last)
+    for literal in between:
+        found = uri.find(literal, at, end)
+        if found < 0:
+            return False
+        at = found + len(literal)
+    return True
+
+
+class _Listing:
+    """One listing on its way, and what it brought so far."""
+
+    __slots__ = ("again", "call", "found")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.found: list[Tool] = []
+        self.again = False  # it changed meanwhile
+
+
+class Offers:
+    """What the providers of one endpoint offer beside tools, and who wants to hear of it."""
+
+    __slots__ = ("catalogs", "endpoint", "listed", "listings", "subscribers")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        limits = endpoint.limits
+        self.catalogs = {kind: Catalog(limits.tools_per_endpoint, limits.list_page_bytes, kind) for kind in KINDS.values()}
+        self.listed: set[tuple[Provider, Kind]] = set()
+        self.listings: dict[tuple[Provider, Kind], _Listing] = {}
+        self.subscribers: dict[tuple[Provider, str], dict[Consumer, str]] = {}
+        """(provider, its URI) → who subscribed, and the URI that consumer knows."""
+
+    # -- requests ----------------------------------------------------------------------------------------------------------
+
+    def route(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> bool:
+        """Find the way of a request at an endpoint with several providers; False for one that is not about what stands here."""
+        kinds = ABOUT.get(call.method)
+        if kinds is None:
+            return False
+        params = _read(frame)
+        ref = params.ref or _Ref()
+        if call.method == COMPLETE:
+            kinds = (PROMPTS,) if ref.name is not None else (RESOURCES, TEMPLATES)
+        if self._wait_for(kinds, call, data, now, patient):
+            return True
+        if call.method in KINDS:
+            self._answer_list(KINDS[call.method], call, params.cursor, frame, data)
+        elif call.method == SET_LEVEL:
+            self._set_level(call, params.level, frame, data, now)
+        elif call.method != COMPLETE:
+            kind = kinds[0]
+            self._to_owner(kind, params.name if kind is PROMPTS else params.uri, (kind.key,), call, frame, data)
+        elif ref.name is not None:
+            self._to_owner(PROMPTS, ref.name, ("ref", "name"), call, frame, data)
+        else:
+            self._to_owner(TEMPLATES, ref.uri, ("ref", "uri"), call, frame, data)
+        return True
+
+    def share(self, provider: Provider, call: Call, frame: Frame, data: bytes, now: float) -> None:
+        """A request of `SHARED` at an endpoint with one provider: carried, unless others there would feel it."""
+        assert call.consumer is not None
+        params = _read(frame)
+        if call.method == SET_LEVEL:
+            self._set_level(call, params.level, frame, data, now)
+        elif params.uri is None:
+            self.endpoint.carry(provider, call, frame, data)
+        else:
+            self._subscribe(provider, params.uri, params.uri, call, frame, data, None)
+
+    def _wait_for(self, kinds: tuple[Kind, ...], call: Call, data: bytes, now: float, patient: bool) -> bool:
+        """Ask whoever has not told what it offers, and let the request wait for it; False if it need not wait any longer."""
+        for kind in kinds:
+            for provider in self._having(kind.capability):
+                if (provider, kind) not in self.listed:
+                    self._list(provider, kind, now)
+        if not patient or not (self.endpoint.greetings.settling() or any(kind in kinds for _, kind in self.listings)):
+            return False
+        self.endpoint.wait_until_settled(call, data, now)
+        return True
+
+    def _having(self, capability: str) -> list[Provider]:
+        """Who declared a capability, in the order of attaching."""
+        ready = (provider for provider in self.endpoint.providers if provider.state is State.READY)
+        return [provider for provider in ready if provider.welcome is not None and capability in provider.welcome.capabilities]
+
+    def _answer_list(self, kind: Kind, call: Call, cursor: str | None, frame: Frame, data: bytes) -> None:
+        if self._having(kind.capability):
+            missing = [provider.label for provider, other in self.listings if other is kind]
+            self.endpoint.ledger.answer(call, jsonrpc.result(call.id, self.catalogs[kind].page(cursor, missing)))
+        else:
+            self.endpoint.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
+
+    def _to_owner(self, kind: Kind, name: str | None, path: tuple[str, ...], call: Call, frame: Frame, data: bytes) -> None:
+        """To whoever a name or URI belongs to, which knows it by its own."""
+        found = None if name is None else self._owner(kind, name)
+        if found is None or name is None:
+            having = self._having(kind.capability if path[0] != "ref" else "completions")
+            if having and kind is not PROMPTS and name is not None:
+                found = having[-1], name
+            else:
+                code = errors.INVALID_PARAMS if having else errors.METHOD_NOT_FOUND
+                self.endpoint.to_bare(call, frame, data, code)
+                return
+        provider, own = found
+        rename = None if own == name else (path, _encode(own))
+        if call.method in SHARED:
+            assert name is not None
+            self._subscribe(provider, own, name, call, frame, data, rename)
+        else:
+            self.endpoint.carry(provider, call, frame, data, rename=rename)
+
+    def _owner(self, kind: Kind, name: str) -> tuple[Provider, str] | None:
+        """Who knows a name, and as what."""
+        catalog = self.catalogs[kind]
+        catalog.settle()
+        owner = catalog.owners.get(name)
+        if owner is not None:
+            catalog.called[name] = None
+            shelves = catalog.replicas(*owner)
+            return (shelves[0].provider, owner[1]) if shelves else None
+        if kind is RESOURCES:
+            templates = self.catalogs[TEMPLATES]
+            templates.settle()
+            for exported, (label, template) in templates.owners.items():
+                shelves = templates.replicas(label, template)
+                if shelves and fits(exported, name):
+                    # An exported template is `label+template`, and so is what it expands to.
+                    return shelves[0].provider, name[len(exported) - len(template) :]
+        return None
+
+    # -- subscriptions ---------------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, provider: Provider, own: str, name: str, call: Call, frame: Frame, data: bytes, rename: Rename | None) -> None:
+        consumer = call.consumer
+        assert consumer is not None
+        known = self.subscribers.get((provider, own), {})
+        if call.method == SUBSCRIBE:
+            if consumer not in known and self._subscriptions(consumer) >= self.endpoint.limits.tools_per_endpoint:
+                self.endpoint.ledger.counters.busy += 1
+                self.endpoint.ledger.fail(call, errors.BUSY, "too many subscriptions / 订阅过多", delivered=False)
+                return
+            self.subscribers.setdefault((provider, own), {})[consumer] = name
+        elif consumer in known and len(known) > 1:
+            del known[consumer]
+            self.endpoint.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
+            return
+        else:
+            self.subscribers.pop((provider, own), None)
+        self.endpoint.carry(provider, call, frame, data, rename=rename)
+
+    def _subscriptions(self, consumer: Consumer) -> int:
+        return sum(consumer in known for known in self.subscribers.values())
+
+    def updated(self, provider: Provider, data: bytes) -> bool:
+        """Tell those who subscribed that a resource changed; False if nobody is known to have."""
+        spans = members(data)
+        place = place_in_params(data, spans, "uri") if "params" in spans else None
+        if place is None:
+            return False
+        try:
+            own = msgspec.json.decode(data[place.start : place.end], type=str)
+        except msgspec.DecodeError:
+            return False
+        known = self.subscribers.get((provider, own))
+        if known is None:
+            return False
+        for consumer, name in known.items():
+            frame = data if name == own else splice(data, [(place.start, place.end, _encode(name))])
+            self.endpoint.ledger.tell_consumer(consumer, frame)
+        return True
+
+    # -- levels --------------------------------------------------------------------------------------------------------------
+
+    def _set_level(self, call: Call, level: str | None, frame: Frame, data: bytes, now: float) -> None:
+        consumer = call.consumer
+        assert consumer is not None
+        logging = self._having("logging")
+        endpoint = self.endpoint
+        if level in LEVELS:
+            consumer.level = LEVELS.index(level)
+        if endpoint.sole is not None and (level not in LEVELS or not logging or len(endpoint.consumers) == 1):
+            endpoint.carry(endpoint.sole, call, frame, data)
+            return
+        if level not in LEVELS or not logging:
+            # A provider says itself what is wrong with a level.
+            if logging:
+                endpoint.carry(logging[-1], call, frame, data)
+            else:
+                endpoint.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
+            return
+        for provider in logging:
+            self._tell_level(provider, now)
+        self.endpoint.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
+
+    def _tell_level(self, provider: Provider, now: float) -> None:
+        """The most talkative level that anybody asked for."""
+        levels = [consumer.level for consumer in self.endpoint.consumers if consumer.level != EVERYTHING]
+        if levels:
+            self._tell(provider, SET_LEVEL, {"level": LEVELS[min(levels)]}, now)
+
+    def ready(self, provider: Provider, now: float) -> None:
+        """A provider that came later hears what those before it were told."""
+        if provider in self._having("logging"):
+            self._tell_level(provider, now)
+
+    # -- providers and consumers -----------------------------------------------------------------------------------------------
+
+    def _tell(self, provider: Provider, method: str, params: dict[str, Any], now: float) -> None:
+        """A request of the endpoint's own whose answer changes nothing."""
+        endpoint = self.endpoint
+        if provider.link.queued > endpoint.limits.queued_bytes_per_link:
+            return
+        call = Call(None, b"null", b"", method, now, now + endpoint.limits.list_seconds, provider, purpose="told")
+        endpoint.greetings.finish_handshake(provider)
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), method, _encode(params)))
+        endpoint.wake_at(call.deadline)
+
+    def _list(self, provider: Provider, kind: Kind, now: float) -> None:
+        listing = self.listings.get((provider, kind))
+        if listing is not None:
+            return
+        call = Call(None, b"null", b"", kind.method, now, now + self.endpoint.limits.list_seconds, provider, purpose="offers")
+        self.listings[provider, kind] = _Listing(call)
+        self.endpoint.greetings.finish_handshake(provider)
+        self._ask_page(provider, call, b"{}")
+
+    def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
+        self.endpoint.wake_at(call.deadline)
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), call.method, params))
+
+    def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> None:
+        """One page of what a provider offers. One that answers with an error has none of it."""
+        kind = KINDS[call.method]
+        listing = self.listings[provider, kind]
+        limits = self.endpoint.limits
+        page = None
+        if frame.error is UNSET and frame.result is not UNSET:
+            page = read_page(frame.result, limits.tools_per_endpoint + 1, kind)
+        if page is not None:
+            listing.found += page[0]
+            size = sum(len(item.definition) for item in listing.found)
+            if page[1] is not None and len(listing.found) < limits.tools_per_endpoint and size < limits.provider_message_bytes:
+                self._ask_page(provider, call, _encode({"cursor": page[1]}))
+                return
+        self.listing_ended(provider, kind, now)
+
+    def listing_ended(self, provider: Provider, kind: Kind, now: float) -> None:
+        """Whether it brought anything or not, this listing is over; what it brought is on the shelf."""
+        listing = self.listings.pop((provider, kind))
+        self.catalogs[kind].put(provider, provider.label, provider.order, listing.found)
+        if not listing.again:
+            self.listed.add((provider, kind))
+        self.endpoint.moved(now)
+
+    def changed(self, provider: Provider, method: str) -> None:
+        """A provider says that what it offers is not what it was."""
+        for kind in CHANGED[method]:
+            self.listed.discard((provider, kind))
+            listing = self.listings.get((provider, kind))
+            if listing is not None:
+                listing.again = True
+
+    def provider_left(self, provider: Provider, now: float) -> None:
+        """Nothing of it can be read any more; its names keep their meaning."""
+        for kind, catalog in self.catalogs.items():
+            catalog.leave(provider, now)
+            catalog.sweep(now)
+            self.listed.discard((provider, kind))
+            self.listings.pop((provider, kind), None)
+        for key in [key for key in self.subscribers if key[0] is provider]:
+            del self.subscribers[key]
+
+    def consumer_left(self, consumer: Consumer, now: float) -> None:
+        """Nothing is subscribed for it any more."""
+        for (provider, own), known in list(self.subscribers.items()):
+            if known.pop(consumer, None) is not None and not known:
+                del self.subscribers[provider, own]
+                self._tell(provider, UNSUBSCRIBE, {"uri": own}, now)
+
+    def hearers(self, data: bytes, consumers: list[Consumer]) -> list[Consumer]:
+        """Which of them want a log message of this level."""
+        if all(consumer.level == EVERYTHING for consumer in consumers):
+            return consumers
+        spans = members(data)
+        place = place_in_params(data, spans, "level") if "params" in spans else None
+        text = "" if place is None else data[place.start : place.end].decode("ascii", "replace").strip('"')
+        level = LEVELS.index(text) if text in LEVELS else len(LEVELS)
+        return [consumer for consumer in consumers if consumer.level <= level]

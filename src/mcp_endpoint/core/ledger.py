@@ -1,0 +1,508 @@
+"""Requests on their way: the ids on both sides, the deadlines, and what is owed to whom.
+
+Rules of this module:
+
+1. Every link has its own ids. What a provider sees is a small positive integer, counted per provider, because one of the fleet's
+   tool clients reads ids as 32-bit integers (contract: verdure-mcp).
+2. An answer is looked up in the answering link's own table only, and leaves the table with its first answer.
+3. What was pending and is no more (expired, cancelled) is remembered for a while, so that a late answer is not taken for a forged one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+from msgspec import UNSET
+
+from .. import errors
+from ..errors import Code
+from ..protocol import jsonrpc
+from ..protocol.jsonrpc import BACKSLASH, CR, LF, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
+from ..settings.load import Limits
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+    from .lifecycle import Provider
+
+Says = Callable[[Any, bytes, float, bool], None]
+"""How a link hands a frame in: the party, the frame, the time, and whether the wire has checked that it is UTF-8."""
+
+CANCELLED: Final = "notifications/cancelled"
+CAPABILITIES_OF_ASKS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
+"""What a provider may ask of a consumer, and the capability the consumer must have declared for it."""
+MAX_ID: Final = 2**31 - 1
+TOKEN_CHARS: Final = 4096
+"""Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
+NEVER: Final = float("inf")
+EVERYTHING: Final = -1
+"""The log level of a consumer that asked for none: it hears all there is."""
+
+Rename = tuple[tuple[str, ...], bytes]
+"""A path below `params`, and the JSON that stands there for the provider."""
+
+
+class Link(Protocol):
+    """What the heart needs of whatever attaches: a socket, a child process, an HTTP session."""
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        """Take one frame, `first` followed by `second`. Never waits, never raises, and never answers before it has returned.
+
+        Does nothing on a link that is closing.
+        """
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake (RFC 6455 §7), once."""
+
+    def ping(self) -> None:
+        """Ask for a sign of life now, so that a half-open socket is found within the ping timeout."""
+
+    @property
+    def queued(self) -> int:
+        """Bytes taken by `send` that the peer has not taken yet."""
+
+
+class Watch(Protocol):
+    """Who is told of what is rare enough to be told; never of a single good frame."""
+
+    def tell(self, event: str, shown: str, **fields: object) -> None:
+        """`event` is a word, `shown` the endpoint's printable name; the fields hold no secret."""
+
+
+class Counters:
+    """What happened since the start, as plain numbers; `/metrics` and `/stats` read them."""
+
+    __slots__ = (
+        "answers",
+        "answers_too_big",
+        "asked",
+        "bad_frames",
+        "busy",
+        "cancelled",
+        "carried",
+        "dropped_notifications",
+        "late_answers",
+        "no_provider",
+        "noise",
+        "notifications",
+        "provider_gone",
+        "requests",
+        "timed_out",
+        "unknown_answers",
+    )
+
+    def __init__(self) -> None:
+        self.requests = 0  # accepted from consumers
+        self.answers = 0  # given to consumers, errors included
+        self.carried = 0  # requests handed to a provider
+        self.notifications = 0  # carried, either way
+        self.dropped_notifications = 0  # for nobody, or for a link whose queue is full
+        self.asked = 0  # requests of providers handed to a consumer
+        self.late_answers = 0
+        self.unknown_answers = 0  # forged, repeated or never asked for
+        self.noise = 0  # frames of providers that are not JSON-RPC
+        self.bad_frames = 0  # frames of consumers that are not JSON-RPC
+        self.busy = 0
+        self.cancelled = 0
+        self.timed_out = 0
+        self.no_provider = 0
+        self.provider_gone = 0
+        self.answers_too_big = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Name and value of each counter, in alphabetical order."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Call(msgspec.Struct, eq=False, gc=False):
+    """One request on its way: who asked, under which id, who answers, until when.
+
+    `consumer` is None for the endpoint's own requests; `provider` and `number` are set once it was handed to one. `id` are the
+    consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again); `again` is it
+    for as long as another replica might answer instead of those it was `tried` with.
+    The garbage collector does not look at calls, there are too many: whoever keeps one lets go of it when its link leaves.
+    """
+
+    consumer: Consumer | None
+    id: bytes
+    key: bytes
+    method: str
+    started: float
+    deadline: float
+    provider: Provider | None = None
+    number: int = 0
+    token: bytes = b""
+    data: bytes = b""
+    again: bytes = b""
+    tried: tuple[Provider, ...] = ()
+    purpose: str = ""
+
+
+class Parked(msgspec.Struct, eq=False):
+    """A request that waits for something the endpoint will know at `until` at the latest."""
+
+    call: Call
+    data: bytes
+    until: float
+
+
+class Ask(msgspec.Struct, eq=False):
+    """A request of a provider that was handed to a consumer: sampling, elicitation or roots."""
+
+    provider: Provider
+    id: bytes
+    key: bytes
+    capability: str
+    deadline: float
+
+
+class Consumer:
+    """Whoever asks, on its link: a device, the server that speaks for it, an MCP client."""
+
+    __slots__ = (
+        "answer_bytes",
+        "ask_seconds",
+        "asked_version",
+        "asks",
+        "bad_frames",
+        "capabilities",
+        "endpoint",
+        "in_house",
+        "initialized",
+        "last_ask",
+        "level",
+        "link",
+        "name",
+        "only",
+        "owed",
+        "says",
+        "seen",
+        "since",
+        "thinking",
+    )
+    side: Final = "device"
+
+    def __init__(self, endpoint: Endpoint, link: Link, answer_bytes: int, ask_seconds: float, since: float, says: Says) -> None:
+        self.endpoint = endpoint
+        self.link = link
+        self.answer_bytes = answer_bytes
+        self.ask_seconds = ask_seconds  # how long it may think about a provider's question
+        self.in_house = False  # its initialize is answered here, never carried
+        self.only = ""  # the one label it sees, "" for all
+        self.level = EVERYTHING  # the least important log messages it wants, as an index of `offers.LEVELS`
+        self.since = since
+        self.says = says
+        self.owed: dict[Call, None] = {}
+        self.asks: dict[int, Ask] = {}
+        self.last_ask = 0
+        self.name = ""
+        self.asked_version = ""
+        self.capabilities: frozenset[str] = frozenset()
+        self.initialized = False
+        self.bad_frames = 0
+        self.thinking = False  # all that its tools ask for its calls has been asked, and they wait
+        self.seen = b""  # the list it was given or told of, as a fingerprint; empty as long as it knows none
+
+
+class Pending:
+    """The requests one link still has to answer, by the number they have there."""
+
+    __slots__ = ("_last", "_late", "_remember", "calls")
+
+    def __init__(self, remember: int) -> None:
+        self.calls: dict[int, Call] = {}
+        self._last = 0
+        self._late: dict[int, None] = {}  # in the order in which they were given up
+        self._remember = remember
+
+    def add(self, call: Call) -> int:
+        """Give the call a number that nothing pending has, and keep it."""
+        number = self._last + 1
+        calls = self.calls
+        while number > MAX_ID or number in calls:
+            number = 1 if number >= MAX_ID else number + 1
+        self._last = number
+        call.number = number
+        calls[number] = call
+        return number
+
+    def give_up(self, number: int) -> None:
+        """Take a call out without an answer; one that comes later is late, not unknown."""
+        del self.calls[number]
+        self._late[number] = None
+        if len(self._late) > self._remember:
+            del self._late[next(iter(self._late))]
+
+    def was_late(self, number: int) -> bool:
+        """Whether this answers a call that was given up; true once per call."""
+        return self._late.pop(number, self) is None
+
+
+class Ledger:
+    """What one endpoint owes to whom. `answer` is the only way out of `Consumer.owed` that a consumer hears of."""
+
+    __slots__ = ("counters", "in_flight", "limits", "shown", "watch")
+
+    def __init__(self, shown: str, limits: Limits, counters: Counters, watch: Watch) -> None:
+        self.shown = shown
+        self.limits = limits
+        self.counters = counters
+        self.watch = watch
+        self.in_flight = 0
+
+    def answer(self, call: Call, first: Part, second: Part = b"") -> None:
+        """Give a consumer the one answer it is owed; a second one, or one after a cancel, goes nowhere."""
+        consumer = call.consumer
+        if consumer is None or call not in consumer.owed:
+            return
+        del consumer.owed[call]
+        self.in_flight -= 1
+        self.counters.answers += 1
+        link = consumer.link
+        size = len(first) + len(second)
+        if size > consumer.answer_bytes:
+            self.counters.answers_too_big += 1
+            hint = f"{size} bytes, the limit is {consumer.answer_bytes} / {size} 字节，上限 {consumer.answer_bytes}"
+            first, second = self.error(call.id, errors.ANSWER_TOO_BIG, hint, delivered=True), b""
+        elif link.queued > self.limits.queued_bytes_per_link:
+            self.counters.busy += 1
+            hint = "this consumer does not read its answers / 使用端没有读取应答"
+            first, second = self.error(call.id, errors.BUSY, hint, delivered=call.provider is not None), b""
+        link.send(first, second)
+
+    def fail(self, call: Call, code: Code, hint: str, *, delivered: bool | None) -> None:
+        """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows).
+
+        Of one that was tried before nobody can say that it reached nobody.
+        """
+        if call.tried and not delivered:
+            delivered = None
+        self.answer(call, self.error(call.id, code, hint, delivered=delivered))
+
+    def error(self, id: bytes, code: Code, hint: str, *, delivered: bool | None = None) -> bytes:
+        """An answer with one of our errors, and with what a person needs to know about it."""
+        return jsonrpc.error(id, code, {"source": "broker", "agent_id": self.shown, "delivered": delivered, "hint": hint})
+
+    def tell_provider(self, provider: Provider, data: bytes) -> None:
+        """Send a notification to a provider, unless its queue is full."""
+        if provider.link.queued > self.limits.queued_bytes_per_link:
+            self.counters.dropped_notifications += 1
+            return
+        self.counters.notifications += 1
+        provider.link.send(one_line(data))
+
+    def tell_consumer(self, consumer: Consumer, data: bytes) -> None:
+        """Send a notification to a consumer, unless it is too big for it or its queue is full."""
+        if len(data) > consumer.answer_bytes or consumer.link.queued > self.limits.queued_bytes_per_link:
+            self.counters.dropped_notifications += 1
+            return
+        self.counters.notifications += 1
+        consumer.link.send(data)
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """Tell a provider that nobody waits for a call any more (MCP, Cancellation: never for `initialize`)."""
+        assert call.provider is not None
+        call.provider.pending.give_up(call.number)
+        self.tell_provider(call.provider, jsonrpc.notification(CANCELLED, {"requestId": call.number, "reason": reason}))
+
+    def timed_out(self, call: Call, *, delivered: bool) -> None:
+        """Answer a call whose deadline has passed."""
+        self.counters.timed_out += 1
+        seconds = f"{call.deadline - call.started:g}"
+        self.watch.tell("timed out", self.shown, method=call.method, seconds=seconds)
+        self.fail(call, errors.TIMED_OUT, f"no answer within {seconds} s / {seconds} 秒内没有应答", delivered=delivered)
+
+    def refuse(self, provider: Provider, id: bytes, hint: str, code: Code = errors.METHOD_NOT_FOUND) -> None:
+        """Tell a provider that what it asked is not answered."""
+        provider.link.send(self.error(id, code, hint))
+
+    def accept(self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float) -> Call | None:
+        """Owe a consumer one answer, or refuse at once (None) if too much is in flight."""
+        limits = self.limits
+        owed = consumer.owed
+        if len(owed) >= limits.in_flight_per_consumer or self.in_flight >= limits.in_flight_per_endpoint:
+            self.refuse_busy(consumer, id, "too many requests in flight / 未完成的请求过多")
+            return None
+        self.counters.requests += 1
+        call = Call(consumer, id, key, method, now, now + seconds)
+        owed[call] = None
+        self.in_flight += 1
+        return call
+
+    def refuse_busy(self, consumer: Consumer, id: bytes, hint: str) -> None:
+        """Answer a request that is not accepted."""
+        self.counters.busy += 1
+        consumer.link.send(self.error(id, errors.BUSY, hint, delivered=False))
+
+    def strike(self, call: Call) -> None:
+        """Owe a call no answer any more: its consumer cancelled it."""
+        assert call.consumer is not None
+        del call.consumer.owed[call]
+        self.in_flight -= 1
+        self.counters.cancelled += 1
+
+    def consumer_left(self, consumer: Consumer) -> None:
+        """Nobody is owed anything there; who worked for it is told."""
+        for call in consumer.owed:
+            if call.provider is not None:
+                self.cancel(call, "the consumer left")
+        self.in_flight -= len(consumer.owed)
+        consumer.owed.clear()
+        for ask in consumer.asks.values():
+            self.refuse(ask.provider, ask.id, "the consumer left")
+        consumer.asks.clear()
+
+    def provider_left(self, provider: Provider, consumers: Iterable[Consumer]) -> None:
+        """What a provider had asked needs no answer any more."""
+        for consumer in consumers:
+            for number in [number for number, ask in consumer.asks.items() if ask.provider is provider]:
+                del consumer.asks[number]
+                self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "the provider left"}))
+
+    def expire_asks(self, consumer: Consumer, now: float) -> None:
+        """A consumer that lets one request of a provider expire counts as not able to answer that kind."""
+        for number in [number for number, ask in consumer.asks.items() if ask.deadline <= now]:
+            ask = consumer.asks.pop(number)
+            consumer.capabilities -= {ask.capability}
+            self.refuse(ask.provider, ask.id, "the consumer did not answer in time", errors.TIMED_OUT)
+            self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "timed out"}))
+
+    def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> Ask | None:
+        """A provider's own request: `ping` is answered here, the rest only by a consumer that can and has a call there.
+
+        Gives what a consumer was asked. Somebody in the house may think longer than a call may take: its calls there wait for it.
+        """
+        assert frame.id is not UNSET and frame.method is not UNSET
+        id = bytes(frame.id)
+        key = id_key(id, self.limits.integer_id_chars, self.limits.string_id_bytes)
+        if key is None:
+            raise Malformed(errors.INVALID_REQUEST, "an id is an integer or a string")
+        if provider.link.queued > self.limits.queued_bytes_per_link:
+            self.counters.busy += 1
+            return None
+        if frame.method == "ping":
+            provider.link.send(jsonrpc.result(id, b"{}"))
+            return None
+        capability = CAPABILITIES_OF_ASKS.get(frame.method)
+        asking = self._asking(provider, key)
+        consumer = asking.pop() if len(asking) == 1 else None
+        if consumer is None or capability is None or not self._can_be_asked(consumer, capability, data):
+            self.refuse(provider, id, "no consumer can be asked")
+            return None
+        number = consumer.last_ask + 1
+        first, second = with_id(data, frame, number_text(number))
+        consumer.last_ask = number
+        ask = consumer.asks[number] = Ask(provider, id, key, capability, now + consumer.ask_seconds)
+        if consumer.in_house:
+            for call in provider.pending.calls.values():
+                if call.consumer is consumer:
+                    longer = min(call.deadline + consumer.ask_seconds, call.started + self.limits.progress_seconds)
+                    call.deadline = max(call.deadline, longer)
+        self.counters.asked += 1
+        consumer.link.send(first, second)
+        return ask
+
+    @staticmethod
+    def _asking(provider: Provider, question: bytes) -> set[Consumer]:
+        """For whom a provider may be asking: whoever has a call there. One that thinks about a question already is not asked another's."""
+        if provider.translator is not None:
+            call = provider.pending.calls.get(provider.translator.number_of(question))
+            return set() if call is None or call.consumer is None else {call.consumer}
+        asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
+        return asking if len(asking) < 2 else {consumer for consumer in asking if not consumer.thinking}
+
+    def _can_be_asked(self, consumer: Consumer, capability: str, data: bytes) -> bool:
+        """Whether a consumer declared the capability, and can take one more question of this size."""
+        if capability not in consumer.capabilities or len(consumer.asks) >= self.limits.in_flight_per_consumer:
+            return False
+        return len(data) <= consumer.answer_bytes and consumer.link.queued <= self.limits.queued_bytes_per_link
+
+    def take_from_consumer(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
+        """A consumer's answer to what a provider asked of it."""
+        if frame.id is UNSET or (frame.result is UNSET) == (frame.error is UNSET):
+            raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer", id_of(frame))
+        ask = consumer.asks.get(number_of(bytes(frame.id)))
+        if ask is None:
+            self.counters.unknown_answers += 1
+            return
+        first, second = with_id(data, frame, ask.id)
+        del consumer.asks[number_of(bytes(frame.id))]
+        ask.provider.link.send(one_line(b"".join((first, second))))
+
+    def withdraw(self, provider: Provider, consumers: Iterable[Consumer], data: bytes) -> None:
+        """A provider no longer wants the answer to what it asked."""
+        spans = members(data)
+        place = place_in_params(data, spans, "requestId") if "params" in spans else None
+        if place is None:
+            return
+        key = id_key(data[place.start : place.end], self.limits.integer_id_chars, self.limits.string_id_bytes)
+        for consumer in consumers:
+            for number, ask in list(consumer.asks.items()):
+                if ask.provider is provider and ask.key == key:
+                    del consumer.asks[number]
+                    self.tell_consumer(consumer, jsonrpc.splice(data, [(place.start, place.end, number_text(number))]))
+                    return
+
+
+def is_open(call: Call) -> bool:
+    """Whether a consumer still waits for this call's answer."""
+    return call.consumer is not None and call in call.consumer.owed
+
+
+def number_text(number: int) -> bytes:
+    """A number of ours as it stands in a frame."""
+    return b"%d" % number
+
+
+def number_of(raw: bytes) -> int:
+    """The number an id of ours stands for, or 0 if these bytes cannot be one (another type, spelling or range)."""
+    return int(raw) if len(raw) <= 10 and raw.isdigit() else 0
+
+
+def id_of(frame: Frame) -> bytes:
+    """The bytes of a frame's id, `null` if it has none."""
+    return b"null" if frame.id is UNSET else bytes(frame.id)
+
+
+class _Params(msgspec.Struct, gc=False):
+    meta: msgspec.Raw | msgspec.UnsetType = msgspec.field(default=UNSET, name="_meta")
+
+
+_params_decoder: Final = msgspec.json.Decoder(_Params)
+
+
+def _needs_a_look(data: bytes, params: msgspec.Raw) -> bool:
+    """Whether something in the parameters of the frame `data` may have to be changed: a progress token, or parameters that are null."""
+    if UNDERSCORE not in data and BACKSLASH not in data:
+        return len(params) == 4  # `_meta` cannot be there, not even spelled with escapes; large frames need no second parsing
+    try:
+        return _params_decoder.decode(params).meta is not UNSET
+    except msgspec.ValidationError:
+        return len(params) == 4
+    except RecursionError:  # the frame was read at a place where the stack had room for one more level
+        raise Malformed(errors.INVALID_PARAMS, "nested too deep") from None
+
+
+def outgoing(call: Call, frame: Frame, data: bytes, number: int, rename: Rename | None) -> tuple[Part, Part]:
+    """A request as its provider sees it."""
+    if LF in data or CR in data:
+        data = one_line(data)
+    params = frame.params
+    if params is UNSET or (rename is None and not _needs_a_look(data, params)):
+        return with_id(data, frame, b"%d" % number)
+    spans = members(data)
+    edits = [(spans["id"].start, spans["id"].end, number_text(number))]
+    if bytes(params) == b"null":
+        # A server made with the TypeScript SDK drops a frame with `"params": null`, which manager-api sends.
+        edits.append(jsonrpc.without(data, "params", spans))
+    else:
+        token = place_in_params(data, spans, "_meta", "progressToken")
+        if token is not None and id_key(data[token.start : token.end], TOKEN_CHARS, TOKEN_CHARS) is not None:
+            call.token = data[token.start : token.end]
+            edits.append((token.start, token.end, number_text(number)))
+        if rename is not None:
+            place = place_in_params(data, spans, *rename[0])
+            assert place is not None
+            edits.append((place.start, place.end, rename[1]))
+    return jsonrpc.splice(data, edits), b""

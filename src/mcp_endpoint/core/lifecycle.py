@@ -1,0 +1,543 @@
+"""The life of a provider, from its first frame to its last: new, initializing, ready or bare, gone.
+
+Rules of this module:
+
+1. A provider is initialised once in its life (MCP 2025-11-25, Lifecycle), by the first consumer's `initialize` or by the endpoint's
+   own; servers made with the SDK of early 2025 confuse everybody's calls when they are greeted twice.
+2. Exactly one `notifications/initialized` is sent to it.
+3. A provider that leaves a greeting unanswered, or answers it with an error, is bare: it has no catalog and is not greeted again.
+   A result that comes late still makes it ready.
+4. Every other consumer's `initialize` is answered from the one result.
+
+        attach          initialize sent          result
+    (nothing) ──► NEW ───────────────► INITIALIZING ──► READY
+                   │                        │ error, silence   ▲
+                   │                        └──────► BARE ─────┘ late result
+                   └── detach, from every state ──► GONE
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from .. import errors
+from ..protocol import jsonrpc
+from ..protocol import stateless as eras
+from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
+from ..settings.load import EndpointSettings, Limits
+from .catalog import Tool, read_page
+from .ledger import CAPABILITIES_OF_ASKS, NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
+HANDSHAKE_REVISIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+"""The MCP revisions that begin with `initialize`, oldest first."""
+NAME_CHARS: Final = 128
+"""Characters kept of the name a peer gives itself."""
+WELCOME_BYTES: Final = 64 * 1024
+"""Bytes of a result of `initialize`; it is kept and walked for each consumer, and a larger one is none."""
+INITIALIZED: Final = "notifications/initialized"
+LATEST: Final = HANDSHAKE_REVISIONS[-1]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class State(Enum):
+    """Where a provider is in its life."""
+
+    NEW = "new"
+    INITIALIZING = "initializing"
+    READY = "ready"
+    BARE = "bare"
+    GONE = "gone"
+
+
+class Step(Enum):
+    """What moves a provider on."""
+
+    GREET = "greet"
+    RESULT = "result"
+    FAIL = "fail"
+    LEAVE = "leave"
+
+
+TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
+    (State.NEW, Step.GREET): State.INITIALIZING,
+    (State.INITIALIZING, Step.RESULT): State.READY,
+    (State.INITIALIZING, Step.FAIL): State.BARE,
+    (State.BARE, Step.RESULT): State.READY,
+    (State.NEW, Step.LEAVE): State.GONE,
+    (State.INITIALIZING, Step.LEAVE): State.GONE,
+    (State.READY, Step.LEAVE): State.GONE,
+    (State.BARE, Step.LEAVE): State.GONE,
+}
+
+
+class Hello(msgspec.Struct):
+    """What the endpoint needs of a consumer's `initialize` parameters; anything malformed in them counts as absent."""
+
+    version: str
+    name: str
+    capabilities: frozenset[str]
+
+
+class Welcome(msgspec.Struct):
+    """A provider's result of `initialize`: its bytes, and what the endpoint reads in them."""
+
+    body: bytes
+    version: str
+    name: str
+    capabilities: dict[str, dict[str, Any]]
+
+
+class Provider:
+    """One tool process on its link, and how far its greeting has come."""
+
+    __slots__ = (
+        "call_seconds",
+        "carried",
+        "doubtful",
+        "endpoint",
+        "failed",
+        "greeter",
+        "greeting",
+        "house",
+        "initialized_sent",
+        "label",
+        "link",
+        "list_changed",
+        "listed",
+        "listing",
+        "noise",
+        "noise_told",
+        "order",
+        "pages",
+        "pending",
+        "proven",
+        "relist",
+        "says",
+        "server_id",
+        "since",
+        "state",
+        "translator",
+        "waiting",
+        "waiting_bytes",
+        "welcome",
+    )
+    side: Final = "tool"
+
+    def __init__(self, endpoint: Endpoint, link: Link, server_id: str, order: int, since: float, remember: int, says: Says) -> None:
+        self.endpoint = endpoint
+        self.link = link
+        self.server_id = server_id
+        self.order = order
+        self.since = since
+        self.says = says
+        self.state = State.NEW
+        self.call_seconds: float | None = None  # how long a call of its tools may take, where it is not as everywhere
+        self.house = False  # brought by the house itself: a process it keeps, a server it reached
+        self.label = ""
+        self.pending = Pending(remember)
+        self.doubtful = False  # its last call timed out, and it has said nothing since
+        self.carried = False  # a consumer's request went to it without any handshake
+        self.proven = False  # and it answered one, so it does not insist on a handshake
+        self.greeter: Consumer | None = None  # the consumer whose initialize was carried
+        self.greeting: Call | None = None
+        self.welcome: Welcome | None = None
+        self.failed = ""  # why it is bare, for hints
+        self.initialized_sent = False
+        self.waiting: list[Waiting] = []
+        self.waiting_bytes = 0
+        self.listing: Call | None = None  # the endpoint's own tools/list in flight
+        self.pages: list[Tool] = []
+        self.listed = False  # its shelf is complete
+        self.relist = False  # its tools changed while they were being listed
+        self.list_changed = False  # it said so before it was ready
+        self.noise = 0
+        self.noise_told = float("-inf")
+        self.translator: eras.Translator | None = None  # stands before its link if it knows the stateless era only
+
+    def move(self, step: Step) -> None:
+        """Go on along the table above. Raises KeyError for a step that the state does not know."""
+        self.state = TRANSITIONS[self.state, step]
+
+    @property
+    def settling(self) -> bool:
+        """Whether it is still being greeted or listed for the first time."""
+        return self.state is State.INITIALIZING or (self.listing is not None and not self.listed)
+
+
+class Waiting(msgspec.Struct, eq=False):
+    """A consumer's frame that waits until its provider is ready; a notification has no call."""
+
+    consumer: Consumer
+    call: Call | None
+    data: bytes
+
+
+class _WelcomeBody(msgspec.Struct):
+    protocolVersion: str
+    capabilities: msgspec.Raw = msgspec.Raw(b"{}")
+    serverInfo: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _ErrorBody(msgspec.Struct):
+    code: int
+
+
+_error_decoder: Final = msgspec.json.Decoder(_ErrorBody)
+_welcome_decoder: Final = msgspec.json.Decoder(_WelcomeBody)
+_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+_string_decoder: Final = msgspec.json.Decoder(str)
+
+
+def _fields(raw: msgspec.Raw | bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _fields_decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _object(raw: msgspec.Raw | bytes) -> dict[str, Any]:
+    try:
+        return _object_decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+
+
+def _string(raw: msgspec.Raw | bytes) -> str:
+    try:
+        return _string_decoder.decode(raw)
+    except msgspec.DecodeError:
+        return ""
+
+
+def read_hello(params: bytes | msgspec.Raw) -> Hello:
+    """What a consumer says of itself in `initialize`."""
+    fields = _fields(params)
+    info = _fields(fields.get("clientInfo", b""))
+    declared = _object(fields.get("capabilities", b""))
+    return Hello(
+        version=_string(fields.get("protocolVersion", b""))[:NAME_CHARS],
+        name=_string(info.get("name", b"")),
+        # `"sampling": null` is how some peers write that they have not got it.
+        capabilities=frozenset(name for name in CAPABILITIES_OF_ASKS.values() if isinstance(declared.get(name), dict)),
+    )
+
+
+def read_welcome(body: bytes) -> Welcome | None:
+    """What a provider says of itself, or None if this is no result of `initialize` (MCP: `protocolVersion` is required)."""
+    if len(body) > WELCOME_BYTES:
+        return None
+    try:
+        found = _welcome_decoder.decode(body)
+        members(body)
+    except (msgspec.DecodeError, RecursionError, Malformed):
+        return None
+    name = _string(_fields(found.serverInfo).get("name", b""))
+    capabilities = {name: value for name, value in _object(found.capabilities).items() if isinstance(value, dict)}
+    return Welcome(body, found.protocolVersion, name[:NAME_CHARS], capabilities)
+
+
+def welcome_from(welcome: Welcome, asked: str) -> bytes:
+    """The result another consumer's `initialize` gets: the provider's bytes, with the revision asked for if it is known and not newer."""
+    if asked not in HANDSHAKE_REVISIONS or asked >= welcome.version:
+        return welcome.body
+    try:
+        place = members(welcome.body)["protocolVersion"]
+    except Malformed:  # nested to the parser's limit: it is told as it came
+        return welcome.body
+    return splice(welcome.body, [(place.start, place.end, _encode(asked))])
+
+
+def own_welcome(asked: str, welcomes: list[Welcome], version: str) -> bytes:
+    """The endpoint's own result of `initialize`: alone, or for several providers with the union of their capabilities."""
+    capabilities: dict[str, Any] = {}
+    for welcome in welcomes:
+        for name, value in welcome.capabilities.items():
+            capabilities.setdefault(name, {}).update(value)
+    capabilities.setdefault("tools", {})["listChanged"] = True
+    return _encode(
+        {
+            "protocolVersion": asked if asked in HANDSHAKE_REVISIONS else LATEST,
+            "capabilities": capabilities,
+            "serverInfo": {"name": "mcp-endpoint-server", "version": version},
+        }
+    )
+
+
+def own_hello(version: str) -> bytes:
+    """The parameters of the endpoint's own `initialize`."""
+    return _encode(
+        {
+            "protocolVersion": LATEST,
+            "capabilities": {"sampling": {}, "elicitation": {}, "roots": {}},
+            "clientInfo": {"name": "mcp-endpoint-server", "version": version},
+        }
+    )
+
+
+class Greetings:
+    """Greets the providers of one endpoint, learns their tools, and answers consumers for them."""
+
+    __slots__ = ("endpoint", "first", "last", "ledger", "limits", "settings", "version", "waiting")
+
+    def __init__(self, endpoint: Endpoint, ledger: Ledger, settings: EndpointSettings, limits: Limits, version: str) -> None:
+        self.endpoint = endpoint
+        self.ledger = ledger
+        self.settings = settings
+        self.limits = limits
+        self.version = version
+        self.waiting: list[Parked] = []  # the initializes that nobody can answer yet
+        self.first = NEVER  # when the first greeting began since the endpoint had no provider
+        self.last = -NEVER  # when the newest one did
+
+    def plain(self) -> bool:
+        """Whether this is a relay between peers of which nobody speaks MCP's handshake: then the broker adds nothing of its own."""
+        if any(consumer.initialized for consumer in self.endpoint.consumers) or self.waiting:
+            return False
+        if any(provider.state in (State.INITIALIZING, State.READY) for provider in self.endpoint.providers):
+            return False
+        return len(self.endpoint.providers) < 2 or any(self.is_bare(provider) for provider in self.endpoint.providers)
+
+    @staticmethod
+    def is_bare(provider: Provider) -> bool:
+        """Whether a provider is known to work without MCP's handshake."""
+        return provider.state is State.BARE or (provider.state is State.NEW and provider.carried)
+
+    def initialize(self, call: Call, frame: Frame, data: bytes, now: float) -> None:
+        """A consumer introduces itself; to a provider that is new the first one's words are carried."""
+        consumer = call.consumer
+        assert consumer is not None
+        hello = read_hello(frame.params if frame.params is not UNSET else b"")
+        consumer.name = hello.name[:NAME_CHARS]
+        consumer.asked_version = hello.version
+        consumer.capabilities = hello.capabilities
+        provider = self.endpoint.sole
+        if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_house:
+            greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")
+            number = provider.pending.add(greeting)
+            try:
+                first, second = outgoing(call, frame, data, number, None)
+            except Malformed:
+                del provider.pending.calls[number]
+                raise
+            provider.move(Step.GREET)
+            provider.greeting = greeting
+            provider.greeter = consumer
+            self._began(now)
+            provider.link.send(first, second)
+        elif provider is None or provider.state is State.NEW:
+            self.learn(now)
+        self.waiting.append(Parked(call, b"", call.deadline))
+        self.endpoint.wake_at(call.deadline)
+        self.settle()
+
+    def learn(self, now: float) -> None:
+        """Greet whoever is new, and ask whoever is ready for its tools: the endpoint must know now."""
+        for provider in self.endpoint.providers:
+            if provider.state is State.NEW:
+                self.greet(provider, now)
+            elif provider.state is State.READY and not provider.listed:
+                self.list_tools(provider, now)
+
+    def greet(self, provider: Provider, now: float) -> None:
+        """Send the endpoint's own `initialize`."""
+        provider.move(Step.GREET)
+        deadline = now + self.limits.greeting_seconds
+        provider.greeting = Call(None, b"null", b"", "initialize", now, deadline, provider, purpose="greeting")
+        number = provider.pending.add(provider.greeting)
+        self._began(now)
+        self.endpoint.wake_at(deadline)
+        provider.link.send(jsonrpc.request(number_text(number), "initialize", own_hello(self.version)))
+
+    def _began(self, now: float) -> None:
+        self.last = now
+        self.first = min(self.first, now)
+
+    def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> None:
+        """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for."""
+        provider.greeting = None
+        if frame.error is not UNSET and provider.translator is None and eras.knows_only_stateless(frame.error):
+            self._greet_stateless(provider, call, bytes(frame.error))
+            return
+        welcome = read_welcome(bytes(frame.result)) if frame.error is UNSET and frame.result is not UNSET else None
+        in_time = provider.state is State.INITIALIZING
+        if welcome is not None:
+            provider.move(Step.RESULT)
+            provider.failed = ""
+            provider.welcome = welcome
+            provider.label = self.endpoint.catalog.label_for(provider.server_id, welcome.name)
+        elif in_time:
+            self._fail(provider, "it answered initialize with an error" if frame.error is not UNSET else "it sent no result")
+        greeter = provider.greeter
+        if greeter is not None and in_time:
+            # The consumer whose initialize was carried sees the provider's own answer.
+            for waiting in [waiting for waiting in self.waiting if waiting.call.consumer is greeter]:
+                self.waiting.remove(waiting)
+                greeter.initialized = greeter.initialized or welcome is not None
+                if waiting.call.id == call.id:
+                    self.ledger.answer(waiting.call, first, second)
+                else:
+                    self.welcome(waiting.call)
+        if welcome is not None and (greeter is None or not in_time or provider.list_changed or len(self.endpoint.providers) > 1):
+            self.list_tools(provider, now)
+        self.endpoint.greeting_ended(provider, now)
+
+    def _greet_stateless(self, provider: Provider, call: Call, refused: bytes) -> None:
+        """It has given the handshake up, or never had it: greet it once more, as the stateless era does (MCP 2026-07-28)."""
+        self.endpoint.translate(provider, refused)
+        provider.greeting = call
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "initialize", own_hello(self.version)))
+
+    def _fail(self, provider: Provider, why: str) -> None:
+        provider.move(Step.FAIL)
+        provider.failed = why
+        provider.label = self.endpoint.catalog.label_for(provider.server_id, "")
+        self.ledger.watch.tell("bare", self.ledger.shown, label=provider.label, why=why)
+
+    def finish_handshake(self, provider: Provider) -> None:
+        """Send the one `initialized` if the first consumer has not."""
+        if provider.state is State.READY and not provider.initialized_sent:
+            provider.initialized_sent = True
+            provider.link.send(jsonrpc.notification(INITIALIZED))
+            self.endpoint.reckon()
+
+    def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
+        """Keep a frame until its provider is greeted; what finds no room is refused."""
+        full = provider.waiting_bytes + len(data) > self.limits.queued_bytes_per_link
+        if full or len(provider.waiting) >= self.limits.in_flight_per_endpoint:
+            if call is None:
+                self.ledger.counters.dropped_notifications += 1
+            else:
+                self.ledger.counters.busy += 1
+                self.ledger.fail(call, errors.BUSY, "too much waits for this tool's greeting / 等待工具端握手的数据过多", delivered=False)
+            return
+        provider.waiting_bytes += len(data)
+        provider.waiting.append(Waiting(consumer, call, data))
+        if call is not None:
+            self.endpoint.wake_at(call.deadline)
+
+    def forget_closed(self) -> None:
+        """Take out of the queues what nobody waits for any more."""
+        self.waiting = [parked for parked in self.waiting if is_open(parked.call)]
+        for provider in self.endpoint.providers:
+            if provider.waiting:
+                kept = [frame for frame in provider.waiting if frame.consumer in self.endpoint.consumers]
+                kept = [frame for frame in kept if frame.call is None or is_open(frame.call)]
+                provider.waiting = kept
+                provider.waiting_bytes = sum(len(frame.data) for frame in kept)
+
+    def settle(self) -> None:
+        """Answer the waiting `initialize`s as soon as there is something to say."""
+        if not self.waiting:
+            return
+        states = [provider.state for provider in self.endpoint.providers]
+        if State.INITIALIZING in states and State.READY not in states:
+            return
+        waiting, self.waiting = self.waiting, []
+        for parked in waiting:
+            self.welcome(parked.call)
+
+    def welcome(self, call: Call) -> None:
+        """Answer one `initialize` from what is known now: one provider's result, several providers', or the endpoint's own."""
+        consumer = call.consumer
+        assert consumer is not None
+        ready = [provider for provider in self.endpoint.providers if provider.state is State.READY]
+        if consumer.only:
+            ready = [provider for provider in ready if provider.label == consumer.only]
+        welcomes = [provider.welcome for provider in ready if provider.welcome is not None]
+        if len(welcomes) == 1 and (consumer.only or self.endpoint.sole is not None):
+            body = welcome_from(welcomes[0], consumer.asked_version)
+        else:
+            body = own_welcome(consumer.asked_version, welcomes, self.version)
+        consumer.initialized = True
+        # Names are not given while an older provider may still bring its tools.
+        consumer.seen = b"" if self.settling() else self.endpoint.catalog.fingerprint()
+        self.endpoint.reckon()
+        self.ledger.answer(call, jsonrpc.result(call.id, body))
+
+    def settling(self) -> bool:
+        """Whether some provider is still on its way to ready, so that names and lists may yet change."""
+        return any(provider.settling for provider in self.endpoint.providers)
+
+    def list_tools(self, provider: Provider, now: float) -> None:
+        """Ask a ready provider for its tools; while it answers, one more asking is remembered and no second one."""
+        if provider.listing is not None:
+            provider.relist = True
+            return
+        self.finish_handshake(provider)
+        provider.list_changed = False
+        provider.pages = []
+        provider.listing = Call(None, b"null", b"", "tools/list", now, now + self.limits.list_seconds, provider, purpose="list")
+        self._ask_page(provider, provider.listing, b"{}")
+
+    def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
+        self.endpoint.wake_at(call.deadline)
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "tools/list", params))
+
+    def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> None:
+        """One page of a provider's tools. A server without tools answers with an error, which is an empty list."""
+        page = None
+        if frame.error is UNSET and frame.result is not UNSET:
+            page = read_page(frame.result, self.limits.tools_per_endpoint + 1)
+        if page is None:
+            self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)
+        else:
+            provider.pages += page[0]
+            # An endless list ends at the limit of tools or of bytes, and at the deadline of its first page.
+            size = sum(len(tool.definition) for tool in provider.pages)
+            room = len(provider.pages) < self.limits.tools_per_endpoint and size < self.limits.provider_message_bytes
+            if page[1] is not None and room:
+                self._ask_page(provider, call, _encode({"cursor": page[1]}))
+                return
+        left_out = self.endpoint.catalog.put(provider, provider.label, provider.order, provider.pages)
+        if left_out:
+            self.ledger.watch.tell("too many tools", self.ledger.shown, label=provider.label, left_out=left_out)
+        first_time, count = not provider.listed, len(provider.pages)  # the end of this listing may begin the next
+        provider.listed = True
+        self.listing_ended(provider, now)
+        if first_time:
+            self.ledger.watch.tell("tools", self.ledger.shown, label=provider.label, tools=count)
+
+    @staticmethod
+    def is_missing(provider: Provider) -> bool:
+        """Whether a list must do without this provider's tools."""
+        return provider.state is State.INITIALIZING or (provider.state is State.READY and not provider.listed)
+
+    def overhear(self, provider: Provider, consumer: Consumer, result: bytes) -> None:
+        """Learn from a whole list that was carried what its names mean from now on."""
+        page = read_page(result, self.limits.tools_per_endpoint + 1)
+        if page is not None and page[1] is None:
+            self.endpoint.catalog.put(provider, provider.label, provider.order, page[0])
+            self.endpoint.catalog.settle()
+            provider.listed = True
+            consumer.seen = self.endpoint.catalog.fingerprint()
+            self.endpoint.reckon()
+
+    @staticmethod
+    def insists(call: Call, frame: Frame) -> bool:
+        """Whether an answer to a request without handshake looks like a server that insists on one."""
+        if frame.error is UNSET:
+            return False
+        if call.method == "tools/list":
+            return True
+        try:
+            return _error_decoder.decode(frame.error).code == errors.INVALID_PARAMS.number
+        except (msgspec.DecodeError, RecursionError):
+            return False
+
+    def listing_ended(self, provider: Provider, now: float) -> None:
+        """Whether it brought tools or not, this listing is over."""
+        provider.listing = None
+        if provider.relist:
+            provider.relist = False
+            self.list_tools(provider, now)
+        self.endpoint.announce = True
+        self.endpoint.moved(now)

@@ -1,0 +1,1 @@
+"""Keys of upstream services: which one is next, which one rests, where they are kept."""

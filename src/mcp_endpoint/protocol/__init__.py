@@ -1,0 +1,1 @@
+"""The words and bytes of JSON-RPC and MCP; pure."""

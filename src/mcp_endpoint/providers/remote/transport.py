@@ -1,0 +1,282 @@
+"""What every request to an upstream MCP server passes through: its key goes in, its answer is bounded, and its failure becomes words.
+
+A failure says whether the server may have run the request: only where it cannot have (no connection, 401, 403, 429, 503) may another
+replica be asked. A redirect is followed with method and body where it stays on the same scheme, host and port; addresses come from the
+configuration alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Final
+from urllib.parse import quote, unquote_plus
+
+import httpx2
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ...credentials.pool import REFUSED_BY, Credential
+from ...credentials.store import ALL_GONE, Keyring, retry_after
+from ...log import BLOT
+from ...protocol.stateless import fields, objects
+from ..failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
+
+CONNECT_SECONDS: Final = 10.0
+"""For a server to take a connection, and for one to become free."""
+WORD_SECONDS: Final = 10.0
+"""For a server to take what needs no answer."""
+ANSWER_SECONDS: Final = 310.0
+"""For the head of an answer, and for the whole of it: longer than any call may take."""
+GOODBYE_SECONDS: Final = 2.0
+"""For a server to hear that its session is over."""
+STREAMS: Final = "subscriptions/listen"
+"""The request whose answer is a stream without an end (MCP 2026-07-28); the handshake era opens its stream with GET."""
+KEPT_CONNECTIONS: Final = 20
+MOST_CONNECTIONS: Final = 1000
+KEPT_SECONDS: Final = 30.0
+
+REDIRECTS: Final = 5
+"""Most redirects that one request follows."""
+REFUSAL_BYTES: Final = 64 * 1024
+"""So much of the body of a refusal is read."""
+STREAM_ANSWERS: Final = 4
+"""All events of one request's stream together have room for so many answers of the largest size."""
+KEY_STATUSES: Final = frozenset((401, 402, 403, 407, 429))
+"""Refusals of whoever asks: what stands beside them are words, and no answer of the server."""
+SESSION: Final = "mcp-session-id"
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class _Message(msgspec.Struct):
+    method: str | UnsetType = UNSET
+    id: msgspec.Raw | UnsetType = UNSET
+
+
+_decoder: Final = msgspec.json.Decoder(_Message)
+
+
+class Broken(httpx2.StreamError):
+    """The body of an answer ended for a reason of its own; raised while it is read."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.en)
+        self.failure = failure
+
+
+class Carrier(httpx2.AsyncBaseTransport):
+    """One server's way. It never raises: a response that is none of the server's holds the `Failure` (see `failure_of`)."""
+
+    def __init__(self, ring: Keyring | None, place: str, most: int) -> None:
+        """`most` bounds the bytes of one answer."""
+        limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
+        # A stream may be silent for hours; the kernel notices when its other end is gone.
+        alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        self._inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=alive)
+        self._ring = ring
+        self._place = place
+        self._most = most
+        self.status = 0
+        """What the server answered last."""
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._inner.aclose()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send it, with one key after the other until one is taken."""
+        message = _message(request)
+        endless = request.method == "GET" or (message is not None and message.method == STREAMS)
+        patience = GOODBYE_SECONDS if request.method == "DELETE" else ANSWER_SECONDS
+        if message is not None and (message.id is UNSET or message.method is UNSET):
+            patience = WORD_SECONDS
+        request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "read": None if endless else patience}
+        # What is not compressed cannot swell behind the count of its bytes.
+        request.headers["accept-encoding"] = "identity"
+        tried: tuple[Credential, ...] = ()
+        key = self._ring.take(_now()) if self._ring is not None else None
+        if self._ring is not None and key is None:
+            banned = Failure("every key of its pool is banned", f"凭据池中的密钥均已停用（{ALL_GONE}）", False)
+            return _failed(request, banned)
+        while True:
+            response = await self._answer(request, key, patience)
+            if failure_of(response) is not None:
+                return response
+            self.status = response.status_code
+            following = None
+            if self._ring is not None and key is not None:
+                self._ring.report(key, response.status_code, _now(), retry_after(response.headers.get("retry-after")))
+                tried = (*tried, key)
+                if response.status_code in REFUSED_BY and len(tried) <= self._ring.settings.retries:
+                    following = self._ring.take(_now(), tried)
+            if following is None:
+                break
+            await response.aclose()
+            key = following
+        events = media_type(response) == "text/event-stream"
+        if response.status_code >= 300:
+            return await self._refusal(request, response, key)
+        if not (endless and events):
+            most = self._most * (STREAM_ANSWERS if events else 1)
+            response.stream = _Bounded(response.stream, self._most, most, _now() + ANSWER_SECONDS)
+        return response
+
+    async def _answer(self, request: httpx2.Request, key: Credential | None, patience: float) -> httpx2.Response:
+        """The head of the answer, in time however slowly it drips, behind so many redirects within the server."""
+        target = request
+        try:
+            async with asyncio.timeout(patience):
+                for _ in range(REDIRECTS + 1):
+                    response = await self._inner.handle_async_request(self._keyed(target, key))
+                    location = response.headers.get("location") if response.status_code in _REDIRECTS else None
+                    if location is None:
+                        break
+                    await response.aclose()
+                    target = _moved(target, response.status_code, location)
+                else:
+                    return _failed(request, in_circles(response.status_code, REDIRECTS))
+        except _Elsewhere as error:
+            self.status = error.failure.status
+            return _failed(request, error.failure)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            return _failed(request, unreachable(error, request.url.host, CONNECT_SECONDS))
+        except httpx2.TransportError as error:
+            return _failed(request, unanswered(error, patience))
+        except TimeoutError:
+            return _failed(request, unanswered(httpx2.ReadTimeout(""), patience))
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            await response.aclose()
+            if response.status_code < 300:
+                return _failed(request, compressed(encoding))
+            # What it says cannot be read; the status can.
+            response = httpx2.Response(response.status_code, headers=response.headers, content=b"")
+            del response.headers["content-encoding"]
+        response.extensions["url"] = str(target.url)
+        return response
+
+    async def _refusal(self, request: httpx2.Request, response: httpx2.Response, key: Credential | None) -> httpx2.Response:
+        """What a status says; a JSON-RPC error beside a status that leaves room for one passes as the answer it is."""
+        status = response.status_code
+        body = b""
+        try:
+            async with asyncio.timeout(WORD_SECONDS):
+                async for chunk in response.stream:  # type: ignore[union-attr]
+                    body += chunk
+                    if len(body) > REFUSAL_BYTES:
+                        break
+        except (httpx2.HTTPError, httpx2.StreamError, TimeoutError):
+            pass
+        finally:
+            await response.aclose()
+        if key is not None:
+            body = body.replace(key.secret.encode(), BLOT.encode())
+        wait = retry_after(response.headers.get("retry-after"))
+        failure = refused(status, body[:REFUSAL_BYTES], retry_seconds=wait, session=SESSION in request.headers)
+        told = objects(fields(body).get("error", UNSET)) if status not in KEY_STATUSES else {}
+        if "code" in told and not failure.session_lost:
+            return httpx2.Response(status, headers={"content-type": "application/json"}, content=body, extensions=response.extensions)
+        return _failed(request, failure)
+
+    def _keyed(self, request: httpx2.Request, key: Credential | None) -> httpx2.Request:
+        """The request with a key at its place; nothing else is changed."""
+        if key is None:
+            return request
+        headers = request.headers.copy()
+        url = request.url
+        kind, _, name = self._place.partition(":")
+        if kind == "query":
+            path, _, query = url.raw_path.partition(b"?")
+            fields = [field for field in query.decode().split("&") if field and unquote_plus(field.partition("=")[0]) != name]
+            fields.append(f"{quote(name, safe='')}={quote(key.secret, safe='')}")
+            url = url.copy_with(raw_path=path + b"?" + "&".join(fields).encode())
+        else:
+            headers["authorization" if kind == "bearer" else name] = f"Bearer {key.secret}" if kind == "bearer" else key.secret
+        return httpx2.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
+
+
+class _Elsewhere(Exception):
+    """A redirect that must not be followed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.en)
+        self.failure = failure
+
+
+def origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port, with the default port of the scheme."""
+    return url.scheme, url.host, url.port or _PORTS.get(url.scheme)
+
+
+def _moved(request: httpx2.Request, status: int, location: str) -> httpx2.Request:
+    """The same request where `location` says. Raises _Elsewhere for another origin, and where the message would be lost."""
+    try:
+        url = request.url.join(location)
+        shown = words(str(url.copy_with(userinfo=b"", query=None, fragment=None)).encode())
+    except (httpx2.InvalidURL, ValueError):
+        raise _Elsewhere(elsewhere(status, words(location.partition("?")[0].encode()))) from None
+    keeps = status in (307, 308) or request.method == "GET"
+    if not keeps or origin(url) != origin(request.url) or (url.userinfo and url.userinfo != request.url.userinfo):
+        raise _Elsewhere(elsewhere(status, shown))
+    return httpx2.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that ends: after so many bytes, and at a time. Raises Broken."""
+
+    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, shown: int, most: int, until: float) -> None:
+        """`shown` is the limit a person has set; `most` is what a body of this kind may have."""
+        self._stream = stream
+        self._shown = shown
+        self._most = most
+        self._until = until
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        assert isinstance(self._stream, httpx2.AsyncByteStream)
+        left = self._most
+        try:
+            async for chunk in self._stream:
+                left -= len(chunk)
+                if left < 0:
+                    raise Broken(too_large(self._shown))
+                if _now() > self._until:
+                    raise Broken(TOO_LATE)
+                yield chunk
+        except httpx2.TransportError as error:
+            raise Broken(BROKEN_OFF) from error
+
+    async def aclose(self) -> None:
+        assert isinstance(self._stream, httpx2.AsyncByteStream)
+        await self._stream.aclose()
+
+
+def failure_of(response: httpx2.Response) -> Failure | None:
+    """Why there is no answer of the server; None if this is one."""
+    found = response.extensions.get("failure")
+    return found if isinstance(found, Failure) else None
+
+
+def _failed(request: httpx2.Request, failure: Failure) -> httpx2.Response:
+    """A response in the server's place."""
+    return httpx2.Response(failure.status or 502, request=request, extensions={"failure": failure})
+
+
+def media_type(response: httpx2.Response) -> str:
+    """The media type of an answer, in lower case."""
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _message(request: httpx2.Request) -> _Message | None:
+    """The JSON-RPC message of a POST."""
+    if request.method != "POST":
+        return None
+    try:
+        return _decoder.decode(request.content)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""The running server: its listeners, its rooms, its start and its end."""

@@ -1,0 +1,176 @@
+"""Which rooms of the house beside the WebSocket links a configuration opens.
+
+A room is imported only when it is opened: what it needs may not be installed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+
+from ..access.addresses import without_secrets
+from ..access.admission import Porter
+from ..access.tokens import Doors
+from ..asgi import Bodies
+from ..consumers.mcp_http.route import McpHttp
+from ..consumers.mcp_http.stateless import Stateless
+from ..core.broker import INNER, Broker
+from ..credentials.store import Keyring, keyring
+from ..errors import ConfigError, EndpointError
+from ..providers.managed import Kept, Providers
+from ..providers.mcp_json import Server
+from ..settings.load import Config
+
+
+class Room(Protocol):
+    """One room: its paths on the server's port, and its life."""
+
+    name: str
+    """Its key under `rooms` in /stats."""
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Its paths; asked for once, before `start`."""
+
+    @property
+    def owed(self) -> int:
+        """Answers under way that the server waits for when it stops, the broker's own calls not counted."""
+
+    def refuses_pages(self, request: Request) -> bool:
+        """Whether a web page of somebody else gets nothing by this request, whatever its headers are; asked before a preflight too."""
+
+    async def start(self) -> None:
+        """Open, before the first connection is taken; does not wait for anybody outside. Raises EndpointError."""
+
+    async def stop(self) -> None:
+        """Close for good: end what it started, within a few seconds. Called once, also when the start failed half-way."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """What an operator may know of it, ready for JSON; no secret is in it."""
+
+
+class House(NamedTuple):
+    """What rooms are built from; one per server."""
+
+    config: Config
+    broker: Broker
+    doors: Doors
+    porter: Porter
+    root: Path
+    """The folder that relative paths of the configuration start at."""
+    environ: Mapping[str, str] = os.environ
+
+
+def opened(house: House, alone: str = "") -> list[Room]:
+    """The rooms of one server, in the order in which they start. `alone` is the one room of `serve --as NAME`.
+
+    Raises EndpointError when one is configured whose packages are not installed.
+    """
+    rings = _Rings(house)
+    limits = house.config.limits
+    bodies = Bodies(limits.http_bodies, limits.body_seconds)
+    if alone == "gateway":
+        return [_gateway(house, rings, bodies, alone=True)]
+    if alone == "api":
+        return [_api(house, None, bodies, alone=True)]
+    # States signed with the server's own key are good for every process that has it.
+    secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
+    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, bodies, Stateless(limits, secret))]
+    providers = None
+    if house.config.providers.file:
+        providers = Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings)
+        rooms.append(providers)
+    if house.config.gateway:
+        rooms.append(_gateway(house, rings, bodies))
+    if house.config.api.secret:
+        rooms.append(_api(house, providers, bodies))
+    return rooms
+
+
+class _Rings:
+    """The pools of keys by name, each read once and shared by whoever draws from it."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._made: dict[str, Keyring] = {}
+
+    def __call__(self, name: str) -> Keyring:
+        """The keys of `[credentials.NAME]`. Raises ConfigError where there is no such table, or no key."""
+        if name not in self._made:
+            settings = self._house.config.credentials.get(name)
+            if settings is None:
+                raise ConfigError(f"there is no [credentials.{name}] in the configuration", f"配置中没有 [credentials.{name}]")
+            self._made[name] = keyring(name, settings, self._house.root, self._house.environ)
+        return self._made[name]
+
+
+def _gateway(house: House, rings: _Rings, bodies: Bodies, *, alone: bool = False) -> Room:
+    config = house.config
+    proxy = imported(".gateway.proxy", "http")
+    named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
+    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, house.broker, bodies, alone=alone)
+    return gateway
+
+
+def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bool = False) -> Room:
+    config = house.config.api
+    kept: list[Kept] = []
+    by_url: dict[str, tuple[str, str]] = {}
+    addresses: dict[str, str] = {}
+    for url in config.urls:
+        name = without_secrets(url)
+        if name in by_url:
+            name = f"{name}#{len(by_url) + 1}"
+        server = Server(name=name, label=name, wire="any", url=url)
+        kept.append(_upstream(house)(server, None))
+        addresses.setdefault(url, name)
+        by_url[name] = server.endpoint, server.shown
+
+    def where() -> dict[str, tuple[str, str]]:
+        found = dict(by_url)
+        if providers is not None:
+            found |= providers.labels()
+        for name in config.endpoints:
+            opened = next((one for one in house.broker.endpoints.values() if one.shown == name and not one.name.startswith(INNER)), None)
+            found[name] = (opened.name, name) if opened is not None else (f"agent:{name}", name)
+        return found
+
+    room: Room = imported(".consumers.http_api.api", "api").Api(house.broker, house.config, house.root, bodies, where, kept, addresses, alone=alone)
+    return room
+
+
+def _upstream(house: House) -> Callable[[Server, Keyring | None], Kept]:
+    """What keeps a server reached by URL; its module is imported with the first of them."""
+
+    def make(server: Server, ring: Keyring | None) -> Kept:
+        kept: Kept = imported(".providers.remote.server", "http").Upstream(server, house.broker, ring)
+        return kept
+
+    return make
+
+
+PACKAGE: Final = __name__.partition(".")[0]
+
+
+def imported(module: str, extra: str) -> Any:
+    """A module of the room that needs the extra packages `extra`.
+
+    Raises EndpointError when they are not installed.
+    """
+    try:
+        return importlib.import_module(module, PACKAGE)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == PACKAGE:
+            raise
+        command = f"pip install 'mcp-endpoint-server[{extra}]'"
+        raise EndpointError(
+            f"the package {error.name} is not installed: {command} (in a checkout: pip install -e '.[{extra}]')",
+            f"未安装软件包 {error.name}：请运行 {command}（源码目录中：pip install -e '.[{extra}]'）",
+        ) from error

@@ -1,0 +1,371 @@
+"""One running server: bound, announced, served, drained.
+
+uvicorn serves; this module gives it our protocol classes and puts the drain before its shutdown. After SIGTERM, SIGINT or SIGHUP `/ready`
+says 503 and new links are refused, while calls in flight finish; then links hear 1012 and the process ends with exit code 0. A second
+SIGTERM or SIGINT skips the waiting: what is still owed is answered with an error, links hear 1012, and the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging as stdlib
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+from loguru import logger
+from uvicorn.server import HANDLED_SIGNALS
+
+from .. import __version__, log
+from ..access import tls
+from ..access.addresses import Hint, announcement, in_container
+from ..access.admission import Porter
+from ..access.tokens import Doors
+from ..core.broker import Broker
+from ..errors import RESTARTING, ConfigError, EndpointError
+from ..line_writer import Console
+from ..settings.load import Config, Loaded, Prepared
+from ..settings.load import Server as ServerSettings
+from ..sockets.buffers import keep_large_buffers
+from ..sockets.guard import make_guard_class
+from ..sockets.handshake import Door
+from ..sockets.link import make_link_class
+from ..web.app import create_app
+from ..web.metrics import Exposition, Figures
+from ..web.status import View
+from . import sd_notify as notify
+from . import signals
+from .rooms import House, Room, opened
+
+GOODBYE_SECONDS: Final = 2.0
+"""How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""
+LOOK_SECONDS: Final = 0.02
+"""How often the drain looks whether everything has been answered."""
+SPARE_DESCRIPTORS: Final = 64
+"""Files, pipes and listeners beside the sockets of peers."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a drain before its shutdown, and without the signal it raises again after an orderly end."""
+
+    def __init__(
+        self, served: uvicorn.Config, view: View, broker: Broker, door: Door, rooms: Sequence[Room], announce: Callable[[int], None]
+    ) -> None:
+        super().__init__(served)
+        self._view = view
+        self._broker = broker
+        self._door = door
+        self._rooms = rooms
+        self._announce = announce
+        self.port = 0
+        """The port it listens on, known after the start."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: no more waiting. Not kept in uvicorn's list, which would end the process by the signal."""
+        if self.should_exit and signals.hurries(sig):
+            self.force_exit = True
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's signals, and those that it leaves to their default, which is the sudden end."""
+        with super().capture_signals():
+            here = threading.current_thread() is threading.main_thread()
+            more = [number for number in signals.ending() if number not in HANDLED_SIGNALS] if here else []
+            before = {number: signal.signal(number, self.handle_exit) for number in more}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            for room in self._rooms:
+                await room.start()
+        except EndpointError:
+            await self._close_rooms()
+            for one in sockets or ():
+                one.close()
+            raise
+        await super().startup(sockets)
+        self.port = self.servers[0].sockets[0].getsockname()[1]
+        self._announce(self.port)
+        notify.tell(notify.READY, os.environ)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._drain()
+        await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        notify.tell(notify.STOPPING, os.environ)
+        self._view.state = "draining"
+        self._door.refuse_new = True
+        self._broker.drain()
+        logger.info("正在停止 / stopping", calls_in_flight=self._broker.in_flight, links=self._door.links)
+        await self._until(self._owes_nothing, self._view.config.server.drain_seconds)
+        self._broker.finish()
+        self._door.close_all(RESTARTING)
+        await self._close_rooms()
+        await self._until(lambda: not self._door.links, GOODBYE_SECONDS)
+
+    def _owes_nothing(self) -> bool:
+        return not self._broker.in_flight and not any(room.owed for room in self._rooms)
+
+    async def _close_rooms(self) -> None:
+        """All of them, even if one fails: a child process must not outlive us because of another room's mistake."""
+        ends = await asyncio.gather(*(room.stop() for room in self._rooms), return_exceptions=True)
+        for room, failed in zip(self._rooms, ends, strict=True):
+            if failed is not None:
+                logger.opt(exception=failed).error("{} 未能正常关闭 / did not close as it should", room.name)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not (done() or self.force_exit or time.monotonic() >= end):  # noqa: ASYNC110 - the heart is not asyncio's and has no events
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def run(loaded: Loaded, prepared: Prepared, root: Path, alone: str = "") -> None:
+    """Serve until a signal; `root` and `alone` as for `create_server`.
+
+    Raises EndpointError for what a person can mend: a port in use, a host or a certificate that cannot be used.
+    """
+    config = loaded.config
+    with ExitStack() as after:
+        after.callback(log.setup(config.logging, config.server, sys.stderr))
+        uvicorns = stdlib.getLogger("uvicorn.error")
+        after.callback(uvicorns.setLevel, uvicorns.level)
+        if not config.server.debug:
+            uvicorns.setLevel(stdlib.WARNING)  # its comings and goings are told by our own lines
+        for en, zh in prepared.notes:
+            logger.info("{} / {}", zh, en)
+        for en, zh in (*prepared.warnings, *loaded.warnings, *descriptor_shortage(config)):
+            logger.warning("{} / {}", zh, en)
+        keep_large_buffers()
+        certificate = tls.serving(config.server, loaded.sources)
+        sockets = bind(config.server, loaded.sources)
+        show: Callable[[str], None] = _show_nothing
+        if config.server.print_addresses and sys.stdout is not None:
+            console = log.lines_to(Console(sys.stdout), config.logging, "控制台", "the console")
+            after.callback(console.close)
+            show = console.write
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config, certificate, sockets, root, alone, show))
+        logger.info("已停止 / stopped")
+
+
+def _show_nothing(text: str) -> None:
+    """Where there is no console, or nothing is to be printed."""
+
+
+async def _serve(
+    config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket], root: Path, alone: str, show: Callable[[str], None]
+) -> None:
+    await create_server(config, certificate, root=root, alone=alone, show=show).serve(sockets)
+
+
+def create_server(
+    config: Config,
+    certificate: ssl.SSLContext | None = None,
+    *,
+    root: Path = Path(),
+    alone: str = "",
+    show: Callable[[str], None] = _show_nothing,
+) -> Server:
+    """Everything one server is made of, put together inside the running loop; two of them share nothing.
+
+    Relative paths of the configuration start at `root`. `alone` names the one room that has the port to itself (`serve --as`). `show`
+    prints the addresses, which are not for the log. Raises EndpointError when a room is configured whose packages are not installed.
+    """
+    loop = asyncio.get_running_loop()
+    settings = config.server
+    doors = Doors(settings.key, agents=config.security.agents)
+    broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=LogWatch(loop.time))
+    porter = Porter(config, doors)
+    door = Door(config, broker, porter)
+    rooms = opened(House(config, broker, doors, porter, root), alone)
+    started = loop.time()
+
+    def snapshot(detail: bool) -> dict[str, Any]:
+        found = broker.snapshot(detail=detail)
+        found["counters"] |= dict(sorted(door.counters.items()))
+        if detail and rooms:
+            found["rooms"] = {room.name: room.describe() for room in rooms}
+        return found
+
+    def figures() -> Figures:
+        found = snapshot(False)
+        links = {"tool": found["tool_connections"], "device": found["device_connections"]}
+        gauges = {
+            "endpoints": found["endpoints"],
+            "in_flight": found["in_flight"],
+            "buffered_bytes": door.budget.bytes,
+            "unfinished_handshakes": len(door.unfinished),
+            "tasks": len(asyncio.all_tasks(loop)),
+            "ready": view.state == "ready",
+        }
+        return Figures(found["counters"], links, gauges)
+
+    view = View(
+        config=config,
+        snapshot=snapshot,
+        scrape=Exposition(config.limits, figures).scrape,
+        uptime=lambda: loop.time() - started,
+        doors=doors,
+    )
+    served = uvicorn.Config(
+        create_app(view, rooms, alone=bool(alone)),
+        http=make_guard_class(door),
+        ws=make_link_class(door),
+        lifespan="off",
+        log_config=None,
+        access_log=settings.debug,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=1,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate,
+    )
+
+    def announce(port: int) -> None:
+        logger.info("正在监听 / listening", host=settings.host, port=port, version=__version__)
+        if settings.print_addresses:
+            show(announcement(settings, port, doors, contained=in_container(os.environ)) + "\n")
+
+    return Server(served, view, broker, door, rooms, announce)
+
+
+class LogWatch:
+    """The heart's rare events as lines of the log; one that a peer repeats is told a few times a minute, with how often it was not."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._quota = log.LineQuota(clock)
+
+    def tell(self, event: str, shown: str, **fields: object) -> None:
+        left_out = self._quota.take(event, shown)
+        if left_out is not None:
+            zh, level = _EVENTS.get(event, (event, "INFO"))
+            logger.log(level, f"{zh} / {event}", endpoint=shown, **fields, **left_out)
+
+
+_EVENTS: Final[Mapping[str, tuple[str, str]]] = {
+    "tools": ("工具已就绪", "INFO"),
+    "bare": ("工具端不会 MCP 握手", "WARNING"),
+    "no list": ("工具端没有给出工具列表", "WARNING"),
+    "too many tools": ("工具过多，部分未列出（limits.tools_per_endpoint）", "WARNING"),
+    "no names left": ("工具名称过多，新的工具未列出", "WARNING"),
+    "noise": ("工具端发来的不是 JSON-RPC，已丢弃", "WARNING"),
+    "bad frame": ("使用端发来的不是 JSON-RPC", "WARNING"),
+    "timed out": ("调用超时", "WARNING"),
+    "fault": ("内部错误，此使用端的连接将关闭", "ERROR"),
+}
+"""What the heart tells → the same in Chinese, and how loud."""
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def bind(settings: ServerSettings, sources: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets to listen on: one for each address `host` means. Port 0 takes any free one, the same for all of them.
+
+    Raises EndpointError when the machine refuses (port in use, not permitted) and ConfigError for a host that is none of its own.
+    """
+    host, port = settings.host, settings.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise _not_our_host(host, sources) from error
+    bound: list[socket.socket] = []
+    refused: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            one = socket.socket(family, kind, protocol)
+        except OSError as error:  # an address family this machine does not have
+            refused = error
+            continue
+        try:
+            if os.name == "posix":  # elsewhere this option would let a second server take the port over
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind((address[0], port or (bound[0].getsockname()[1] if bound else 0), *address[2:]))
+            one.listen()  # also tells two servers apart that bind at the same moment
+        except OSError as error:
+            one.close()
+            if error.errno != errno.EADDRNOTAVAIL:
+                for other in bound:
+                    other.close()
+                raise _refused(host, port, error, sources) from error
+            refused = error
+        else:
+            bound.append(one)
+    if not bound:
+        raise _not_our_host(host, sources) from refused
+    return bound
+
+
+def _refused(host: str, port: int, error: OSError, sources: Mapping[str, str]) -> EndpointError:
+    place = sources["server.port"]
+    if error.errno == errno.EADDRINUSE:
+        return EndpointError(
+            f"port {port} on {host} is in use by another program, perhaps by a server still running: stop it or set another [server] port",
+            f"{host} 的端口 {port} 已被其他程序占用（也可能是仍在运行的本服务）：请停止它，或在 [server] 下改用其他 port",
+            place=place,
+        )
+    reason = error.strerror or type(error).__name__
+    return EndpointError(
+        f"cannot listen on {host} port {port}: {reason}; ports below 1024 need special rights, set another [server] port",
+        f"无法监听 {host} 的端口 {port}：{reason}；1024 以下的端口需要特殊权限，请在 [server] 下改用其他 port",
+        place=place,
+    )
+
+
+def _not_our_host(host: str, sources: Mapping[str, str]) -> ConfigError:
+    return ConfigError(
+        f'[server] host "{host}" is not an address of this machine: use 127.0.0.1 (this machine only) or 0.0.0.0 (every address)',
+        f'[server] host "{host}" 不是本机的地址：请用 127.0.0.1（仅本机）或 0.0.0.0（所有地址）',
+        place=sources["server.host"],
+    )
+
+
+def descriptor_shortage(config: Config) -> list[Hint]:
+    """Raise the limit of open files to what the configured number of links needs; what to say if the machine does not allow it."""
+    if sys.platform == "win32":
+        return []
+    import resource  # exists on POSIX only
+
+    limits = config.limits
+    needed = config.websocket.max_connections + limits.http_requests + limits.unfinished_handshakes + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return []
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == needed:
+        return []
+    most = config.websocket.max_connections
+    return [
+        Hint(
+            f"this machine allows {allowed} open files, max_connections = {most} needs {needed}: "
+            f"raise it (ulimit -n {needed}, LimitNOFILE= in systemd) or lower max_connections",
+            f"本机允许打开 {allowed} 个文件，而 max_connections = {most} 需要 {needed} 个："
+            f"请提高限制（ulimit -n {needed}，systemd 用 LimitNOFILE=）或调低 max_connections",
+        )
+    ]

@@ -1,0 +1,96 @@
+"""What a room that has the port to itself (`serve --as NAME`) runs with: defaults and variables of the program it takes the place of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from ..errors import ConfigError
+from ..settings.load import Config, CredentialSettings, GatewaySettings
+
+AVIATION: Final = GatewaySettings(
+    name="gateway",
+    target="https://ai.variflight.com/servers/aviation/mcp/",
+    credentials="accounts",
+    place="query:api_key",
+)
+"""Where the gateway goes if no `[[gateway]]` says otherwise: the one upstream its predecessor knew."""
+ACCOUNTS: Final = CredentialSettings(accounts="accounts.txt")
+LOOPBACK: Final = "127.0.0.1"
+
+
+class Alone(NamedTuple):
+    """One such room."""
+
+    port: str
+    """Where it listens unless the variable PORT says otherwise; HOST says on which address."""
+    configured: Callable[[Config], Config]
+    """The configuration with what the room needs."""
+
+
+def _gateway(config: Config) -> Config:
+    quiet = replace(config.server, print_addresses=False)
+    if config.gateway:
+        return replace(config, server=quiet)
+    credentials = {"accounts": ACCOUNTS} | dict(config.credentials)
+    return replace(config, server=quiet, gateway=(AVIATION,), credentials=credentials)
+
+
+def _api(config: Config) -> Config:
+    return replace(config, server=replace(config.server, print_addresses=False))
+
+
+ROOMS: Final[Mapping[str, Alone]] = {"gateway": Alone("8000", _gateway), "api": Alone("5000", _api)}
+DOT_ENV: Final = ".env"
+"""The file of variables that the API's predecessor read beside it."""
+API_VARIABLES: Final = {"JWT_SECRET": "api.secret", "JWT_ALGORITHM": "api.algorithm"}
+_ASSIGNMENT: Final = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
+
+
+def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """What goes before the configuration file, which speaks of the whole house: host, port and whatever else the room's variables say."""
+    found = {"server.host": environ.get("HOST") or LOOPBACK, "server.port": environ.get("PORT") or ROOMS[name].port}
+    if environ.get("LOG_LEVEL"):
+        found["server.log_level"] = environ["LOG_LEVEL"].upper()
+    if name == "api":
+        found |= {setting: environ[variable] for variable, setting in API_VARIABLES.items() if environ.get(variable)}
+        urls = environ.get("MCP_URLS") or environ.get("MCP_URL")
+        if urls:
+            found["api.urls"] = urls
+        if environ.get("DEBUG"):
+            found["server.debug"] = environ["DEBUG"]
+        found["api.request_log"] = environ.get("REQUEST_LOG") or "-"
+    return found
+
+
+def with_dot_env(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ`, and what `.env` says where it does not. Raises ConfigError for a line that is none."""
+    try:
+        text = (root / DOT_ENV).read_text("utf-8-sig")
+    except FileNotFoundError:
+        return dict(environ)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = type(error).__name__
+        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=DOT_ENV) from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        assignment = _ASSIGNMENT.fullmatch(stripped)
+        if assignment is None:
+            raise ConfigError("expected NAME=VALUE", "应为 名称=值", place=f"{DOT_ENV}:{number}")
+        value = assignment["value"]
+        if value[:1] in ("'", '"'):
+            quoted, _, rest = value[1:].partition(value[0])
+            if len(value) < 2 or (rest.strip() and not rest.strip().startswith("#")) or value[0] not in value[1:]:
+                raise ConfigError("a quote is not closed", "引号没有闭合", place=f"{DOT_ENV}:{number}")
+            value = quoted
+        else:
+            value = re.split(r"\s+#", value, maxsplit=1)[0].strip()
+        found[assignment["name"]] = value
+    return found | {name: value for name, value in environ.items() if value}

@@ -1,0 +1,1 @@
+"""The configuration: its fields, where their values come from, the first start."""

@@ -1,0 +1,985 @@
+"""Every setting with its unit, range and reason, and where each value came from.
+
+Authority: command line > environment `MES_SECTION_KEY` > `data/.mcp-endpoint-server.cfg` > the defaults below.
+A mistake is one ConfigError with its place and both languages; no mistake ever turns into a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast
+
+import msgspec
+import tomli
+from msgspec import Meta, Struct
+
+from ..access import tokens
+from ..errors import ConfigError
+from . import ini as config_ini
+
+FILE: Final = "data/.mcp-endpoint-server.cfg"
+"""The live file, below the root folder; also its name in complaints and sources."""
+EXAMPLE: Final = "mcp-endpoint-server.cfg"
+"""The annotated example, below the root folder."""
+ENVIRONMENT: Final = "MES_"
+"""Prefix of the environment's names: `MES_SERVER_PORT` is `[server] port`. An empty variable counts as not set."""
+KEY_CHARS: Final = 32
+"""Characters a key has at least; the original replaces shorter ones, so no token in use was made with one."""
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400, extra={"unit": "seconds"})]
+Bytes = Annotated[int, Meta(ge=1_024, le=1_024 * MIB, extra={"unit": "bytes"})]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """`[server]`: where the program listens, how it is reached and the key of its tokens."""
+
+    host: Annotated[str, Meta(min_length=1, description="address to listen on; 0.0.0.0 is every IPv4 address of the machine")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="TCP port to listen on; 0 takes any free one")] = 8004
+    debug: Annotated[bool, Meta(description="debug lines and tracebacks in the log; never shown to peers")] = False
+    log_level: Annotated[
+        Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],
+        Meta(description="least important lines to log"),
+    ] = "INFO"
+    key: Annotated[str, Meta(description="secret that makes and opens tokens; made on first start")] = ""
+    public_url: Annotated[
+        str,
+        Meta(
+            # manager-api derives the device address by replacing "/mcp/" by "/call/" everywhere in the tool address
+            pattern=r"^(?!.*/mcp(/|$))(https?://(\[[0-9a-fA-F:.]+\]|[^/?#\s@:\[\]]+)(:\d{1,5})?(/[^?#\s]*)?)?$",
+            description="address under which devices and tools reach this server, as printed at start",
+            extra={
+                "en": "http(s)://HOST[:PORT][/PATH] without a user, a query or a path part named mcp",
+                "zh": "http(s)://主机[:端口][/路径]，不带用户名、查询参数，路径中不能有名为 mcp 的一段",
+            },
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="addresses of reverse proxies whose X-Forwarded-* headers are believed",
+            extra={"en": "IP addresses or networks such as 172.16.0.0/12", "zh": "IP 地址或网段，例如 172.16.0.0/12"},
+        ),
+    ] = ()
+    tls_cert: Annotated[str, Meta(description="PEM file with the certificate chain; wss without a proxy")] = ""
+    tls_key: Annotated[str, Meta(description="PEM file with the certificate's private key")] = ""
+    drain_seconds: Annotated[
+        float, Meta(ge=0, le=3_600, description="how long calls in flight may finish after SIGTERM", extra={"unit": "seconds"})
+    ] = 25.0
+    print_addresses: Annotated[bool, Meta(description="print the two addresses of a xiaozhi installation at start")] = True
+
+
+class WebSocket(Struct, frozen=True, kw_only=True):
+    """`[websocket]`: how many links there may be and when a silent one is given up."""
+
+    max_connections: Annotated[Count, Meta(description="links at the same time; one more is refused with HTTP 503")] = 1000
+    ping_interval: Annotated[Seconds, Meta(description="silence after which a peer is pinged; proxies cut idle links after 60")] = 30.0
+    ping_timeout: Annotated[Seconds, Meta(description="how long a pinged peer may stay silent before its link ends")] = 10.0
+    close_timeout: Annotated[Seconds, Meta(description="how long a peer may take to answer a close frame")] = 10.0
+
+
+class Security(Struct, frozen=True, kw_only=True):
+    """`[security]`: who may come in."""
+
+    allowed_origins: Annotated[
+        tuple[str, ...], Meta(description="web pages (Origin) that may connect; * is all, but opens what needs no secret to none")
+    ] = ("*",)
+    enable_cors: Annotated[bool, Meta(description="answer browsers' CORS preflights for the allowed origins")] = True
+    allowed_hosts: Annotated[
+        tuple[str, ...], Meta(description="names (Host) this server answers to; empty is the built-in rule against DNS rebinding")
+    ] = ()
+    opaque_tokens: Annotated[
+        Literal["loopback", "always", "never"], Meta(description="who may use a token of free choice: local peers, everybody, nobody")
+    ] = "loopback"
+    agents: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")], ...],
+        Meta(
+            description="agent ids that may use xiaozhi tokens; empty is all",
+            extra={"en": "agent ids of 1 to 64 letters, digits, _ and -", "zh": "智能体 id，1 到 64 个字母、数字、_ 和 -"},
+        ),
+    ] = ()
+
+
+class Logging(Struct, frozen=True, kw_only=True):
+    """`[logging]`: the log file."""
+
+    log_file: Annotated[str, Meta(description="log file, below the root folder unless absolute; empty is none")] = "logs/mcp_server.log"
+    max_file_size: Annotated[int, Meta(ge=1_000, le=10**12, description="size at which a new log file begins", extra={"unit": "bytes"})] = (
+        10_000_000
+    )
+    backup_count: Annotated[int, Meta(ge=0, le=1_000, description="full log files that are kept beside the current one")] = 5
+    format: Annotated[Literal["text", "json"], Meta(description="one line of text or one JSON object per event")] = "text"
+    queue_size: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=10**9,
+            description="lines that wait for a console or file that is slow; what finds no room is counted",
+            extra={"unit": "bytes"},
+        ),
+    ] = 1_000_000
+
+
+class ToolSettings(Struct, frozen=True, kw_only=True):
+    """`[endpoint.tools."NAME"]`: what differs for one tool, by the name devices see."""
+
+    timeout: Annotated[float, Meta(gt=0, le=300, description="how long a call of this tool may take", extra={"unit": "seconds"})] = 25.0
+
+
+class EndpointSettings(Struct, frozen=True, kw_only=True):
+    """`[endpoint]`: how devices and tools meet."""
+
+    greet: Annotated[Literal["consumer", "endpoint"], Meta(description="whose initialize a provider hears: the first device's or ours")] = (
+        "consumer"
+    )
+    call_timeout: Annotated[
+        float, Meta(gt=0, le=300, description="how long a call may take; xiaozhi-server gives up after 30", extra={"unit": "seconds"})
+    ] = 25.0
+    hold_empty_list_for: Annotated[
+        tuple[str, ...], Meta(description="client names whose tools/list waits for the first tool, because they never ask again")
+    ] = ("XiaozhiMCPEndpointClient",)
+    tools: Mapping[str, ToolSettings] = {}
+
+
+class Providers(Struct, frozen=True, kw_only=True):
+    """`[providers]`: the servers that this program brings to endpoints itself."""
+
+    file: Annotated[str, Meta(description="file with an mcpServers block, below the root folder unless absolute; empty is none")] = ""
+    endpoints: Annotated[
+        tuple[str, ...], Meta(description='endpoints its servers are for, by their printed names; an entry\'s own "endpoints" goes before')
+    ] = ("*",)
+
+
+class Api(Struct, frozen=True, kw_only=True):
+    """`[api]`: the HTTP API over the house's servers, behind JSON Web Tokens."""
+
+    secret: Annotated[str, Meta(description="signs and checks its tokens, at least 32 bytes; empty turns the API off")] = ""
+    algorithm: Annotated[Literal["HS256", "HS384", "HS512"], Meta(description="the one algorithm its tokens may have")] = "HS256"
+    urls: Annotated[tuple[str, ...], Meta(description="MCP servers it reaches by URL, beside those of [providers]")] = ()
+    endpoints: Annotated[tuple[str, ...], Meta(description="endpoints whose tools it offers too, by their printed names")] = ()
+    request_log: Annotated[
+        str, Meta(description="file with a line of JSON per request, below the root folder unless absolute; - is stdout, empty is none")
+    ] = "logs/api.jsonl"
+
+
+class CredentialSettings(Struct, frozen=True, kw_only=True):
+    """`[credentials.NAME]`: the keys of an upstream that its calls take turns with."""
+
+    accounts: Annotated[str, Meta(description="file with lines user|password|sk-…, below the root folder unless absolute")] = ""
+    file: Annotated[str, Meta(description="file with one key per line, below the root folder unless absolute")] = ""
+    env: Annotated[str, Meta(description="environment variable with keys, separated by commas, blanks or lines")] = ""
+    bans: Annotated[str, Meta(description="where banned keys are remembered; empty is data/NAME.bans.json")] = ""
+    rest_seconds: Annotated[
+        float,
+        Meta(gt=0, le=86_400, description="how long a key rests after 429 or a fault, unless Retry-After says", extra={"unit": "seconds"}),
+    ] = 60.0
+    retries: Annotated[int, Meta(ge=0, le=100, description="how many other keys a request is tried with")] = 3
+
+
+class GatewaySettings(Struct, frozen=True, kw_only=True):
+    """`[[gateway]]`: a named HTTP route to an upstream."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
+            description="its path is /gateway/NAME/",
+            extra={"en": "1 to 64 letters, digits, _ and -", "zh": "1 到 64 个字母、数字、_ 和 -"},
+        ),
+    ]
+    target: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^/?#\s@]+[^#\s]*\Z",
+            description="the upstream's URL; what follows /gateway/NAME/ is added to its path",
+            extra={"en": "an http:// or https:// URL", "zh": "http:// 或 https:// 地址"},
+        ),
+    ]
+    credentials: Annotated[str, Meta(description="the pool of [credentials.NAME] its requests take turns with; empty is none")] = ""
+    place: Annotated[
+        str,
+        Meta(
+            pattern=r"^(bearer|(query|header):[!#$%&'*+.^_`|~0-9A-Za-z-]+)\Z",
+            description="where a key goes: query:NAME, header:NAME or bearer",
+            extra={"en": "bearer, query:NAME or header:NAME", "zh": "bearer、query:参数名 或 header:头名"},
+        ),
+    ] = "bearer"
+    timeout: Annotated[
+        float, Meta(gt=0, le=86_400, description="how long the upstream may be silent", extra={"unit": "seconds"})
+    ] = 300.0
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """`[limits]`: every bound of the program; names ending in `_bytes` and `_seconds` say their unit, the others count."""
+
+    provider_message_bytes: Annotated[Bytes, Meta(description="largest message from a provider; 1009 beyond")] = 8 * MIB
+    consumer_message_bytes: Annotated[Bytes, Meta(description="largest message from a device; 1009 beyond")] = MIB
+    device_answer_bytes: Annotated[Bytes, Meta(description="largest answer to a device; xiaozhi-server hangs beyond 1 MiB")] = MIB
+    http_answer_bytes: Annotated[Bytes, Meta(description="largest answer to an HTTP consumer")] = 8 * MIB
+    in_flight_per_consumer: Annotated[Count, Meta(description="calls one consumer may have waiting; -32005 beyond")] = 256
+    in_flight_per_endpoint: Annotated[Count, Meta(description="calls one endpoint may have waiting; -32005 beyond")] = 2048
+    queued_bytes_per_link: Annotated[Bytes, Meta(description="bytes waiting for a slow reader; bounds memory per link")] = 8 * MIB
+    overfull_times: Annotated[Count, Meta(description="a queue this many times over queued_bytes_per_link ends the link at once")] = 4
+    stalled_seconds: Annotated[Seconds, Meta(description="a full queue without progress for this long ends the link with 1013")] = 30.0
+    buffered_bytes: Annotated[
+        Bytes, Meta(description="bytes kept for all connections together, unfinished messages and queues; beyond, the fattest is closed")
+    ] = 64 * MIB
+    message_seconds: Annotated[Seconds, Meta(description="time to send a complete message; 1008 beyond")] = 60.0
+    fragments: Annotated[Count, Meta(description="fragments of one WebSocket message; 1008 beyond")] = 1000
+    bad_frames: Annotated[Count, Meta(description="frames of a consumer that are not JSON-RPC; 1008 beyond")] = 20
+    tools_per_endpoint: Annotated[Count, Meta(description="tools of one endpoint; further ones are left out of the catalog")] = 512
+    list_page_bytes: Annotated[Bytes, Meta(description="a merged tool list above this is paged, well below the devices' 1 MiB")] = 256 * KIB
+    handshake_seconds: Annotated[Seconds, Meta(description="time to send a complete HTTP head; ends half-sent requests")] = 10.0
+    handshake_bytes: Annotated[Bytes, Meta(description="size of an HTTP head")] = 16 * KIB
+    unfinished_handshakes: Annotated[Count, Meta(description="sockets that have not finished their HTTP head")] = 1000
+    failed_tokens_per_minute: Annotated[Count, Meta(description="bad tokens from one address before it hears 429")] = 10
+    failed_token_addresses: Annotated[Count, Meta(description="addresses remembered for bad tokens")] = 10_000
+    late_answers: Annotated[Count, Meta(description="expired or cancelled calls remembered, so that their answers count as late")] = 1024
+    initialize_seconds: Annotated[Seconds, Meta(description="time a provider has to answer initialize; manager-api waits 10")] = 8.0
+    list_seconds: Annotated[Seconds, Meta(description="time a provider has to answer a list; manager-api waits 10")] = 8.0
+    merged_list_seconds: Annotated[Seconds, Meta(description="after this a merged list goes out with what has come")] = 5.0
+    greeting_seconds: Annotated[Seconds, Meta(description="silence after which a greeted provider counts as bare")] = 5.0
+    progress_seconds: Annotated[Seconds, Meta(description="longest life of a call that reports progress")] = 300.0
+    ask_seconds: Annotated[Seconds, Meta(description="time a device has to answer a tool's question (sampling, elicitation, roots)")] = 10.0
+    http_ask_seconds: Annotated[Seconds, Meta(description="the same for an HTTP client, where a person may have to decide")] = 300.0
+    grace_seconds: Annotated[Seconds, Meta(description="how long the tools of a lost provider stay listed")] = 10.0
+    grace_call_seconds: Annotated[Seconds, Meta(description="how long a call to a lost tool waits for its return")] = 4.0
+    hold_quiet_seconds: Annotated[Seconds, Meta(description="a held list is answered when no greeting began for this long")] = 1.0
+    hold_total_seconds: Annotated[Seconds, Meta(description="a held list is answered this long after the first ready provider")] = 3.0
+    list_changed_seconds: Annotated[Seconds, Meta(description="least time between two list_changed to a consumer")] = 1.0
+    integer_id_chars: Annotated[int, Meta(ge=10, le=1_000, description="digits of an integer request id; 64-bit numbers have 20")] = 20
+    string_id_bytes: Annotated[
+        int, Meta(ge=36, le=65_536, description="bytes of a string request id; a UUID has 36", extra={"unit": "bytes"})
+    ] = 128
+    gateway_connections: Annotated[Count, Meta(description="connections to the upstream of one gateway; more requests wait")] = 1000
+    gateway_retry_bytes: Annotated[Bytes, Meta(description="a gateway's request above this is sent once, because it is not kept")] = MIB
+    remembered_endpoints: Annotated[Count, Meta(description="empty endpoints whose last goodbye is kept for hints")] = 1024
+    http_requests: Annotated[Count, Meta(description="HTTP requests being answered at a time, open streams too; 503 beyond")] = 2000
+    http_bodies: Annotated[Count, Meta(description="HTTP bodies being received at a time, half of them for one holder; 503 beyond")] = 128
+    body_seconds: Annotated[Seconds, Meta(description="time to send the body of an HTTP request; 408 beyond")] = 30.0
+    checked_bytes: Annotated[Bytes, Meta(description="arguments or a tool's description above this are not checked by the API")] = 256 * KIB
+    http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
+    http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0
+    http_replay_bytes: Annotated[
+        Bytes, Meta(description="what HTTP clients have not read, or may come back for; beyond, the endpoint with most pays")
+    ] = 64 * MIB
+    http_streams: Annotated[Count, Meta(description="subscriptions (revision 2026-07-28) open at a time")] = 1000
+    parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required) at a time")] = 1000
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All settings; frozen, built by `load`."""
+
+    server: Server = Server()
+    websocket: WebSocket = WebSocket()
+    security: Security = Security()
+    logging: Logging = Logging()
+    endpoint: EndpointSettings = EndpointSettings()
+    providers: Providers = Providers()
+    api: Api = Api()
+    limits: Limits = Limits()
+    credentials: Mapping[str, CredentialSettings] = {}
+    gateway: tuple[GatewaySettings, ...] = ()
+
+
+class Setting(NamedTuple):
+    """What one setting takes: for complaints, `config show`, the example file and the documentation's tables."""
+
+    name: str
+    """Its full name, such as `server.port`."""
+    section: str
+    key: str
+    type: Any
+    """The annotated type of its field, as msgspec takes it."""
+    kind: Literal["text", "bool", "int", "size", "float", "list", "choice"]
+    default: object
+    unit: str
+    """`seconds`, `bytes` or empty."""
+    reason: str
+    """What it does or why it is bounded; English."""
+    expected: tuple[str, str]
+    """What a right value looks like, in English and Chinese."""
+
+
+class Loaded(NamedTuple):
+    """A configuration with the origin of each value."""
+
+    config: Config
+    sources: Mapping[str, str]
+    """`server.port` → `data/.mcp-endpoint-server.cfg:7`, `environment MES_SERVER_PORT`, `command line`, `memory` or `default`."""
+    warnings: tuple[tuple[str, str], ...]
+    """What an operator should know, each in English and Chinese."""
+    path: Path
+    """The live file, whether it exists or not."""
+
+
+class Prepared(NamedTuple):
+    """What the first start did."""
+
+    key: str
+    """A key made for this run only because it could not be written; give it to `load`. Else empty."""
+    notes: tuple[tuple[str, str], ...]
+    """What was created or changed on disk, each in English and Chinese."""
+    warnings: tuple[tuple[str, str], ...]
+    """What an operator should know, each in English and Chinese."""
+
+
+class _Found(NamedTuple):
+    """A value somebody gave, and where."""
+
+    name: str
+    raw: object
+    text: bool
+    """Whether `raw` is text to be read (environment, command line, INI) or a TOML value."""
+    source: str
+    place: str
+
+
+_BINARY: Final = {"kib": KIB, "mib": MIB, "gib": 1024 * MIB}
+_DECIMAL: Final = {"": 1, "b": 1, "kb": 1_000, "mb": 1_000_000, "gb": 1_000_000_000}
+_SIZE: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*)")
+_INT: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_FLOAT: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
+_BOOL: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_TOOL: Final = "endpoint.tools."
+_CREDENTIALS: Final = "credentials."
+_GATEWAY: Final = "gateway."
+_POOL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KEY: Final = re.compile(r"[A-Za-z0-9._~!$'()*,;:@=?-]{1,512}")
+_NOT_WRITTEN: Final = (
+    f"{FILE} cannot be written: the key of this run is kept in memory and its tokens end with it;"
+    " make data/ writable or set MES_SERVER_KEY",
+    f"{FILE} 无法写入：本次运行的密钥只保存在内存中，重启后令牌全部失效；请让 data/ 可写，或设置环境变量 MES_SERVER_KEY",
+)
+_WAS_SHORT: Final = (
+    f"the [server] key in {FILE} had fewer than {KEY_CHARS} characters and was replaced; make addresses again that were made with it",
+    f"{FILE} 中的 [server] key 少于 {KEY_CHARS} 个字符，已更换；用它生成的接入点地址需要重新生成",
+)
+_ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+
+
+_Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
+
+
+def _number(number: _Number, noun: tuple[str, str], unit: str) -> tuple[str, str]:
+    """What a number within its range looks like, in English and Chinese."""
+    above, low = ("above", number.gt) if number.gt is not None else ("of at least", number.ge)
+    seconds = (" seconds", " 秒") if unit == "seconds" else ("", "")
+    chinese = "大于" if number.gt is not None else "不小于"
+    return (
+        f"{noun[0]} {above} {low:.15g} and at most {number.le:.15g}{seconds[0]}",
+        f"{noun[1]}，{chinese} {low:.15g}，不大于 {number.le:.15g}{seconds[1]}",
+    )
+
+
+def _describe(section: str, field: msgspec.structs.FieldInfo) -> Setting:
+    """The Setting of one field of a section's Struct."""
+    info = msgspec.inspect.type_info(field.type)
+    assert isinstance(info, msgspec.inspect.Metadata)
+    extra = info.extra or {}
+    unit = str(extra.get("unit", ""))
+    kind: Literal["text", "bool", "int", "size", "float", "list", "choice"]
+    match info.type:
+        case msgspec.inspect.BoolType():
+            kind, expected = "bool", ("true or false", "true 或 false")
+        case msgspec.inspect.IntType() as number if unit == "bytes":
+            kind, expected = (
+                "size",
+                _number(number, ('a size such as 8388608, "10MB" or "8MiB"', '大小，例如 8388608、"10MB" 或 "8MiB"'), unit),
+            )
+        case msgspec.inspect.IntType() as number:
+            kind, expected = "int", _number(number, ("a whole number", "整数"), unit)
+        case msgspec.inspect.FloatType() as number:
+            kind, expected = "float", _number(number, ("a number", "数字"), unit)
+        case msgspec.inspect.LiteralType(values=values):
+            words = ", ".join(str(value) for value in values)
+            kind, expected = "choice", (f"one of {words}", f"以下之一：{words}")
+        case msgspec.inspect.VarTupleType():
+            kind, expected = "list", ('a list such as ["a", "b"], or "a, b"', '列表，例如 ["a", "b"]，也可写成 "a, b"')
+        case _:
+            kind, expected = "text", ("text in quotes", "加引号的文字")
+    return Setting(
+        f"{section}.{field.name}",
+        section,
+        field.name,
+        field.type,
+        kind,
+        field.default,
+        unit,
+        str((info.extra_json_schema or {}).get("description", "")),
+        (extra.get("en", expected[0]), extra.get("zh", expected[1])),
+    )
+
+
+_SECTIONS: Final[dict[str, type[Struct]]] = {
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in ("credentials", "gateway")
+}
+SETTINGS: Final[Mapping[str, Setting]] = {
+    setting.name: setting
+    for section, struct in _SECTIONS.items()
+    for setting in (_describe(section, field) for field in msgspec.structs.fields(struct) if field.name != "tools")
+}
+"""Every setting by its full name, in the order of the example file. `[endpoint.tools."NAME"]` stands apart: TOOL_TIMEOUT."""
+TOOL_TIMEOUT: Final = _describe("endpoint.tools.NAME", msgspec.structs.fields(ToolSettings)[0])
+REPEATED: Final[Mapping[str, Mapping[str, Setting]]] = {
+    "credentials": {field.name: _describe("credentials.NAME", field) for field in msgspec.structs.fields(CredentialSettings)},
+    "gateway": {field.name: _describe("gateway", field) for field in msgspec.structs.fields(GatewaySettings)},
+}
+"""The keys of the tables that a file may hold several of: `[credentials.NAME]` and `[[gateway]]`."""
+
+
+def environment_name(setting: Setting) -> str:
+    """`server.port` → `MES_SERVER_PORT`."""
+    return f"{ENVIRONMENT}{setting.section}_{setting.key}".upper()
+
+
+def load(root: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = {}, *, made_key: str = "") -> Loaded:
+    """The configuration of the installation at `root`; reads, never writes.
+
+    `overrides` are the command line's (`server.port` → `9000`). `made_key` is what `prepare` could not write.
+    Raises ConfigError, with its place, for the first thing that is wrong in any of the sources, also where another source
+    has the last word.
+    """
+    return _load(_text(root / FILE, FILE), FILE, environ, overrides, made_key, root / FILE)
+
+
+def prepare(root: Path, environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}) -> Prepared:
+    """What the first start writes: the live file, copied from the example, and a key, where nobody gave a usable one.
+
+    Comments, order and every other value stay as they are. A usable key is never replaced, and nothing is written while
+    anything in the configuration is wrong: that raises ConfigError as `load` does. Where the file cannot be written, the
+    key lives in memory only.
+    """
+    path = root / FILE
+    live = _text(path, FILE)
+    example = _text(root / EXAMPLE, EXAMPLE) if live is None else None
+    text = live or example or ""
+    file = EXAMPLE if live is None else FILE
+    key = tokens.make_key()
+    loaded = _load(text, file, environ, overrides, key, path)
+    key_needed = loaded.sources["server.key"] == "memory"
+    if live is not None and not key_needed:
+        return Prepared("", (), ())
+    keyed = _with_key(text, key) if key_needed else text
+    try:
+        # What was written must say what was meant; a file too unusual to be changed is left alone.
+        if _load(keyed, file, environ, overrides, "", path).config != loaded.config:
+            raise OSError("unusual file")
+        write(path, keyed)
+    except (OSError, ConfigError):
+        return Prepared(key, (), (_NOT_WRITTEN,)) if key_needed else Prepared("", (), ())
+    created = ((f"created {FILE}", f"已创建 {FILE}"),) if live is None else ()
+    made = ((f"made a new [server] key in {FILE}", f"已在 {FILE} 中生成新的 [server] key"),) if key_needed else ()
+    short = (_WAS_SHORT,) if key_needed and live is not None and _file_key(live) else ()
+    return Prepared("", created + made, short)
+
+
+def write(path: Path, text: str) -> None:
+    """Put `text` in the place of a file at once or not at all, readable by the owner only. Raises OSError."""
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except OSError:
+        os.unlink(beside)
+        raise
+
+
+def _load(text: str | None, file: str, environ: Mapping[str, str], overrides: Mapping[str, str], made_key: str, path: Path) -> Loaded:
+    warnings: list[tuple[str, str]] = []
+    values: dict[str, object] = {}
+    winners: dict[str, _Found] = {}
+    for found in (*_in_file(text or "", file, warnings), *_in_environment(environ, warnings), *_on_command_line(overrides)):
+        values[found.name] = _value(found)
+        winners[found.name] = found
+    _settle_key(values, winners, made_key, file)
+    _check_together(values, winners, warnings)
+    parts: dict[str, dict[str, object]] = {section: {} for section in _SECTIONS}
+    tools: dict[str, ToolSettings] = {}
+    repeated: dict[str, dict[str, dict[str, Any]]] = {"credentials": {}, "gateway": {}}
+    for name, value in values.items():
+        if name.startswith(_TOOL):
+            tools[name.removeprefix(_TOOL).removesuffix(".timeout")] = ToolSettings(timeout=cast(float, value))
+        elif name.startswith((_CREDENTIALS, _GATEWAY)):
+            section, table, key = name.split(".")
+            repeated[section].setdefault(table, {})[key] = value
+        else:
+            parts[SETTINGS[name].section][SETTINGS[name].key] = value
+    parts["endpoint"]["tools"] = tools
+    sections: dict[str, Any] = {section: struct(**parts[section]) for section, struct in _SECTIONS.items()}
+    sources = {name: winners[name].source if name in winners else "default" for name in (*SETTINGS, *values)}
+    credentials = {name: CredentialSettings(**given) for name, given in repeated["credentials"].items()}
+    gateways = tuple(_gateway(number, given, winners, credentials) for number, given in repeated["gateway"].items())
+    _check_gateways(gateways, winners)
+    return Loaded(Config(**sections, credentials=credentials, gateway=gateways), sources, tuple(warnings), path)
+
+
+def _gateway(
+    number: str, given: dict[str, Any], winners: Mapping[str, _Found], credentials: Mapping[str, CredentialSettings]
+) -> GatewaySettings:
+    """One `[[gateway]]`, which needs a name, a target, and a pool that exists."""
+    found = next(winner for name, winner in winners.items() if name.startswith(f"{_GATEWAY}{number}."))
+    for key in ("name", "target"):
+        if key not in given:
+            raise ConfigError(f"this [[gateway]] has no {key}", f"这个 [[gateway]] 缺少 {key}", place=found.place)
+    pool = given.get("credentials")
+    if pool and pool not in credentials:
+        guess = _guess(pool, list(credentials))
+        raise ConfigError(
+            f'there is no [credentials.{pool}]' + (f'; did you mean "{guess}"?' if guess else ""),
+            f"没有 [credentials.{pool}] 这一节" + (f'；是否想写 "{guess}"？' if guess else ""),
+            place=winners[f"{_GATEWAY}{number}.credentials"].place,
+        )
+    return GatewaySettings(**given)
+
+
+def _check_gateways(gateways: tuple[GatewaySettings, ...], winners: Mapping[str, _Found]) -> None:
+    names: set[str] = set()
+    for number, gateway in enumerate(gateways, 1):
+        if gateway.name in names:
+            place = winners[f"{_GATEWAY}{number}.name"].place
+            raise ConfigError(f'there are two gateways named "{gateway.name}"', f"有两个名为 {gateway.name} 的网关", place=place)
+        names.add(gateway.name)
+
+
+def convert(text: str, file: str = FILE) -> str:
+    """An old INI file as TOML that loads to the same values, with its comments and in its order.
+
+    Raises ConfigError if `text` is TOML already or if anything in it is wrong.
+    """
+    if not config_ini.recognised(text):
+        raise ConfigError("this file is TOML already; there is nothing to convert", "这个文件已经是 TOML 格式，无需转换", place=file)
+    return config_ini.convert(text, file, lambda line: _literal(line, file))
+
+
+def _literal(line: config_ini.Line, file: str) -> str | None:
+    """The TOML spelling of a line of an old file; None where this program knows no such name."""
+    if line.kind == "section":
+        return line.section if line.section in _SECTIONS else None
+    setting = SETTINGS.get(f"{line.section}.{line.key}")
+    if setting is None:
+        return None
+    place = f"{file}:{line.number}:{line.value_column}"
+    value = _value(_Found(setting.name, line.value, True, "", place))
+    if setting.kind in ("text", "choice", "list", "size"):
+        return _quoted(line.value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).lower()
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: a JSON string, but DEL must be escaped too."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
+
+
+def _with_key(text: str, key: str) -> str:
+    """`text` with `key` as its `[server] key`; all else, to the byte, as it was."""
+    lines = text.split("\n")
+    ending = "\r" if lines[0].endswith("\r") else ""
+    if config_ini.recognised(text):
+        parsed = [line for line in config_ini.read(text, FILE) if line.section == "server" and line.kind != "blank"]
+        given = next(((line.number, line.value_column, line.value) for line in parsed if line.key == "key"), None)
+        header = next((line.number for line in parsed if line.kind == "section"), None)
+        spelling = key
+    else:
+        places = toml_places(text)
+        place = places.get(("server", "key"))
+        given = (place.value_line, place.value_column, place.value) if place else None
+        header = places[("server",)].line if ("server",) in places else None
+        spelling = f'"{key}"'
+    if given:
+        number, column, old = given
+        line, start = lines[number - 1], column - 1
+        gap = "" if old else " "
+        lines[number - 1] = line[:start] + gap + spelling + gap + line[start + len(old) :]
+    elif header:
+        lines.insert(header, f"key = {spelling}{ending}")
+    else:
+        lines[len(lines) - (lines[-1] == "") :] = [f"[server]{ending}", f"key = {spelling}{ending}", ""]
+    return "\n".join(lines)
+
+
+def _file_key(text: str) -> str:
+    """The key a file gives, usable or not."""
+    return "".join(str(found.raw) for found in _in_file(text, FILE, []) if found.name == "server.key")
+
+
+def _in_file(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+    """What a file says, in whichever of its two forms."""
+    return _in_ini(text, file, warnings) if config_ini.recognised(text) else _in_toml(text, file)
+
+
+def _in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+    """What the environment says; names that are no settings become warnings, as they may belong to somebody else."""
+    by_variable = {environment_name(setting): setting.name for setting in SETTINGS.values()}
+    for variable, raw in sorted(environ.items()):
+        if variable in by_variable and raw:
+            source = f"environment {variable}"
+            yield _Found(by_variable[variable], raw, True, source, source)
+        elif variable.startswith(ENVIRONMENT) and raw:
+            guess = _guess(variable, by_variable)
+            warnings.append(
+                (
+                    f"environment variable {variable} is not a setting and is ignored" + (f"; did you mean {guess}?" if guess else ""),
+                    f"环境变量 {variable} 不是设置项，已忽略" + (f"；是否想写 {guess}？" if guess else ""),
+                )
+            )
+
+
+def _on_command_line(overrides: Mapping[str, str]) -> Iterator[_Found]:
+    """What the command line says."""
+    for name, raw in overrides.items():
+        if name not in SETTINGS:
+            raise _unknown("command line", *name.rpartition(".")[::2])
+        yield _Found(name, raw, True, "command line", "command line")
+
+
+def _text(path: Path, file: str) -> str | None:
+    """The file's text without a byte order mark; None if there is no file."""
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=file) from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode("utf-8")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise ConfigError(
+            "this is not UTF-8; save the file as UTF-8", "这里不是 UTF-8 编码，请将文件另存为 UTF-8", place=f"{file}:{line}:{column}"
+        ) from error
+
+
+def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+    """What an old INI file says; names it does not know become warnings."""
+    warnings.append(
+        (
+            f"{file} is in the old INI form; it works, and `mcp-endpoint config convert` rewrites it as TOML",
+            f"{file} 是旧的 INI 格式，仍可使用；运行 `mcp-endpoint config convert` 可改写为 TOML",
+        )
+    )
+    for line in config_ini.read(text, file):
+        name = f"{line.section}.{line.key}"
+        if line.kind != "pair":
+            continue
+        if name in SETTINGS:
+            yield _Found(name, line.value, True, f"{file}:{line.number}", f"{file}:{line.number}:{line.value_column}")
+        else:
+            error = _unknown(f"{file}:{line.number}:{line.column}", line.section, line.key)
+            warnings.append((f"{error.place}: {error.en} (ignored)", f"{error.place}: {error.zh}（已忽略）"))
+
+
+def _in_toml(text: str, file: str) -> Iterator[_Found]:
+    """What a TOML file says."""
+    try:
+        data = tomli.loads(text)
+    except (ValueError, RecursionError) as error:
+        line, column = getattr(error, "lineno", 1), getattr(error, "colno", 1)
+        reason = getattr(error, "msg", "") or "numbers or nesting out of bounds"
+        raise ConfigError(
+            f"not valid TOML: {reason}; text values need quotes",
+            f"TOML 语法错误：{reason}；文字类的值要加引号",
+            place=f"{file}:{line}:{column}",
+        ) from error
+    places = toml_places(text)
+
+    def found(name: str, raw: object, *path: str) -> _Found:
+        place = places.nearest(path)
+        return _Found(name, raw, False, f"{file}:{place.value_line}", f"{file}:{place.value_line}:{place.value_column}")
+
+    for section, table in data.items():
+        at = places.nearest((section,))
+        here = f"{file}:{at.line}:{at.column}"
+        if section in REPEATED:
+            yield from _repeated(section, table, file, found, places)
+            continue
+        if section not in _SECTIONS:
+            raise _unknown(here, "", section)
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{section} is a section: write [{section}] on its own line", f"{section} 是一个节，请单独一行写 [{section}]", place=here
+            )
+        for key, raw in table.items():
+            if (section, key) == ("endpoint", "tools"):
+                yield from _tools(raw, file, found, places)
+            elif f"{section}.{key}" in SETTINGS:
+                yield found(f"{section}.{key}", raw, section, key)
+            else:
+                at = places.nearest((section, key))
+                raise _unknown(f"{file}:{at.line}:{at.column}", section, key)
+
+
+def _repeated(section: str, raw: object, file: str, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
+    """What `[credentials.NAME]` or `[[gateway]]` says; gateways are numbered from 1."""
+    array = section == "gateway"
+    tables: dict[str, object] = {}
+    if array and isinstance(raw, list):
+        tables = {str(number): table for number, table in enumerate(raw, 1)}
+    elif not array and isinstance(raw, dict):
+        tables = dict(raw)
+    right = "[[gateway]]" if array else "[credentials.NAME]"
+    for name, table in tables.items() or {"": raw}.items():
+        at = places.nearest((section, name))
+        place = f"{file}:{at.line}:{at.column}"
+        if not isinstance(table, dict) or not _POOL.fullmatch(name):
+            raise ConfigError(
+                f"write {right} on its own line and its keys below" + ("" if array else "; NAME is letters, digits, _ and -"),
+                f"请单独一行写 {right}，下面写各设置项" + ("" if array else "；NAME 由字母、数字、_ 和 - 组成"),
+                place=place,
+            )
+        if not table:
+            raise ConfigError(f"this {right} is empty", f"这个 {right} 是空的", place=place)
+        for key, value in table.items():
+            if key not in REPEATED[section]:
+                at = places.nearest((section, name, key))
+                raise _unknown(f"{file}:{at.line}:{at.column}", section, key)
+            yield found(f"{section}.{name}.{key}", value, section, name, key)
+
+
+def _setting(name: str) -> Setting:
+    """What takes the value of a full name."""
+    if name.startswith(_TOOL):
+        return TOOL_TIMEOUT
+    if name.startswith((_CREDENTIALS, _GATEWAY)):
+        section, _, key = name.split(".")
+        return REPEATED[section][key]
+    return SETTINGS[name]
+
+
+def _tools(raw: object, file: str, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
+    """What `[endpoint.tools."NAME"]` says."""
+    for tool, table in raw.items() if isinstance(raw, dict) else [("", None)]:
+        if not isinstance(table, dict):
+            at = places.nearest(("endpoint", "tools", tool))
+            raise ConfigError(
+                'write [endpoint.tools."NAME"] and below it timeout = 60',
+                '请写 [endpoint.tools."工具名"]，下面一行写 timeout = 60',
+                place=f"{file}:{at.line}:{at.column}",
+            )
+        for key, value in table.items():
+            if key != "timeout":
+                at = places.nearest(("endpoint", "tools", tool, key))
+                raise _unknown(f"{file}:{at.line}:{at.column}", "endpoint.tools", key)
+            yield found(f"{_TOOL}{tool}.timeout", value, "endpoint", "tools", tool, key)
+
+
+def _guess(word: str, words: Mapping[str, object] | list[str]) -> str:
+    return next(iter(difflib.get_close_matches(word, list(words), n=1)), "")
+
+
+def _unknown(place: str, section: str, key: str) -> ConfigError:
+    """The complaint about a name this program does not know, with the one that was probably meant."""
+    keys = [*REPEATED.get(section, ()), *(setting.key for setting in SETTINGS.values() if setting.section == section)]
+    elsewhere = [setting.section for setting in SETTINGS.values() if setting.key == key]
+    shown = repr(key)[1:-1]
+    if not section:
+        guess = _guess(key, [*_SECTIONS, *REPEATED])
+        en, zh = f'there is no section "{shown}"', f"没有 [{shown}] 这一节"
+    else:
+        guess = "timeout" if section == "endpoint.tools" else _guess(key, keys)
+        en, zh = f'[{section}] has no key "{shown}"', f'[{section}] 中没有 "{shown}" 这个设置项'
+    if elsewhere:
+        en, zh = f"{en}; it belongs under [{elsewhere[0]}]", f"{zh}；它应写在 [{elsewhere[0]}] 下面"
+    elif guess:
+        en, zh = f'{en}; did you mean "{guess}"?', f'{zh}；是否想写 "{guess}"？'
+    return ConfigError(en, zh, place=place)
+
+
+def _value(found: _Found) -> object:
+    """The value of its setting's type, within its range. Raises ConfigError."""
+    setting = _setting(found.name)
+    try:
+        value = _read_text(setting, found.raw.strip()) if found.text and isinstance(found.raw, str) else _read_toml(setting, found.raw)
+        return _settled(setting, msgspec.convert(value, setting.type))
+    except ValueError as error:
+        # A key is never shown, not even a wrong one, nor what may hold one.
+        shown = "" if setting.name in ("server.key", "api.secret", "api.urls", "gateway.target") else f" = {_clipped(found.raw)}"
+        en, zh = setting.expected
+        raise ConfigError(
+            f"{found.name}{shown} is not right: expected {en}", f"{found.name}{shown} 不正确：应为{zh}", place=found.place
+        ) from error
+
+
+def _clipped(raw: object) -> str:
+    text = ascii(raw) if not isinstance(raw, str) else repr(raw)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _read_text(setting: Setting, text: str) -> object:
+    """A value from the environment, the command line or an INI file. Raises ValueError."""
+    match setting.kind:
+        case "bool":
+            return _BOOL.get(text.lower(), text)
+        case "int":
+            return int(text) if _INT.fullmatch(text) else text
+        case "float":
+            return float(text) if _FLOAT.fullmatch(text) else text
+        case "size" | "list":
+            return _read_toml(setting, text)
+        case _:
+            return text.upper() if setting.name == "server.log_level" else text
+
+
+def _read_toml(setting: Setting, raw: object) -> object:
+    """A TOML value in the form its type takes. Raises ValueError."""
+    if isinstance(raw, str):
+        if setting.kind == "list":
+            return tuple(part for part in map(str.strip, raw.split(",")) if part)
+        if setting.kind == "size":
+            size = _SIZE.fullmatch(raw.strip())
+            scale = _DECIMAL | _BINARY
+            return int(float(size["number"]) * scale[size["unit"].lower()]) if size and size["unit"].lower() in scale else raw
+        if setting.name == "server.log_level":
+            return raw.upper()
+    return raw
+
+
+def _settled(setting: Setting, value: Any) -> object:
+    """The value in the one spelling the program uses. Raises ValueError."""
+    match setting.name:
+        case "server.public_url":
+            return value.rstrip("/")
+        case "server.trusted_proxies":
+            return tuple(str(ipaddress.ip_network(part, strict=False)) for part in value)
+        case "security.allowed_origins":
+            return tuple(part.lower().rstrip("/") for part in value)
+        case "security.allowed_hosts":
+            return tuple(part.lower() for part in value)
+        case _:
+            return value
+
+
+def _settle_key(values: dict[str, object], winners: dict[str, _Found], made_key: str, file: str) -> None:
+    """Put `made_key` where no usable key was given; refuse a key that manager-api cannot carry in an address."""
+    key = str(values.get("server.key", ""))
+    if len(key) < KEY_CHARS and made_key and ("server.key" not in winners or winners["server.key"].source.startswith(f"{file}:")):
+        values["server.key"] = made_key
+        winners["server.key"] = _Found("server.key", made_key, True, "memory", "")
+    elif key and len(key) < KEY_CHARS:
+        raise ConfigError(
+            f"server.key has fewer than {KEY_CHARS} characters; remove it from the file and the next start makes a good one",
+            f"server.key 少于 {KEY_CHARS} 个字符；请从文件中删除它，下次启动会自动生成",
+            place=winners["server.key"].place,
+        )
+    elif key and not _KEY.fullmatch(key):
+        raise ConfigError(
+            "server.key holds a character that breaks the addresses made with it, such as / + & % # or a blank;"
+            " use letters and digits. Tokens made with the old key have to be made again",
+            "server.key 中有会破坏接入点地址的字符，例如 / + & % # 或空格；请只用字母和数字。用旧密钥生成的令牌需要重新生成",
+            place=winners["server.key"].place,
+        )
+
+
+def _check_together(values: dict[str, object], winners: dict[str, _Found], warnings: list[tuple[str, str]]) -> None:
+    """What only shows when values are seen together, and what works but will surprise."""
+    cert, key = bool(values.get("server.tls_cert")), bool(values.get("server.tls_key"))
+    if cert != key:
+        raise ConfigError(
+            "server.tls_cert and server.tls_key go together: give both or neither",
+            "server.tls_cert 与 server.tls_key 必须同时设置或同时留空",
+            place=winners["server.tls_cert" if cert else "server.tls_key"].place,
+        )
+    url = str(values.get("server.public_url", "")).lower()
+    if "key" in url or "call" in url:
+        warnings.append(
+            (
+                'server.public_url contains "key" or "call": a xiaozhi-server in single-module mode refuses such addresses',
+                "server.public_url 中含有 key 或 call：单模块部署的 xiaozhi-server 会拒绝这样的地址",
+            )
+        )
+    warnings.extend(
+        (
+            f"security.allowed_origins: {_clipped(origin)} matches no browser; write it as https://host or https://host:port",
+            f"security.allowed_origins：{_clipped(origin)} 不会匹配任何浏览器；请写成 https://主机 或 https://主机:端口",
+        )
+        for origin in cast("tuple[str, ...]", values.get("security.allowed_origins", ()))
+        if not _ORIGIN.fullmatch(origin)
+    )
+
+
+class Place(NamedTuple):
+    """Where a key and its value stand in a TOML file; lines and columns count from 1. `value` is the value's first token."""
+
+    line: int
+    column: int
+    value_line: int
+    value_column: int
+    value: str
+
+
+class Places(dict[tuple[str, ...], Place]):
+    """The places of all keys and tables of a TOML file, by their path."""
+
+    def nearest(self, path: tuple[str, ...]) -> Place:
+        """The place of `path`, or of the closest thing around it (keys of inline tables have none of their own)."""
+        while path and path not in self:
+            path = path[:-1]
+        return self.get(path, Place(1, 1, 1, 1, ""))
+
+
+_TOKEN: Final = re.compile(
+    r'''#[^\n]*|"""(?:\\[\s\S]|[^\\])*?"{3,5}|\x27{3}[\s\S]*?\x27{3,5}|"(?:\\.|[^"\\\n])*"|\x27[^\x27\n]*\x27|[\n=\[\]{}]|[^\s#"\x27=\[\]{}.,]+'''
+)
+
+
+def toml_places(text: str) -> Places:
+    """Where everything stands in `text`, which is valid TOML; tomli tells places for syntax errors only."""
+    places = Places()
+    table: tuple[str, ...] = ()
+    names: list[str] = []
+    first: tuple[int, int] | None = None
+    value = False
+    depth, line, line_start = 0, 1, 0
+    opened = 0  # brackets of a table's head that were opened: two for one of an array of tables
+    arrays: dict[tuple[str, ...], int] = {}
+    for token in _TOKEN.finditer(text):
+        word = token[0]
+        at = line, token.start() - line_start + 1
+        if word[0] == "#" or (word == "[" and not value):
+            opened += word == "["
+            continue
+        if word == "\n":
+            if depth == 0:
+                names, first, value = [], None, False
+        elif value:
+            path = table + tuple(names)
+            if places[path].value_line == 0:
+                places[path] = places[path]._replace(value_line=at[0], value_column=at[1], value=word)
+            depth += (word in ("[", "{")) - (word in ("]", "}"))
+        elif word == "]":
+            if not opened:
+                continue
+            table = tuple(names)
+            if opened == 2:
+                arrays[table] = arrays.get(table, 0) + 1
+                places.setdefault(table, Place(*(first or at), *(first or at), ""))
+                table = (*table, str(arrays[table]))
+            opened = 0
+            places.setdefault(table, Place(*(first or at), *(first or at), ""))
+        elif word == "=":
+            value = True
+            places[table + tuple(names)] = Place(*(first or at), 0, 0, "")
+        else:
+            first = first or at
+            names.append(tomli.loads(f"name = {word}")["name"] if word[0] in "\"'" else word)
+        breaks = word.count("\n")
+        if breaks:
+            line += breaks
+            line_start = token.start() + word.rindex("\n") + 1
+    return places

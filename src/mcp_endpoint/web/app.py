@@ -1,0 +1,99 @@
+"""The HTTP application around the status: routes, allowed origins, cross-origin answers, errors as small JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from loguru import logger
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..access.admission import ORIGIN, OWN_PAGES, Origins, Refusal, refused_page
+from ..serving.rooms import Room
+from .status import View, routes
+
+METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+HEADERS: Final = ("*",)
+"""Any: revision 2026-07-28 of MCP lets tools name headers of their own (`Mcp-Param-…`), and no cookies are involved."""
+EXPOSED: Final = ("Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate", "Retry-After")
+"""What a page's program may read of our answers."""
+
+
+class OriginGuard:
+    """Refuses requests of web pages from elsewhere with 403, before anything else looks at them: see `Origins`.
+
+    Their preflights too: a browser must not hear that it may ask what it is then refused.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Origins, rooms: Sequence[Room]) -> None:
+        self._app = app
+        self._origins = origins
+        self._routes = [(route, room) for room in rooms for route in room.routes]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(Request(scope)) if scope["type"] == "http" else None
+        answer = self._app if refusal is None else Response(refusal.body, refusal.status, dict(refusal.headers), "application/json")
+        await answer(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Refusal | None:
+        tls = request.scope.get("scheme") == "https"
+        if not self._origins.allow(request.headers.getlist, tls=tls):
+            return Refusal(403, "origin not allowed", ORIGIN, "origin not allowed")
+        if not self._origins.foreign(request.headers.getlist, tls=tls):
+            return None
+        room = next((room for route, room in self._routes if route.matches(request.scope)[0] is not Match.NONE), None)
+        if room is None or not room.refuses_pages(request):
+            return None
+        refusal = refused_page(request.client.host if request.client else "")
+        logger.debug("已拒绝请求 / request refused", peer=refusal.address, status=refusal.status, reason=refusal.why)
+        return refusal
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, but for what was refused to a page of somebody else: that no other page may read."""
+
+    async def send(self, message: Message, send: Send, request_headers: Headers) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 403 and _is_for_own_pages(message):
+            await send(message)
+        else:
+            await super().send(message, send, request_headers)
+
+
+def create_app(view: View, rooms: Sequence[Room] = (), *, alone: bool = False) -> Starlette:
+    """The application of one server; nothing in it is shared with another. `alone` leaves the status out: a room has the port to itself."""
+    security = view.config.security
+    middleware = [Middleware(OriginGuard, origins=Origins(view.config), rooms=rooms)]
+    if security.enable_cors:
+        middleware.append(
+            Middleware(
+                _Cors,
+                allow_origins=security.allowed_origins,
+                allow_methods=METHODS,
+                allow_headers=HEADERS,
+                expose_headers=EXPOSED,
+            )
+        )
+    return Starlette(
+        routes=[*(() if alone else routes(view)), *(route for room in rooms for route in room.routes)],
+        middleware=middleware,
+        exception_handlers={HTTPException: _refused},
+    )
+
+
+def _is_for_own_pages(start: Message) -> bool:
+    headers = Headers(raw=start["headers"])
+    return all(headers.get(name) == value for name, value in OWN_PAGES)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals (404, 405) in the form of ours."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail.lower()}, status_code=error.status_code, headers=error.headers)

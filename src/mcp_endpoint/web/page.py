@@ -1,0 +1,298 @@
+"""The status page a browser shows: is it up, which addresses to copy, who is attached and who left why.
+
+Rendered here and nowhere else: no script, no image, no font, no outside resource, every foreign text escaped. One language at a time,
+the one the browser prefers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any, Final, NamedTuple, Protocol
+
+from .. import __version__
+from ..access.addresses import PROBE, Hint
+from ..log import escape as one_line
+
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_RANGE: Final = re.compile(r"\s*([A-Za-z*][A-Za-z0-9*-]*)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
+
+_STYLE: Final = """
+:root{color-scheme:light dark;--ground:#f4f5f7;--card:#fff;--line:#e1e4e8;--text:#1b1f24;--soft:#5b6470;--chip:#eef0f3;
+--good:#146c37;--good-ground:#e3f4e9;--warn:#8a5300;--warn-ground:#fff2d6;--bad:#b3261e;--bad-ground:#fdeceb}
+@media(prefers-color-scheme:dark){:root{--ground:#14171b;--card:#1c2026;--line:#323840;--text:#e6e9ed;--soft:#9aa3ad;--chip:#2a3038;
+--good:#7ddba1;--good-ground:#173322;--warn:#f2c063;--warn-ground:#382b12;--bad:#ff9c93;--bad-ground:#3d1d1b}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:62rem;padding:2rem 1.25rem 3rem;background:var(--ground);color:var(--text);overflow-wrap:anywhere;
+font:16px/1.6 system-ui,"PingFang SC","Microsoft YaHei","Noto Sans CJK SC",sans-serif}
+h1{font-size:1.5rem;line-height:1.3;margin:0}
+h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
+h3{font-size:1rem;margin:0}
+p{margin:.6rem 0}
+header,.line{display:flex;flex-wrap:wrap;align-items:center;gap:.3rem .6rem}
+.card{background:var(--card);border:1px solid var(--line);border-radius:.75rem;padding:1rem 1.2rem;margin:.7rem 0}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.7rem;margin:1.2rem 0 0}
+.figures div{background:var(--card);border:1px solid var(--line);border-radius:.75rem;padding:.6rem 1rem}
+.figures b{display:block;font-size:1.35rem;font-weight:600;line-height:1.35}
+.soft{color:var(--soft)}
+.small,.figures span{font-size:.875rem;color:var(--soft)}
+.pill{border-radius:1rem;padding:.05rem .65rem;font-size:.875rem;font-weight:600;background:var(--chip);color:var(--soft)}
+.good{background:var(--good-ground);color:var(--good)}
+.warn{background:var(--warn-ground);color:var(--warn)}
+.bad{background:var(--bad-ground);color:var(--bad)}
+.note{border-radius:.5rem;padding:.5rem .8rem;margin:.7rem 0}
+code,.copy{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.875rem}
+.copy{display:block;user-select:all;-webkit-user-select:all;cursor:copy;word-break:break-all;
+background:var(--chip);border-radius:.5rem;padding:.5rem .75rem;margin:.25rem 0 1rem}
+.card>:last-child{margin-bottom:0}
+footer{margin-top:1.8rem}
+.card ul{list-style:none;margin:.6rem 0 0;padding:0}
+.card li{border-top:1px solid var(--line);padding:.6rem 0}
+.card li:last-child{padding-bottom:0}
+.chip{display:inline-block;background:var(--chip);border-radius:.35rem;padding:.05rem .45rem;margin:.35rem .35rem 0 0}
+form{display:flex;flex-wrap:wrap;gap:.5rem;margin:.8rem 0 .3rem}
+input,button{font:inherit;color:inherit;background:var(--card);padding:.45rem .8rem;border:1px solid var(--line);border-radius:.5rem}
+input{flex:1 1 14rem;min-width:0}
+button{background:var(--text);color:var(--card);border-color:var(--text);cursor:pointer}
+a{color:inherit}
+"""
+
+
+LEFT_SHOWN: Final = 10
+"""So many endpoints without links are shown with their last goodbye."""
+_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "new": ("", "connected, not asked yet", "已连接，尚未使用"),
+    "initializing": ("", "greeting", "握手中"),
+    "ready": ("good", "ready", "就绪"),
+    "bare": ("warn", "connected, does not speak MCP", "已连接，但不会 MCP 握手"),
+}
+"""State of a tool → its colour and its words."""
+_SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "starting": ("", "starting", "启动中"),
+    "running": ("good", "running", "运行中"),
+    "waiting": ("warn", "away, tried again in a moment", "暂不可用，稍后重试"),
+    "stopped": ("bad", "ended too often, left alone; save the file to try again", "连续退出，已停止；保存配置文件即可重试"),
+}
+"""State of a server of the house → its colour and its words."""
+REASONS: Final[Mapping[str, str]] = {
+    "it did not answer initialize in time": "未在时限内应答 initialize",
+    "it answered initialize with an error": "以错误应答 initialize",
+    "it sent no result": "应答中没有 result",
+}
+"""Why a tool is bare → the same in Chinese; what a tool said itself stays as it is."""
+_GOODBYES: Final[Mapping[int, tuple[str, str]]] = {
+    1000: ("it ended in an orderly way", "正常结束"),
+    1001: ("it ended, or its machine is going down", "工具端退出，或所在机器正在关机"),
+    1006: ("the connection broke off: process killed, network or proxy", "连接中断：进程被结束、网络或代理问题"),
+    1008: ("refused by a rule, see the reason", "违反规则，见原因"),
+    1009: ("a message was too big, see [limits]", "消息过大，见 [limits]"),
+    1011: ("it stopped answering, or its process ended", "工具端停止应答，或其进程已退出"),
+    1013: ("it did not read what it was sent", "工具端没有读取发给它的数据"),
+}
+"""Close code → what it means for a tool that left."""
+
+
+class Address(NamedTuple):
+    """One address to copy, and what it is for."""
+
+    en: str
+    zh: str
+    url: str
+
+
+class Facts(NamedTuple):
+    """What one rendering of the page shows."""
+
+    state: str
+    uptime: float
+    snapshot: Mapping[str, Any]
+    known: bool
+    """Whether the right key was shown; the rest is empty without."""
+    refused: bool
+    """Whether a wrong key was shown."""
+    addresses: Sequence[Address]
+    hints: Sequence[Hint]
+
+
+def prefers_chinese(accept_language: str) -> bool:
+    """Whether Chinese comes before English in an Accept-Language header (RFC 9110 §12.5.4); English where neither is named."""
+    ranges = (_RANGE.fullmatch(part) for part in accept_language.split(",")[:32])
+    weighed = ((float(found[2] or 1), found[1].lower().partition("-")[0]) for found in ranges if found)
+    known = [(weight, language) for weight, language in weighed if weight and language in ("zh", "en")]
+    return bool(known) and max(known, key=lambda one: one[0])[1] == "zh"
+
+
+class Say(Protocol):
+    """A text in the language of the page, escaped."""
+
+    def __call__(self, en: str, zh: str) -> str: ...
+
+
+def render(facts: Facts, *, chinese: bool) -> str:
+    """The page as HTML."""
+
+    def say(en: str, zh: str) -> str:
+        return _plain(zh if chinese else en)
+
+    up = facts.state == "ready"
+    title = say("MCP Endpoint Server", "MCP 接入点服务器")
+    state = _pill("good" if up else "warn", "● " + (say("running", "运行中") if up else say("stopping", "正在停止")))
+    figures = (
+        (str(facts.snapshot["endpoints"]), say("endpoints", "接入点")),
+        (str(facts.snapshot["tool_connections"]), say("tool links", "工具端连接")),
+        (str(facts.snapshot["device_connections"]), say("device links", "使用端连接")),
+        (_duration(facts.uptime, say), say(f"up, version {__version__}", f"已运行，版本 {__version__}")),
+    )
+    body = [f"<header><h1>{title}</h1>{state}</header>", '<div class="figures">']
+    body += [f"<div><b>{figure}</b><span>{name}</span></div>" for figure, name in figures]
+    body.append("</div>")
+    if facts.known:
+        body += _addresses(facts, say)
+        body += _endpoints(facts.snapshot, say)
+        body += _servers(facts.snapshot.get("rooms", {}).get("providers"), say)
+    else:
+        body += _door(facts, say)
+    links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
+    body.append(f'<footer class="small">{say("For programs", "供程序读取")}: {links}</footer>')
+    return (
+        f'<!doctype html><html lang="{"zh-CN" if chinese else "en"}"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
+    )
+
+
+def _addresses(facts: Facts, say: Say) -> Iterator[str]:
+    yield f"<h2>{say('Addresses to copy', '要复制的地址')}</h2>"
+    for hint in facts.hints:
+        yield f'<p class="note warn">{say(hint.en, hint.zh)}</p>'
+    yield '<div class="card">'
+    for address in facts.addresses:
+        yield f'<div class="soft">{say(address.en, address.zh)}</div><span class="copy">{_plain(address.url)}</span>'
+    warning = say(
+        "One click selects a whole address. Whoever has one can use your tools: keep them to yourself.",
+        "点一下即可选中整个地址。谁有这些地址，谁就能使用您的工具，请勿外传。",
+    )
+    yield f'<p class="small">{warning}</p></div>'
+
+
+def _door(facts: Facts, say: Say) -> Iterator[str]:
+    yield f"<h2>{say('Addresses and endpoints', '地址与接入点')}</h2>"
+    if facts.refused:
+        yield f'<p class="note bad">{say("This key is not right.", "密钥不正确。")}</p>'
+    where = say(
+        "They are shown to whoever has the key, which stands under [server] in data/.mcp-endpoint-server.cfg.",
+        "出示密钥后显示；密钥在 data/.mcp-endpoint-server.cfg 的 [server] 下。",
+    )
+    yield f'<div class="card"><div>{where}</div>'
+    yield (
+        f'<form method="get"><input type="password" name="key" required autocomplete="off" aria-label="{say("key", "密钥")}" '
+        f'placeholder="{say("key", "密钥")}"><button>{say("Show", "查看")}</button></form></div>'
+    )
+
+
+def _endpoints(snapshot: Mapping[str, Any], say: Say) -> Iterator[str]:
+    endpoints = [one for one in snapshot["endpoint_details"] if not one["endpoint"].startswith(PROBE)]
+    left = [one for one in snapshot.get("left", ()) if not one["endpoint"].startswith(PROBE)]
+    yield f"<h2>{say('Endpoints', '接入点')}</h2>"
+    if not endpoints:
+        yield f'<p class="card soft">{say("Nobody is connected yet.", "还没有工具或设备连接。")}</p>'
+    for endpoint in endpoints:
+        devices = len(endpoint["devices"])
+        yield f'<div class="card"><div class="line"><h3>{_plain(endpoint["endpoint"])}</h3>'
+        if not endpoint["tools"]:
+            yield _pill("bad", say("no tool connected", "工具端未连接"))
+        yield f'<span class="soft">{say("devices", "使用端")} {devices}</span></div>'
+        if endpoint["tools"]:
+            yield f"<ul>{''.join(f'<li>{_tool(tool, say)}</li>' for tool in endpoint['tools'])}</ul>"
+        goodbye = endpoint.get("last_goodbye")
+        if goodbye:
+            yield f'<p class="small">{_goodbye(goodbye, say)}</p>'
+        yield "</div>"
+    if left:
+        yield f"<h2>{say('Left', '已离开')}</h2>"
+    for one in left[:LEFT_SHOWN]:
+        yield f'<div class="card"><h3>{_plain(one["endpoint"])}</h3><p class="small">{_goodbye(one["last_goodbye"], say)}</p></div>'
+
+
+def _tool(tool: Mapping[str, Any], say: Say) -> str:
+    state = tool["state"]
+    colour, en, zh = _STATES.get(state, ("", state, state))
+    parts = [
+        f"<strong>{_plain(tool['label']) or say('tool', '工具端')}</strong>",
+        _pill(colour, say(en, zh)),
+        f'<span class="small">{say("connected for", "已连接")} {_duration(tool["connected_seconds"], say)}</span>',
+    ]
+    if tool["doubtful"]:
+        parts.append(_pill("warn", say("its last call timed out", "上次调用超时")))
+    if tool["why_bare"]:
+        parts.append(f'<span class="small">{say(tool["why_bare"], REASONS.get(tool["why_bare"], tool["why_bare"]))}</span>')
+    functions = "".join(f'<code class="chip">{_plain(name)}</code>' for name in tool["functions"])
+    return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{functions}</div>" if functions else "")
+
+
+def _servers(room: Mapping[str, Any] | None, say: Say) -> Iterator[str]:
+    """The servers this program brings itself; nothing where it brings none."""
+    if room is None:
+        return
+    yield f"<h2>{say('Servers of the house', '自带的服务器')}</h2>"
+    if room["problem"]:
+        words = say("The file cannot be used, the servers are those of before", "配置文件无法使用，仍用原来的服务器")
+        yield f'<p class="note bad">{words}: {_plain(room["problem"])}</p>'
+    items = "".join(f"<li>{_server(server, say)}</li>" for server in room["servers"])
+    none = f'<div class="soft">{say("There are none in the file.", "文件中没有服务器。")}</div>'
+    yield f'<div class="card"><div class="small">{_plain(room["file"])}</div>{f"<ul>{items}</ul>" if items else none}</div>'
+
+
+def _server(server: Mapping[str, Any], say: Say) -> str:
+    state = server["state"]
+    colour, en, zh = _SERVER_STATES.get(state, ("", state, state))
+    facts = [_duration(server.get("seconds", 0), say)]
+    if "cpu_seconds" in server:
+        facts += [f"CPU {server['cpu_seconds']:.1f} s", f"{server['memory_bytes'] / 1_048_576:.0f} MiB"]
+    if server.get("starts", 0) > 1:
+        facts.append(f"{say('starts', '启动次数')} {server['starts']}")
+    parts = [
+        f"<strong>{_plain(server['name'])}</strong>",
+        _pill(colour, say(en, zh)),
+        f'<span class="small">{" · ".join(facts)}</span>',
+    ]
+    if why := server.get("why") or server.get("why_bare"):
+        parts.append(f'<span class="small">{_plain(why)}</span>')
+    tools = "".join(f'<code class="chip">{_plain(name)}</code>' for name in server["tools"])
+    said = "".join(f'<div class="small"><code>{_plain(line)}</code></div>' for line in server.get("said", ()) if state != "running")
+    return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{tools}</div>" if tools else "") + said
+
+
+def _goodbye(goodbye: Mapping[str, Any], say: Say) -> str:
+    """When the last tool left, with its code and reason, and what such a code means."""
+    when = goodbye["at"].replace("T", " ").replace("+00:00", " UTC")
+    meaning = _GOODBYES.get(goodbye["code"])
+    what = f" ({say(*meaning)})" if meaning else ""
+    return f"{say('last tool that left', '最近离开的工具端')}: {_plain(when)} · {goodbye['code']} {_plain(goodbye['reason'])}{what}"
+
+
+def _pill(colour: str, text: str) -> str:
+    return f'<span class="pill {colour}">{text}</span>'
+
+
+def _plain(text: str) -> str:
+    """Foreign text without markup, and without characters that would turn the writing around it."""
+    return escape(one_line(text))
+
+
+def _duration(seconds: float, say: Say) -> str:
+    """The two largest units of a time span."""
+    whole = int(seconds)
+    units = (
+        (whole // 86_400, say("d", "天")),
+        (whole // 3_600 % 24, say("h", "小时")),
+        (whole // 60 % 60, say("min", "分")),
+        (whole % 60, say("s", "秒")),
+    )
+    first = next((place for place, (count, _) in enumerate(units) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2])

@@ -1,0 +1,180 @@
+"""What the server tells about itself over HTTP.
+
+Everybody may know that it lives, whether it takes new links, and how many there are. Which endpoints exist, who is attached to them and
+what they can do is told to whoever shows the key (`Authorization: Bearer KEY` or `?key=KEY`, compared in constant time).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from .. import __version__
+from ..access.addresses import ROOM, console_address, endpoint_addresses, hints, is_loopback
+from ..access.admission import FORWARDED, Origins, refused_page
+from ..access.tokens import SINGLE_MODULE, Doors
+from ..errors import NOT_ALLOWED
+from ..settings.load import Config
+from . import page
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+@dataclass(slots=True)
+class View:
+    """Where the answers come from; `state` is set by the server as it starts and drains."""
+
+    config: Config
+    snapshot: Callable[[bool], Mapping[str, Any]]
+    """The broker's figures, as JSON values; True adds the endpoints one by one."""
+    scrape: Callable[[], tuple[bytes, str]]
+    """The page for Prometheus with its content type."""
+    uptime: Callable[[], float]
+    """Seconds since the start."""
+    doors: Doors
+    """Make the tokens of the addresses shown."""
+    state: Literal["ready", "draining"] = "ready"
+
+
+def routes(view: View) -> list[BaseRoute]:
+    """Every path of the status; the paths of the links are answered by their protocol class and stand here for strays only."""
+
+    origins = Origins(view.config)
+
+    async def root(request: Request) -> Response:
+        return RedirectResponse(f"{ROOM}/")
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__, "uptime_seconds": round(view.uptime(), 3)}, headers=NO_STORE)
+
+    async def ready(request: Request) -> Response:
+        return JSONResponse({"status": view.state}, status_code=200 if view.state == "ready" else 503, headers=NO_STORE)
+
+    async def stats(request: Request) -> Response:
+        known = knows_key(request, view.config.server.key)
+        if known is False:
+            return _refused()
+        body = {"status": view.state, "version": __version__, "uptime_seconds": round(view.uptime(), 3), **view.snapshot(bool(known))}
+        return JSONResponse(body, headers=NO_STORE)
+
+    async def metrics(request: Request) -> Response:
+        if not knows_key(request, view.config.server.key):
+            if origins.foreign(request.headers.getlist, tls=request.scope.get("scheme") == "https"):
+                refusal = refused_page("")
+                return Response(refusal.body, refusal.status, {**NO_STORE, **dict(refusal.headers)}, "application/json")
+            if not is_direct_loopback(request):
+                return _refused()
+        body, content_type = view.scrape()
+        return Response(body, headers={"Content-Type": content_type, **NO_STORE})
+
+    async def greeting(request: Request) -> Response:
+        if "text/html" not in request.headers.get("accept", ""):
+            return _result({"message": "MCP Endpoint Server", "version": __version__, "status": "running"})
+        return _page(view, request)
+
+    async def endpoint_health(request: Request) -> Response:
+        if not knows_key(request, view.config.server.key):
+            return JSONResponse(_answer(error={"code": NOT_ALLOWED.number, "message": "密钥验证失败"}), status_code=401, headers=NO_STORE)
+        return _result({"status": "success", "connections": original_counts(view.snapshot(True))})
+
+    async def websocket_only(request: Request) -> Response:
+        message = "这是 WebSocket 地址，请交给工具或设备使用 / This is a WebSocket address: give it to a tool or a device"
+        return JSONResponse({"error": "upgrade required", "message": message}, status_code=426, headers={"Upgrade": "websocket"})
+
+    table = {
+        "/": root,
+        "/health": health,
+        "/ready": ready,
+        "/stats": stats,
+        "/metrics": metrics,
+        ROOM: greeting,
+        f"{ROOM}/": greeting,
+        f"{ROOM}/health": endpoint_health,
+        f"{ROOM}/mcp": websocket_only,
+        f"{ROOM}/mcp/": websocket_only,
+        f"{ROOM}/call": websocket_only,
+        f"{ROOM}/call/": websocket_only,
+    }
+    return [Route(path, answer, methods=["GET"]) for path, answer in table.items()]
+
+
+def knows_key(request: Request, key: str) -> bool | None:
+    """True for the right key, False for a wrong one and for two, None when none was shown. A server without a key knows nobody."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    given = [*request.query_params.getlist("key"), *([bearer.strip()] if scheme.lower() == "bearer" else ())]
+    if not given:
+        return None
+    shown = {text for text in given if text}
+    return bool(key and shown) and all(hmac.compare_digest(text.encode("utf-8", "surrogateescape"), key.encode()) for text in shown)
+
+
+def is_direct_loopback(request: Request) -> bool:
+    """Whether the sender sits on this machine and no proxy stands between."""
+    return request.client is not None and is_loopback(request.client.host) and not any(name in request.headers for name in FORWARDED)
+
+
+def original_counts(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts in the words of the original server, which its users read."""
+    robots: dict[str, int] = {}
+    for endpoint in snapshot["endpoint_details"]:  # endpoints of different kinds may be shown by the same name
+        if endpoint["devices"]:
+            robots[endpoint["endpoint"]] = robots.get(endpoint["endpoint"], 0) + len(endpoint["devices"])
+    return {
+        "tool_connections": snapshot["tool_connections"],
+        "robot_connections": snapshot["device_connections"],
+        "total_connections": snapshot["tool_connections"] + snapshot["device_connections"],
+        "robot_connections_by_agent": robots,
+    }
+
+
+def _page(view: View, request: Request) -> Response:
+    known = knows_key(request, view.config.server.key)
+    facts = page.Facts(
+        state=view.state,
+        uptime=view.uptime(),
+        snapshot=view.snapshot(bool(known)),
+        known=bool(known),
+        refused=known is False,
+        **_shown_addresses(view, request) if known else {"addresses": (), "hints": ()},
+    )
+    chinese = page.prefers_chinese(request.headers.get("accept-language", ""))
+    headers = {**NO_STORE, **page.HEADERS, "Content-Language": "zh-CN" if chinese else "en", "Vary": "Accept, Accept-Language"}
+    return Response(page.render(facts, chinese=chinese), 401 if facts.refused else 200, headers, media_type="text/html")
+
+
+def _shown_addresses(view: View, request: Request) -> dict[str, Any]:
+    """What the holder of the key may copy: `public_url`, or the address this browser itself has used."""
+    settings = view.config.server
+    base = settings.public_url.removesuffix(ROOM) or f"{request.url.scheme}://{request.headers.get('host', '')}"
+    token = view.doors.make_xiaozhi(SINGLE_MODULE)
+    pair = endpoint_addresses(base, token)
+    console = console_address(base, settings.key)
+    return {
+        "addresses": (
+            page.Address("for the console, parameter server.mcp_endpoint", "智控台MCP参数配置（server.mcp_endpoint）", console),
+            page.Address("for a xiaozhi-server without a console, and its tools", "单模块部署MCP接入点（含其工具端）", pair.tool),
+            page.Address("for other devices of the same endpoint", "同一接入点的其他使用端", pair.device),
+        ),
+        "hints": hints(settings, base, token, contained=False),
+    }
+
+
+def _answer(*, result: object = None, error: object = None) -> dict[str, object]:
+    """The envelope of the original server: JSON-RPC with both members, whichever is null."""
+    return {"result": result, "error": error, "id": None, "jsonrpc": "2.0"}
+
+
+def _result(result: object) -> Response:
+    return JSONResponse(_answer(result=result), headers=NO_STORE)
+
+
+def _refused() -> Response:
+    message = "密钥验证失败，请用 Authorization: Bearer 密钥 或 ?key=密钥 / Show the key as Authorization: Bearer KEY or ?key=KEY"
+    headers = {**NO_STORE, "WWW-Authenticate": "Bearer"}
+    return JSONResponse({"error": "not allowed", "message": message}, status_code=401, headers=headers)

@@ -1,0 +1,90 @@
+"""Links from outside: opened, or refused with words in both languages that hold no token."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator
+
+import pytest
+from gate import TOKEN, Gate
+
+from mcp_endpoint.commands import dial
+from mcp_endpoint.commands.dial import NoLink
+from mcp_endpoint.errors import ConfigError
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[Gate]:
+    opened = Gate()
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def refused(address: str) -> NoLink:
+    with pytest.raises(NoLink) as caught:
+        await dial.dial(address)
+    error = caught.value
+    assert TOKEN not in f"{error}{error.__cause__}"
+    assert re.search("[一-龥]", error.zh)
+    assert not re.search("[一-龥]", error.en)
+    return error
+
+
+async def test_a_link_carries_frames_both_ways(gate: Gate) -> None:
+    connection = await dial.dial(gate.address)
+    wire = await gate.link()
+    await connection.send("你好")
+    assert await wire.connection.recv() == "你好"
+    await connection.close()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 503, 502])
+async def test_a_refusal_has_its_status_and_what_to_do(gate: Gate, status: int) -> None:
+    gate.refusals = [status]
+    error = await refused(gate.address)
+    assert error.status == status
+    assert f"HTTP {status}" in error.en
+    assert error.retry_after == 0.0
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("17", 17.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("", 0.0)])
+async def test_the_time_a_server_asks_for_is_known(gate: Gate, asked: str, seconds: float) -> None:
+    gate.refusals, gate.headers = [503], {"Retry-After": asked}
+    assert (await refused(gate.address)).retry_after == seconds
+
+
+async def test_nobody_there_is_told_with_host_and_path_only() -> None:
+    closed = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
+    port = closed.sockets[0].getsockname()[1]
+    closed.close()
+    await closed.wait_closed()
+    error = await refused(f"ws://user:{TOKEN}@127.0.0.1:{port}/mcp_endpoint/mcp/?token={TOKEN}")
+    assert f"ws://127.0.0.1:{port}/mcp_endpoint/mcp/ " in error.en
+    assert error.status == 0
+
+
+async def test_a_certificate_nobody_vouches_for_is_refused(gate: Gate) -> None:
+    empty = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with pytest.raises(NoLink):
+        await dial.dial(gate.address.replace("ws://", "wss://"), tls=empty)
+
+
+@pytest.mark.parametrize("address", ["http://h/?token=canary", "ws://?token=canary", "ws://h:port/?token=canary", "", "kitchen"])
+def test_what_is_no_address_is_told_without_its_token(address: str) -> None:
+    with pytest.raises(ConfigError, match="not a ws://") as caught:
+        dial.checked(address)
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
+    assert dial.checked("wss://h/mcp_endpoint/call/?token=t") == "wss://h/mcp_endpoint/call/?token=t"
+    assert dial.shown("wss://user:secret@h:1/mcp_endpoint/call/?token=t#x") == "wss://h:1/mcp_endpoint/call/"
+
+
+def test_foreign_text_is_cut_and_steers_no_terminal() -> None:
+    assert dial.readable("a\x1b[31m\n你\u202e") == "a\\x1b[31m\\n你\\u202e"
+    assert dial.readable("x" * 999) == "x" * dial.SHOWN_CHARACTERS

@@ -1,0 +1,344 @@
+"""The room of the servers, in this process's own loop: who is made, kept, replaced and left, and what stands in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plays import answer, initialize, request, welcome
+from vigil import PATIENCE
+
+from mcp_endpoint.access.addresses import PROBE
+from mcp_endpoint.core.broker import Broker
+from mcp_endpoint.credentials.store import Keyring
+from mcp_endpoint.errors import ConfigError, EndpointError
+from mcp_endpoint.providers import managed as house
+from mcp_endpoint.providers.managed import Kept, Providers
+from mcp_endpoint.providers.mcp_json import Server
+from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.load import Providers as Settings
+
+SMALL = Path(__file__).parents[1] / "support" / "small_server.py"
+
+
+class Quiet:
+    def tell(self, event: str, shown: str, **fields: object) -> None:
+        pass
+
+
+class Far:
+    """A server reached by URL, played: it has one tool, named by the last part of its address."""
+
+    queued = 0
+    quick = True
+
+    def __init__(self, server: Server, broker: Broker, told: list[str]) -> None:
+        self.server = server
+        self.broker = broker
+        self.told = told
+        self.state = "off"
+        self.party: Any = None
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
+
+    async def start(self) -> None:
+        self.told.append(f"start {self.server.url}")
+        self.state = "starting"
+        if self.quick:
+            self.connect()
+
+    def connect(self) -> None:
+        self.state = "running"
+        self.party = self.broker.attach_provider(self.server.endpoint, self.server.shown, self, server_id=self.server.label)
+
+    async def stop(self) -> None:
+        await self.may_stop.wait()
+        self.told.append(f"stop {self.server.url}")
+        self.state = "off"
+        if self.party is not None:
+            self.broker.detach(self.party, 1001, "")
+
+    def describe(self) -> dict[str, Any]:
+        return {"state": self.state}
+
+    def send(self, first: bytes | memoryview, second: bytes | memoryview = b"") -> None:
+        frame = json.loads(b"".join((first, second)))
+        tool = {"name": self.server.url.rpartition("/")[2], "inputSchema": {}}
+        replies: dict[str, Callable[[Any], Any]] = {
+            "initialize": lambda id: welcome(id, "far"),
+            "tools/list": lambda id: answer(id, tools=[tool]),
+            "tools/call": lambda id: answer(id, said=self.server.url),
+        }
+        reply = replies.get(frame.get("method"))
+        if reply is not None:
+            data = json.dumps(reply(frame["id"])).encode()
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda: self.party.says(self.party, data, loop.time(), True))
+
+    def ping(self) -> None:
+        pass
+
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError(reason)
+
+
+class Device:
+    """A device at an endpoint of the broker."""
+
+    queued = 0
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        self.broker = broker
+        self.heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.changes = 0
+        self.party = broker.attach_consumer(f"signed:{name}", name, self)
+
+    def send(self, first: bytes | memoryview, second: bytes | memoryview = b"") -> None:
+        frame = json.loads(b"".join((first, second)))
+        if "id" in frame:
+            self.heard.put_nowait(frame)
+        else:
+            self.changes += 1
+
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def ping(self) -> None:
+        pass
+
+    async def asks(self, frame: dict[str, Any]) -> dict[str, Any]:
+        self.party.says(self.party, json.dumps(frame).encode(), asyncio.get_running_loop().time(), True)
+        return await asyncio.wait_for(self.heard.get(), PATIENCE)
+
+    async def greets(self) -> None:
+        assert "result" in await self.asks(initialize())
+
+    async def names(self) -> set[str]:
+        return {tool["name"] for tool in (await self.asks(request(2, "tools/list")))["result"]["tools"]}
+
+    def leaves(self) -> None:
+        self.broker.detach(self.party, 1000, "")
+
+
+class Stage:
+    """A room with its file, and what was asked of it."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self.file = root / "mcp.json"
+        self.told: list[str] = []
+        self.far: dict[str, Far] = {}
+        self.broker = Broker(EndpointSettings(), Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
+        self.room = Providers(self.broker, Settings(file="mcp.json", **settings), root, {}, self.made, self.ring)
+        self.missing = False
+
+    def made(self, server: Server, ring: Keyring | None) -> Kept:
+        if self.missing:
+            raise EndpointError("not installed", "未安装")
+        far = self.far[server.name] = Far(server, self.broker, self.told)
+        return far
+
+    def ring(self, name: str) -> Keyring:
+        raise ConfigError(f"there is no [credentials.{name}]", "没有")
+
+    def writes(self, **urls: str | dict[str, Any]) -> None:
+        servers = {name: {"url": f"http://{entry}"} if isinstance(entry, str) else entry for name, entry in urls.items()}
+        self.file.write_text(json.dumps({"mcpServers": servers}))
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not true():  # noqa: ASYNC110 - the room tells nobody
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def opened(root: Path, **urls: Any) -> AsyncIterator[Stage]:
+    stage = Stage(root)
+    stage.writes(**urls)
+    await stage.room.start()
+    try:
+        yield stage
+    finally:
+        await asyncio.wait_for(stage.room.stop(), PATIENCE)
+        assert not any(name.startswith("server:") for name in stage.broker.endpoints)
+
+
+async def test_a_device_finds_the_servers_that_are_for_its_endpoint(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/add", b={"url": "http://x/sub", "endpoints": "shop"}) as stage:
+        home, shop = Device(stage.broker, "home"), Device(stage.broker, "shop")
+        await home.greets()
+        await shop.greets()
+        assert (await home.names(), await shop.names()) == ({"add"}, {"add", "sub"})
+        described = stage.room.describe()
+        assert [(one["name"], one["endpoints"], one["tools"], one["state"]) for one in described["servers"]] == [
+            ("a", ["home", "shop"], ["add"], "running"),
+            ("b", ["shop"], ["sub"], "running"),
+        ]
+        home.leaves()
+        shop.leaves()
+        assert [one["endpoints"] for one in stage.room.describe()["servers"]] == [[], []]
+        assert set(stage.broker.endpoints) == {"server:a", "server:b"}
+        assert not stage.room.routes
+
+
+async def test_the_probe_of_check_is_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/add") as stage:
+        probe = Device(stage.broker, f"{PROBE}1")
+        await probe.greets()
+        assert await probe.names() == set()
+        probe.leaves()
+
+
+async def test_the_first_greeting_waits_for_a_server_that_is_about_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Far, "quick", False)
+    async with opened(tmp_path, a="x/add") as stage:
+        device = Device(stage.broker, "home")
+        greeting = asyncio.create_task(device.greets())
+        await stage.until(lambda: stage.far["a"].state == "starting")
+        assert not greeting.done()
+        stage.far["a"].connect()
+        await greeting
+        assert await device.names() == {"add"}
+        device.leaves()
+
+
+@pytest.mark.parametrize("how", ["waiting", "never"])
+async def test_but_not_for_one_that_cannot_start_or_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(Far, "quick", False)
+    monkeypatch.setattr(house, "SETTLING_SECONDS", 0.2 if how == "never" else 600.0)
+    async with opened(tmp_path, a="x/add") as stage:
+        device = Device(stage.broker, "home")
+        greeting = asyncio.create_task(device.greets())
+        await stage.until(lambda: stage.far["a"].state == "starting")
+        if how == "waiting":
+            stage.far["a"].state = "waiting"
+        await asyncio.wait_for(greeting, PATIENCE)
+        assert await device.names() == set()
+        stage.far["a"].connect()
+        await stage.until(lambda: device.changes)
+        assert await device.names() == {"add"}
+        device.leaves()
+
+
+async def test_an_edit_touches_what_it_changed_and_nothing_else(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/add", b="x/sub", c="x/mul") as stage:
+        device = Device(stage.broker, "home")
+        await device.greets()
+        assert await device.names() == {"add", "sub", "mul"}
+        stage.told.clear()
+        first = stage.far["a"]
+        stage.writes(a={"url": "http://x/add", "endpoints": ["*"]}, b="x/neg", d="x/div")
+        await stage.until(lambda: len(stage.told) == 4)
+        assert sorted(stage.told) == ["start http://x/div", "start http://x/neg", "stop http://x/mul", "stop http://x/sub"]
+        assert stage.told.index("stop http://x/sub") < stage.told.index("start http://x/neg")
+        assert stage.far["a"] is first
+        await stage.until(lambda: device.changes)
+        async with asyncio.timeout(PATIENCE):
+            while await device.names() != {"add", "neg", "div"}:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        device.leaves()
+
+
+async def test_of_several_quick_edits_only_the_last_is_started(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/one") as stage:
+        await stage.until(lambda: stage.told == ["start http://x/one"])
+        stage.far["a"].may_stop.clear()
+        first = stage.far["a"]
+        for url in ("x/two", "x/three"):
+            before = stage.far["a"]
+            stage.writes(a=url)
+            await stage.until(lambda before=before: stage.far["a"] is not before)
+        first.may_stop.set()
+        await stage.until(lambda: stage.told[-1] == "start http://x/three")
+        assert stage.told == ["start http://x/one", "stop http://x/one", "stop http://x/two", "start http://x/three"]
+
+
+async def test_a_timeout_that_changes_takes_new_bridges_and_an_endpoint_that_is_taken_away_loses_its_own(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/add") as stage:
+        device = Device(stage.broker, "home")
+        await device.greets()
+        assert await device.names() == {"add"}
+        (provider,) = device.party.endpoint.providers
+        stage.writes(a={"url": "http://x/add", "timeout": 7})
+        await stage.until(lambda: [one.call_seconds for one in device.party.endpoint.providers] == [7.0])
+        assert provider not in device.party.endpoint.providers
+        stage.writes(a={"url": "http://x/add", "timeout": 7, "endpoints": "shop"})
+        await stage.until(lambda: not device.party.endpoint.providers)
+        device.leaves()
+
+
+async def test_replicas_need_the_same_endpoints(tmp_path: Path) -> None:
+    pair = {"a": {"url": "http://x/add", "label": "pair"}, "b": {"url": "http://y/add", "label": "pair", "endpoints": "shop"}}
+    stage = Stage(tmp_path)
+    stage.writes(**pair)
+    with pytest.raises(ConfigError, match='same "endpoints"'):
+        await stage.room.start()
+    await stage.room.stop()
+    pair["b"]["endpoints"] = "*"
+    async with opened(tmp_path, **pair) as stage:
+        device = Device(stage.broker, "home")
+        await device.greets()
+        assert await device.names() == {"add"}
+        assert len(stage.broker.endpoints["server:pair"].providers) == 2
+        device.leaves()
+
+
+async def test_what_cannot_be_made_changes_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/add") as stage:
+        await stage.until(lambda: stage.told == ["start http://x/add"])
+        stage.missing = True
+        stage.writes(b="x/sub")
+        await stage.until(lambda: stage.room.describe()["problem"] == "未安装 / not installed")
+        stage.missing = False
+        command = {"command": sys.executable, "args": [str(SMALL)], "credentials": "none", "place": "env:KEY"}
+        stage.writes(b=command)
+        await stage.until(lambda: "[credentials.none]" in stage.room.describe()["problem"])
+        stage.file.unlink()
+        await stage.until(lambda: "cannot be read" in stage.room.describe()["problem"])
+        assert stage.told == ["start http://x/add"]
+        stage.writes(a="x/add")
+        await stage.until(lambda: not stage.room.describe()["problem"])
+        assert stage.told == ["start http://x/add"]
+
+
+async def test_one_that_was_given_up_begins_anew_when_the_file_is_saved(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/add", b="x/sub") as stage:
+        await stage.until(lambda: len(stage.told) == 2)
+        stage.far["a"].state = "stopped"
+        stage.told.clear()
+        stage.file.write_text(stage.file.read_text() + " ")
+        await stage.until(lambda: stage.told == ["stop http://x/add", "start http://x/add"])
+
+
+async def test_a_server_that_cannot_be_ended_or_begun_hurts_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: Far) -> None:
+        if "bad" in self.server.url:
+            raise RuntimeError("no")
+
+    monkeypatch.setattr(Far, "start", fails)
+    async with opened(tmp_path, a="x/bad") as stage:
+        await stage.until(lambda: not stage.room._turns)
+        assert stage.room.describe()["servers"][0]["state"] == "off"
+
+
+async def test_a_process_is_described_with_what_it_costs(tmp_path: Path) -> None:
+    async with opened(tmp_path, small={"command": sys.executable, "args": ["-I", "-S", str(SMALL)]}) as stage:
+        await stage.until(lambda: stage.room.describe()["servers"][0].get("greeting") == "ready")
+        await stage.until(lambda: stage.room.describe()["servers"][0]["tools"])
+        found = stage.room.describe()["servers"][0]
+        assert (found["wire"], found["serves"], found["tools"], found["program"]) == ("stdio", ["*"], ["who"], Path(sys.executable).name)
+        assert ("memory_bytes" in found) is (sys.platform == "linux")
+
+
+async def test_a_room_that_never_started_can_be_closed(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    with pytest.raises(ConfigError):
+        await stage.room.start()
+    await stage.room.stop()

@@ -1,0 +1,727 @@
+"""config: where each value comes from, what is refused and what the first start writes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tomli
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_endpoint.access import tokens
+from mcp_endpoint.errors import ConfigError
+from mcp_endpoint.settings import load as config
+from mcp_endpoint.settings.load import EXAMPLE, FILE, SETTINGS, Config, Limits, Prepared, Setting
+
+KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+NOTHING = Prepared("", (), ())
+
+
+def put(root: Path, text: str | bytes) -> Path:
+    path = root / FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def load(
+    root: Path, text: str | bytes = "", environ: dict[str, str] | None = None, overrides: dict[str, str] | None = None
+) -> config.Loaded:
+    put(root, text)
+    return config.load(root, environ or {}, overrides or {})
+
+
+def complaint(
+    root: Path, text: str | bytes = "", environ: dict[str, str] | None = None, overrides: dict[str, str] | None = None
+) -> ConfigError:
+    with pytest.raises(ConfigError) as raised:
+        load(root, text, environ, overrides)
+    assert re.search("[\u4e00-\u9fff]", raised.value.zh), "said in Chinese"
+    assert re.search("[a-z]", raised.value.en), "said in English"
+    return raised.value
+
+
+def value(loaded: Config, setting: Setting) -> Any:
+    return getattr(getattr(loaded, setting.section), setting.key)
+
+
+def sample(setting: Setting) -> tuple[str, object]:
+    """A right value other than the default: as text and as what it loads to."""
+    own: dict[str, tuple[str, object]] = {
+        "server.key": (KEY, KEY),
+        "server.public_url": ("https://mcp.example.com/", "https://mcp.example.com"),
+        "server.trusted_proxies": ("10.0.0.0/8, ::1", ("10.0.0.0/8", "::1/128")),
+        "server.log_level": ("debug", "DEBUG"),
+        "security.allowed_origins": ("https://A.example/, http://b:1", ("https://a.example", "http://b:1")),
+        "security.allowed_hosts": ("A.example,b", ("a.example", "b")),
+        "security.agents": ("a,b", ("a", "b")),
+    }
+    if setting.name in own:
+        return own[setting.name]
+    match setting.kind:
+        case "bool":
+            return str(not setting.default).lower(), not setting.default
+        case "int":
+            return "77", 77
+        case "size":
+            return "3KB", 3000
+        case "float":
+            return "7.5", 7.5
+        case "choice":
+            other = next(word for word in setting.expected[0].removeprefix("one of ").split(", ") if word != setting.default)
+            return other, other
+        case "list":
+            return "a, b", ("a", "b")
+        case _:
+            return "some text", "some text"
+
+
+EVERY = pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
+PAIR = {"server.tls_cert": "[server]\ntls_key = 'k'\n", "server.tls_key": "[server]\ntls_cert = 'c'\n"}
+
+# Authority
+
+
+@pytest.mark.row("E7", "E8", "E9", "E10", "E11", "E12", "E13", "E14", "E15", "E16", "E17", "E18", "E19")
+def test_without_a_file_every_setting_has_its_documented_default(tmp_path: Path) -> None:
+    loaded = config.load(tmp_path, {})
+    assert loaded.config == Config()
+    assert set(loaded.sources.values()) == {"default"}
+    assert loaded.warnings == ()
+    assert loaded.path == tmp_path / FILE
+    assert not loaded.path.exists(), "loading writes nothing"
+    server, websocket, security, log = loaded.config.server, loaded.config.websocket, loaded.config.security, loaded.config.logging
+    assert (server.host, server.port, server.debug, server.log_level) == ("127.0.0.1", 8004, False, "INFO")
+    assert (websocket.max_connections, websocket.ping_interval, websocket.ping_timeout, websocket.close_timeout) == (1000, 30, 10, 10)
+    assert (security.allowed_origins, security.enable_cors) == (("*",), True)
+    assert (log.log_file, log.max_file_size, log.backup_count) == ("logs/mcp_server.log", 10_000_000, 5)
+
+
+@EVERY
+def test_every_setting_is_taken_from_the_environment_and_the_command_line(tmp_path: Path, setting: Setting) -> None:
+    text, wanted = sample(setting)
+    variable = config.environment_name(setting)
+    loaded = load(tmp_path, PAIR.get(setting.name, ""), {variable: text})
+    assert value(loaded.config, setting) == wanted
+    assert loaded.sources[setting.name] == f"environment {variable}"
+    loaded = load(tmp_path, PAIR.get(setting.name, ""), overrides={setting.name: text})
+    assert value(loaded.config, setting) == wanted
+    assert loaded.sources[setting.name] == "command line"
+
+
+@EVERY
+def test_every_setting_is_taken_from_the_file_in_both_forms(tmp_path: Path, setting: Setting) -> None:
+    text, wanted = sample(setting)
+    bare = setting.kind in ("bool", "int", "float")
+    pair = PAIR.get(setting.name, f"[{setting.section}]\n")
+    loaded = load(tmp_path, pair + f"{setting.key} = {text if bare else repr(text)}")
+    assert value(loaded.config, setting) == wanted
+    assert loaded.sources[setting.name] == f"{FILE}:{len(pair.splitlines()) + 1}"
+    old = pair.replace("'", "") + f"{setting.key} = {text}\n[nowhere]\nsome = thing"
+    assert value(load(tmp_path, old).config, setting) == wanted
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    text, environ = "[server]\nport = 1\nhost = 'a'\ndebug = true", {"MES_SERVER_PORT": "2", "MES_SERVER_HOST": "b"}
+    loaded = load(tmp_path, text, environ, {"server.port": "3"})
+    assert (loaded.config.server.port, loaded.config.server.host, loaded.config.server.debug) == (3, "b", True)
+    assert [loaded.sources[f"server.{key}"] for key in ("port", "host", "debug", "drain_seconds")] == [
+        "command line",
+        "environment MES_SERVER_HOST",
+        f"{FILE}:4",
+        "default",
+    ]
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    assert load(tmp_path, "[server]\nport = 1", {"MES_SERVER_PORT": "", "MES_ODD": ""}).config.server.port == 1
+
+
+def test_a_variable_that_is_no_setting_is_a_warning_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "", {"MES_SERVER_PROT": "1", "MES_Q": "1", "PATH": "x"})
+    assert [en for en, _ in loaded.warnings] == [
+        "environment variable MES_Q is not a setting and is ignored",
+        "environment variable MES_SERVER_PROT is not a setting and is ignored; did you mean MES_SERVER_PORT?",
+    ]
+
+
+@pytest.mark.row("D20")
+@pytest.mark.parametrize("spelling", ['["http://a", "http://b"]', '"http://a,http://b"', '" http://a , ,http://b "'])
+def test_a_list_may_be_written_as_a_list_or_with_commas(tmp_path: Path, spelling: str) -> None:
+    assert load(tmp_path, f"[security]\nallowed_origins = {spelling}").config.security.allowed_origins == ("http://a", "http://b")
+
+
+@pytest.mark.row("E18")
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("10KB", 10_000),
+        ("10kb", 10_000),
+        ("2048", 2048),
+        ("2048B", 2048),
+        ("1.5 mb", 1_500_000),
+        ("1GB", 10**9),
+        ("1KiB", 1024),
+        ("2mib", 2**21),
+        ("1GiB", 2**30),
+    ],
+)
+def test_sizes_have_units_in_any_case(tmp_path: Path, text: str, size: int) -> None:
+    assert load(tmp_path, f'[logging]\nmax_file_size = "{text}"').config.logging.max_file_size == size
+
+
+def test_the_time_limit_of_one_tool_stands_under_its_name(tmp_path: Path) -> None:
+    text = '[endpoint.tools."get_weather"]\ntimeout = 60\n[endpoint.tools."查 天气.v2"]\ntimeout = 2.5\n[endpoint.tools.empty]\n'
+    loaded = load(tmp_path, text)
+    assert {name: tool.timeout for name, tool in loaded.config.endpoint.tools.items()} == {"get_weather": 60, "查 天气.v2": 2.5}
+    assert loaded.sources["endpoint.tools.查 天气.v2.timeout"] == f"{FILE}:4"
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Config().server.port = 1  # type: ignore[misc]
+
+
+# Complaints
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("[server]\n  prot = 1", "2:3", 'did you mean "port"'),
+        ("[websocket]\nport = 1", "2:1", "belongs under [server]"),
+        ("[server]\nzzzz = 1", "2:1", 'no key "zzzz"'),
+        ("[sever]\nport = 1", "1:2", 'did you mean "server"'),
+        ("[zzzz]", "1:2", 'no section "zzzz"'),
+        ("port = 1", "1:1", "belongs under [server]"),
+        ("server = 3", "1:1", "[server] on its own line"),
+        ("[[server]]\nport = 1", "1:3", "[server] on its own line"),
+        ("server = { port = 1, prot = 2 }", "1:1", 'did you mean "port"'),
+        ("server.prot = 1", "1:1", 'did you mean "port"'),
+        ('[server]\n"\\u0007" = 1', "2:1", 'no key "\\x07"'),
+        ("[server]\nport = 70000", "2:8", "at most 65535"),
+        ("[server]\nport = -1", "2:8", "at least 0"),
+        ("[server]\nport = '8004'", "2:8", "a whole number"),
+        ("[server]\nport = true", "2:8", "a whole number"),
+        ("[server]\nport = 1.5", "2:8", "a whole number"),
+        ("[server]\nhost = ''", "2:8", "text in quotes"),
+        ("[server]\nhost = 1", "2:8", "text in quotes"),
+        ("[server]\ndebug = 1", "2:9", "true or false"),
+        ("[server]\nlog_level = 'LOUD'", "2:13", "one of"),
+        ("[server]\npublic_url = 'ws://a'", "2:14", "http(s)://"),
+        ("[server]\npublic_url = 'http://a/?b'", "2:14", "http(s)://"),
+        ("[server]\npublic_url = 'http://u:p@a'", "2:14", "http(s)://"),
+        ("[server]\npublic_url = 'http://a/mcp/b'", "2:14", "mcp"),
+        ("[server]\npublic_url = 'http://a/mcp'", "2:14", "mcp"),
+        ("[server]\ntrusted_proxies = ['nginx']", "2:19", "IP addresses"),
+        ("[server]\ntls_cert = 'c'", "2:12", "go together"),
+        ("[server]\ntls_key = 'k'", "2:11", "go together"),
+        ("[websocket]\nping_interval = 0", "2:17", "above 0"),
+        ("[websocket]\nping_timeout = -1", "2:16", "above 0"),
+        ("[websocket]\nclose_timeout = nan", "2:17", "above 0"),
+        ("[websocket]\nclose_timeout = inf", "2:17", "above 0"),
+        ("[websocket]\nmax_connections = 0", "2:19", "at least 1"),
+        ("[security]\nagents = [\n  'a b']", "2:10", "agent ids"),
+        ("[security]\nagents = ['a\\n']".replace("'", '"'), "2:10", "agent ids"),
+        ("[security]\nallowed_origins = [1]", "2:19", "a list"),
+        ("[security]\nopaque_tokens = 'sometimes'", "2:17", "loopback"),
+        ("[logging]\nmax_file_size = '10XB'", "2:17", "a size"),
+        ("[logging]\nmax_file_size = 'big'", "2:17", "a size"),
+        ("[logging]\nmax_file_size = 10", "2:17", "at least 1000 "),
+        ("[logging]\nmax_file_size = '9999GB'", "2:17", "at most 1000000000000"),
+        ("[logging]\nbackup_count = -1", "2:16", "at least 0"),
+        ("[endpoint]\ncall_timeout = 301", "2:16", "at most 300 seconds"),
+        ("[endpoint]\ntools = 3", "2:1", "endpoint.tools."),
+        ("[endpoint.tools]\nx = 3", "2:1", "endpoint.tools."),
+        ("[endpoint.tools.x]\ntime = 3", "2:1", 'did you mean "timeout"'),
+        ("[endpoint.tools.x]\ntimeout = 301", "2:11", "at most 300"),
+        ("[limits]\nfragments = 0", "2:13", "at least 1"),
+        ("[limits]\nhandshake_bytes = 1", "2:19", "at least 1024"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_line_column_and_what_would_be_right(tmp_path: Path, text: str, place: str, words: str) -> None:
+    error = complaint(tmp_path, text)
+    assert error.place == f"{FILE}:{place}"
+    assert words in error.en
+    assert error.exit_code == 78
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('[server]\nhost = "a', "2:10"),
+        ('[server]\nhost = "a"\nport = ', "3:8"),
+        ('[server]\nhost = "a"\ndebug = True', "3:9"),
+        ('[server]\nhost = "a"\nhost = "b"', "3:11"),
+        ("[server", "1:8"),
+        ('[server]\nhost = "a"\nport = ' + "9" * 5000, "1:1"),
+    ],
+)
+def test_toml_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, text: str, place: str) -> None:
+    error = complaint(tmp_path, text)
+    assert error.place == f"{FILE}:{place}"
+    assert "not valid TOML" in error.en
+
+
+def test_nesting_beyond_reason_is_a_complaint_and_not_a_crash(tmp_path: Path) -> None:
+    assert "not valid TOML" in complaint(tmp_path, "[security]\nagents = " + "[" * 100_000).en
+
+
+@pytest.mark.parametrize(
+    ("raw", "place"), [(b"[server]\n# \xe4\xb8\xad\xff", "2:4"), (b"\xff\xfeh", "1:1"), ("# 中文".encode("gbk"), "1:3")]
+)
+def test_a_file_that_is_not_utf_8_is_told_with_its_place(tmp_path: Path, raw: bytes, place: str) -> None:
+    error = complaint(tmp_path, raw)
+    assert (error.place, "UTF-8" in error.en) == (f"{FILE}:{place}", True)
+
+
+def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="cannot be read") as raised:
+        config.load(tmp_path, {})
+    assert raised.value.place == FILE
+
+
+def test_a_data_folder_that_is_a_file_holds_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    assert config.load(tmp_path, {}).config == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MES_SERVER_PORT", "tcp://10.0.0.1:80"),
+        ("MES_SERVER_PORT", "８００４"),
+        ("MES_SERVER_PORT", "8_0"),
+        ("MES_SERVER_DEBUG", "maybe"),
+        ("MES_WEBSOCKET_PING_INTERVAL", "1e3"),
+        ("MES_WEBSOCKET_PING_INTERVAL", "fast"),
+        ("MES_SERVER_PORT", "1" * 5000),
+    ],
+)
+def test_a_mistake_in_the_environment_is_told_with_the_variable(tmp_path: Path, variable: str, text: str) -> None:
+    error = complaint(tmp_path, "", {variable: text})
+    assert error.place == f"environment {variable}"
+    assert len(error.en) < 300, "long values are cut"
+
+
+@pytest.mark.parametrize(("name", "words"), [("server.prot", 'mean "port"'), ("port", "belongs under [server]"), ("zzz", "no section")])
+def test_a_name_on_the_command_line_that_is_no_setting_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    error = complaint(tmp_path, overrides={name: "1"})
+    assert error.place == "command line"
+    assert words in error.en
+
+
+def test_a_mistake_is_told_also_where_another_source_has_the_last_word(tmp_path: Path) -> None:
+    assert complaint(tmp_path, "[server]\nport = 70000", {"MES_SERVER_PORT": "1"}).place == f"{FILE}:2:8"
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=60) | st.text("[]server.port=\"' \n#;1", max_size=60))
+def test_any_text_at_all_loads_or_is_one_complaint_with_a_place(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    try:
+        loaded = load(tmp_path_factory.getbasetemp(), text)
+    except ConfigError as error:
+        assert re.fullmatch(rf"{re.escape(FILE)}:\d+:\d+", error.place)
+    else:
+        assert msgspec.convert(msgspec.to_builtins(loaded.config), Config) == loaded.config, "what loads is in range"
+
+
+# What works but will surprise
+
+
+@pytest.mark.parametrize("origin", ["a.example", "https://a/b", "https://u@a", "HTTPS:a"])
+def test_an_origin_no_browser_sends_is_a_warning(tmp_path: Path, origin: str) -> None:
+    ((en, zh),) = load(tmp_path, f"[security]\nallowed_origins = ['{origin}', 'null', '*', 'http://[::1]:80']").warnings
+    assert origin.lower() in en
+    assert origin.lower() in zh
+
+
+@pytest.mark.parametrize("url", ["https://monKey.example", "https://a/caller"])
+def test_an_address_that_a_single_module_refuses_is_a_warning(tmp_path: Path, url: str) -> None:
+    ((en, _),) = load(tmp_path, f"[server]\npublic_url = '{url}'").warnings
+    assert "single-module" in en
+
+
+# The key
+
+
+@pytest.mark.row("U2")
+@pytest.mark.parametrize("bad", ["/", "+", "&", "%", "#", " ", "密", '"', "\\", "<"])
+def test_a_key_that_breaks_the_addresses_made_with_it_is_refused_and_never_shown(tmp_path: Path, bad: str) -> None:
+    key = KEY[:-4] + bad + KEY[-4:]
+    error = complaint(tmp_path, "[server]\nkey = " + msgspec.json.encode(key).decode())
+    assert error.place == f"{FILE}:2:7"
+    assert KEY[:8] not in str(error)
+    assert complaint(tmp_path, "", {"MES_SERVER_KEY": key}).place == "environment MES_SERVER_KEY"
+
+
+def test_a_key_that_is_no_text_is_never_shown_either(tmp_path: Path) -> None:
+    assert "4711" not in str(complaint(tmp_path, "[server]\nkey = [4711]"))
+
+
+@pytest.mark.parametrize(("text", "environ"), [(f"[server]\nkey = '{KEY[:31]}'", {}), ("", {"MES_SERVER_KEY": "short"})])
+def test_a_short_key_is_refused_by_loading(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
+    error = complaint(tmp_path, text, environ)
+    assert "fewer than 32" in error.en
+
+
+def test_a_key_made_for_this_run_fills_the_gap_but_never_takes_the_place_of_a_given_one(tmp_path: Path) -> None:
+    made = "m" * 32
+    for text in ("", "[server]\nkey = ''", "[server]\nkey = 'short'"):
+        put(tmp_path, text)
+        loaded = config.load(tmp_path, {}, made_key=made)
+        assert (loaded.config.server.key, loaded.sources["server.key"]) == (made, "memory")
+    put(tmp_path, f"[server]\nkey = '{KEY}'")
+    assert config.load(tmp_path, {}, made_key=made).config.server.key == KEY
+    with pytest.raises(ConfigError, match="fewer"):
+        config.load(tmp_path, {"MES_SERVER_KEY": "short"}, made_key=made)
+
+
+# The first start
+
+
+def example(root: Path, text: str) -> None:
+    (root / EXAMPLE).write_text(text, encoding="utf-8", newline="")
+
+
+@pytest.mark.row("E6", "U2", "D31")
+def test_the_first_start_copies_the_example_with_a_key_and_nothing_else_changed(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    text = (request.config.rootpath / EXAMPLE).read_text("utf-8")
+    example(tmp_path, text)
+    prepared = config.prepare(tmp_path)
+    assert [en for en, _ in prepared.notes] == [f"created {FILE}", f"made a new [server] key in {FILE}"]
+    assert (prepared.key, prepared.warnings) == ("", ())
+    loaded = config.load(tmp_path, {})
+    key = loaded.config.server.key
+    assert re.fullmatch(r"[A-Za-z0-9]{32}", key)
+    assert not tokens.refused_by_xiaozhi(tokens.Doors(key).make_xiaozhi(tokens.SINGLE_MODULE))
+    assert (tmp_path / FILE).read_text("utf-8") == text.replace('key = ""', f'key = "{key}"', 1)
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+    assert os.listdir(tmp_path / "data") == [".mcp-endpoint-server.cfg"], "nothing is left beside it"
+    assert (tmp_path / EXAMPLE).read_text("utf-8") == text
+    assert config.prepare(tmp_path) == NOTHING
+    assert config.load(tmp_path, {}).config.server.key == key, "the second start changes nothing"
+
+
+@pytest.mark.row("E6")
+def test_the_live_file_wins_over_the_example(tmp_path: Path) -> None:
+    example(tmp_path, "[server]\nport = 1")
+    path = put(tmp_path, f"[server]\nport = 2\nkey = '{KEY}'")
+    before = path.read_bytes()
+    assert config.prepare(tmp_path) == NOTHING
+    assert path.read_bytes() == before
+    assert config.load(tmp_path, {}).config.server.port == 2
+
+
+def test_without_an_example_the_first_start_still_makes_a_file_with_a_key(tmp_path: Path) -> None:
+    config.prepare(tmp_path)
+    assert list(tomli.loads((tmp_path / FILE).read_text("utf-8"))["server"]) == ["key"]
+
+
+@pytest.mark.row("D31")
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", '[server]\nkey = "K"\n'),
+        ("# c\n[websocket]\nping_timeout = 3", '# c\n[websocket]\nping_timeout = 3\n[server]\nkey = "K"\n'),
+        ("[websocket]\n", '[websocket]\n[server]\nkey = "K"\n'),
+        ("[server] # here\r\nport = 3\r\n", '[server] # here\r\nkey = "K"\r\nport = 3\r\n'),
+        ("[server]\nport = 3\nkey = '' # c\n", '[server]\nport = 3\nkey =  "K"  # c\n'),
+        ("[server]\nkey = '''''' # c\n", '[server]\nkey = "K" # c\n'),
+        ("server.port = 3\nserver.key = ''", 'server.port = 3\nserver.key = "K"'),
+        ("server = { port = 3, key = '' }", None),
+        ("server = { port = 3 }", None),
+        ("server.port = 3", None),
+        ("[server]\nkey = '''\n'''", None),
+        ("; c\n[server]\nhost = a ; b\n", "; c\n[server]\nkey = K\nhost = a ; b\n"),
+        ("[server]\r\nhost = a\r\nkey = # c\r\n", "[server]\r\nhost = a\r\nkey =  K # c\r\n"),
+        ("[server]\nhost = a\nkey =", "[server]\nhost = a\nkey = K "),
+        ("[logging]\nlog_file = a\n", "[logging]\nlog_file = a\n[server]\nkey = K\n"),
+    ],
+)
+def test_a_key_is_written_into_a_file_without_one_and_every_other_byte_stays(tmp_path: Path, before: str, after: str | None) -> None:
+    path = put(tmp_path, before)
+    prepared = config.prepare(tmp_path)
+    if after is None:
+        assert path.read_bytes() == before.encode(), "a file too unusual to be changed is left alone"
+        assert len(prepared.key) == 32
+        ((en, _),) = prepared.warnings
+        assert "memory" in en
+    else:
+        loaded = config.load(tmp_path, {})
+        written = path.read_bytes().decode().replace(loaded.config.server.key, "K")
+        assert re.sub(" +", " ", written) == re.sub(" +", " ", after)
+        assert [en for en, _ in prepared.notes] == [f"made a new [server] key in {FILE}"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("[server]\nkey = 'short' # c\n", '[server]\nkey = "K" # c\n'), ("[server]\nkey=short;x # c\n", "[server]\nkey=K # c\n")],
+)
+def test_a_key_too_short_for_the_original_is_replaced_as_the_original_did_and_that_is_told(tmp_path: Path, before: str, after: str) -> None:
+    path = put(tmp_path, before)
+    ((en, _),) = config.prepare(tmp_path).warnings
+    assert "fewer than 32" in en
+    assert path.read_bytes().decode().replace(config.load(tmp_path, {}).config.server.key, "K") == after
+
+
+def test_a_usable_key_is_never_replaced(tmp_path: Path) -> None:
+    for text in (f"[server]\nkey = {KEY}\nhost = a\n", f"[server]\nkey = '{KEY}'", f"[server]\nkey = '{KEY * 3}'"):
+        path = put(tmp_path, text)
+        assert config.prepare(tmp_path) == NOTHING
+        assert path.read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "overrides"),
+    [
+        ("[server]\nport = 70000", {}, {}),
+        ("[server]\nprot = 1", {}, {}),
+        ('[server]\nhost = "', {}, {}),
+        ("[server]\nkey = 'a/" + KEY + "'", {}, {}),
+        ("[server]\n", {"MES_SERVER_PORT": "x"}, {}),
+        ("[server]\n", {"MES_SERVER_KEY": "short"}, {}),
+        ("[server]\n", {}, {"server.prot": "1"}),
+    ],
+)
+def test_nothing_is_written_while_anything_is_wrong(tmp_path: Path, text: str, environ: dict[str, str], overrides: dict[str, str]) -> None:
+    path = put(tmp_path, text)
+    with pytest.raises(ConfigError):
+        config.prepare(tmp_path, environ, overrides)
+    assert path.read_bytes() == text.encode()
+    path.unlink()
+    example(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        config.prepare(tmp_path, environ, overrides)
+    assert not path.exists()
+    assert raised.value.place.startswith((f"{EXAMPLE}:", "environment ", "command line"))
+
+
+def test_a_key_from_the_environment_is_not_written_down(tmp_path: Path) -> None:
+    example(tmp_path, "[server]\nkey = ''\n")
+    prepared = config.prepare(tmp_path, {"MES_SERVER_KEY": KEY})
+    assert [en for en, _ in prepared.notes] == [f"created {FILE}"]
+    assert (tmp_path / FILE).read_text() == "[server]\nkey = ''\n"
+
+
+def test_a_change_that_would_say_anything_else_than_the_key_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path, "[server]\nport = 1\n")
+    monkeypatch.setattr(config, "_with_key", lambda text, key: f"[server]\nport = 2\nkey = '{key}'")
+    assert len(config.prepare(tmp_path).key) == 32
+    assert path.read_text() == "[server]\nport = 1\n"
+
+
+def refuse_to_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(source: object, target: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", read_only)
+
+
+def test_where_nothing_can_be_written_the_key_lives_in_memory_and_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_replace(monkeypatch)
+    prepared = config.prepare(tmp_path)
+    ((en, zh),) = prepared.warnings
+    assert "memory" in en
+    assert "MES_SERVER_KEY" in zh
+    assert prepared.key not in en + zh
+    loaded = config.load(tmp_path, {}, made_key=prepared.key)
+    assert (loaded.config.server.key, loaded.sources["server.key"]) == (prepared.key, "memory")
+    assert os.listdir(tmp_path / "data") == [], "nothing is left behind"
+    assert config.prepare(tmp_path, {"MES_SERVER_KEY": KEY}) == NOTHING, "nothing to tell where nothing was needed"
+
+
+def test_a_folder_that_cannot_be_made_is_the_same_as_a_read_only_one(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    assert len(config.prepare(tmp_path).key) == 32
+
+
+def test_writing_follows_a_link_and_replaces_the_file_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, link = tmp_path / "elsewhere" / "real.cfg", tmp_path / "link.cfg"
+    config.write(target, "old")
+    link.symlink_to(target)
+    config.write(link, "new\r\n")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new\r\n"
+    refuse_to_replace(monkeypatch)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.EROFS))):
+        config.write(link, "newer")
+    assert target.read_bytes() == b"new\r\n"
+    assert os.listdir(target.parent) == ["real.cfg"]
+
+
+# The old form
+
+
+def test_an_old_file_loads_with_a_warning_and_converts_to_the_same_values(tmp_path: Path) -> None:
+    text = "[server]\nhost = a # b\nport = 0080\nodd = 1\n"
+    text += "[websocket]\nping_timeout = 2.50\nping_interval = 30\n[odd]\ndebug = Yes\n[logging]\n"
+    loaded = load(tmp_path, text)
+    assert [en.partition(": ")[0] for en, _ in loaded.warnings[1:]] == [f"{FILE}:4:1", f"{FILE}:9:1"]
+    converted = config.convert(text)
+    assert converted.splitlines()[1:3] == ['host = "a" # b', "port = 80"]
+    assert converted.splitlines()[5:7] == ["ping_timeout = 2.5", "ping_interval = 30"]
+    assert load(tmp_path, converted).config == loaded.config
+    assert load(tmp_path, converted).warnings == ()
+    with pytest.raises(ConfigError, match="already"):
+        config.convert(converted)
+
+
+def test_a_mistake_in_an_old_file_is_told_with_its_place(tmp_path: Path) -> None:
+    assert complaint(tmp_path, "[server]\nhost = a\ndebug =  maybe").place == f"{FILE}:3:10"
+
+
+# The tables
+
+
+@pytest.mark.row("E6")
+def test_the_example_shows_every_setting_at_its_default_in_order(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    text = (request.config.rootpath / EXAMPLE).read_text("utf-8")
+    loaded = load(tmp_path, text)
+    assert loaded.config == Config()
+    assert loaded.warnings == ()
+    assert [name for name in SETTINGS if loaded.sources[name] == "default"] == []
+    assert [f"{section}.{key}" for section, table in tomli.loads(text).items() for key in table] == list(SETTINGS)
+    tool = load(tmp_path, text.replace('# [endpoint.tools."', '[endpoint.tools."').replace("# timeout = 60", "timeout = 60"))
+    assert [tool.timeout for tool in tool.config.endpoint.tools.values()] == [60]
+
+
+def test_every_comment_of_the_example_is_in_both_languages(request: pytest.FixtureRequest) -> None:
+    text = (request.config.rootpath / EXAMPLE).read_text("utf-8")
+    blocks = re.findall(r"(?:^# .*\n|^#\n)+", text, re.MULTILINE)
+    assert len(blocks) > 40
+    for block in blocks:
+        assert re.search("[\u4e00-\u9fff]", block), block
+        assert re.search(r"[A-Za-z]+ [A-Za-z]+", block), block
+
+
+@EVERY
+def test_every_setting_says_its_reason_range_and_unit(setting: Setting) -> None:
+    assert setting.reason
+    assert all(setting.expected)
+    assert setting.unit == ("bytes" if setting.kind == "size" else "seconds" if setting.kind == "float" else "")
+    if setting.section == "limits":
+        assert setting.unit in setting.key or not setting.unit
+    assert msgspec.convert(msgspec.to_builtins(setting.default), setting.type) == setting.default, "the default is in range"
+
+
+def test_every_limit_of_the_program_is_a_setting() -> None:
+    assert [setting.key for setting in SETTINGS.values() if setting.section == "limits"] == [
+        field.name for field in msgspec.structs.fields(Limits)
+    ]
+
+
+# Places
+
+
+def test_places_are_found_in_every_form_toml_has() -> None:
+    text = '''a = 1 # x = 9
+[ b . "c.d" ] # [z]
+e.f = [ # g = 1
+  "]", { h = "[" },
+]
+'i j' = """
+k = 2
+[l]
+\\""" """
+m = \'\'\'n = 3
+\'\'\'
+o = "p\\"q" # r
+[[s]]
+t = -1.5e3
+[[s]]
+t = 2
+'''
+    tomli.loads(text)
+    places = config.toml_places(text)
+    assert {".".join(path): place[:4] for path, place in places.items()} == {
+        "a": (1, 1, 1, 5),
+        "b.c.d": (2, 3, 2, 3),
+        "b.c.d.e.f": (3, 1, 3, 7),
+        "b.c.d.i j": (6, 1, 6, 9),
+        "b.c.d.m": (10, 1, 10, 5),
+        "b.c.d.o": (12, 1, 12, 5),
+        "s": (13, 3, 13, 3),
+        "s.1": (13, 3, 13, 3),
+        "s.1.t": (14, 1, 14, 5),
+        "s.2": (15, 3, 15, 3),
+        "s.2.t": (16, 1, 16, 5),
+    }
+    assert places[("b", "c.d", "o")].value == '"p\\"q"'
+    assert places.nearest(("b", "c.d", "e", "f", "h")) == places[("b", "c.d", "e", "f")]
+    assert places.nearest(("zzz",))[:2] == (1, 1)
+
+
+# Tables that a file may hold several of
+
+
+def test_pools_of_credentials_and_gateways_are_read_from_tables_of_their_own(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        """
+[credentials.fly]
+accounts = "accounts.txt"
+retries = 2
+[[gateway]]
+name = "air"
+target = "https://air.example/mcp/"
+credentials = "fly"
+place = "query:api_key"
+[[gateway]]
+name = "plain"
+target = "http://127.0.0.1:9"
+timeout = 3
+""",
+    )
+    assert loaded.config.credentials == {"fly": config.CredentialSettings(accounts="accounts.txt", retries=2)}
+    assert [(gateway.name, gateway.credentials, gateway.place, gateway.timeout) for gateway in loaded.config.gateway] == [
+        ("air", "fly", "query:api_key", 300.0),
+        ("plain", "", "bearer", 3.0),
+    ]
+    assert loaded.sources["gateway.2.timeout"].endswith(":13")
+    assert loaded.sources["credentials.fly.retries"].endswith(":4")
+
+
+GATEWAY = "[[gateway]]\nname = 'x'\ntarget = 'http://h'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("gateway = 1", "1:1", "write [[gateway]] on its own line"),
+        ("[gateway]\nname = 'x'", "1:2", "write [[gateway]]"),
+        ("[[gateway]]", "1:3", "is empty"),
+        ("[[gateway]]\nname = 'x'", "2:8", "has no target"),
+        ("[[gateway]]\ntarget = 'http://h'", "2:10", "has no name"),
+        (GATEWAY + GATEWAY, "5:8", 'two gateways named "x"'),
+        (GATEWAY + "credentials = 'fly'\n[credentials.flu]\nenv = 'X'", "4:15", 'did you mean "flu"?'),
+        (GATEWAY + "credentials = 'fly'", "4:15", "there is no [credentials.fly]"),
+        (GATEWAY + "plaec = 'bearer'", "4:1", 'did you mean "place"?'),
+        (GATEWAY + "place = 'cookie:x'", "4:9", "expected bearer, query:NAME or header:NAME"),
+        ("[[gateway]]\nname = 'a b'\ntarget = 'http://h'", "2:8", "expected 1 to 64 letters"),
+        ("credentials = 1", "1:1", "write [credentials.NAME]"),
+        ("[credentials]\na = 1", "2:1", "write [credentials.NAME]"),
+        ("[credentials.'a b']\nenv = 'X'", "1:2", "NAME is letters, digits"),
+        ("[credentials.a]\nevn = 'X'", "2:1", 'did you mean "env"?'),
+        ("[credentials.a]\nretries = -1", "2:11", "expected a whole number"),
+        ("[gatewya]\nname = 'x'", "1:2", 'did you mean "gateway"?'),
+    ],
+)
+def test_a_mistake_in_such_a_table_is_told_with_its_place(tmp_path: Path, text: str, place: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert caught.value.place.endswith(f".cfg:{place}"), caught.value.place
+    assert words in caught.value.en
+
+
+def test_what_may_hold_a_key_is_not_shown_when_it_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "[[gateway]]\nname = 'x'\ntarget = 'ftp://h/?api_key=sk-secret'")
+    assert "sk-secret" not in caught.value.en + caught.value.zh
