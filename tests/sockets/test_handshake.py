@@ -15,7 +15,7 @@ from websockets.datastructures import Headers
 
 from mcp_endpoint.access.admission import BadTokens, Porter, Refusal, host_of
 from mcp_endpoint.access.tokens import Doors
-from mcp_endpoint.errors import RESTARTING
+from mcp_endpoint.errors import CROWDED_OUT, RESTARTING
 from mcp_endpoint.log import setup
 from mcp_endpoint.settings.load import Config, Logging, Server
 from mcp_endpoint.sockets.handshake import Admission, Door
@@ -244,6 +244,24 @@ async def test_more_than_max_connections_hear_503_and_those_inside_notice_nothin
             assert await three.hears() == "now there is room"
 
 
+async def test_who_has_every_link_gives_way_to_another_endpoint_with_the_newest() -> None:
+    async with (
+        staged(configured(websocket={"max_connections": 3})) as stage,
+        linked(stage, token="greedy") as first,
+        linked(stage, token="greedy") as second,
+        linked(stage, token="greedy") as third,
+        linked(stage, token="modest") as other,
+    ):
+        assert await third.goodbye() == tuple(CROWDED_OUT)
+        assert (await knock(stage, f"{DEVICE}?token=greedy")).status == 503
+        async with linked(stage, token="new") as fifth:
+            for peer in (first, other, fifth):
+                peer.say("still here")
+                assert await peer.hears() == "still here"
+            assert await second.goodbye() == tuple(CROWDED_OUT)
+            assert stage.door.links <= 4
+
+
 async def test_a_draining_server_lets_nobody_in() -> None:
     async with staged() as stage, linked(stage) as inside:
         stage.door.refuse_new = True
@@ -421,5 +439,5 @@ def test_the_host_of_an_address() -> None:
 def test_links_are_counted_while_their_socket_is_there() -> None:
     entrance = door()
     assert entrance.links == 0
-    entrance.open.add(object())  # type: ignore[arg-type]
+    entrance.came(object(), "home")  # type: ignore[arg-type]
     assert entrance.links == 1

@@ -81,7 +81,7 @@ class Server(Struct, frozen=True, kw_only=True):
 class WebSocket(Struct, frozen=True, kw_only=True):
     """`[websocket]`: how many links there may be and when a silent one is given up."""
 
-    max_connections: Annotated[Count, Meta(description="links at the same time; one more is refused with HTTP 503")] = 1000
+    max_connections: Annotated[Count, Meta(description="links at the same time; beyond, the endpoint with most gives way")] = 1000
     ping_interval: Annotated[Seconds, Meta(description="silence after which a peer is pinged; proxies cut idle links after 60")] = 30.0
     ping_timeout: Annotated[Seconds, Meta(description="how long a pinged peer may stay silent before its link ends")] = 10.0
     close_timeout: Annotated[Seconds, Meta(description="how long a peer may take to answer a close frame")] = 10.0
@@ -263,17 +263,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     gateway_connections: Annotated[Count, Meta(description="connections to the upstream of one gateway; more requests wait")] = 1000
     gateway_retry_bytes: Annotated[Bytes, Meta(description="a gateway's request above this is sent once, because it is not kept")] = MIB
     remembered_endpoints: Annotated[Count, Meta(description="empty endpoints whose last goodbye is kept for hints")] = 1024
-    http_requests: Annotated[Count, Meta(description="HTTP requests being answered at a time, open streams too; 503 beyond")] = 2000
+    http_requests: Annotated[Count, Meta(description="HTTP requests being answered at a time, streams too; shared as links are")] = 2000
     http_bodies: Annotated[Count, Meta(description="HTTP bodies being received at a time, half of them for one holder; 503 beyond")] = 128
     body_seconds: Annotated[Seconds, Meta(description="time to send the body of an HTTP request; 408 beyond")] = 30.0
     checked_bytes: Annotated[Bytes, Meta(description="arguments or a tool's description above this are not checked by the API")] = 256 * KIB
-    http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; beyond, the one unused for longest gives way")] = 10_000
+    http_sessions: Annotated[Count, Meta(description="MCP sessions over HTTP; shared as links are, an unused one goes first")] = 10_000
     http_idle_seconds: Annotated[Seconds, Meta(description="a session nobody uses ends after this")] = 1_800.0
     http_replay_bytes: Annotated[
         Bytes, Meta(description="what HTTP clients have not read, or may come back for; beyond, the endpoint with most pays")
     ] = 64 * MIB
-    http_streams: Annotated[Count, Meta(description="subscriptions (revision 2026-07-28) open at a time")] = 1000
-    parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required) at a time")] = 1000
+    http_streams: Annotated[Count, Meta(description="subscriptions (revision 2026-07-28) open at a time; shared as links are")] = 1000
+    parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required); shared as links are")] = 1000
 
 
 class Config(Struct, frozen=True, kw_only=True):

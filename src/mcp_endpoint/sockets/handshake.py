@@ -14,7 +14,8 @@ from websockets.datastructures import Headers
 from ..access.admission import ORIGIN, Porter, Refusal, Side, neighbourhood
 from ..access.tokens import Opened
 from ..core.broker import Broker
-from ..errors import Goodbye
+from ..core.shares import Shares
+from ..errors import CROWDED_OUT, Goodbye
 from ..log import LineQuota
 from ..protocol import stateless as eras
 from ..settings.load import Config
@@ -59,6 +60,9 @@ class Closable(Protocol):
     def goodbye(self, goodbye: Goodbye) -> None:
         """Begin the closing handshake."""
 
+    def cut(self) -> None:
+        """Drop the socket at once."""
+
 
 class Door:
     """Decides who comes in, and knows who is inside: one per server, shared by all its links."""
@@ -69,8 +73,12 @@ class Door:
         self.porter = porter
         self.keepalive = Keepalive(config.websocket, config.limits)
         self.budget = Budget(config.limits, self.keepalive)
-        self.open: set[Closable] = set()
-        """Links whose socket is not yet gone, those that are closing too."""
+        self.open: dict[Closable, str] = {}
+        """Links whose socket is not yet gone, those that are closing too, and the endpoint of each."""
+        self._shares: Shares[Closable] = Shares()
+        """Links that are not closing, by endpoint."""
+        self._closing: dict[Closable, None] = {}
+        """Links that are closing, the oldest first."""
         self.unfinished: dict[Unfinished, None] = {}
         """Sockets without a complete HTTP head, from their TCP accept on, the oldest first."""
         self.refuse_new = False
@@ -103,6 +111,36 @@ class Door:
         if left_out is not None:
             logger.info("已拒绝连接 / connection refused", peer=peer, status=refusal.status, reason=refusal.why, **left_out)
 
+    def came(self, link: Closable, endpoint: str) -> None:
+        """A link of this endpoint is open."""
+        self.open[link] = endpoint
+        self._shares.add(endpoint, link)
+
+    def closes(self, link: Closable) -> None:
+        """A link is closing: it no longer counts as its endpoint's."""
+        if link in self.open:
+            self._shares.remove(self.open[link], link)
+            self._closing[link] = None
+
+    def gone(self, link: Closable) -> None:
+        """The socket of a link is gone."""
+        self.open.pop(link, None)
+        self._closing.pop(link, None)
+
+    def _has_room(self, endpoint: str) -> bool:
+        """Whether one more link of this endpoint may come; the endpoint with most may have to give way to it."""
+        most = self.config.websocket.max_connections
+        if len(self.open) - len(self._closing) >= most:
+            crowded = self._shares.gives_way(endpoint)
+            if crowded is None:
+                return False
+            crowded.goodbye(CROWDED_OUT)
+        if len(self.open) > most and self._closing:  # who takes its time with closing has no more of it
+            oldest = next(iter(self._closing))
+            del self._closing[oldest]
+            oldest.cut()
+        return True
+
     def decide(self, target: str, headers: Headers, peer: tuple[str, int], local: str, *, tls: bool = False) -> Admission | Refusal:
         """Who stands at the door with this request target and these headers, from `peer` to our address `local`."""
         whence = self.porter.whence(peer, local, headers.get_all, tls=tls)
@@ -113,14 +151,14 @@ class Door:
             return Refusal(404, "not found", NOT_FOUND, "no such path", shown)
         if self.refuse_new:
             return Refusal(503, "restarting", RESTART, "draining", shown, (("Retry-After", str(RETRY_SECONDS)),))
-        if len(self.open) >= self.config.websocket.max_connections:
-            return Refusal(503, "full", FULL, "max_connections reached", shown, (("Retry-After", str(RETRY_SECONDS)),))
         if not self.porter.origins.allow(headers.get_all, tls=self.porter.is_tls(peer[0], headers.get_all, tls=tls)):
             return Refusal(403, "origin not allowed", ORIGIN, "origin not allowed", shown)
         fields = parse_qsl(query, keep_blank_values=True)
         opened = self.porter.admit(fields, headers.get_all, whence, side)
         if isinstance(opened, Refusal):
             return opened
+        if not self._has_room(opened.endpoint):
+            return Refusal(503, "full", FULL, "max_connections reached", shown, (("Retry-After", str(RETRY_SECONDS)),))
         server_id = next((value for name, value in fields if name == "server_id"), "")
         return Admission(side, opened, server_id[:SERVER_ID_CHARS], shown, ("revision", eras.REVISION) in fields)
 

@@ -185,7 +185,7 @@ class Link(Frames, asyncio.Protocol):
         self._detach(ABNORMAL, str(exc) if exc else "no close frame")
         self.door.keepalive.forget(self)
         self.door.budget.keep(self, 0)
-        self.door.open.discard(self)
+        self.door.gone(self)
         self._connections.discard(self)
 
     def pause_writing(self) -> None:
@@ -434,6 +434,7 @@ class Link(Frames, asyncio.Protocol):
         if not self.leaving:
             self.leaving = self.turn.time()
             self.stuck = 0.0
+            self.door.closes(self)
             self.door.keepalive.watch(self, self.leaving + self.door.keepalive.close_timeout)
 
     def _shut(self) -> None:
@@ -515,7 +516,7 @@ class Link(Frames, asyncio.Protocol):
             party = door.broker.attach_consumer(name, shown, self)
             most = limits.consumer_message_bytes
         self.start_messages(party.says, party, most, limits.fragments)
-        door.open.add(self)
+        door.came(self, name)
         door.keepalive.watch(self, self.seen + door.keepalive.interval)
         door.counters["links_accepted"] += 1
         chinese, english = _SIDES[admission.side]

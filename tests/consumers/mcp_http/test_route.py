@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from mcp_endpoint.access.admission import Porter
 from mcp_endpoint.asgi import Bodies
 from mcp_endpoint.consumers.mcp_http.caller import Seat
-from mcp_endpoint.consumers.mcp_http.route import McpHttp, is_stateless
+from mcp_endpoint.consumers.mcp_http.route import McpHttp, Visit, is_stateless
 from mcp_endpoint.settings.load import Config, Limits
 from mcp_endpoint.settings.load import Server as Settings
 
@@ -205,7 +205,7 @@ async def test_of_too_many_requests_at_a_time_the_last_hears_503() -> None:
         async with asyncio.timeout(BOUND):
             while (await web.post(request(1, "ping"), session=session)).status_code == 503:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.01)
-        assert web.room.answering <= 1
+        assert len(web.room.visits) <= 1
 
 
 # Eras
@@ -260,6 +260,10 @@ class Twin:
         return {"twins": 1}
 
 
+async def nowhere(message: Any) -> None:
+    """An answer that nobody gets."""
+
+
 async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
     async with served() as web:
         config = Config(server=Settings(key=KEY), limits=Limits())
@@ -272,7 +276,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": META, "more_body": False}
 
-        answer = await room.answer(Request(scope, receive))
+        answer = await room.answer(Request(scope, receive), Visit(nowhere))
         assert json.loads(bytes(answer.body)) == {
             "method": "POST",
             "bytes": len(META),
@@ -286,7 +290,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
         assert twin.stopped
         alone = McpHttp(web.broker, config.limits, Porter(config, DOORS), Bodies(8, BOUND))
         assert "stateless" not in alone.describe()
-        answer = await alone.answer(Request(scope, receive))
+        answer = await alone.answer(Request(scope, receive), Visit(nowhere))
         assert answer.status_code == 415  # without that era its requests are seen as the other's
         await alone.stop()
 

@@ -9,6 +9,8 @@ its `MCP-Protocol-Version`, or by being `server/discover`. Who has a session, or
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,13 +20,14 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ...access.admission import Porter, Refusal
 from ...access.tokens import NAME
 from ...asgi import Bodies, BodyRefused
 from ...core.broker import Broker
 from ...core.lifecycle import HANDSHAKE_REVISIONS
+from ...core.shares import Shares
 from ...settings.load import Limits
 from .caller import Era, Seat
 from .sessions import SESSION, VERSION, Sessions
@@ -64,8 +67,8 @@ class McpHttp:
         self._limits = limits
         self._porter = porter
         self.sessions = Sessions(broker, limits)
-        self.answering = 0
-        """Requests that are being answered, open streams too."""
+        self.visits: Shares[Visit] = Shares()
+        """Requests that are being answered, open streams too, by endpoint."""
         self._stateless: Era = stateless or self.sessions
 
     @property
@@ -92,10 +95,26 @@ class McpHttp:
             return self.sessions.describe()
         return {**self.sessions.describe(), "stateless": self._stateless.describe()}
 
-    async def answer(self, request: Request) -> Response:
+    def _takes(self, visit: Visit, seat: Seat) -> bool:
+        """Whether a request has room; the endpoint with most may have to give way to it."""
+        if len(self.visits) >= self._limits.http_requests:
+            crowded = self.visits.gives_way(seat.name)
+            if crowded is None:
+                return False
+            self.leaves(crowded)
+            crowded.give_way()
+        visit.owner = seat.name
+        self.visits.add(visit.owner, visit)
+        return True
+
+    def leaves(self, visit: Visit) -> None:
+        """A request is answered, or given up."""
+        self.visits.remove(visit.owner, visit)
+
+    async def answer(self, request: Request, visit: Visit) -> Response:
         """The answer to one request."""
         seat = self._seat(request)
-        if self.answering > self._limits.http_requests and not isinstance(seat, Refusal):
+        if not isinstance(seat, Refusal) and not self._takes(visit, seat):
             seat = Refusal(503, "full", FULL, "http_requests reached", seat.address, LATER)
         if isinstance(seat, Refusal):
             logger.debug("已拒绝请求 / request refused", peer=seat.address, status=seat.status, reason=seat.why)
@@ -151,14 +170,51 @@ class _App:
         self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._room.answering += 1
+        visit = Visit(send)
         try:
-            response = await self._room.answer(Request(scope, receive, send))
-            await response(scope, receive, send)
+            response = await self._room.answer(Request(scope, receive, send), visit)
+            await response(scope, receive, visit.send)
         except ClientDisconnect:
             return  # it hung up while it was still sending
+        except asyncio.CancelledError:
+            if not visit.gave_way:
+                raise
+            await visit.end(scope, receive)
         finally:
-            self._room.answering -= 1
+            self._room.leaves(visit)
+
+
+class Visit:
+    """One request that is being answered, and may have to give way to another endpoint's."""
+
+    def __init__(self, send: Send) -> None:
+        self.owner = ""
+        """The endpoint, once it is known."""
+        self.gave_way = False
+        self._send = send
+        self._task = asyncio.current_task()
+        self._begun = False
+
+    async def send(self, message: Message) -> None:
+        """Hand a part of the answer on."""
+        self._begun = True
+        await self._send(message)
+
+    def give_way(self) -> None:
+        """End: with 503, or where the answer stands."""
+        if self._task is not None and self._task.cancel():
+            self.gave_way = True
+
+    async def end(self, scope: Scope, receive: Receive) -> None:
+        """The end of the answer, as far as its client takes it at once."""
+        if self._task is not None:
+            self._task.uncancel()
+        with contextlib.suppress(TimeoutError, RuntimeError):  # uvicorn's for an answer shorter than it said
+            async with asyncio.timeout(0):
+                if self._begun:
+                    await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                else:
+                    await _answer(Refusal(503, "full", FULL, "http_requests reached", headers=LATER))(scope, receive, self._send)
 
 
 def is_stateless(request: Request, body: bytes) -> bool:

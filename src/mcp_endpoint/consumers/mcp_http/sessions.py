@@ -9,7 +9,8 @@ Rules of this module (MCP 2025-11-25, Transports, "Streamable HTTP"):
    session's own stream, which GET opens.
 3. A client that hangs up has not cancelled: its answer is kept for a resumption by `Last-Event-ID`. `notifications/cancelled` ends the
    POST with an error, because this wire ends a request with an answer only.
-4. At `http_sessions` the one unused for longest gives way; one in use never does, and then a new one is refused with 503.
+4. At `http_sessions` the endpoint with most sessions gives way: with the one unused for longest, and with one in use only to an endpoint
+   that has at least two fewer. Else a new one is refused with 503.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +31,7 @@ from ... import errors
 from ...core.broker import Broker
 from ...core.ledger import CANCELLED, Call, Consumer, number_of
 from ...core.lifecycle import HANDSHAKE_REVISIONS, LATEST
+from ...core.shares import Shares
 from ...errors import Code
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, id_key, members, place_in_params
@@ -55,6 +56,8 @@ ANSWERS_KEPT: Final = 2
 """Answers of the largest size that fit in the store however small `http_replay_bytes` is, so that a client that reads gets its own."""
 BACKLOG_BYTES: Final = 64 * 1024
 """What a session keeps for a client that has not opened its stream."""
+LOOKED_AT: Final = 16
+"""Sessions that are looked at for one nobody uses, the ones unused for longest first."""
 SWEEP_SECONDS: Final = 15.0
 """How often sessions are looked at that nobody uses; less often than the shortest idle time would be too late."""
 LATER: Final = {"retry-after": "5"}
@@ -385,8 +388,10 @@ class Sessions:
         self.opened = 0
         """How many there were since the start."""
         self._broker = broker
-        self._open: OrderedDict[str, Session] = OrderedDict()
-        """By id; the one used last is last."""
+        self._open: dict[str, Session] = {}
+        """By id."""
+        self._shares: Shares[Session] = Shares()
+        """By endpoint; the one used last is last."""
         self._sweep: asyncio.TimerHandle | None = None
         self._stopped = False
 
@@ -517,28 +522,39 @@ class Sessions:
         if self._stopped or self._broker.draining:
             return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", headers=LATER)
         if len(self._open) >= self.limits.http_sessions:
-            unused = next((session for session in self._open.values() if not session.busy), None)
-            if unused is None:
+            crowded = self._gives_way(seat.name)
+            if crowded is None:
                 return refused(503, errors.BUSY, "too many sessions (limits.http_sessions) / 会话过多", headers=LATER)
-            unused.close(*errors.GOING_AWAY)
+            crowded.close(*errors.GOING_AWAY)
         loop = asyncio.get_running_loop()
         session = Session(self, seat, secrets.token_urlsafe(32), loop.time())
         self._open[session.id] = session
+        self._shares.add(seat.name, session)
         self.opened += 1
         if self._sweep is None:
             self._sweep = loop.call_later(SWEEP_SECONDS, self._end_unused)
         logger.debug("会话已建立 / session opened", endpoint=seat.shown, peer=seat.address, sessions=len(self._open))
         return session
 
+    def _gives_way(self, name: str) -> Session | None:
+        """What ends so that one more session of this endpoint may begin: one of the endpoint with most, if possible one nobody uses."""
+        for _ in range(LOOKED_AT):
+            largest = self._shares.largest(name)
+            session = next(iter(largest), None)
+            if session is None or not session.busy:
+                return session
+            self.touch(session)
+        return self._shares.gives_way(name)
+
     def touch(self, session: Session) -> None:
         """It is in use."""
         session.used = asyncio.get_running_loop().time()
-        if session.id in self._open:
-            self._open.move_to_end(session.id)
+        self._shares.touch(session.seat.name, session)
 
     def forget(self, session: Session, reason: str) -> None:
         """It has ended."""
         self._open.pop(session.id, None)
+        self._shares.remove(session.seat.name, session)
         logger.debug("会话已结束 / session ended", endpoint=session.seat.shown, reason=reason, sessions=len(self._open))
 
     def _end_unused(self) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from starlette.types import Receive, Scope, Send
 from ... import __version__, errors
 from ...core.catalog import Tool
 from ...core.lifecycle import State
+from ...core.shares import Shares
 from ...protocol import jsonrpc
 from ...protocol import stateless as eras
 from ...protocol.jsonrpc import Frame, Malformed
@@ -56,7 +56,7 @@ RESOURCES: Final = 100
 LINGER_SECONDS: Final = 15.0
 """How long an envoy stays for the next request."""
 LINGERING: Final = 256
-"""Most envoys that stay; beyond, the one unused for longest leaves."""
+"""Most envoys that stay; beyond, of the endpoint with most the one unused for longest leaves."""
 
 _PARKED: Final = b"P"
 _CARRIED: Final = b"C"
@@ -73,10 +73,13 @@ class Stateless:
         self.answered = 0
         """Requests since the start."""
         self._seals = request_state.Seals(secret or secrets.token_bytes(32))
-        self._lingering: OrderedDict[Envoy, asyncio.TimerHandle] = OrderedDict()
+        self._lingering: dict[Envoy, asyncio.TimerHandle] = {}
+        self._lingerers: Shares[Envoy] = Shares()
         self._busy: dict[Envoy, None] = {}
         self._parked: dict[bytes, tuple[Envoy, asyncio.TimerHandle]] = {}
-        self._streams: dict[Listener, None] = {}
+        self._rounds: Shares[bytes] = Shares()
+        """Those parked, by endpoint."""
+        self._streams: Shares[Listener] = Shares()
 
     # -- the door's side ---------------------------------------------------------------------------------------------------
 
@@ -106,11 +109,11 @@ class Stateless:
         """Streams end in order, and what waits for a client is given up."""
         for listener in list(self._streams):
             listener.end()
-        for envoy, timer in [*self._lingering.items(), *self._parked.values()]:
-            timer.cancel()
+        for envoy in list(self._lingering):
+            self._call_back(envoy)
             envoy.close(*errors.RESTARTING)
-        self._lingering.clear()
-        self._parked.clear()
+        for number in list(self._parked):
+            self._unpark(number).close(*errors.RESTARTING)
         for envoy in list(self._busy):
             envoy.close(*errors.RESTARTING)
 
@@ -230,14 +233,18 @@ class Stateless:
     def _park(self, envoy: Envoy, asked: Asked) -> tuple[bytes, int]:
         """Let a call wait for its client's answers; the client gets the questions and the name of the round."""
         if len(self._parked) >= self.limits.parked_rounds:
-            envoy.close(*errors.GOING_AWAY)
-            return _frame(asked.id, eras.INTERNAL, "too many questions wait for answers / 等待回答的提问过多")
+            crowded = self._rounds.gives_way(envoy.seat.name)
+            if crowded is None:
+                envoy.close(*errors.GOING_AWAY)
+                return _frame(asked.id, eras.INTERNAL, "too many questions wait for answers (limits.parked_rounds) / 等待回答的提问过多")
+            self._unpark(crowded).close(*errors.GOING_AWAY)
         number = secrets.token_bytes(16)
         seconds = self.limits.http_ask_seconds
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, number)
         envoy.park()
         self._busy.pop(envoy, None)
         self._parked[number] = envoy, timer
+        self._rounds.add(envoy.seat.name, number)
         body = {
             "resultType": "input_required",
             "inputRequests": {key: {"method": question.method, "params": question.params} for key, question in envoy.questions.items()},
@@ -246,15 +253,20 @@ class Stateless:
         return jsonrpc.result(asked.id, eras.outward(asked.method, _encode(body), envoy.server)), 200
 
     def _expire(self, number: bytes) -> None:
-        envoy, _ = self._parked.pop(number)
-        envoy.close(*errors.GOING_AWAY)
+        self._unpark(number).close(*errors.GOING_AWAY)
+
+    def _unpark(self, number: bytes) -> Envoy:
+        envoy, timer = self._parked.pop(number)
+        self._rounds.remove(envoy.seat.name, number)
+        timer.cancel()
+        return envoy
 
     def _resume(self, asked: Asked, number: bytes) -> Envoy:
-        found = self._parked.pop(number, None)
-        if found is None or found[0].ended:
+        if number not in self._parked:
             raise _bad_state()
-        envoy, timer = found
-        timer.cancel()
+        envoy = self._unpark(number)
+        if envoy.ended:
+            raise _bad_state()
         self._busy[envoy] = None
         envoy.go_on(asked, eras.fields(eras.fields(asked.params).get("inputResponses", UNSET)))
         return envoy
@@ -284,10 +296,9 @@ class Stateless:
 
     async def _take(self, seat: Seat) -> Envoy:
         """An envoy at this seat, introduced."""
-        for envoy, timer in reversed(self._lingering.items()):
+        for envoy in reversed(self._lingerers.of(seat.name)):
             if envoy.seat.place == seat.place and envoy.seat.broker is seat.broker:
-                del self._lingering[envoy]
-                timer.cancel()
+                self._call_back(envoy)
                 self._busy[envoy] = None
                 return envoy
         envoy = Envoy(seat, self.limits)
@@ -308,21 +319,31 @@ class Stateless:
             envoy.close(*errors.GOING_AWAY)
             return
         if len(self._lingering) >= LINGERING:
-            self._dismiss(next(iter(self._lingering)))
+            self._dismiss(next(iter(self._lingerers.largest(envoy.seat.name))))
+        self._lingerers.add(envoy.seat.name, envoy)
         self._lingering[envoy] = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._dismiss, envoy)
 
     def _dismiss(self, envoy: Envoy) -> None:
-        self._lingering.pop(envoy).cancel()
+        self._call_back(envoy)
         envoy.close(*errors.GOING_AWAY)
+
+    def _call_back(self, envoy: Envoy) -> None:
+        """It does not linger any longer."""
+        self._lingering.pop(envoy).cancel()
+        self._lingerers.remove(envoy.seat.name, envoy)
 
     # -- subscriptions -----------------------------------------------------------------------------------------------------
 
     async def _listen(self, asked: Asked, seat: Seat) -> Response:
         if len(self._streams) >= self.limits.http_streams:
-            raise Refused(eras.INTERNAL, "too many subscriptions (limits.http_streams) / 订阅过多", id=asked.id)
+            crowded = self._streams.gives_way(seat.name)
+            if crowded is None:
+                raise Refused(eras.INTERNAL, "too many subscriptions (limits.http_streams) / 订阅过多", id=asked.id)
+            self.unlisten(crowded)
+            crowded.end()
         wanted = eras.objects(eras.fields(asked.params).get("notifications", UNSET))
         listener = Listener(self, asked, seat)
-        self._streams[listener] = None
+        self._streams.add(seat.name, listener)
         try:
             await listener.open(wanted)
         except BaseException:
@@ -332,7 +353,7 @@ class Stateless:
 
     def unlisten(self, listener: Listener) -> None:
         """A stream is over."""
-        self._streams.pop(listener, None)
+        self._streams.remove(listener.owner, listener)
 
 
 class _Stream(Response):
@@ -392,6 +413,8 @@ class Listener(_Stream):
     def __init__(self, era: Stateless, asked: Asked, seat: Seat) -> None:
         super().__init__(era.limits.stalled_seconds)
         self._era = era
+        self.owner = seat.name
+        """The endpoint."""
         self._asked = asked
         self._envoy = Envoy(seat, era.limits, hears=self._heard)
         self._methods: set[str] = set()
