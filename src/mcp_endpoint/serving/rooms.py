@@ -142,7 +142,8 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
             found[name] = (opened.name, name) if opened is not None else (f"agent:{name}", name)
         return found
 
-    room: Room = imported(".consumers.http_api.api", "api").Api(house.broker, house.config, house.root, bodies, where, kept, addresses, alone=alone)
+    api = imported(".consumers.http_api.api", "api")
+    room: Room = api.Api(house.broker, house.config, house.root, bodies, where, kept, addresses, alone=alone)
     return room
 
 
