@@ -97,6 +97,47 @@ async def test_noise_on_stdout_is_shown_harmless_and_dropped(gate: Gate) -> None
         assert sum("dropped" in line for line in said.lines) == 4
 
 
+@pytest.mark.parametrize(
+    ("said", "id"),
+    [
+        ('{"jsonrpc":"2.0","id":#,"result":{"mean":NaN}}', 1),
+        ('{"jsonrpc":"2.0","id":#,"result":"\xb2\xe2\xca\xd4"}', 1),  # 测试 in GBK
+        ('{"jsonrpc":"2.0","result":Infinity}', None),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_is_told_to_the_endpoint_and_the_operator(gate: Gate, said: str, id: int | None) -> None:
+    """With a null id where it shows none: the endpoint knows what is in flight."""
+    async with piping(gate.address, _=_odd()) as told:
+        wire = await gate.link()
+        await wire.say({"jsonrpc": "2.0", "id": 1, "method": "says", "params": {"bytes": said}})
+        heard = await wire.message()
+        assert heard["id"] == id and heard["error"]["code"] == -32008
+        await told.line("cannot be read")
+
+
+async def test_an_answer_above_the_limit_is_told_as_too_large(gate: Gate) -> None:
+    async with piping(gate.address, _=_odd()):
+        wire = await gate.link()
+        await wire.say({"jsonrpc": "2.0", "id": 7, "method": "huge"})
+        heard = await wire.message()
+        assert heard["id"] == 7 and heard["error"]["code"] == -32007 and "too large" in heard["error"]["data"]["hint"]
+        assert await wire.ask("echo", text="on") == {"text": "on"}
+
+
+async def test_odd_spellings_of_an_answer_pass_the_pipe(gate: Gate) -> None:
+    """What stands before an answer is taken off; an id stays as the tool gave it back, because another broker may use strings."""
+    async with piping(gate.address, _=_odd()):
+        wire = await gate.link()
+        for said in (
+            '\xef\xbb\xbf{"jsonrpc":"2.0","id":#,"result":1}',
+            'Loading... {"jsonrpc":"2.0","id":"#","result":1}',
+            '{"id":#,"result":1}',
+        ):
+            await wire.say({"jsonrpc": "2.0", "id": 1, "method": "says", "params": {"bytes": said}})
+            heard = await wire.message()
+            assert heard == {"jsonrpc": "2.0", "id": "1" if '"#"' in said else 1, "result": 1}
+
+
 async def test_an_endless_line_is_dropped_and_the_link_stays(gate: Gate) -> None:
     async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()

@@ -476,6 +476,12 @@ def test_one_rule_says_what_a_provider_said(said: bytes, message: bytes | None) 
             assert b"".join(with_id(data, frame, b"10")) == message.replace(b'"id":7.00', b'"id":7').replace(b'"id":7', b'"id":10')
 
 
+def test_an_id_that_is_not_ours_is_kept_as_it_is() -> None:
+    """A pipe may speak to another broker, whose ids are strings."""
+    said = b'{"jsonrpc":"2.0","id":"7","result":{}}'
+    assert parse_lenient(said, ours=False)[1] == parse_lenient(b"Loading... " + said, ours=False)[1] == said
+
+
 @pytest.mark.parametrize(
     ("said", "number"),
     [

@@ -60,6 +60,11 @@ def serve(port: int) -> None:
                 sys.stdout.buffer.write(b"x" * 1024 * 1024)
             sys.stdout.buffer.write(b"\n")
             answer(request, "after the endless line")
+        elif method == "says":
+            sys.stdout.buffer.write(params["bytes"].encode("latin-1").replace(b"#", b"%d" % request["id"]) + b"\n")
+            sys.stdout.buffer.flush()
+        elif method == "huge":
+            say('{"result":"' + "x" * (9 << 20) + '","jsonrpc":"2.0","id":%d}' % request["id"])
         elif method == "die":
             answer(request, "last words")
             os._exit(params["status"])

@@ -25,9 +25,10 @@ from websockets.exceptions import ConnectionClosed
 
 from ..errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
 from ..line_writer import Console, LineWriter
+from ..protocol.jsonrpc import Unreadable, unreadable_answer
 from ..providers import mcp_json
 from ..providers.backoff import Backoff
-from ..providers.process.child import LINE_BYTES, Child, Command, environment, is_message
+from ..providers.process.child import CUT_BYTES, LINE_BYTES, Child, Command, environment, message
 from ..serving import signals
 from . import dial
 from .dial import NoLink, readable
@@ -239,8 +240,14 @@ async def _to_child(socket: ClientConnection, child: Child) -> None:
 async def _to_endpoint(title: str, child: Child, socket: ClientConnection, say: Say) -> None:
     try:
         async for line in child.lines():
-            if is_message(line):
-                await socket.send(line.data, text=True)
+            try:
+                data = message(line, ours=False)
+            except Unreadable as unreadable:
+                shown = readable(line.data[:CUT_BYTES].decode("utf-8", "replace"))
+                say(f"{title}: 应答无法读取 / an answer that cannot be read ({unreadable.why}): {shown}")
+                data = unreadable_answer(unreadable)
+            if data is not None:
+                await socket.send(data, text=True)
             elif not line.whole:
                 shown = readable(line.data.decode("utf-8", "replace"))
                 say(f"{title}: 输出行超过 {LINE_BYTES} 字节，已丢弃 / a line of more than {LINE_BYTES} bytes was dropped: {shown}…")

@@ -219,7 +219,7 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
     return None
 
 
-def parse_lenient(data: bytes, utf8: bool = False) -> tuple[Frame, bytes]:
+def parse_lenient(data: bytes, utf8: bool = False, *, ours: bool = True) -> tuple[Frame, bytes]:
     """Read what a provider wrote: its message, and the bytes the message is made of. The one rule for every way in.
 
     A message is a request or a notification with `"jsonrpc": "2.0"`, or an answer: an id, and a result or an error. Taken for one beside
@@ -229,14 +229,15 @@ def parse_lenient(data: bytes, utf8: bool = False) -> tuple[Frame, bytes]:
     - an answer without `jsonrpc`, or with another value for it, or with `"method": null`; it is given out as JSON-RPC 2.0 has it, because
       the SDKs of MCP read nothing else;
     - an answer that begins somewhere in a line and reaches to its end: what stands before it was printed without a line end;
-    - an answer that names a number of ours as a string or as a fraction: `"1"`, `1.0`. It is given out with the number.
+    - an answer that names a number of ours as a string or as a fraction: `"1"`, `1.0`. It is given out with the number, unless the ids are
+      not `ours` (another broker may use strings).
 
     Everything else keeps its bytes. Raises `Unreadable` for an answer that cannot be read, and `Malformed` for what is no message.
     """
     if data.startswith(_MARK):
         data = data[len(_MARK) :]
     try:
-        return _message(data, utf8)
+        return _message(data, ours, utf8)
     except Malformed as malformed:
         why = malformed
     if data.lstrip()[:1] == b"{":
@@ -244,7 +245,7 @@ def parse_lenient(data: bytes, utf8: bool = False) -> tuple[Frame, bytes]:
     for place in islice(_ANSWER_START.finditer(data), _STARTS_TRIED):
         answer = data[place.start() :]
         try:
-            frame, answer = _message(answer)
+            frame, answer = _message(answer, ours)
         except Malformed as malformed:
             if isinstance(unreadable := unread(answer, malformed), Unreadable) and data.rstrip().endswith(b"}"):
                 raise unreadable from None
@@ -280,7 +281,7 @@ def number_given_back(raw: bytes | Raw) -> int:
     return int(float(text.strip(b'"'))) if _GIVEN_BACK.fullmatch(text) else 0
 
 
-def _message(data: bytes, utf8: bool = False) -> tuple[Frame, bytes]:
+def _message(data: bytes, ours: bool, utf8: bool = False) -> tuple[Frame, bytes]:
     try:
         frame = parse(data, utf8)
     except Malformed as malformed:
@@ -301,7 +302,7 @@ def _message(data: bytes, utf8: bool = False) -> tuple[Frame, bytes]:
             data = data.replace(b"{", b'{"jsonrpc":"2.0",', 1)
         frame = parse(data, utf8=True)
     assert frame.id is not UNSET
-    if not bytes(frame.id).isdigit() and (number := number_given_back(frame.id)):
+    if ours and not bytes(frame.id).isdigit() and (number := number_given_back(frame.id)):
         data = b"".join(with_id(data, frame, b"%d" % number))
         frame.id = Raw(b"%d" % number)
     return frame, data

@@ -17,7 +17,7 @@ from vigil import PATIENCE, Vigil
 
 from mcp_endpoint.errors import EndpointError
 from mcp_endpoint.providers.process import child as module
-from mcp_endpoint.providers.process.child import CUT_BYTES, QUEUED_BYTES, Child, Command, Line, Lines, environment
+from mcp_endpoint.providers.process.child import CUT_BYTES, END_BYTES, QUEUED_BYTES, Child, Command, Line, Lines, environment
 
 ODD = Path(__file__).parents[2] / "support" / "odd_server.py"
 
@@ -124,7 +124,7 @@ def test_a_line_that_is_too_long_is_kept_no_longer_than_to_show_it() -> None:
     for _ in range(10_000):
         assert reader.feed(b"x" * 999) == []
     assert sum(len(part) for part in reader._parts) <= 1000
-    assert reader.feed(b"\nnext\r\nrest") == [Line(b"x" * CUT_BYTES, whole=False), Line(b"next")]
+    assert reader.feed(b"\nnext\r\nrest") == [Line(b"x" * CUT_BYTES, False, b"x" * END_BYTES), Line(b"next")]
     assert reader.last() == [Line(b"rest")]
     assert reader.last() == []
 

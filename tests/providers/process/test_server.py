@@ -22,8 +22,9 @@ from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.providers import backoff
 from mcp_endpoint.providers.mcp_json import Server
 from mcp_endpoint.providers.process import server as stdio
-from mcp_endpoint.providers.process.child import Command, environment
+from mcp_endpoint.providers.process.child import Command, Line, environment, message
 from mcp_endpoint.providers.process.server import CRASHES, Managed, sessions
+from mcp_endpoint.providers.tool_filter import Sieve
 from mcp_endpoint.settings.load import EndpointSettings, Limits
 
 SMALL = Path(__file__).parents[2] / "support" / "small_server.py"
@@ -161,6 +162,56 @@ async def test_what_is_no_message_stays_here_and_is_counted() -> None:
         assert "[stdout, not JSON-RPC] Starting up \\x1b[31mred\\x1b[0m" in said
         assert (await asker.asks("endless"))["result"] == "after the endless line"
         assert "more than 8388608 bytes" in managed.describe()["said"][-1]
+
+
+UNREADABLE = [
+    '{"jsonrpc":"2.0","id":#,"result":{"mean":NaN}}',
+    '{"jsonrpc":"2.0","id":#,"result":"\xb2\xe2\xca\xd4"}',  # 测试 in GBK
+    '{"jsonrpc":"2.0","id":#,"result":"a\tb"}',
+    '{"jsonrpc":"2.0","result":Infinity}',
+    '{"jsonrpc":"2.0","id":#,"result":%s}' % ("[" * 20_000 + "]" * 20_000),
+]
+
+
+async def test_an_answer_that_cannot_be_read_ends_its_call_at_once_and_no_other() -> None:
+    """Also one above 8 MiB, whose id stands at its end: the process lives on, and the reason is told to caller and operator."""
+    async with _kept(_server(ODD)) as (managed, asker):
+        await _until(managed, "running")
+        asker.tells("silent", id=7)
+        for said in UNREADABLE:
+            if "#" in said:
+                error = (await asker.asks("says", bytes=said))["error"]
+                assert error["code"] in (-32008, -32007) and "cannot be read" in error["data"]["hint"]
+        huge = await asker.asks("huge")
+        assert huge["id"] == 1 and huge["error"]["code"] == -32007 and "too large" in huge["error"]["data"]["hint"]
+        assert any("cannot be read" in line for line in managed.describe()["said"])
+        assert managed.describe()["starts"] == 1
+    async with _kept(_server(ODD)) as (managed, asker):
+        await _until(managed, "running")
+        assert (await asker.asks("says", bytes=UNREADABLE[3]))["error"]["code"] == -32008
+
+
+@pytest.mark.parametrize("server", [_server(ODD), _server(ODD, allow=("echo",))])
+async def test_odd_spellings_of_an_answer_mean_the_same_as_on_a_socket(server: Server) -> None:
+    async with _kept(server) as (managed, asker):
+        await _until(managed, "running")
+        for said in (
+            '\xef\xbb\xbf{"jsonrpc":"2.0","id":#,"result":1}',
+            'Loading model... {"jsonrpc":"2.0","id":#,"result":1}',
+            '{"id":#,"result":1}',
+            '{"jsonrpc":"2.0","id":"#","result":1}',
+            '{"jsonrpc":"2.0","id":#.0,"result":1}',
+        ):
+            assert (await asker.asks("says", bytes=said))["result"] == 1
+        assert (await asker.asks("says", bytes='{"jsonrpc":"2.0","id":#,"result":"ab\\ud83d"}'))["result"] == "ab\ud83d"
+
+
+def test_a_list_under_an_id_of_another_type_is_filtered_all_the_same() -> None:
+    """A server that gives ids back as strings must not show what its entry denies."""
+    sieve = Sieve((), ("hidden",))
+    assert sieve.refused(b'{"jsonrpc":"2.0","id":3,"method":"tools/list"}') is None
+    heard = message(Line(b'{"jsonrpc":"2.0","id":"3","result":{"tools":[{"name":"hidden"},{"name":"seen"}]}}'))
+    assert heard is not None and b"hidden" not in sieve.passed(heard)
 
 
 async def test_what_a_dying_process_had_written_still_arrives_and_why_it_ended_is_told(hasty: None) -> None:

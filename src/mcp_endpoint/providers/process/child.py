@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from ...errors import EndpointError
+from ...protocol.jsonrpc import Malformed, Unreadable, parse_lenient, too_large
 
 STDIN_SECONDS: Final = 2.0
 """A child gets so long to leave by itself after its stdin was closed (the order of the MCP specification, lifecycle, shutdown)."""
@@ -26,7 +27,9 @@ LINE_BYTES: Final = 8 * 1024 * 1024
 QUEUED_BYTES: Final = 8 * 1024 * 1024
 """What waits for a child that does not read; beyond it `send` waits."""
 CUT_BYTES: Final = 200
-"""So much of a line that is too long is kept to be shown."""
+"""So much of the beginning of a line that is too long is kept, to be shown and to see whose answer it is."""
+END_BYTES: Final = 128
+"""And so much of its end: some SDKs write the id last."""
 _READ_BYTES: Final = 256 * 1024
 
 INHERITED: Final = frozenset(
@@ -78,29 +81,28 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Line(NamedTuple):
-    """One line without its end; `whole` is False for one that was too long, of which only the beginning is kept."""
+    """One line without its end; `whole` is False for one that was too long, of which only the beginning and the end are kept."""
 
     data: bytes
     whole: bool = True
+    end: bytes = b""
 
 
-class _Message(msgspec.Struct):
-    """The mark of a JSON-RPC message (JSON-RPC 2.0 §4); everything else in it is carried unread."""
+def message(line: Line, *, ours: bool = True) -> bytes | None:
+    """The JSON-RPC message in a line, by the rule of `parse_lenient` (see there for `ours`); None for what a server only printed.
 
-    jsonrpc: str
-
-
-_MESSAGE: Final = msgspec.json.Decoder(_Message)
-
-
-def is_message(line: Line) -> bool:
-    """Whether a line is a JSON-RPC message, in UTF-8, and not something a server printed."""
+    Raises Unreadable for an answer that nobody can read, or that is too long.
+    """
     try:
-        _MESSAGE.decode(line.data)
-        line.data.isascii() or line.data.decode("utf-8")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return line.whole
+        if line.whole:
+            return parse_lenient(line.data, ours=ours)[1]
+    except Unreadable:
+        raise
+    except Malformed:
+        return None
+    if unreadable := too_large(line.data, line.end, LINE_BYTES):
+        raise unreadable
+    return None
 
 
 class Lines:
@@ -109,6 +111,8 @@ class Lines:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._parts: list[bytes] = []
+        self._end = b""
+        """The last bytes of a line that is too long; `_parts` is then its beginning alone."""
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[Line]:
@@ -127,14 +131,19 @@ class Lines:
 
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
-        if self._size <= self._limit:
-            self._parts.append(part)
-        elif len(self._parts) != 1 or len(self._parts[0]) > CUT_BYTES:
-            self._parts = [b"".join([*self._parts, part])[:CUT_BYTES]]
+        if self._end:
+            self._end = (self._end + part)[-END_BYTES:]
+            return
+        self._parts.append(part)
+        if self._size > self._limit:
+            long = b"".join(self._parts)
+            self._parts, self._end = [long[:CUT_BYTES]], long[-END_BYTES:]
 
     def _take(self) -> Line:
-        line = Line(b"".join(self._parts).removesuffix(b"\r"), self._size <= self._limit)
+        whole = self._size <= self._limit
+        line = Line(b"".join(self._parts).removesuffix(b"\r"), whole, self._end)
         self._parts = []
+        self._end = b""
         self._size = 0
         return line
 

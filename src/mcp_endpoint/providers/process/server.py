@@ -24,11 +24,11 @@ from ...credentials.pool import Credential
 from ...credentials.store import ALL_GONE, Keyring
 from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, EndpointError, Goodbye
 from ...log import BLOT
-from ...protocol.jsonrpc import Part
+from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
 from ..backoff import KEPT_FIRST_SECONDS, Backoff
 from ..mcp_json import Server, mask
 from ..tool_filter import Sieve
-from .child import LINE_BYTES, Child, Command, Line, is_message
+from .child import LINE_BYTES, Child, Command, Line, message
 from .stderr import Words
 from .usage import Usage
 
@@ -45,7 +45,7 @@ State = Literal["starting", "running", "waiting", "stopped", "off"]
 class _Lifeline:
     """The link of one process: what the endpoint sends becomes lines on its stdin."""
 
-    def __init__(self, sieve: Sieve, noise: Callable[[Line], None], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, sieve: Sieve, noise: Callable[[Line, str], None], loop: asyncio.AbstractEventLoop) -> None:
         self._sieve = sieve
         self._noise = noise
         self._loop = loop
@@ -77,10 +77,15 @@ class _Lifeline:
 
     def hear(self, line: Line) -> None:
         """One line of the process."""
-        if is_message(line):
-            self._say(line.data if self._sieve.open else self._sieve.passed(line.data))
+        try:
+            data = message(line)
+        except Unreadable as unreadable:
+            self._noise(line, f"an answer that cannot be read ({unreadable.why})")
+            data = unreadable_answer(unreadable)
+        if data is not None:
+            self._say(data if self._sieve.open else self._sieve.passed(data))
         elif line.data.strip():
-            self._noise(line)
+            self._noise(line, "not JSON-RPC" if line.whole else f"more than {LINE_BYTES} bytes in one line")
 
     def _say(self, data: bytes) -> None:
         if self.provider is not None:
@@ -249,11 +254,10 @@ class Managed:
                 return False
             before = child.queued
 
-    def _noise(self, line: Line) -> None:
+    def _noise(self, line: Line, what: str) -> None:
         """What is no message is not handed on: what a server prints may hold its secrets, and the endpoint knows none of them."""
         self._broker.counters.noise += 1
-        what = "stdout, not JSON-RPC" if line.whole else f"stdout, more than {LINE_BYTES} bytes in one line"
-        self._words.hear(b"[%b] %b\n" % (what.encode(), line.data))
+        self._words.hear(b"[stdout, %b] %b\n" % (what.encode(), line.data))
 
 
 def sessions(kept: Collection[Managed]) -> set[int]:
