@@ -7,15 +7,15 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 from loguru import logger
 
 from mcp_endpoint.credentials import store as module
-from mcp_endpoint.credentials.pool import Credential, Verdict
-from mcp_endpoint.credentials.store import Keyring, keyring, retry_after
+from mcp_endpoint.credentials.pool import Credential
+from mcp_endpoint.credentials.refusals import Answer
+from mcp_endpoint.credentials.store import Kept, Keyring, keyring, read_bans, stamp_of, write_bans
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings.load import CredentialSettings
 
@@ -31,7 +31,12 @@ def told() -> Iterator[list[str]]:
 
 
 def ring(root: Path, environ: dict[str, str] | None = None, **settings: object) -> Keyring:
-    return keyring("fly", CredentialSettings(**settings), root, environ or {})  # type: ignore[arg-type]
+    return keyring("fly", CredentialSettings(**settings), root, environ or {}, lambda: 0.0)  # type: ignore[arg-type]
+
+
+def refuse(found: Keyring, credential: Credential) -> None:
+    """The service refuses this key, and takes another for the same request."""
+    found.pool.ban(credential, 401, 0.0)
 
 
 def secrets(found: Keyring) -> list[str]:
@@ -91,10 +96,9 @@ def test_there_are_not_endlessly_many(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.row("R4")
 def test_a_ban_survives_a_restart_and_holds_no_key(tmp_path: Path, told: list[str]) -> None:
     found = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
-    first = found.take(0.0)
-    assert first is not None
-    assert found.report(first, 401, 0.0) is Verdict.BAN
-    assert found.report(first, 403, 0.0) is Verdict.BAN
+    first = found.pool.credentials[0]
+    refuse(found, first)
+    refuse(found, first)
     file = tmp_path / "data/fly.bans.json"
     if os.name == "posix":
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -102,20 +106,40 @@ def test_a_ban_survives_a_restart_and_holds_no_key(tmp_path: Path, told: list[st
     assert json.loads(written)["banned"][first.fingerprint]["status"] == 401
     again = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
     assert again.pool.banned_credentials()[0].secret == first.secret
-    assert first.secret not in {credential.secret for credential in [again.take(0.0) for _ in range(6)] if credential is not None}
+    assert first.secret not in {credential.secret for credential in [again.pool.take(0.0) for _ in range(6)] if credential is not None}
     lines = "".join(told)
     assert lines.count("banned for good") == 1
     for secret in KEYS:
         assert secret not in written + lines
 
 
+def test_a_ban_is_checked_again_after_its_time_counted_over_restarts(tmp_path: Path, told: list[str]) -> None:
+    found = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
+    refuse(found, found.pool.credentials[0])
+    file = tmp_path / "data/fly.bans.json"
+    kept = json.loads(file.read_text())
+    [ban] = kept["banned"].values()
+    for since, recheck, tried in (
+        (stamp_of(time.time() - 90), 100.0, False),
+        (stamp_of(time.time() - 110), 100.0, True),
+        (stamp_of(time.time() - 110), 0.0, False),
+        ("long ago", 100.0, False),
+    ):
+        ban["since"] = since
+        file.write_text(json.dumps(kept))
+        again = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS", recheck_seconds=recheck)
+        assert (again.pool.take(0.0) is again.pool.credentials[0]) is tried, (since, recheck)
+        if tried:
+            again.pool.worked(again.pool.credentials[0], None)
+            assert json.loads(file.read_text())["banned"] == {}
+            assert "its ban is lifted" in "".join(told)
+
+
 def test_a_ban_that_cannot_be_written_is_told_and_holds_until_the_end(tmp_path: Path, told: list[str]) -> None:
     found = ring(tmp_path, {"KEYS": "a b"}, env="KEYS")
     (tmp_path / "bans").mkdir()
     found.bans = tmp_path / "bans"
-    first = found.take(0.0)
-    assert first is not None
-    found.report(first, 401, 0.0)
+    refuse(found, found.pool.credentials[0])
     assert "cannot be written" in "".join(told)
     assert found.pool.counts(0.0).banned == 1
 
@@ -129,15 +153,78 @@ def test_a_broken_file_of_bans_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_what_rests_and_what_is_taken_up_again_is_told(tmp_path: Path, told: list[str]) -> None:
     found = ring(tmp_path, {"KEYS": KEYS[0]}, env="KEYS")
-    first = found.take(0.0)
+    rotation = found.rotation(None)
+    first = rotation.take(0.0)
     assert first is not None
-    assert found.report(first, 200, 0.0) is Verdict.FINE
-    assert found.report(first, None, 0.0) is Verdict.REST
-    assert found.take(0.0) is first
+    rotation.answered(first, Answer(None), 0.0, repeatable=True)
+    assert found.rotation(None).take(0.0) is first
     lines = "".join(told)
     assert "key rests" in lines
     assert "所有token都已失效" in lines
     assert KEYS[0] not in lines
+
+
+def test_an_edit_is_taken_over_and_what_cannot_be_used_changes_nothing(tmp_path: Path, told: list[str]) -> None:
+    accounts = tmp_path / "accounts.txt"
+    accounts.write_text(f"ann|pw|{KEYS[0]}\n")
+    found = ring(tmp_path, accounts="accounts.txt")
+    before = found.pool.credentials[0]
+    found.look()
+    assert "read again" not in "".join(told)
+    accounts.write_text(f"bob|pw|{KEYS[1]}\nann|pw|{KEYS[0]}\n")
+    found.look()
+    assert secrets(found) == [KEYS[1], KEYS[0]]
+    assert found.pool.credentials[1] is before
+    accounts.write_text("nothing of use here\n")
+    found.look()
+    assert secrets(found) == [KEYS[1], KEYS[0]]
+    assert "they stay as they were" in "".join(told)
+    accounts.unlink()
+    found.look()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(accounts)
+        found.look()
+        assert "is no file" in "".join(told)
+    assert secrets(found) == [KEYS[1], KEYS[0]]
+
+
+def test_bans_and_rests_that_an_operator_writes_count_beside_our_own(tmp_path: Path, told: list[str]) -> None:
+    found = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
+    a, b, c = found.pool.credentials
+    refuse(found, a)
+    found.look()
+    assert "read again" not in "".join(told), "what we wrote ourselves is no edit"
+    kept = Kept(resting={b.fingerprint: stamp_of(time.time() + 100), c.fingerprint: stamp_of(time.time() - 100)})
+    write_bans(found.bans, kept)
+    refuse(found, c)
+    assert found.pool.counts(0.0).banned == 2
+    found.look()
+    assert [figure["state"] for figure in found.figures(9)] == ["available", "resting", "banned"]
+    assert read_bans(found.bans).resting == kept.resting
+    assert "by hand" in "".join(told)
+    again = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
+    assert [figure["state"] for figure in again.figures(9)] == ["available", "resting", "banned"]
+
+
+def test_the_figures_show_no_key_and_times_in_utc(tmp_path: Path) -> None:
+    found = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
+    found.pool.take(0.0)
+    found.pool.answered(found.pool.credentials[0], 200)
+    found.pool.rest(found.pool.credentials[1], 429, 0.0)
+    first, second, _ = found.figures(3)
+    assert (first["requests"], first["last_status"], first["resting_until"]) == (1, 200, None)
+    assert first["last_used"].endswith("Z") and second["resting_until"] > first["last_used"]
+    assert first["key"] == found.pool.credentials[0].shown
+    assert len(found.figures(1)) == 1
+    assert KEYS[0] not in str(found.figures(9))
+
+
+def test_why_no_key_is_left(tmp_path: Path) -> None:
+    found = ring(tmp_path, {"KEYS": "a"}, env="KEYS")
+    found.pool.rest(found.pool.credentials[0], 429, 0.0, 1.5)
+    assert found.none_left()[0] == 1.5 and "2 s" in found.none_left()[1]
+    refuse(found, found.pool.credentials[0])
+    assert found.none_left()[0] is None and "banned" in found.none_left()[1]
 
 
 def test_a_pickle_of_bans_is_never_opened_and_one_line_says_what_to_do(tmp_path: Path, told: list[str]) -> None:
@@ -151,14 +238,3 @@ def test_a_pickle_of_bans_is_never_opened_and_one_line_says_what_to_do(tmp_path:
 def test_a_credential_knows_no_more_than_it_was_given() -> None:
     assert Credential("short").preview == "sh..."
     assert Credential("short").shown.startswith("… (sha256 ")
-
-
-@pytest.mark.row("R5")
-def test_retry_after_is_seconds_or_a_date() -> None:
-    assert retry_after("120") == 120.0
-    assert retry_after(" 0 ") == 0.0
-    date = retry_after(formatdate(time.time() + 100, usegmt=True))
-    assert date is not None and 90 < date <= 100
-    assert retry_after(formatdate(0, usegmt=True)) == 0.0
-    for nothing in (None, "", "soon", "-1", "²", "Mon, 99 Foo 20000000000 99:99:99 GMT"):
-        assert retry_after(nothing) is None

@@ -185,6 +185,15 @@ def answers(config: Config) -> bool:
         return False
 
 
+def stats(config: Config) -> dict[str, Any]:
+    """What the server of this machine says to whoever has its key; empty where none answers."""
+    try:
+        headers = {"Authorization": f"Bearer {config.server.key}"}
+        return _json(_ask(local_base(config), "/stats", _trust(config), headers))
+    except (OSError, http.client.HTTPException, EndpointError):
+        return {}
+
+
 def _is_ours(health: Answer) -> bool:
     told = _json(health)
     return health.status == 200 and told.get("status") == "ok" and "version" in told

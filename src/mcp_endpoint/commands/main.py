@@ -202,6 +202,46 @@ def token_read(root: Path, text: str | None) -> None:
     click.echo(f"接入点 / endpoint: {opened.shown}\n类型 / kind: {opened.kind}\n角色 / role: {opened.role}")
 
 
+@command.group("keys", help="查看密钥池，让密钥休息，恢复停用的密钥 / Look at the keys of pools, let them rest, lift their bans.")
+def keys_group() -> None: ...
+
+
+@keys_group.command("list", help="列出密钥及其状态；只显示末尾与指纹 / List keys with their state, by their end and their fingerprint.")
+@click.argument("pool", required=False)
+@click.pass_obj
+def keys_list(root: Path, pool: str | None) -> None:
+    from . import keys  # only these commands need it
+
+    for line in keys.listed(_rooted(config.load(root, os.environ), root).config, root, os.environ, pool):
+        click.echo(log.escape(line))
+
+
+@keys_group.command("rest", help="让 POOL 中的密钥休息；KEY 为指纹的开头 / Let keys of POOL rest; KEY is how a fingerprint begins.")
+@click.argument("pool")
+@click.argument("key", nargs=-1, required=True)
+@click.option("--seconds", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="多久，0 为结束 / How long; 0 ends it.")
+@click.pass_obj
+def keys_rest(root: Path, pool: str, key: tuple[str, ...], seconds: float) -> None:
+    from . import keys
+
+    for line in keys.rest(config.load(root, os.environ).config, root, os.environ, pool, key, seconds):
+        click.echo(line)
+
+
+@keys_group.command("unban", help="恢复 POOL 中停用的密钥；KEY 为指纹的开头 / Lift bans of POOL; KEY is how a fingerprint begins.")
+@click.argument("pool")
+@click.argument("key", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="全部 / All of them.")
+@click.pass_obj
+def keys_unban(root: Path, pool: str, key: tuple[str, ...], everyone: bool) -> None:
+    from . import keys
+
+    if bool(key) == everyone:
+        raise click.UsageError("需要 KEY 或 --all 之一 / give either KEY or --all")
+    for line in keys.unban(config.load(root, os.environ).config, root, os.environ, pool, key):
+        click.echo(line)
+
+
 @command.command(help="打印接入点 ENDPOINT 的工具端与使用端地址 / Print the addresses of ENDPOINT for tools and devices.")
 @click.argument("endpoint", default=tokens.SINGLE_MODULE)
 @click.pass_obj

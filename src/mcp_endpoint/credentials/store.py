@@ -1,29 +1,36 @@
 """Where the keys of upstreams come from, and where it is remembered which of them are banned.
 
 What is remembered is the SHA-256 of a key, in a file that only its owner can read; it is written in one piece or not at all. A
-`blacklist.pkl` is never opened: unpickling a file runs whatever program somebody put there.
+`blacklist.pkl` is never opened: unpickling a file runs whatever program somebody put there. Both files may be edited while the server runs:
+`look` takes over what has changed.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import time
-from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
+from calendar import timegm
+from collections.abc import Callable, Mapping
+from math import ceil
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from loguru import logger
 
 from ..errors import ConfigError
 from ..settings.load import CredentialSettings, write
-from .pool import Credential, CredentialPool, Verdict
+from .pool import Credential, CredentialPool, Event
+from .rotation import Rotation
 
 MOST: Final = 100_000
 """Keys of one pool."""
 FILE_BYTES: Final = 64 * 1024 * 1024
 """Largest file of keys that is read."""
+KEYS_SHOWN: Final = 100
+"""Keys of one pool that are shown one by one."""
 ACCOUNT_MARK: Final = "sk-"
 """How a key in an accounts file begins; what does not is no key."""
 PICKLE: Final = "blacklist.pkl"
@@ -33,56 +40,166 @@ NONE_FOUND: Final = "未找到有效的token"
 ALL_GONE: Final = "所有token都已失效"
 """And what it said when none was left."""
 
+BY_HAND: Final = 0
+"""The status of a rest that an operator asked for."""
+
 _SEPARATORS: Final = re.compile(r"[\s,;]+")
 _USABLE: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
-class _Ban(msgspec.Struct):
+class Ban(msgspec.Struct):
+    """One banned key."""
+
     since: str
+    """In UTC, as RFC 3339."""
     status: int
 
 
-class _Bans(msgspec.Struct):
-    """The file of bans."""
+class Kept(msgspec.Struct):
+    """The file of bans: fingerprint → why, and fingerprint → until when an operator lets a key rest."""
 
     version: int = 1
-    banned: dict[str, _Ban] = {}
+    banned: dict[str, Ban] = {}
+    resting: dict[str, str] = {}
+
+
+Stamp = tuple[int, int, int] | None
+"""What changes when a file does; None while there is none."""
 
 
 class Keyring:
     """One pool of keys, with what it reads and writes on disk."""
 
-    def __init__(self, name: str, pool: CredentialPool, settings: CredentialSettings, bans: Path, banned: dict[str, _Ban]) -> None:
+    def __init__(self, name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str], clock: Callable[[], float]) -> None:
+        """`clock` is that of the pool. Raises ConfigError when a file cannot be read, or when there is not one key."""
         self.name = name
-        self.pool = pool
         self.settings = settings
-        self.bans = bans
-        self._banned = banned
+        self.bans = bans_file(name, settings, root)
+        self._root = root
+        self._environ = environ
+        self._clock = clock
+        self._stamps = self._stamped()
+        self._kept = read_bans(self.bans)
+        self.pool = CredentialPool(
+            read_keys(name, settings, root, environ),
+            rest_seconds=settings.rest_seconds,
+            spent_seconds=settings.spent_seconds,
+            recheck_seconds=settings.recheck_seconds,
+            banned=self._due(),
+            tell=self._tell,
+        )
+        self._let_rest()
 
-    def report(self, credential: Credential, status: int | None, now: float, retry_after: float | None = None) -> Verdict:
-        """As for the pool; a ban is written down at once, a rest told in the log."""
-        verdict = self.pool.report(credential, status, now, retry_after)
-        why = "no answer / 无应答" if status is None else status
-        if verdict is Verdict.BAN and credential.fingerprint not in self._banned:
-            self._banned[credential.fingerprint] = _Ban(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), status or 0)
-            logger.warning("密钥已永久停用 / key banned for good", pool=self.name, credential=credential.shown, status=why)
-            try:
-                write(self.bans, msgspec.json.format(msgspec.json.encode(_Bans(banned=self._banned)), indent=1).decode() + "\n")
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                lost = "停用记录无法写入，重启后会丢失 / the ban cannot be written and ends with this run"
-                logger.error(lost, file=str(self.bans), reason=reason)
-        elif verdict is Verdict.REST:
-            logger.info("密钥暂时休息 / key rests", pool=self.name, credential=credential.shown, status=why)
-        return verdict
+    def rotation(self, route: int | None, owner: Credential | None = None) -> Rotation:
+        """The keys of one request, as for `Rotation`."""
+        return Rotation(self.pool, route, self.settings.retries, owner)
 
-    def take(self, now: float, tried: tuple[Credential, ...] = ()) -> Credential | None:
-        """As for the pool; taking up again what rested is told in the log."""
-        resets = self.pool.resets
-        credential = self.pool.take(now, tried)
-        if self.pool.resets != resets:
+    def none_left(self) -> tuple[float | None, str, str]:
+        """Why there is no key: the seconds until there is one (None: never), and that in English and Chinese."""
+        wait = self.pool.wait(self._clock())
+        if wait is None:
+            return None, "every key of its pool is banned", f"凭据池中的密钥均已停用（{ALL_GONE}）"
+        seconds = ceil(wait)
+        return wait, f"the service asks every key to wait, the first for {seconds} s", f"服务要求所有密钥等待，最短 {seconds} 秒"
+
+    def look(self) -> None:
+        """Take over what has been edited in its files; files that cannot be used change nothing."""
+        stamps = self._stamped()
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            kept = read_bans(self.bans)
+            credentials = read_keys(self.name, self.settings, self._root, self._environ)
+        except ConfigError as error:
+            where = f"{error.place}: " if error.place else ""
+            logger.error("密钥文件有误，仍用原来的密钥 / keys not usable, they stay as they were: {}{} / {}", where, error.zh, error.en)
+            return
+        lifted = len(self._kept.banned.keys() - kept.banned.keys())
+        woken = self._kept.resting.keys() - kept.resting.keys()
+        self._kept = kept
+        self.pool.renew(credentials, self._due())
+        for credential in self.pool.credentials:
+            if credential.fingerprint in woken:
+                self.pool.wake(credential)
+        self._let_rest()
+        counts = self.pool.counts(self._clock())
+        logger.info("密钥已更新 / keys read again", pool=self.name, loaded=counts.total, banned=counts.banned, lifted=lifted)
+
+    def figures(self, most: int) -> list[dict[str, Any]]:
+        """What an operator may know of its first `most` keys, one by one, ready for JSON; times are in UTC."""
+        now, epoch = self._clock(), time.time()
+
+        def at(moment: float | None) -> str | None:
+            return None if moment is None else stamp_of(epoch + moment - now)
+
+        return [
+            {
+                "key": figure.credential.shown,
+                "fingerprint": figure.credential.fingerprint[:8],
+                "state": figure.state,
+                "requests": figure.requests,
+                "last_used": at(figure.used),
+                "last_status": figure.status,
+                "resting_until": at(figure.until),
+            }
+            for figure in self.pool.figures(now, most)
+        ]
+
+    def _tell(self, event: Event, credential: Credential | None, status: int | None) -> None:
+        if credential is None:
             logger.warning(f"{ALL_GONE}，已重置并重试 / every key was resting: all are taken up again", pool=self.name)
-        return credential
+            return
+        why = {None: "no answer / 无应答", BY_HAND: "by hand / 手动"}.get(status, status)
+        shown = credential.shown
+        if event is Event.REST:
+            logger.info("密钥暂时休息 / key rests", pool=self.name, credential=shown, status=why)
+        elif event is Event.BAN:
+            self._keep(credential.fingerprint, Ban(stamp_of(time.time()), status or 0))
+            logger.warning("密钥已永久停用 / key banned for good", pool=self.name, credential=shown, status=why)
+        else:
+            self._keep(credential.fingerprint, None)
+            logger.info("密钥复查可用，已恢复 / key works again, its ban is lifted", pool=self.name, credential=shown)
+
+    def _keep(self, fingerprint: str, ban: Ban | None) -> None:
+        """Write a ban down, or its end, beside whatever else the file says by now."""
+        try:
+            kept = read_bans(self.bans)
+        except ConfigError:
+            kept = self._kept
+        others = kept != self._kept
+        if ban is None:
+            kept.banned.pop(fingerprint, None)
+        else:
+            kept.banned.setdefault(fingerprint, ban)
+        self._kept = kept
+        try:
+            write_bans(self.bans, kept)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            lost = "停用记录无法写入，重启后会丢失 / the ban cannot be written and ends with this run"
+            logger.error(lost, file=str(self.bans), reason=reason)
+            return
+        if not others:
+            self._stamps = (*self._stamps[:-1], stamped(self.bans))
+
+    def _due(self) -> dict[str, float]:
+        """Fingerprint → when a banned key may be tried again."""
+        now, epoch = self._clock(), time.time()
+        after = self.settings.recheck_seconds or float("inf")
+        return {print_: now + max(0.0, (moment_of(ban.since) or epoch) + after - epoch) for print_, ban in self._kept.banned.items()}
+
+    def _let_rest(self) -> None:
+        """Let those keys rest that an operator has set aside."""
+        now, epoch = self._clock(), time.time()
+        for credential in self.pool.credentials:
+            until = moment_of(self._kept.resting.get(credential.fingerprint, ""))
+            if until is not None and until > epoch:
+                self.pool.rest(credential, BY_HAND, now, until - epoch)
+
+    def _stamped(self) -> tuple[Stamp, ...]:
+        files = [self._root / file for file in (self.settings.accounts, self.settings.file) if file]
+        return (*map(stamped, files), stamped(self.bans))
 
 
 class _Source(NamedTuple):
@@ -93,8 +210,27 @@ class _Source(NamedTuple):
     accounts: bool
 
 
-def keyring(name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str]) -> Keyring:
+def keyring(
+    name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str], clock: Callable[[], float] = time.monotonic
+) -> Keyring:
     """The keys of `[credentials.NAME]`, those that are banned marked; what is no key is skipped, and told.
+
+    Raises ConfigError as `Keyring` does.
+    """
+    made = Keyring(name, settings, root, environ, clock)
+    counts = made.pool.counts(clock())
+    logger.info("密钥已加载 / keys loaded", pool=name, loaded=counts.total, banned=counts.banned)
+    if (root / PICKLE).exists() and not made.bans.exists():
+        logger.warning(
+            f"{PICKLE} 不会被读取（反序列化会执行其中的代码）：其中的密钥再次被拒绝时会自动停用，也可先从账号文件中删除它们 / "
+            f"{PICKLE} is never read, because that would run code from it: its keys are banned again when the upstream refuses them, "
+            "or take them out of the accounts file now"
+        )
+    return made
+
+
+def read_keys(name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str]) -> list[Credential]:
+    """The keys that the files and the variable of `[credentials.NAME]` give.
 
     Raises ConfigError when a file cannot be read, or when there is not one key.
     """
@@ -109,17 +245,34 @@ def keyring(name: str, settings: CredentialSettings, root: Path, environ: Mappin
         )
     if len(credentials) > MOST:
         raise ConfigError(f"more than {MOST} keys", f"密钥超过 {MOST} 个", place=f"[credentials.{name}]")
-    bans = root / (settings.bans or f"data/{name}.bans.json")
-    banned = _read_bans(bans)
-    pool = CredentialPool(credentials, rest_seconds=settings.rest_seconds, banned=banned)
-    logger.info("密钥已加载 / keys loaded", pool=name, loaded=len(pool.credentials), banned=len(pool.banned))
-    if (root / PICKLE).exists() and not bans.exists():
-        logger.warning(
-            f"{PICKLE} 不会被读取（反序列化会执行其中的代码）：其中的密钥再次被拒绝时会自动停用，也可先从账号文件中删除它们 / "
-            f"{PICKLE} is never read, because that would run code from it: its keys are banned again when the upstream refuses them, "
-            "or take them out of the accounts file now"
-        )
-    return Keyring(name, pool, settings, bans, banned)
+    return credentials
+
+
+def bans_file(name: str, settings: CredentialSettings, root: Path) -> Path:
+    """Where the bans of `[credentials.NAME]` are kept."""
+    return root / (settings.bans or f"data/{name}.bans.json")
+
+
+def stamped(path: Path) -> Stamp:
+    """The stamp of a file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def stamp_of(epoch: float) -> str:
+    """A moment in UTC, as RFC 3339."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+
+
+def moment_of(text: str) -> float | None:
+    """What `stamp_of` wrote, in seconds since 1970; None for anything else."""
+    try:
+        return float(timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return None
 
 
 def _sources(name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str]) -> list[_Source]:
@@ -135,7 +288,10 @@ def _sources(name: str, settings: CredentialSettings, root: Path, environ: Mappi
 
 def _text(path: Path, shown: str) -> str:
     try:
-        if path.stat().st_size > FILE_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a FIFO would wait for its writer
+            raise ConfigError("is no file", "不是普通文件", place=shown)
+        if found.st_size > FILE_BYTES:
             raise ConfigError(f"larger than {FILE_BYTES} bytes", f"超过 {FILE_BYTES} 字节", place=shown)
         return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
@@ -177,11 +333,14 @@ def _skipped(source: _Source, number: int) -> None:
     logger.warning("此行不是有效的密钥，已跳过 / this line holds no usable key, skipped", place=f"{source.place}:{number}")
 
 
-def _read_bans(path: Path) -> dict[str, _Ban]:
+def read_bans(path: Path) -> Kept:
+    """The file of bans; an empty one where there is none. Raises ConfigError when it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Bans).banned
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise IsADirectoryError
+        return msgspec.json.decode(path.read_bytes(), type=Kept)
     except FileNotFoundError:
-        return {}
+        return Kept()
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(
             f"the file of bans cannot be read: {type(error).__name__}; correct it, or remove it to begin anew",
@@ -190,14 +349,6 @@ def _read_bans(path: Path) -> dict[str, _Ban]:
         ) from error
 
 
-def retry_after(value: str | None) -> float | None:
-    """The seconds a Retry-After asks for (RFC 9110 §10.2.3: a number, or a date); None where it says nothing usable."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
+def write_bans(path: Path, kept: Kept) -> None:
+    """Put it in the place of the file of bans. Raises OSError."""
+    write(path, msgspec.json.format(msgspec.json.encode(kept), indent=1).decode() + "\n")

@@ -1,8 +1,9 @@
 """Carries HTTP requests to an upstream, each with the next of its keys, and the answers back as they come.
 
 Bodies are streams both ways: what the upstream has said so far is with the client, and a client that hangs up ends the upstream's
-work. A request is tried with another key only if the upstream refused it (401, 403, 429, 503) or if doing it twice is doing it once
-(RFC 9110 §9.2.2, and the requests of MCP that only read): a tool call that may have run is not repeated.
+work. A request is tried with another key only if the upstream refused it (`refusals.NOT_RUN`) or if doing it twice is doing it once
+(RFC 9110 §9.2.2, and the requests of MCP that only read): a tool call that may have run is not repeated. What refusals mean for the keys is
+decided in `rotation`.
 
 `ping` and `notifications/initialized` are answered here and spend no key; a notification of a session goes to the upstream that keeps
 the session, and a session stays with the key it was begun with.
@@ -19,6 +20,7 @@ import contextlib
 import hmac
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from math import ceil
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
@@ -36,8 +38,11 @@ from ..access.addresses import is_loopback
 from ..access.admission import FORWARDED, host_of
 from ..asgi import Bodies, BodyRefused, disconnected, unless_gone
 from ..core.broker import Broker
-from ..credentials.pool import BANNED_BY, REFUSED_BY, RESTED_BY, Credential
-from ..credentials.store import ALL_GONE, Keyring, retry_after
+from ..credentials.lookahead import answer_of, worked
+from ..credentials.pool import Credential
+from ..credentials.refusals import Answer
+from ..credentials.rotation import Rotation, route_of
+from ..credentials.store import ALL_GONE, KEYS_SHOWN, Keyring
 from ..settings.load import Config, GatewaySettings
 from .rewrite import KEY_HEADER, Aim, Scrub, climbs, homeward, outward, unkeyed
 
@@ -181,7 +186,9 @@ class Gateway:
                 about = {"status": "healthy", "service": "mcp-endpoint-server gateway", "version": __version__}
                 return JSONResponse(about | {"token_stats": self._token_stats()})
             case "/stats":
-                return JSONResponse({"token_stats": self._token_stats(), "service": self._described(self._only)})
+                ring = self._only.ring
+                keys = [] if ring is None else ring.figures(KEYS_SHOWN)
+                return JSONResponse({"token_stats": self._token_stats(), "service": self._described(self._only), "keys": keys})
             case "/blacklist":
                 return JSONResponse({"blacklist_info": self._blacklist()})
         return None
@@ -258,79 +265,104 @@ class Gateway:
     ) -> _Answer:
         """Try one key after the other until one is taken; the last answer is the answer."""
         ring = upstream.ring
-        tried: tuple[Credential, ...] = ()
-        owner = self._owner(upstream, request)
-        credential = owner or (ring.take(_now()) if ring is not None else None)
-        if ring is not None and credential is None:
-            return _error(503, "no key left", f"{ALL_GONE}：所有密钥都被上游永久拒绝 / the upstream has refused every key for good")
+        if ring is None:
+            return await self._once(upstream, request, path, begun, rest, None, rpc)
+        query = unkeyed(request.scope["query_string"], self._key)
+        target = upstream.aim.origin.encode() + upstream.aim.join(path, query, "", "")
+        rotation = ring.rotation(route_of(request.method, target, None if rest is not None else begun), self._owner(upstream, request))
         repeatable = request.method in IDEMPOTENT or (rpc is not None and rpc.method in READING)
+        credential = rotation.take(_now())
+        if credential is None:
+            return _none_left(ring)
         while True:
-            again = ring is not None and len(tried) < ring.settings.retries and rest is None
-            status: int | None = None
-            response: httpx2.Response | None = None
-            failure = ""
-            try:
-                # An upstream that sends a head byte by byte is silent too. A body that is being sent has its own bound.
-                async with asyncio.timeout(upstream.settings.timeout + CONNECT_SECONDS if rest is None else None):
-                    response = await self._send(upstream, request, path, begun, rest, credential, mcp=rpc is not None)
-                status = response.status_code
-                if not 200 <= status <= 599:
-                    await response.aclose()
-                    upstream.counts.failed += 1
-                    return _error(502, "upstream failed", f"上游的状态码无法转交 / The upstream's status cannot be carried: {status}")
-                again = again and (status in REFUSED_BY or (status in RESTED_BY and repeatable))
-            except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                failure = "cannot be reached / 无法连接"
-                again = False  # no key changes that
-            except (httpx2.LocalProtocolError, httpx2.InvalidURL):
-                return _error(400, "bad request", "请求无法转送：路径或请求头有误 / Its path or a header is malformed")
-            except httpx2.PoolTimeout:
-                return _error(503, "busy", BUSY)
-            except (httpx2.TransportError, TimeoutError) as error:
-                failure = type(error).__name__
-                again = again and repeatable
-            if ring is not None and credential is not None and (response is not None or not failure.startswith("cannot")):
-                after = retry_after(response.headers.get("retry-after")) if response is not None else None
-                # A session's upstream may refuse every key but the one that began it: that says nothing of the others.
-                if status not in BANNED_BY or owner in (None, credential):
-                    ring.report(credential, status, _now(), after)
-                tried = (*tried, credential)
-            following = ring.take(_now(), tried) if again and ring is not None else None
+            given = await self._once(upstream, request, path, begun, rest, credential, rpc)
+            if isinstance(given, Response) and not isinstance(given, _Silent):
+                following = None  # no key changes that
+            else:
+                answer = await answer_of(given.response) if isinstance(given, _Stream) else Answer(None)
+                again = rotation.answered(credential, answer, _now(), repeatable=repeatable)
+                following = rotation.take(_now()) if again and rest is None else None
             if following is None:
                 break
-            if response is not None:
-                await response.aclose()
+            if isinstance(given, _Stream):
+                await given.response.aclose()
             upstream.counts.retries += 1
             credential = following
-        if response is None:
-            upstream.counts.failed += 1
-            logger.warning("上游出错 / upstream failed", gateway=upstream.settings.name, reason=failure)
-            slow = "Timeout" in failure
-            return _error(504 if slow else 502, "upstream failed", f"上游服务器没有正常应答 / The upstream did not answer: {failure}")
-        self._remember(upstream, response, credential)
-        logger.debug("已转发 / forwarded", gateway=upstream.settings.name, method=request.method, status=status, attempts=len(tried) or 1)
+        await self._settle(upstream, ring, rotation, credential, given)
+        return given
+
+    async def _settle(self, upstream: Upstream, ring: Keyring, rotation: Rotation, credential: Credential, given: _Answer) -> None:
+        """What the last answer says of all keys that were tried, and of the time the client has to wait."""
+        if not isinstance(given, _Stream):
+            rotation.failed(_now())
+            return
+        if await worked(given.response):
+            rotation.worked(credential, _now())
+        else:
+            rotation.failed(_now())
+        self._remember(upstream, given.response, credential)
+        if given.response.status_code in (429, 503):
+            given.wait = ring.pool.wait(_now())
+
+    async def _once(
+        self,
+        upstream: Upstream,
+        request: Request,
+        path: bytes,
+        begun: bytes,
+        rest: AsyncIterator[bytes] | None,
+        credential: Credential | None,
+        rpc: _Rpc | None,
+    ) -> _Answer:
+        """Send it with one key, or without any. A `_Silent` answer is our own, for an upstream that took the request and gave none."""
+        name = upstream.settings.name
+        try:
+            # An upstream that sends a head byte by byte is silent too. A body that is being sent has its own bound.
+            async with asyncio.timeout(upstream.settings.timeout + CONNECT_SECONDS if rest is None else None):
+                response = await self._send(upstream, request, path, begun, rest, credential, mcp=rpc is not None)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            return self._failed(upstream, "cannot be reached / 无法连接")
+        except (httpx2.LocalProtocolError, httpx2.InvalidURL):
+            return _error(400, "bad request", "请求无法转送：路径或请求头有误 / Its path or a header is malformed")
+        except httpx2.PoolTimeout:
+            return _error(503, "busy", BUSY)
+        except (httpx2.TransportError, TimeoutError) as error:
+            failed = self._failed(upstream, type(error).__name__)
+            return _Silent(failed.body, failed.status_code, media_type="application/json")
+        status = response.status_code
+        if not 200 <= status <= 599:
+            await response.aclose()
+            return self._failed(upstream, f"status {status} cannot be carried / 状态码 {status} 无法转交")
+        logger.debug("已转发 / forwarded", gateway=name, method=request.method, status=status)
         if rpc is not None and response.is_redirect:
             advice = "上游要求换地址：请修改 target / the upstream redirects MCP elsewhere: change target"
-            logger.warning(advice, gateway=upstream.settings.name, status=status)
-        prefix = "" if self._alone else f"/gateway/{upstream.settings.name}"
+            logger.warning(advice, gateway=name, status=status)
+        prefix = "" if self._alone else f"/gateway/{name}"
         events = response.headers.get("content-type", "").startswith("text/event-stream")
         scrub = Scrub(credential.secret) if credential is not None else None
         return _Stream(self, upstream, response, prefix, scrub, endless=events and request.method == "GET")
+
+    @staticmethod
+    def _failed(upstream: Upstream, reason: str) -> Response:
+        upstream.counts.failed += 1
+        logger.warning("上游出错 / upstream failed", gateway=upstream.settings.name, reason=reason)
+        status = 504 if "Timeout" in reason else 502
+        return _error(status, "upstream failed", f"上游服务器没有正常应答 / The upstream did not answer: {reason}")
 
     @staticmethod
     def _owner(upstream: Upstream, request: Request) -> Credential | None:
         """The key that the request's session was begun with, if it still is one."""
         session = request.headers.get(SESSION.decode(), "")
         owner = upstream.sessions.get(session)
-        if owner is None or upstream.ring is None or owner.fingerprint in upstream.ring.pool.banned:
+        if owner is None or upstream.ring is None or owner not in upstream.ring.pool:
             return None
         upstream.sessions.move_to_end(session)
         return owner
 
     @staticmethod
-    def _remember(upstream: Upstream, response: httpx2.Response, credential: Credential | None) -> None:
+    def _remember(upstream: Upstream, response: httpx2.Response, credential: Credential) -> None:
         session = response.headers.get(SESSION.decode())
-        if session is not None and credential is not None:
+        if session is not None:
             upstream.sessions[session] = credential
             upstream.sessions.move_to_end(session)
             if len(upstream.sessions) > SESSIONS:
@@ -395,9 +427,11 @@ class _Stream:
     ) -> None:
         """`endless`: an MCP session's own stream, which ends when somebody hangs up."""
         self.endless = endless
+        self.response = response
+        self.wait: float | None = None
+        """Seconds until a key may be taken, where the service asks all of them to wait: it knows of one key only."""
         self._gateway = gateway
         self._upstream = upstream
-        self._response = response
         self._prefix = prefix
         self._scrub = scrub
 
@@ -410,12 +444,12 @@ class _Stream:
             for task in (pump, gone):
                 task.cancel()
             await asyncio.wait((pump, gone))
-            await self._response.aclose()
+            await self.response.aclose()
         if not pump.cancelled():
             pump.result()
 
     async def _pump(self, send: Send) -> None:
-        response, scrub = self._response, self._scrub
+        response, scrub = self.response, self._scrub
         await send({"type": "http.response.start", "status": response.status_code, "headers": self._headers()})
         # What succeeds is carried to the byte. An error may repeat what it found wrong: the key.
         clean = scrub if response.status_code >= 400 and "content-encoding" not in response.headers else None
@@ -433,11 +467,18 @@ class _Stream:
         await send({"type": "http.response.body", "body": b"" if clean is None else clean.end(), "more_body": False})
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = homeward(self._response.headers.raw)
+        headers = homeward(self.response.headers.raw)
         place = self._upstream.settings.place
-        if self._response.has_redirect_location:
+        if self.response.has_redirect_location:
             headers = [(n, self._upstream.aim.back(v, self._prefix, place) if n == b"location" else v) for n, v in headers]
+        if self.wait is not None:
+            headers = [(name, value) for name, value in headers if name not in (b"retry-after", b"retry-after-ms")]
+            headers.append((b"retry-after", b"%d" % ceil(self.wait)))
         return headers if self._scrub is None else [(name, self._scrub.over(value)) for name, value in headers]
+
+
+class _Silent(Response):
+    """Our own answer, for an upstream that took the request and gave none."""
 
 
 _Answer = Response | _Stream
@@ -493,6 +534,13 @@ def _local(rpc: _Rpc | None, request: Request) -> Response | None:
 
 BUSY: Final = "到上游的连接都在使用中，请稍后再试 / All connections to the upstream are in use, try again later"
 KEY_NEEDED: Final = "请在 X-Endpoint-Key 或 ?key= 中给出 [server] key / Show the [server] key in X-Endpoint-Key or ?key="
+
+
+def _none_left(ring: Keyring) -> Response:
+    wait, en, zh = ring.none_left()
+    if wait is None:
+        return _error(503, "no key left", f"{ALL_GONE}：所有密钥都已停用 / {en}")
+    return _error(429, "every key waits", f"{zh} / {en}", {"Retry-After": str(ceil(wait))})
 
 
 def _error(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -9,7 +9,9 @@ import hmac
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, urlsplit
+
+from ..credentials.placement import as_header, fields_beside, in_query
 
 Header = tuple[bytes, bytes]
 
@@ -59,13 +61,9 @@ class Aim(NamedTuple):
     def join(self, path: bytes, query: bytes, place: str, secret: str) -> bytes:
         """The path and query of one request; `path` is what follows the gateway's own, `secret` the key if it goes into the query."""
         whole = self.path if path in (b"", b"/") else self.path.rstrip(b"/") + b"/" + path.lstrip(b"/")
-        fields = [field for field in (*self.query.split(b"&"), *query.split(b"&")) if field]
-        if place.startswith("query:"):
-            name = place.removeprefix("query:")
-            fields = [field for field in fields if _name(field.decode("latin-1")) != name]
-            fields.append(f"{quote(name, safe='')}={quote(secret, safe='')}".encode())
+        fields = in_query(self.query + b"&" + query, place, secret)
         # Some clients send letters as they are; a target has none but those of RFC 3986.
-        return _FOREIGN.sub(lambda byte: b"%%%02X" % byte[0][0], whole + (b"?" + b"&".join(fields) if fields else b""))
+        return _FOREIGN.sub(lambda byte: b"%%%02X" % byte[0][0], whole + (b"?" + fields if fields else b""))
 
     def back(self, location: bytes, prefix: str, place: str) -> bytes:
         """A Location that leads into the target's folder leads there through the gateway at `prefix`; others stay as they are.
@@ -80,9 +78,9 @@ class Aim(NamedTuple):
         here = url.netloc == self.host.decode() or not (url.netloc or url.scheme)
         if not here or not f"{url.path}/".startswith(f"{folder}/"):
             return location
-        fields = [field for field in url.query.split("&") if field and not (place.startswith("query:") and _name(field) == place[6:])]
+        query = b"&".join(fields_beside(url.query.encode("latin-1"), place))
         path = f"{prefix}{url.path[len(folder) :]}" or "/"
-        return (path + ("?" + "&".join(fields) if fields else "") + (f"#{url.fragment}" if url.fragment else "")).encode("latin-1")
+        return path.encode("latin-1") + (b"?" + query if query else b"") + (f"#{url.fragment}" if url.fragment else "").encode("latin-1")
 
 
 class Scrub:
@@ -144,10 +142,10 @@ def outward(headers: Iterable[Header], aim: Aim, place: str, secret: str, *, mcp
         accepted = [value for name, value in kept if name == b"accept"]
         if not accepted or accepted == [b"*/*"]:
             kept = [*((name, value) for name, value in kept if name != b"accept"), (b"accept", MCP_ACCEPT)]
-    carrier = b"authorization" if place == "bearer" else place.removeprefix("header:").lower().encode() if place[:7] == "header:" else b""
-    if carrier and secret:
-        value = f"Bearer {secret}" if place == "bearer" else secret
-        kept = [*((name, old) for name, old in kept if name != carrier), (carrier, value.encode())]
+    bears = as_header(place, secret) if secret else None
+    if bears is not None:
+        carrier, value = bears[0].encode(), bears[1].encode()
+        kept = [*((name, old) for name, old in kept if name != carrier), (carrier, value)]
     return [(b"host", aim.host), *kept]
 
 
@@ -156,11 +154,6 @@ def homeward(headers: Iterable[Header]) -> list[Header]:
     given = [(name.lower(), value) for name, value in headers]
     dropped = HOP_BY_HOP | _named(given) | {b"date"}
     return [(name, value) for name, value in given if name not in dropped]
-
-
-def _name(field: str) -> str:
-    """The name of one field of a query."""
-    return unquote_to_bytes(field.partition("=")[0].replace("+", " ")).decode("utf-8", "replace")
 
 
 def _named(headers: Iterable[Header]) -> set[bytes]:

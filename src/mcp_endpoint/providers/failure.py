@@ -12,6 +12,7 @@ import httpx2
 import msgspec
 
 from .. import errors
+from ..credentials.refusals import NOT_RUN
 from ..errors import Code
 from ..log import escape, redact
 
@@ -102,7 +103,7 @@ def refused(status: int, body: bytes, *, retry_seconds: float | None = None, ses
     failure = Failure(
         f"the server answered HTTP {status}{en and f' ({en}{later_en})'}{said and f': {said}'}",
         f"服务器应答 HTTP {status}{zh and f'（{zh}{later_zh}）'}{said and f'：{said}'}",
-        False if status in (401, 402, 403, 404, 405, 407, 410, 429, 503) else None,
+        False if status in NOT_RUN or status in (404, 405, 407, 410) else None,
         status=status,
         retry_seconds=retry_seconds,
         session_lost=(status in (404, 410) and session) or (status in (400, 404, 409, 410, 422) and bool(_SESSION.search(said))),

@@ -5,6 +5,7 @@ A room is imported only when it is opened: what it needs may not be installed.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import importlib
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+from loguru import logger
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
@@ -22,7 +24,7 @@ from ..asgi import Bodies
 from ..consumers.mcp_http.route import McpHttp
 from ..consumers.mcp_http.stateless import Stateless
 from ..core.broker import INNER, Broker
-from ..credentials.store import Keyring, keyring
+from ..credentials.store import KEYS_SHOWN, Keyring, keyring
 from ..errors import ConfigError, EndpointError
 from ..providers.managed import Kept, Providers
 from ..providers.mcp_json import Server
@@ -56,6 +58,10 @@ class Room(Protocol):
         """What an operator may know of it, ready for JSON; no secret is in it."""
 
 
+LOOK_SECONDS: Final = 0.5
+"""How often the files of keys are looked at, so that an edit is in force within a second."""
+
+
 class House(NamedTuple):
     """What rooms are built from; one per server."""
 
@@ -73,11 +79,11 @@ def opened(house: House, alone: str = "") -> list[Room]:
 
     Raises EndpointError when one is configured whose packages are not installed.
     """
-    rings = _Rings(house)
+    rings = Keys(house)
     limits = house.config.limits
     bodies = Bodies(limits.http_bodies, limits.body_seconds)
     if alone == "gateway":
-        return [_gateway(house, rings, bodies, alone=True)]
+        return [_gateway(house, rings, bodies, alone=True), rings]
     if alone == "api":
         return [_api(house, None, bodies, alone=True)]
     # States signed with the server's own key are good for every process that has it.
@@ -91,27 +97,67 @@ def opened(house: House, alone: str = "") -> list[Room]:
         rooms.append(_gateway(house, rings, bodies))
     if house.config.api.secret:
         rooms.append(_api(house, providers, bodies))
+    if house.config.credentials:
+        rooms.append(rings)
     return rooms
 
 
-class _Rings:
-    """The pools of keys by name, each read once and shared by whoever draws from it."""
+class Keys:
+    """The room of all pools of keys: each is read once, shared by whoever draws from it, and watched for edits of its files."""
+
+    name = "keys"
+    owed = 0
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._made: dict[str, Keyring] = {}
+        self._loop = asyncio.get_running_loop()
+        self._watching: asyncio.Task[None] | None = None
+        self.rings: dict[str, Keyring] = {}
 
     def __call__(self, name: str) -> Keyring:
         """The keys of `[credentials.NAME]`. Raises ConfigError where there is no such table, or no key."""
-        if name not in self._made:
+        if name not in self.rings:
             settings = self._house.config.credentials.get(name)
             if settings is None:
                 raise ConfigError(f"there is no [credentials.{name}] in the configuration", f"配置中没有 [credentials.{name}]")
-            self._made[name] = keyring(name, settings, self._house.root, self._house.environ)
-        return self._made[name]
+            self.rings[name] = keyring(name, settings, self._house.root, self._house.environ, self._loop.time)
+        return self.rings[name]
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """None: keys are drawn inside the house."""
+        return ()
+
+    def refuses_pages(self, request: object) -> bool:
+        """It has no paths."""
+        return False
+
+    async def start(self) -> None:
+        """Begin to watch the files."""
+        self._watching = self._loop.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Watch no longer."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+
+    def describe(self) -> Mapping[str, Any]:
+        """Each pool: how many keys it has, and the first of them one by one, by what may be shown of them."""
+        now = self._loop.time()
+        return {name: {**ring.pool.counts(now)._asdict(), "keys": ring.figures(KEYS_SHOWN)} for name, ring in self.rings.items()}
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for ring in list(self.rings.values()):
+                try:
+                    ring.look()
+                except Exception:  # noqa: BLE001 - the other pools are watched on
+                    logger.exception("密钥文件未能检查 / the files of keys could not be looked at")
 
 
-def _gateway(house: House, rings: _Rings, bodies: Bodies, *, alone: bool = False) -> Room:
+def _gateway(house: House, rings: Keys, bodies: Bodies, *, alone: bool = False) -> Room:
     config = house.config
     proxy = imported(".gateway.proxy", "http")
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}

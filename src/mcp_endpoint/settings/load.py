@@ -182,6 +182,14 @@ class CredentialSettings(Struct, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=86_400, description="how long a key rests after 429 or a fault, unless Retry-After says", extra={"unit": "seconds"}),
     ] = 60.0
+    spent_seconds: Annotated[
+        float,
+        Meta(gt=0, le=2_678_400, description="how long a key rests that has no money or quota left", extra={"unit": "seconds"}),
+    ] = 3600.0
+    recheck_seconds: Annotated[
+        float,
+        Meta(ge=0, le=31_622_400, description="after how long one request tries a banned key again; 0 is never", extra={"unit": "seconds"}),
+    ] = 86_400.0
     retries: Annotated[int, Meta(ge=0, le=100, description="how many other keys a request is tried with")] = 3
 
 

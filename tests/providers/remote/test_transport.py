@@ -24,8 +24,8 @@ CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call"}'
 JSON = "Content-Type: application/json"
 
 
-def ring(root: Path, **settings: Any) -> Keyring:
-    return keyring("far", CredentialSettings(env="KEYS", **settings), root, {"KEYS": " ".join(KEYS)})
+def ring(root: Path, *, keys: int = 3, **settings: Any) -> Keyring:
+    return keyring("far", CredentialSettings(env="KEYS", **settings), root, {"KEYS": " ".join(KEYS[:keys])})
 
 
 class Way:
@@ -226,14 +226,53 @@ async def test_a_failure_says_whether_it_was_delivered_in_both_languages() -> No
     assert json.loads(json.dumps(found))["data"] == {"source": "broker", "delivered": False, "hint": "原因 / why"}
 
 
+async def test_what_every_key_is_refused_bans_none(tmp_path: Path) -> None:
+    keys = ring(tmp_path)
+    async with upstream(says(reply(403, b"firewall"))) as behind, way(keys) as one:
+        for _ in range(5):
+            assert "HTTP 403" in error(await one.post(behind.url))["data"]["hint"]
+        assert keys.pool.counts(0.0).available == len(KEYS)
+        assert len(behind.seen) == 5 * len(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "banned", "resting"), [(reply(401), 1, 0), (reply(402), 0, 1), (reply(403, b'{"code":"insufficient_quota"}', JSON), 0, 1)]
+)
+async def test_a_key_that_alone_is_refused_is_set_aside(tmp_path: Path, refusal: bytes, banned: int, resting: int) -> None:
+    keys = ring(tmp_path)
+    async with upstream(says(refusal, reply(200, b"{}", JSON))) as behind, way(keys) as one:
+        assert (await one.post(behind.url)).status_code == 200
+        counts = keys.pool.counts(0.0)
+        assert (counts.banned, counts.resting) == (banned, resting)
+        for _ in range(4):
+            await one.post(behind.url)
+        assert [seen.all("authorization")[0][7:] for seen in behind.seen].count(KEYS[0]) == 1
+
+
 async def test_when_every_key_is_banned_nothing_is_sent(tmp_path: Path) -> None:
-    async with upstream(says(reply(403))) as behind, way(ring(tmp_path)) as one:
+    async with upstream(says(reply(200, b"{}", JSON), reply(401))) as behind, way(ring(tmp_path, keys=1)) as one:
+        await one.post(behind.url)
         error(await one.post(behind.url))
         sent = len(behind.seen)
         found = error(await one.post(behind.url))
         assert "banned" in found["data"]["hint"]
         assert found["data"]["delivered"] is False
-        assert len(behind.seen) == sent == len(KEYS)
+        assert len(behind.seen) == sent == 2
+
+
+async def test_when_the_service_asks_every_key_to_wait_nothing_is_sent(tmp_path: Path) -> None:
+    async with upstream(says(reply(429, b"", "Retry-After: 77"))) as behind, way(ring(tmp_path, keys=1)) as one:
+        error(await one.post(behind.url))
+        assert "77 s" in error(await one.post(behind.url))["data"]["hint"]
+        assert len(behind.seen) == 1
+
+
+async def test_a_failure_after_a_refusal_leaves_the_key_at_rest(tmp_path: Path) -> None:
+    keys = ring(tmp_path)
+    async with upstream(says(reply(401), b"garbage\r\n\r\n")) as behind, way(keys) as one:
+        error(await one.post(behind.url))
+        assert keys.pool.counts(0.0).resting == 2
+        assert len(behind.seen) == 2
 
 
 async def test_an_answer_that_drips_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

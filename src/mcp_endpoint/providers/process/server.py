@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from ...core.broker import Broker
 from ...core.lifecycle import Provider
 from ...credentials.pool import Credential
-from ...credentials.store import ALL_GONE, Keyring
+from ...credentials.store import Keyring
 from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, EndpointError, Goodbye
 from ...log import BLOT
 from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
@@ -214,9 +214,10 @@ class Managed:
         """What to start, with the next key in its environment where the entry asks for one. Raises EndpointError if there is none left."""
         if self._ring is None:
             return command
-        self._key = self._ring.take(self._loop.time())
+        self._key = self._ring.pool.take(self._loop.time())
         if self._key is None:
-            raise EndpointError("every key of its pool is banned", f"凭据池中的密钥均已停用（{ALL_GONE}）")
+            _, en, zh = self._ring.none_left()
+            raise EndpointError(en, zh)
         return replace(command, env={**command.env, self.server.place.removeprefix("env:"): self._key.secret})
 
     def _mask(self, text: str) -> str:

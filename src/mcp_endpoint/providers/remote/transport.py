@@ -1,24 +1,28 @@
 """What every request to an upstream MCP server passes through: its key goes in, its answer is bounded, and its failure becomes words.
 
-A failure says whether the server may have run the request: only where it cannot have (no connection, 401, 403, 429, 503) may another
-replica be asked. A redirect is followed with method and body where it stays on the same scheme, host and port; addresses come from the
-configuration alone.
+A failure says whether the server may have run the request: only where it cannot have (no connection, 401, 402, 403, 429, 503, 529) may
+another replica be asked. A redirect is followed with method and body where it stays on the same scheme, host and port; addresses come
+from the configuration alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import quote, unquote_plus
 
 import httpx2
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ...credentials.pool import REFUSED_BY, Credential
-from ...credentials.store import ALL_GONE, Keyring, retry_after
+from ...credentials.lookahead import answer_of, worked
+from ...credentials.placement import as_header, in_query
+from ...credentials.pool import Credential
+from ...credentials.refusals import Answer, retry_after
+from ...credentials.rotation import Rotation, route_of
+from ...credentials.store import Keyring
 from ...log import BLOT
 from ...protocol.stateless import fields, objects
 from ..failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
@@ -95,32 +99,51 @@ class Carrier(httpx2.AsyncBaseTransport):
         request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "read": None if endless else patience}
         # What is not compressed cannot swell behind the count of its bytes.
         request.headers["accept-encoding"] = "identity"
-        tried: tuple[Credential, ...] = ()
-        key = self._ring.take(_now()) if self._ring is not None else None
-        if self._ring is not None and key is None:
-            banned = Failure("every key of its pool is banned", f"凭据池中的密钥均已停用（{ALL_GONE}）", False)
-            return _failed(request, banned)
+        rotation, key = None, None
+        if self._ring is not None:
+            rotation = self._ring.rotation(route_of(request.method, str(request.url).encode(), request.content))
+            key = rotation.take(_now())
+            if key is None:
+                _, en, zh = self._ring.none_left()
+                return _failed(request, Failure(en, zh, False))
+        response = await self._rotated(request, rotation, key, patience)
+        if failure_of(response) is not None:
+            return response
+        events = media_type(response) == "text/event-stream"
+        if response.status_code >= 300:
+            return await self._refusal(request, response)
+        if not (endless and events):
+            most = self._most * (STREAM_ANSWERS if events else 1)
+            response.stream = _Bounded(response.stream, self._most, most, _now() + ANSWER_SECONDS)
+        return response
+
+    async def _rotated(
+        self, request: httpx2.Request, rotation: Rotation | None, key: Credential | None, patience: float
+    ) -> httpx2.Response:
+        """The answer to the last key that was tried; what it and those before say of the keys is settled."""
         while True:
             response = await self._answer(request, key, patience)
-            if failure_of(response) is not None:
+            failure = failure_of(response)
+            if failure is None:
+                self.status = response.status_code
+                response.extensions["key"] = key
+            if rotation is None or key is None:
                 return response
-            self.status = response.status_code
-            following = None
-            if self._ring is not None and key is not None:
-                self._ring.report(key, response.status_code, _now(), retry_after(response.headers.get("retry-after")))
-                tried = (*tried, key)
-                if response.status_code in REFUSED_BY and len(tried) <= self._ring.settings.retries:
-                    following = self._ring.take(_now(), tried)
+            if failure is not None:
+                if not (failure.unreachable or failure.status):
+                    rotation.answered(key, Answer(None), _now(), repeatable=False)
+                rotation.failed(_now())
+                return response
+            again = rotation.answered(key, await answer_of(response), _now(), repeatable=False)
+            following = rotation.take(_now()) if again else None
             if following is None:
                 break
             await response.aclose()
             key = following
-        events = media_type(response) == "text/event-stream"
-        if response.status_code >= 300:
-            return await self._refusal(request, response, key)
-        if not (endless and events):
-            most = self._most * (STREAM_ANSWERS if events else 1)
-            response.stream = _Bounded(response.stream, self._most, most, _now() + ANSWER_SECONDS)
+        if await worked(response):
+            rotation.worked(key, _now())
+        else:
+            rotation.failed(_now())
         return response
 
     async def _answer(self, request: httpx2.Request, key: Credential | None, patience: float) -> httpx2.Response:
@@ -157,7 +180,7 @@ class Carrier(httpx2.AsyncBaseTransport):
         response.extensions["url"] = str(target.url)
         return response
 
-    async def _refusal(self, request: httpx2.Request, response: httpx2.Response, key: Credential | None) -> httpx2.Response:
+    async def _refusal(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
         """What a status says; a JSON-RPC error beside a status that leaves room for one passes as the answer it is."""
         status = response.status_code
         body = b""
@@ -171,9 +194,10 @@ class Carrier(httpx2.AsyncBaseTransport):
             pass
         finally:
             await response.aclose()
-        if key is not None:
+        key = response.extensions.get("key")
+        if isinstance(key, Credential):
             body = body.replace(key.secret.encode(), BLOT.encode())
-        wait = retry_after(response.headers.get("retry-after"))
+        wait = retry_after(response.headers, time.time())
         failure = refused(status, body[:REFUSAL_BYTES], retry_seconds=wait, session=SESSION in request.headers)
         told = objects(fields(body).get("error", UNSET)) if status not in KEY_STATUSES else {}
         if "code" in told and not failure.session_lost:
@@ -186,14 +210,12 @@ class Carrier(httpx2.AsyncBaseTransport):
             return request
         headers = request.headers.copy()
         url = request.url
-        kind, _, name = self._place.partition(":")
-        if kind == "query":
-            path, _, query = url.raw_path.partition(b"?")
-            fields = [field for field in query.decode().split("&") if field and unquote_plus(field.partition("=")[0]) != name]
-            fields.append(f"{quote(name, safe='')}={quote(key.secret, safe='')}")
-            url = url.copy_with(raw_path=path + b"?" + "&".join(fields).encode())
+        bears = as_header(self._place, key.secret)
+        if bears is not None:
+            headers[bears[0]] = bears[1]
         else:
-            headers["authorization" if kind == "bearer" else name] = f"Bearer {key.secret}" if kind == "bearer" else key.secret
+            path, _, query = url.raw_path.partition(b"?")
+            url = url.copy_with(raw_path=path + b"?" + in_query(query, self._place, key.secret))
         return httpx2.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
 
 

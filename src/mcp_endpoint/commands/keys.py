@@ -1,0 +1,120 @@
+"""What `mcp-endpoint keys` does: list the keys of pools, let them rest, and lift their bans, whether a server runs or not.
+
+A running server hears of it by the file of bans, which it looks at twice a second; its own figures come from `/stats`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ..credentials.pool import Credential
+from ..credentials.store import Kept, bans_file, moment_of, read_bans, read_keys, stamp_of, write_bans
+from ..errors import ConfigError, EndpointError
+from ..serving.standalone import ROOMS
+from ..settings.load import Config, CredentialSettings
+from . import check
+
+SHORTEST: Final = 4
+"""Letters of a fingerprint that name a key."""
+STATES: Final = {"available": "可用", "resting": "休息", "banned": "停用"}
+
+
+def listed(config: Config, root: Path, environ: Mapping[str, str], pool: str | None) -> Iterator[str]:
+    """A line for each key of a pool, or of all pools. Raises ConfigError."""
+    told = check.stats(config).get("rooms", {}).get("keys", {})
+    for name, settings in _pools(config, root).items() if pool is None else [(pool, _pool(config, root, pool))]:
+        kept = read_bans(bans_file(name, settings, root))
+        figures = {figure["fingerprint"]: figure for figure in told.get(name, {}).get("keys", ())}
+        for credential in read_keys(name, settings, root, environ):
+            figure = figures.get(credential.fingerprint[:8], {})
+            yield "  ".join((name, credential.shown, *([credential.user] if credential.user else ()), *_said(credential, kept, figure)))
+
+
+def rest(config: Config, root: Path, environ: Mapping[str, str], pool: str, prefixes: Sequence[str], seconds: float) -> Iterator[str]:
+    """Let keys rest for so many seconds, 0 to end their rest; says what was done. Raises EndpointError."""
+    until = stamp_of(time.time() + seconds)
+    for credential, kept in _edited(config, root, environ, pool, prefixes):
+        kept.resting.pop(credential.fingerprint, None)
+        if seconds:
+            kept.resting[credential.fingerprint] = until
+            yield f"{credential.shown}  休息到 / rests until {until}"
+        else:
+            yield f"{credential.shown}  不再休息 / rests no longer"
+
+
+def unban(config: Config, root: Path, environ: Mapping[str, str], pool: str, prefixes: Sequence[str]) -> Iterator[str]:
+    """Lift the bans of keys, without `prefixes` those of all; says what was done. Raises EndpointError."""
+    for credential, kept in _edited(config, root, environ, pool, prefixes):
+        if kept.banned.pop(credential.fingerprint, None) is not None:
+            yield f"{credential.shown}  已恢复 / ban lifted"
+        elif prefixes:
+            yield f"{credential.shown}  未停用 / was not banned"
+
+
+def _edited(
+    config: Config, root: Path, environ: Mapping[str, str], pool: str, prefixes: Sequence[str]
+) -> Iterator[tuple[Credential, Kept]]:
+    """Each key that is meant, with the file of bans to change; the file is written after the last."""
+    settings = _pool(config, root, pool)
+    credentials = read_keys(pool, settings, root, environ)
+    meant = [_meant(credentials, prefix) for prefix in prefixes] or credentials
+    file = bans_file(pool, settings, root)
+    kept = read_bans(file)
+    now = time.time()
+    kept.resting = {fingerprint: until for fingerprint, until in kept.resting.items() if (moment_of(until) or 0.0) > now}
+    for credential in meant:
+        yield credential, kept
+    try:
+        owner = (file if file.exists() else root).stat()
+        write_bans(file, kept)
+        if hasattr(os, "chown"):  # the server must be able to read what root has written
+            with contextlib.suppress(PermissionError):
+                os.chown(file, owner.st_uid, owner.st_gid)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise EndpointError(f"cannot be written: {reason}", f"无法写入：{reason}", place=str(file)) from error
+
+
+def _meant(credentials: Sequence[Credential], prefix: str) -> Credential:
+    """The one key whose fingerprint begins so. Raises EndpointError."""
+    found = [credential for credential in credentials if credential.fingerprint.startswith(prefix.lower())]
+    if len(prefix) < SHORTEST or len(found) != 1:
+        many = len(found) > 1 or len(prefix) < SHORTEST
+        en, zh = ("several keys, or too short", "对应多个密钥，或太短") if many else ("no key", "不对应任何密钥")
+        raise EndpointError(f'"{prefix}" names {en}: see mcp-endpoint keys list', f"“{prefix}”{zh}：请看 mcp-endpoint keys list")
+    return found[0]
+
+
+def _pools(config: Config, root: Path) -> Mapping[str, CredentialSettings]:
+    """The pools of the configuration; without any, those of `serve --as gateway`."""
+    return config.credentials or ROOMS["gateway"].configured(config).credentials
+
+
+def _pool(config: Config, root: Path, name: str) -> CredentialSettings:
+    pools = _pools(config, root)
+    if name not in pools:
+        known = ", ".join(pools)
+        raise ConfigError(
+            f"there is no [credentials.{name}] in the configuration; there is: {known}", f"配置中没有 [credentials.{name}]；现有：{known}"
+        )
+    return pools[name]
+
+
+def _said(credential: Credential, kept: Kept, figure: Mapping[str, Any]) -> Iterator[str]:
+    """The state of a key: as the running server says, else as the files do."""
+    ban = kept.banned.get(credential.fingerprint)
+    until = figure.get("resting_until") or kept.resting.get(credential.fingerprint)
+    rests = until is not None and (moment_of(until) or 0.0) > time.time()
+    state = "banned" if ban is not None else "resting" if rests else "available"
+    yield f"{STATES[state]} / {state}"
+    if ban is not None:
+        yield f"自 / since {ban.since} ({ban.status})"
+    elif rests:
+        yield f"至 / until {until}"
+    if figure.get("last_used"):
+        yield f"请求 / requests {figure['requests']}, 最后 / last {figure['last_used']} ({figure['last_status']})"
