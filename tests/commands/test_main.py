@@ -123,6 +123,15 @@ def test_config_show_never_shows_a_key_in_a_gateways_target(root: Path, capsys: 
     assert 'credentials.a.env' in told and "sk-secret" not in told
 
 
+def test_config_show_never_shows_a_secret_of_the_api(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secrets = "secret = 'hush-1'\nold_secrets = ['hush-2', 'hush-3']\nurls = ['http://u:hush-4@h/mcp?key=hush-5']\n"
+    live(root).write_text(f"[api]\n{secrets}", "utf-8")
+    assert run(root, "config", "show") == 0
+    told = capsys.readouterr().out
+    assert 'api.old_secrets' in told and '["***", "***"]' in told and '["http://h/mcp"]' in told
+    assert "hush" not in told
+
+
 def test_config_show_lists_the_tools_with_their_own_time(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     live(root).write_text('[endpoint.tools."天气"]\ntimeout = 60\n', "utf-8")
     assert run(root, "config", "show") == 0

@@ -113,12 +113,16 @@ async def listening(running: Program) -> int:
 async def test_the_program_serves_the_api_and_makes_tokens_that_work_at_once(tmp_path: Path) -> None:
     """H13: what `python -m mcp_proxy.main` was is `serve --as api`; docs/api.md names the rest."""
     (tmp_path / ".env").write_text(f"JWT_SECRET={SECRET}\nMCP_URLS=http://127.0.0.1:1/sse\nREQUEST_LOG=api.jsonl\n")
-    async with program(tmp_path, "--root", str(tmp_path), "token", "jwt", "--user", "me") as running:
+    make = "token", "jwt", "--user", "me", "--tool", "light_*", "--tool", "x", "--server", "http://*"
+    async with program(tmp_path, "--root", str(tmp_path), *make) as running:
         assert await running.ends() == 0
         made = running.printed.strip()
     claims = jwt.decode(made, SECRET, algorithms=["HS256"])
     assert claims["user_id"] == "me" and claims["iss"] == "mcp-proxy" and claims["exp"] > claims["iat"]
-    async with program(tmp_path, "--root", str(tmp_path), "serve", "--as", "api", environ={"PORT": "0"}) as running:
+    assert claims["tools"] == ["light_*", "x"] and claims["servers"] == ["http://*"]
+    # The secret is changed; the token goes on.
+    rotated = {"PORT": "0", "JWT_SECRET": SECRET[::-1], "JWT_OLD_SECRETS": f"{SECRET}, {SECRET * 2}"}
+    async with program(tmp_path, "--root", str(tmp_path), "serve", "--as", "api", environ=rotated) as running:
         port = await listening(running)
         assert (await get(port, "/health")).status == 503
         servers = await get(port, "/servers", f"Authorization: Bearer {made}")

@@ -179,15 +179,19 @@ def token_make(root: Path, endpoint: str, signed: bool, role: tokens.Role, days:
 @token_group.command("jwt", help="为 HTTP API 制作 JWT 令牌 / Make a JSON Web Token for the HTTP API.")
 @click.option("--user", default="user", show_default=True, help="令牌中的 user_id / The user_id in it.")
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="有效天数 / Days it lasts.")
+@click.option("--tool", "tools", multiple=True, metavar="PATTERN", help="允许的工具，可重复；默认全部 / A tool it permits; default: all.")
+@click.option("--server", "servers", multiple=True, metavar="PATTERN", help="允许的服务器，可重复；默认全部 / The same for servers.")
 @click.pass_obj
-def token_jwt(root: Path, user: str, days: float) -> None:
+def token_jwt(root: Path, user: str, days: float, tools: tuple[str, ...], servers: tuple[str, ...]) -> None:
     from ..serving.rooms import imported
 
     environ = with_dot_env(root, os.environ)
     given = {setting: environ[variable] for variable, setting in API_VARIABLES.items() if environ.get(variable)}
     api = config.load(root, os.environ, given).config.api
-    bearers = imported(".consumers.http_api.jwt", "api").Bearers(api.secret, api.algorithm)
-    click.echo(bearers.make(user, days * 86_400))
+    bearers = imported(".consumers.http_api.jwt", "api").Bearers(
+        api.secret, api.algorithm, old_secrets=api.old_secrets, issuer=api.issuer, audience=api.audience
+    )
+    click.echo(bearers.make(user, days * 86_400, tools or None, servers or None))
 
 
 @token_group.command("read", help="令牌或地址能打开什么，默认读标准输入 / What a token or an address opens; default: standard input.")
@@ -482,6 +486,10 @@ def _value(loaded: config.Config, name: str) -> object:
 def _shown(name: str, value: object) -> str:
     if name in ("server.key", "api.secret"):
         return '"***"' if value else '""'
+    if name == "api.old_secrets":
+        return json.dumps(["***"] * len(tuple(value))) if isinstance(value, tuple) else "[]"
+    if name == "api.urls" and isinstance(value, tuple):
+        value = [addresses.without_secrets(url) for url in value]
     if name.startswith("gateway.") and name.endswith(".target"):  # its query may hold a key
         value = re.sub(r"\?.*", "?***", str(value))
     return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)

@@ -47,7 +47,13 @@ def _api(config: Config) -> Config:
 ROOMS: Final[Mapping[str, Alone]] = {"gateway": Alone("8000", _gateway), "api": Alone("5000", _api)}
 DOT_ENV: Final = ".env"
 """The file of variables that the API's predecessor read beside it."""
-API_VARIABLES: Final = {"JWT_SECRET": "api.secret", "JWT_ALGORITHM": "api.algorithm"}
+API_VARIABLES: Final = {
+    "JWT_SECRET": "api.secret",
+    "JWT_ALGORITHM": "api.algorithm",
+    "JWT_OLD_SECRETS": "api.old_secrets",
+    "JWT_ISSUER": "api.issuer",
+    "JWT_AUDIENCE": "api.audience",
+}
 _ASSIGNMENT: Final = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 
 

@@ -164,6 +164,10 @@ class Api(Struct, frozen=True, kw_only=True):
 
     secret: Annotated[str, Meta(description="signs and checks its tokens, at least 32 bytes; empty turns the API off")] = ""
     algorithm: Annotated[Literal["HS256", "HS384", "HS512"], Meta(description="the one algorithm its tokens may have")] = "HS256"
+    old_secrets: Annotated[tuple[str, ...], Meta(description="secrets whose tokens are still valid; secret alone signs new ones")] = ()
+    issuer: Annotated[str, Meta(description="what tokens must name as iss; empty is anything")] = ""
+    audience: Annotated[str, Meta(description="what tokens must name as aud; empty refuses tokens that name one")] = ""
+    requests_per_minute: Annotated[int, Meta(ge=0, le=1_000_000, description="requests a user may make; 429 beyond, 0 is any number")] = 0
     urls: Annotated[tuple[str, ...], Meta(description="MCP servers it reaches by URL, beside those of [providers]")] = ()
     endpoints: Annotated[tuple[str, ...], Meta(description="endpoints whose tools it offers too, by their printed names")] = ()
     request_log: Annotated[
@@ -358,6 +362,8 @@ _SIZE: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*
 _INT: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _FLOAT: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _BOOL: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_SECRET: Final = ("server.key", "api.secret", "api.old_secrets", "api.urls", "gateway.target")
+"""Settings whose values are secrets, or may hold one."""
 _TOOL: Final = "endpoint.tools."
 _CREDENTIALS: Final = "credentials."
 _GATEWAY: Final = "gateway."
@@ -817,7 +823,7 @@ def _value(found: _Found) -> object:
         return _settled(setting, msgspec.convert(value, setting.type))
     except ValueError as error:
         # A key is never shown, not even a wrong one, nor what may hold one.
-        shown = "" if setting.name in ("server.key", "api.secret", "api.urls", "gateway.target") else f" = {_clipped(found.raw)}"
+        shown = "" if setting.name in _SECRET else f" = {_clipped(found.raw)}"
         en, zh = setting.expected
         raise ConfigError(
             f"{found.name}{shown} is not right: expected {en}", f"{found.name}{shown} 不正确：应为{zh}", place=found.place

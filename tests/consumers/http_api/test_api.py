@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import jwt
 import pytest
 from consumers.web import Tool
 from mcp.server import MCPServer
@@ -260,6 +261,48 @@ async def test_no_body_is_read_without_a_token_and_only_so_many_at_a_time(tmp_pa
         slow_writer.close()
         is_error(await api.call("x"), 503)
     assert [line["status_code"] for line in api.lines()[-4:]] == [401, 503, 408, 503]
+
+
+async def test_a_token_sees_and_calls_what_it_permits(tmp_path: Path) -> None:
+    bearers = Bearers(SECRET, "HS256")
+    async with (
+        served(server_of("one", "only_one").streamable_http_app()) as (first, _),
+        served(server_of("two", "only_two").streamable_http_app()) as (second, _),
+    ):
+        urls = f"http://127.0.0.1:{first}/mcp", f"http://127.0.0.1:{second}/mcp"
+        async with front(tmp_path, *urls) as api:
+
+            def by(token: str) -> dict[str, dict[str, str]]:
+                return {"headers": {"Authorization": f"Bearer {token}"}}
+
+            some = bearers.make("x", 60, ["only_*", "greet"], [urls[1]])
+            listed = (await api.get("/tools/list", some)).json()
+            assert listed["servers"] == {urls[1]: ["greet", "only_two"]} and listed["total"] == 2
+            servers = (await api.get("/servers", some)).json()
+            assert servers == {"servers": [{"server": urls[1], "status": "up", "tools": ["greet", "only_two"]}], "total": 1, "up": 1}
+            assert {said(await api.call("greet", {"name": "x"}, **by(some))) for _ in range(3)} == {"two greets x"}
+            assert "claim tools" in is_error(await api.call("fail", **by(some)), 403)
+            assert "claim servers" in is_error(await api.call("only_one", **by(some)), 403)
+            assert "claim servers" in is_error(await api.call("greet", {"name": "x"}, urls[0], **by(some)), 403)
+            assert "claim servers" in is_error(await api.get("/tools/list", some, params={"server": urls[0]}), 403)
+            is_error(await api.call("only_three", **by(some)), 404)
+            odd = jwt.encode({"exp": 9_999_999_999, "tools": "greet"}, SECRET, "HS256")
+            for answer in (await api.get("/tools/list", odd), await api.get("/servers", odd), await api.call("greet", **by(odd))):
+                assert "claim tools" in is_error(answer, 403)
+
+
+async def test_whoever_asks_too_often_hears_how_long_to_wait(tmp_path: Path) -> None:
+    api = Api(secret=SECRET, request_log="", requests_per_minute=2)
+    other = Bearers(SECRET, "HS256").make("another", 60)
+    async with running(Config(api=api), root=tmp_path, alone="api") as server, httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client:
+        asking = Front(f"http://127.0.0.1:{server.port}", client, tmp_path, server)
+        for token in (TOKEN, Bearers(SECRET, "HS256").make("tester", 60)):
+            assert (await asking.get("/servers", token)).status_code == 200
+        refused = await asking.call("x")
+        is_error(refused, 429)
+        assert 0 < int(refused.headers["retry-after"]) <= 30
+        assert (await asking.get("/servers", other)).status_code == 200
+        assert (await asking.get("/health", None)).status_code == 503, "no token, no user, no count"
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------------------

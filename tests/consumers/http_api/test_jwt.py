@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from starlette.requests import Request
 
 from mcp_endpoint.access.admission import TwoTokens
-from mcp_endpoint.consumers.http_api.jwt import Bearers
+from mcp_endpoint.consumers.http_api.jwt import BadClaim, Bearers, Holder
 from mcp_endpoint.errors import ConfigError
 
 SECRET = "0123456789abcdef0123456789abcdefXYZ"
@@ -54,8 +54,7 @@ GOOD = jwt.encode(claims(), SECRET, "HS256")
 @pytest.mark.parametrize("asked", [request(f"Bearer {GOOD}"), request(f"bearer   {GOOD}"), request(query=f"token={GOOD}")])
 def test_a_valid_token_is_known_from_the_header_and_from_the_address(asked: Request) -> None:
     found = BEARERS.opened(asked)
-    assert found is not None
-    assert found["user_id"] == "test_user"
+    assert found == Holder("test_user")
 
 
 @pytest.mark.row("H6")
@@ -101,8 +100,8 @@ def test_two_tokens_that_differ_are_refused_and_other_schemes_are_not_looked_at(
 @pytest.mark.row("H12")
 def test_a_token_that_is_made_here_works_at_once() -> None:
     made = BEARERS.make("somebody", 3600)
-    found = BEARERS.opened(request(f"Bearer {made}"))
-    assert found is not None
+    assert BEARERS.opened(request(f"Bearer {made}")) == Holder("somebody")
+    found = jwt.decode(made, SECRET, ["HS256"])
     assert found["iss"] == "mcp-proxy" and found["user_id"] == "somebody"
     assert 3590 < found["exp"] - time.time() <= 3600
 
@@ -113,6 +112,69 @@ def test_the_algorithm_is_the_configured_one(algorithm: str) -> None:
     made = Bearers(SECRET * 2, algorithm).make("x", 60)
     assert jwt.get_unverified_header(made)["alg"] == algorithm
     assert Bearers(SECRET * 2, algorithm).opened(request(f"Bearer {made}")) is not None
+
+
+# -- rotation, issuer, audience ----------------------------------------------------------------------------------------------------
+
+
+def bearer(token: str) -> Request:
+    return request(f"Bearer {token}")
+
+
+def test_tokens_of_an_old_secret_are_valid_and_the_new_one_signs() -> None:
+    new = "fedcba9876543210" * 2
+    both = Bearers(new, "HS256", old_secrets=(SECRET * 2, SECRET))
+    assert both.opened(bearer(GOOD)) == Holder("test_user")
+    made = both.make("x", 60)
+    assert both.opened(bearer(made)) == Bearers(new, "HS256").opened(bearer(made)) == Holder("x")
+    assert BEARERS.opened(bearer(made)) is None
+    assert both.opened(bearer(jwt.encode(claims(exp=int(time.time()) - 60), SECRET, "HS256"))) is None
+    with pytest.raises(ConfigError) as caught:
+        Bearers(new, "HS256", old_secrets=("short",))
+    assert "old_secrets" in caught.value.place
+
+
+def test_issuer_and_audience_are_asked_for_where_they_are_configured() -> None:
+    strict = Bearers(SECRET, "HS256", issuer="us", audience="here")
+    assert strict.opened(bearer(strict.make("x", 60))) == Holder("x")
+    for wrong in (claims(aud="here"), claims(iss="us"), claims(iss="us", aud="there"), {"exp": int(time.time()) + 60}):
+        assert strict.opened(bearer(jwt.encode(wrong, SECRET, "HS256"))) is None
+    assert strict.opened(bearer(jwt.encode(claims(iss="us", aud=["there", "here"]), SECRET, "HS256"))) is not None
+    assert BEARERS.opened(bearer(jwt.encode(claims(aud="there"), SECRET, "HS256"))) is None, "meant for somebody else (RFC 7519 §4.1.3)"
+
+
+# -- what a token permits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_says_what_it_permits() -> None:
+    holder = BEARERS.opened(bearer(BEARERS.make("x", 60, ["light_*", "get_weather"], ["home"])))
+    assert holder is not None
+    assert holder.may_call("light_on") and holder.may_call("get_weather")
+    assert not any(holder.may_call(name) for name in ("Light_on", "reboot", "light", ""))
+    assert holder.may_use("home") and not holder.may_use("home2")
+    nothing = BEARERS.opened(bearer(BEARERS.make("x", 60, [], [])))
+    assert nothing is not None and not nothing.may_call("x") and not nothing.may_use("x")
+    everything = BEARERS.opened(bearer(GOOD))
+    assert everything is not None and everything.may_call("x") and everything.may_use("x")
+
+
+@pytest.mark.parametrize("name", ["tools", "servers"])
+@pytest.mark.parametrize("value", [None, "light_*", {}, 7, [7], [None], ["x" * 1_000]])
+def test_a_claim_that_is_no_list_of_patterns_is_not_taken_for_everything(name: str, value: Any) -> None:
+    with pytest.raises(BadClaim, match=name):
+        BEARERS.opened(bearer(jwt.encode(claims(**{name: value}), SECRET, "HS256")))
+
+
+def test_a_user_is_who_the_token_names() -> None:
+    def user(**named: Any) -> str:
+        found = BEARERS.opened(bearer(jwt.encode({"exp": int(time.time()) + 60} | named, SECRET, "HS256")))
+        assert found is not None
+        return found.user
+
+    assert user(user_id="a", sub="b") == "a"
+    assert user(user_id=7) == "7"
+    assert user(user_id=["a"], sub="b") == "b"
+    assert user() and user() == user() != user(jti="another")
 
 
 @pytest.mark.parametrize("secret", ["", "short", "a" * 64, "your-secret-key-here-and-some-more-text-behind", PUBLIC.decode(), "ab" * 30])

@@ -12,7 +12,7 @@ import pytest
 
 from mcp_endpoint.consumers.http_api import servers as module
 from mcp_endpoint.consumers.http_api.arguments import Checker, Wrong
-from mcp_endpoint.consumers.http_api.servers import Check, Servers, Unknown
+from mcp_endpoint.consumers.http_api.servers import Check, NotPermitted, Servers, Unknown
 from mcp_endpoint.consumers.local import Failed
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.ledger import Part
@@ -245,6 +245,27 @@ async def test_a_server_is_meant_by_its_name_or_by_its_whole_address() -> None:
     for given in ("http://a/mcp?key=y", "http://a/mcp?", "\ud800"):
         with pytest.raises(Unknown):
             await servers.call("look", b"{}", given)
+
+
+async def test_only_permitted_servers_are_asked_and_seen() -> None:
+    broker = house()
+    Far(broker, "a", [tool("look"), tool("only_a")])
+    b = Far(broker, "b", [tool("look")])
+    servers = known(broker, "a", "b")
+    for _ in range(3):
+        assert (await servers.call("look", b"{}", permitted="b".__eq__)).server == "b"
+    assert list(await servers.tools(permitted="b".__eq__)) == list(await servers.all_tools("b".__eq__)) == ["b"]
+    for name, server, permitted in (("look", "a", "b"), ("only_a", "", "b"), ("look", "", "c")):
+        with pytest.raises(NotPermitted):
+            await servers.call(name, b"{}", server, permitted.__eq__)
+    for server, permitted in (("c", "b"), ("", "c")):
+        with pytest.raises(NotPermitted):
+            await servers.tools(server, permitted.__eq__)
+    with pytest.raises(Unknown):
+        await servers.call("nowhere", b"{}", permitted="b".__eq__)
+    b.leave()
+    with pytest.raises(Failed, match=r"not connected: b$"):
+        await servers.call("nowhere", b"{}", permitted="b".__eq__)
 
 
 # -- arguments -----------------------------------------------------------------------------------------------------------------

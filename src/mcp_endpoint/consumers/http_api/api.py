@@ -32,9 +32,10 @@ from ...log import BLOT, lines_to, redact
 from ...settings.load import Config
 from ..local import Failed
 from .arguments import Checker, Wrong
-from .jwt import Bearers, user_of
+from .jwt import BadClaim, Bearers, Holder
 from .openapi import document
-from .servers import Servers, Unknown, Where
+from .rate_limit import RateLimit
+from .servers import NotPermitted, Servers, Unknown, Where
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _READ: Final = ("GET", "HEAD")
@@ -122,7 +123,9 @@ class Api:
 
         Raises ConfigError for a secret that is none.
         """
-        self._bearers = Bearers(config.api.secret, config.api.algorithm)
+        api = config.api
+        self._bearers = Bearers(api.secret, api.algorithm, old_secrets=api.old_secrets, issuer=api.issuer, audience=api.audience)
+        self._rate = RateLimit(api.requests_per_minute)
         self._checker = Checker(config.limits.checked_bytes)
         self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout, addresses)
         self._bodies = bodies
@@ -208,21 +211,31 @@ class Api:
             return self._health()
         if path == "/openapi.json":
             return 200, msgspec.json.encode(document(self._prefix))
-        try:
-            claims = self._bearers.opened(request)
-        except TwoTokens:
-            raise Refused(400, TWO_TOKENS) from None
-        if claims is None:
-            raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
+        holder = self._holder(request)
         if path == "/tools":
-            asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, user_of(claims))
-            return await unless_gone(request.receive, self._call(asked.body))
+            asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, holder.user)
+            return await unless_gone(request.receive, self._call(asked.body, holder))
         if path == "/servers":
-            return 200, await self._list_servers()
+            return 200, await self._list_servers(holder)
         named = request.query_params.getlist("server")
         if len(named) > 1 or (named and not named[0]):
             raise Refused(400, "server 参数只能有一个且不能为空 / Give one server, not an empty one")
-        return 200, await self._list_tools(named[0] if named else "")
+        return 200, await self._list_tools(named[0] if named else "", holder)
+
+    def _holder(self, request: Request) -> Holder:
+        """Whoever shows a valid token and has not asked too often. Raises Refused."""
+        try:
+            holder = self._bearers.opened(request)
+        except TwoTokens:
+            raise Refused(400, TWO_TOKENS) from None
+        except BadClaim as claim:
+            raise Refused(403, f"令牌的 {claim} 应为模式列表 / The token's claim {claim} must be a list of patterns") from None
+        if holder is None:
+            raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
+        seconds = self._rate.wait(holder.user)
+        if seconds:
+            raise Refused(429, TOO_OFTEN, {"Retry-After": str(seconds)})
+        return holder
 
     def _health(self) -> tuple[int, bytes]:
         up = self._servers.up()
@@ -232,28 +245,35 @@ class Api:
             {"status": "healthy" if status == 200 else "unhealthy", "service": "mcp-endpoint-server api", "servers": servers}
         )
 
-    async def _list_tools(self, server: str) -> bytes:
+    async def _list_tools(self, server: str, holder: Holder) -> bytes:
         try:
-            known = await self._servers.tools(server)
+            known = await self._servers.tools(server, holder.may_use)
+        except NotPermitted:
+            raise Refused(403, NO_SERVER) from None
         except Unknown:
             raise Refused(404, "没有这个服务器 / There is no such server") from None
         except Failed as failed:
             raise _refused(failed) from None
         tools: dict[str, tuple[Tool, list[str]]] = {}
+        distribution: dict[str, list[str]] = {name: [] for name in known}
         for name, brought in known.items():
             for tool in brought.values():
-                tools.setdefault(tool.name, (tool, []))[1].append(name)
+                if holder.may_call(tool.name):
+                    tools.setdefault(tool.name, (tool, []))[1].append(name)
+                    distribution[name].append(tool.name)
         listed = [_definition(tool) | {"servers": names} for tool, names in tools.values()]
-        distribution = {name: list(brought) for name, brought in known.items()}
         return msgspec.json.encode({"tools": listed, "servers": distribution, "total": len(tools)})
 
-    async def _list_servers(self) -> bytes:
-        known = await self._servers.all_tools()
+    async def _list_servers(self, holder: Holder) -> bytes:
+        known = await self._servers.all_tools(holder.may_use)
         up = self._servers.up()
-        servers = [{"server": name, "status": "up" if up.get(name) else "down", "tools": list(brought)} for name, brought in known.items()]
-        return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.values())})
+        servers = [
+            {"server": name, "status": "up" if up.get(name) else "down", "tools": list(filter(holder.may_call, brought))}
+            for name, brought in known.items()
+        ]
+        return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.get(name, False) for name in known)})
 
-    async def _call(self, body: bytes) -> tuple[int, bytes]:
+    async def _call(self, body: bytes, holder: Holder) -> tuple[int, bytes]:
         try:
             asked = _call.decode(body)
             body.decode()
@@ -264,8 +284,12 @@ class Api:
             raise Refused(400, "args 应为对象 / args must be an object")
         if not asked.method or (asked.server is not None and not asked.server):
             raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
+        if not holder.may_call(asked.method):
+            raise Refused(403, "令牌不允许使用此工具 / The token does not permit this tool (its claim tools)")
         try:
-            done = await self._servers.call(asked.method, args, asked.server or "")
+            done = await self._servers.call(asked.method, args, asked.server or "", holder.may_use)
+        except NotPermitted:
+            raise Refused(403, NO_SERVER) from None
         except Unknown:
             raise Refused(404, "没有这个工具或服务器 / There is no such tool or server") from None
         except Wrong as wrong:
@@ -295,6 +319,10 @@ class Api:
             "user_agent": _clipped(request.headers.get("user-agent", "")),
         }
         self._lines.write(msgspec.json.encode(line).decode() + "\n")
+
+
+NO_SERVER: Final = "令牌不允许使用有此工具的服务器 / The token does not permit this server, or none with this tool (its claim servers)"
+TOO_OFTEN: Final = "请求过于频繁，请稍后再试 / Too many requests, try again later (api.requests_per_minute)"
 
 
 def _refused(failed: Failed) -> Refused:

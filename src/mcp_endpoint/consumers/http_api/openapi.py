@@ -18,9 +18,11 @@ def _errors(*codes: int) -> dict[str, Any]:
     said = {
         400: "the request is not what it should be",
         401: "no valid token",
+        403: "the token does not permit it",
         404: "no such tool or server",
         408: "the body did not arrive in time",
         413: "the request is too large",
+        429: "too many requests",
         500: "the tool failed",
         503: "no MCP server answered",
     }
@@ -60,7 +62,7 @@ def document(prefix: str) -> dict[str, Any]:
                     "operationId": "callTool",
                     "summary": "Call a tool",
                     "requestBody": {"required": True, "content": {"application/json": {"schema": call}}},
-                    "responses": {"200": _answer("what the tool said", done), **_errors(400, 401, 404, 408, 413, 500, 503)},
+                    "responses": {"200": _answer("what the tool said", done), **_errors(400, 401, 403, 404, 408, 413, 429, 500, 503)},
                     **secured,
                 }
             },
@@ -82,7 +84,7 @@ def document(prefix: str) -> dict[str, Any]:
                                 },
                             },
                         ),
-                        **_errors(400, 401, 404, 503),
+                        **_errors(400, 401, 403, 404, 429, 503),
                     },
                     **secured,
                 }
@@ -104,7 +106,7 @@ def document(prefix: str) -> dict[str, Any]:
                                 },
                             },
                         ),
-                        **_errors(400, 401),
+                        **_errors(400, 401, 403, 429),
                     },
                     **secured,
                 }

@@ -31,8 +31,21 @@ Where = Mapping[str, tuple[str, str]]
 """Name of a server → its endpoint, and how that may be printed."""
 
 
+Permitted = Callable[[str], bool]
+"""Whether whoever asks may use a server, by its name."""
+
+
+def anybody(server: str) -> bool:
+    """Every server may be used."""
+    return True
+
+
 class Unknown(Exception):
     """There is no such server, or no such tool."""
+
+
+class NotPermitted(Exception):
+    """Whoever asks may not use this server, or none that has the tool."""
 
 
 class Done(NamedTuple):
@@ -127,48 +140,50 @@ class Servers:
         """Which servers there are, and whether each can be asked."""
         return {name: one.up for name, one in self._now().items()}
 
-    def named(self, given: str) -> str:
-        """The name of the server that is meant by its name or by its whole URL. Raises Unknown."""
-        ones = self._now()
-        if given in ones:
-            return given
+    def named(self, given: str, permitted: Permitted = anybody) -> str:
+        """The name of the server that is meant by its name or by its whole URL. Raises Unknown and NotPermitted."""
+        found = given
         for address, name in self._addresses.items():
-            if hmac.compare_digest(address.encode(), given.encode("utf-8", "replace")) and name in ones:
-                return name
-        raise Unknown
+            if hmac.compare_digest(address.encode(), given.encode("utf-8", "replace")):
+                found = name
+                break
+        if not permitted(found):
+            raise NotPermitted
+        if found not in self._now():
+            raise Unknown
+        return found
 
-    async def tools(self, server: str = "") -> dict[str, dict[str, Tool]]:
-        """The tools of each server, or of one. Raises Unknown, and Failed when none of them is connected."""
-        ones = self._now()
+    async def tools(self, server: str = "", permitted: Permitted = anybody) -> dict[str, dict[str, Tool]]:
+        """The tools of each server, or of one. Raises Unknown, NotPermitted, and Failed when none of them is connected."""
         if server:
-            server = self.named(server)
-        asked = {server: ones[server]} if server else ones
+            server = self.named(server, permitted)
+        ones = self._now()
+        asked = {name: one for name, one in ones.items() if permitted(name) and server in ("", name)}
+        if ones and not asked:
+            raise NotPermitted
         if not any(one.up for one in asked.values()):
             raise _down(*asked)
         return await self._told(asked)
 
-    async def all_tools(self) -> dict[str, dict[str, Tool]]:
+    async def all_tools(self, permitted: Permitted = anybody) -> dict[str, dict[str, Tool]]:
         """The tools of every server, none of one that is down."""
-        return await self._told(self._now())
+        return await self._told({name: one for name, one in self._now().items() if permitted(name)})
 
     @staticmethod
     async def _told(asked: Mapping[str, _One]) -> dict[str, dict[str, Tool]]:
         found = await asyncio.gather(*(one.known() for one in asked.values()))
         return dict(zip(asked, found, strict=True))
 
-    async def call(self, name: str, arguments: bytes, server: str = "") -> Done:
-        """Call a tool wherever it is, at `server` first; `arguments` are a JSON object.
+    async def call(self, name: str, arguments: bytes, server: str = "", permitted: Permitted = anybody) -> Done:
+        """Call a tool wherever it is among the permitted servers, at `server` first; `arguments` are a JSON object.
 
-        Raises Unknown, Wrong, and Failed for the last attempt's failure.
+        Raises Unknown, NotPermitted, Wrong, and Failed for the last attempt's failure.
         """
-        server = self.named(server) if server else ""
-        known = await self.tools()
-        having = [found for found, tools in known.items() if name in tools]
+        server = self.named(server, permitted) if server else ""
+        known = await self.all_tools()
+        having = [found for found, tools in known.items() if name in tools and permitted(found)]
         if not having:
-            gone = [found for found, one in self._ones.items() if name in one.told or (found == server and not one.up)]
-            if gone or not any(self.up().values()):
-                raise _down(*(gone or self._ones))
-            raise Unknown
+            raise self._nowhere(name, server, permitted)
         turn = self._turns.get(name, 0) % len(having)
         self._turns[name] = turn + 1
         order = having[turn:] + having[:turn]
@@ -192,6 +207,18 @@ class Servers:
                 if not failed.undelivered and not lost:
                     raise
         raise last
+
+    def _nowhere(self, name: str, server: str, permitted: Permitted) -> Exception:
+        """Why no permitted server has the tool just now."""
+        ones = {found: one for found, one in self._ones.items() if permitted(found)}
+        gone = [found for found, one in ones.items() if name in one.told or (found == server and not one.up)]
+        if gone:
+            return _down(*gone)
+        if any(name in one.told for one in self._ones.values()) or (self._ones and not ones):
+            return NotPermitted()
+        if not any(one.up for one in ones.values()):
+            return _down(*ones)
+        return Unknown()
 
 
 def _down(*servers: str) -> Failed:
