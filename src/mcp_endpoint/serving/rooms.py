@@ -1,4 +1,4 @@
-"""Which rooms of the house beside the WebSocket links a configuration opens.
+"""Which rooms a configuration opens beside the WebSocket links.
 
 A room is imported only when it is opened: what it needs may not be installed.
 """
@@ -11,10 +11,9 @@ import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from loguru import logger
-from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from ..access.addresses import without_secrets
@@ -29,34 +28,7 @@ from ..errors import ConfigError, EndpointError
 from ..providers.managed import Kept, Providers
 from ..providers.mcp_json import Server
 from ..settings.load import Config
-
-
-class Room(Protocol):
-    """One room: its paths on the server's port, and its life."""
-
-    name: str
-    """Its key under `rooms` in /stats."""
-
-    @property
-    def routes(self) -> Sequence[BaseRoute]:
-        """Its paths; asked for once, before `start`."""
-
-    @property
-    def owed(self) -> int:
-        """Answers under way that the server waits for when it stops, the broker's own calls not counted."""
-
-    def refuses_pages(self, request: Request) -> bool:
-        """Whether a web page of somebody else gets nothing by this request, whatever its headers are; asked before a preflight too."""
-
-    async def start(self) -> None:
-        """Open, before the first connection is taken; does not wait for anybody outside. Raises EndpointError."""
-
-    async def stop(self) -> None:
-        """Close for good: end what it started, within a few seconds. Called once, also when the start failed half-way."""
-
-    def describe(self) -> Mapping[str, Any]:
-        """What an operator may know of it, ready for JSON; no secret is in it."""
-
+from ..web.room import Room
 
 LOOK_SECONDS: Final = 0.5
 """How often the files of keys are looked at, so that an edit is in force within a second."""

@@ -43,10 +43,11 @@ from ..sockets.handshake import Door
 from ..sockets.link import make_link_class
 from ..web.app import create_app
 from ..web.metrics import Exposition, Figures
+from ..web.room import Room
 from ..web.status import View
 from . import sd_notify as notify
 from . import signals
-from .rooms import House, Room, opened
+from .rooms import House, opened
 
 GOODBYE_SECONDS: Final = 2.0
 """How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""

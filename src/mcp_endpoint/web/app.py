@@ -17,7 +17,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..access.admission import ORIGIN, OWN_PAGES, Origins, Refusal, refused_page
-from ..serving.rooms import Room
+from .room import Room
 from .status import View, routes
 
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
