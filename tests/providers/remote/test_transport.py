@@ -14,8 +14,8 @@ import pytest
 from upstream import Seen, reply, says, upstream
 
 from mcp_endpoint.credentials.store import Keyring, keyring
-from mcp_endpoint.providers.failure import Failure
 from mcp_endpoint.providers.remote import transport as module
+from mcp_endpoint.providers.remote.failure import Failure
 from mcp_endpoint.providers.remote.transport import Carrier, failure_of
 from mcp_endpoint.settings.load import CredentialSettings
 

@@ -38,10 +38,10 @@ from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse
 from ...protocol.stateless import REVISION, VERSION_KEY, fields, knows_only_stateless, objects, text
 from ..backoff import LONGEST_SECONDS, Backoff
-from ..connection import Ended, HttpSse, StreamableHttp, read
-from ..failure import BROKEN_OFF, Failure, names_lost_session, unreadable, words
 from ..mcp_json import Server, Wire, mask
 from ..tool_filter import Sieve
+from .connection import Ended, HttpSse, StreamableHttp, read
+from .failure import BROKEN_OFF, Failure, names_lost_session, unreadable, words
 from .transport import CONNECT_SECONDS, KEY_STATUSES, STREAMS, WORD_SECONDS, Carrier
 
 HELLO_SECONDS: Final = 10.0

@@ -25,7 +25,7 @@ from ...credentials.rotation import Rotation, route_of
 from ...credentials.store import Keyring
 from ...log import BLOT
 from ...protocol.stateless import fields, objects
-from ..failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
+from .failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
 
 CONNECT_SECONDS: Final = 10.0
 """For a server to take a connection, and for one to become free."""

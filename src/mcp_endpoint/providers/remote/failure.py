@@ -11,10 +11,10 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
-from .. import errors
-from ..credentials.refusals import NOT_RUN
-from ..errors import Code
-from ..log import escape, redact
+from ... import errors
+from ...credentials.refusals import NOT_RUN
+from ...errors import Code
+from ...log import escape, redact
 
 WORDS_CHARS: Final = 200
 """So much is shown of what a server wrote beside a refusal."""

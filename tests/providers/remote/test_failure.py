@@ -9,7 +9,16 @@ import httpx2
 import pytest
 
 from mcp_endpoint import errors
-from mcp_endpoint.providers.failure import WORDS_CHARS, compressed, names_lost_session, refused, unanswered, unreachable, unreadable, words
+from mcp_endpoint.providers.remote.failure import (
+    WORDS_CHARS,
+    compressed,
+    names_lost_session,
+    refused,
+    unanswered,
+    unreachable,
+    unreadable,
+    words,
+)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_endpoint.providers.events import HEAD_BYTES, Event, Events
+from mcp_endpoint.providers.remote.events import HEAD_BYTES, Event, Events
 
 WRITTEN = (
     b'\xef\xbb\xbf: a comment\nid: 1\ndata:\n\nevent: message\ndata: {"a":\ndata: 1}\n\n'
