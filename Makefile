@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Modules whose every branch must be walked: the layers below the rooms (see [tool.importlinter] in pyproject.toml).
 WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/endpoint core/features core/ledger \
-	core/lifecycle core/shares credentials/lookahead credentials/placement credentials/pool credentials/refusals credentials/rotation \
+	core/lifecycle core/shares core/taps credentials/lookahead credentials/placement credentials/pool credentials/refusals credentials/rotation \
 	credentials/store errors line_writer log protocol/jsonrpc serving/sd_notify serving/signals settings/ini settings/load web/metrics
 comma := ,
 empty :=

@@ -518,3 +518,32 @@ async def test_under_nohup_a_terminal_that_closes_is_no_reason_to_stop(tmp_path:
     finally:
         if process.returncode is None:
             process.kill()
+
+
+@pytest.mark.row("E28")
+async def test_a_call_that_fails_is_one_line_of_json_and_a_figure_and_its_arguments_are_in_neither(tmp_path: Path) -> None:
+    arguments = ("serve", "--port", "0", "--set", "logging.format=json")
+    async with program(tmp_path, "--root", str(tmp_path), *arguments) as running:
+        await running.listens()
+        async with tool(running) as answering, device(running) as asking:
+            for number, result in enumerate(({"content": [], "isError": True}, {"content": []})):
+                params = {"name": "lights", "arguments": {"room": "hush-hush"}}
+                await asking.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}))
+                heard = json.loads(await asyncio.wait_for(answering.recv(), BOUND))
+                await answering.send(json.dumps({"jsonrpc": "2.0", "id": heard["id"], "result": result}))
+                await asyncio.wait_for(asking.recv(), BOUND)
+            metrics = (await get(running.port, "/metrics")).body.decode()
+        running.process.terminate()
+        assert await running.ends() == 0
+        written = running.log
+    lines = [json.loads(line) for line in written.splitlines() if "call failed" in line]
+    (line,) = lines
+    assert isinstance(line.pop("milliseconds"), int) and line.pop("time")
+    assert line == {
+        "level": "INFO", "message": "调用失败 / call failed", "endpoint": "single_module",
+        "tool": "lights", "provider": "", "outcome": "tool_error",
+    }
+    assert "hush-hush" not in written + metrics
+    for outcome in ("ok", "tool_error"):
+        assert f'mcp_endpoint_calls_total{{endpoint="single_module",outcome="{outcome}",tool="lights"}} 1.0' in metrics
+    assert 'mcp_endpoint_call_duration_seconds_count{endpoint="single_module"} 2.0' in metrics

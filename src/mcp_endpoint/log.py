@@ -95,11 +95,12 @@ def lines_to(sink: Sink, logging: Logging, zh: str, en: str, missing: Callable[[
 
 
 class LineQuota:
-    """How many lines one and the same thing may have: LINES_A_MINUTE, then none until its minute is over."""
+    """How many lines one and the same thing may have within a minute; then none until its minute is over."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], lines: int = LINES_A_MINUTE) -> None:
         """`clock` counts seconds."""
         self._clock = clock
+        self._most = lines
         self._minutes: dict[tuple[str, ...], tuple[float, int]] = {}
         """What it is → when its minute began, and how often it happened since."""
 
@@ -109,12 +110,12 @@ class LineQuota:
         began, times = self._minutes.get(thing, (now, 0))
         left_out = 0
         if now - began >= 60:
-            left_out = max(0, times - LINES_A_MINUTE)
+            left_out = max(0, times - self._most)
             began, times = now, 0
         if thing not in self._minutes and len(self._minutes) >= THINGS_COUNTED:
             del self._minutes[next(iter(self._minutes))]
         self._minutes[thing] = began, times + 1
-        if times >= LINES_A_MINUTE:
+        if times >= self._most:
             return None
         return {"not_told": left_out} if left_out else {}
 

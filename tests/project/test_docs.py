@@ -432,7 +432,7 @@ async def test_every_metric_has_its_place(language: str) -> None:
             scraped = b""
             while b"goodbyes" not in scraped:
                 scraped = (await get(server.port, "/metrics")).body
-    names = set(re.findall(r"^(mcp_endpoint_\w+|process_)", scraped.decode(), re.MULTILINE))
+    names = set(re.findall(r"^(?:# TYPE )?(mcp_endpoint_\w+|process_)", scraped.decode(), re.MULTILINE))
     general = {re.sub(r"goodbyes_\w+?_total", "goodbyes_CODE_total", re.sub(r"refused_\d+", "refused_STATUS", name)) for name in names}
     assert general - {"process_"} == {name for name in told if name.startswith("mcp_endpoint_")}
     assert "process_*" in told

@@ -53,6 +53,8 @@ MET = {
     "ask_seconds": "core/test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",
     "http_streams": "consumers/mcp_http/test_stateless.py::test_there_are_only_so_many_subscriptions",
     "parked_rounds": "consumers/mcp_http/test_stateless.py::test_of_parked_rounds_there_are_only_so_many",
+    "metric_endpoints": "core/test_taps.py::test_names_that_peers_choose_cannot_make_the_figures_grow",
+    "metric_tools": "core/test_taps.py::test_names_that_peers_choose_cannot_make_the_figures_grow",
     "grace_seconds": "core/test_endpoint_death.py::test_lists_are_answered_from_the_catalog_that_stayed",
     "grace_call_seconds": "core/test_endpoint_death.py::test_a_call_waits_four_seconds_from_when_it_was_made",
     "hold_quiet_seconds": "core/test_endpoint_empty.py::test_the_real_xiaozhi_servers_list_is_held_until_a_tool_is_there",

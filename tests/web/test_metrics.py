@@ -7,8 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcp_endpoint import __version__
+from mcp_endpoint.core.ledger import Call, Counters
+from mcp_endpoint.core.taps import Calls
 from mcp_endpoint.settings.load import Limits
-from mcp_endpoint.web.metrics import Exposition, Figures
+from mcp_endpoint.web.metrics import HELP, LABELLED, Exposition, Figures
 
 
 def samples(exposition: Exposition) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -49,3 +51,46 @@ def test_two_expositions_in_one_process_share_no_number() -> None:
     second = Exposition(Limits(), lambda: figures(2))
     assert samples(first)["mcp_endpoint_requests_total", ()] == 1
     assert samples(second)["mcp_endpoint_requests_total", ()] == 2
+
+
+def test_calls_are_counted_by_endpoint_tool_and_outcome_and_their_time_by_endpoint() -> None:
+    now = 0.0
+    calls = Calls(Limits(), lambda: now, lambda call, seconds: None, every=False)
+    for started, tool in ((0.0, "add"), (-0.2, "add"), (-100.0, "sub")):
+        calls.of("kitchen").ended(Call(None, b"1", b"1", "tools/call", started, 0.0, tool=tool))
+    assert calls.of("nobody asked here").counts == {}
+    seen = samples(Exposition(Limits(), lambda: figures()._replace(calls=calls.endpoints)))
+    labels = (("endpoint", "kitchen"),)
+    assert seen["mcp_endpoint_calls_total", (*labels, ("outcome", "ok"), ("tool", "add"))] == 2
+    assert seen["mcp_endpoint_calls_total", (*labels, ("outcome", "ok"), ("tool", "sub"))] == 1
+    times = {dict(key[1])["le"]: value for key, value in seen.items() if key[0] == "mcp_endpoint_call_duration_seconds_bucket"}
+    assert [times[end] for end in ("0.005", "0.1", "0.25", "60.0", "+Inf")] == [1, 1, 2, 2, 3]
+    assert seen["mcp_endpoint_call_duration_seconds_count", labels] == 3
+    assert seen["mcp_endpoint_call_duration_seconds_sum", labels] == pytest.approx(100.2)
+
+
+def test_codes_are_labels_and_the_old_names_say_what_took_their_place() -> None:
+    counters = {"refused_401": 3, "goodbyes_1001": 2, "goodbyes_other": 1}
+    exposition = Exposition(Limits(), lambda: figures()._replace(counters=counters))
+    seen = samples(exposition)
+    assert seen["mcp_endpoint_refusals_total", (("status", "401"),)] == 3
+    assert seen["mcp_endpoint_links_closed_total", (("code", "1001"),)] == 2
+    assert seen["mcp_endpoint_links_closed_total", (("code", "other"),)] == 1
+    assert seen["mcp_endpoint_refused_401_total", ()] == 3
+    assert seen["mcp_endpoint_goodbyes_1001_total", ()] == 2
+    page = exposition.scrape()[0].decode()
+    assert 'Deprecated, gone in the next release: use mcp_endpoint_refusals_total{status="401"}.' in page
+
+
+def test_every_figure_has_a_sentence_that_helps() -> None:
+    assert Counters().as_dict().keys() | {"links_accepted", "endpoints", "in_flight", "tasks", "ready"} == HELP.keys()
+    families = [
+        family
+        for family in text_string_to_metric_families(
+            Exposition(Limits(), lambda: figures()._replace(counters=Counters().as_dict())).scrape()[0].decode()
+        )
+        if family.name.startswith("mcp_endpoint_")
+    ]
+    assert all(family.documentation.endswith(".") and len(family.documentation.split()) > 2 for family in families)
+    assert all(family.name.endswith("_seconds") for family in families if family.type == "histogram")
+    assert LABELLED.keys() == {"refused", "goodbyes"}

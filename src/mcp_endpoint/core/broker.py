@@ -14,7 +14,7 @@ from ..errors import INTERNAL
 from ..protocol.jsonrpc import Part
 from ..settings.load import EndpointSettings, Limits
 from .endpoint import Endpoint, Farewell
-from .ledger import NEVER, Consumer, Counters, Link, Watch
+from .ledger import NEVER, Consumer, Counters, Link, Tap, Watch
 from .lifecycle import Provider
 
 INNER: Final = "server:"
@@ -81,8 +81,12 @@ class Broker:
         call_at: Callable[[float, Callable[[], None]], Cancellable],
         epoch: Callable[[], float],
         watch: Watch,
+        tap: Callable[[str], Tap | None] = lambda shown: None,
     ) -> None:
-        """`clock` is monotonic, in seconds, and is what `call_at` understands; `epoch` is the wall clock, read once."""
+        """`clock` is monotonic, in seconds, and is what `call_at` understands; `epoch` is the wall clock, read once.
+
+        `tap` gives who is told of the tool calls of an endpoint, by its printable name.
+        """
         self.settings = settings
         self.limits = limits
         # How long a call may take and how many there may be is decided at the endpoint it came in by.
@@ -96,6 +100,7 @@ class Broker:
         self._call_at = call_at
         self._offset = epoch() - clock()
         self._watch = watch
+        self._tap = tap
         self._farewells: OrderedDict[str, tuple[str, Farewell]] = OrderedDict()
         self._alarms: list[tuple[float, int, Endpoint]] = []
         self._alarm_number = 0
@@ -197,6 +202,7 @@ class Broker:
                 elsewhere=self._elsewhere,
                 farewell=self._farewells.get(name, (shown, None))[1],
                 arm=self._arm,
+                tap=self._tap(shown),
             )
             endpoint.draining = self._draining
         return endpoint

@@ -38,6 +38,7 @@ from .catalog import Catalog, Shelf, is_repeatable
 from .features import CHANGED, KINDS, MESSAGE, SHARED, UPDATED, Offers
 from .ledger import (
     CANCELLED,
+    IS_ERROR,
     NEVER,
     Call,
     Consumer,
@@ -46,12 +47,15 @@ from .ledger import (
     Link,
     Parked,
     Rename,
+    Tap,
     Watch,
     id_of,
     is_open,
     number_of,
     number_text,
+    outcome_of,
     outgoing,
+    tool_of,
 )
 from .lifecycle import INITIALIZED, Greetings, Provider, State, Step, Waiting
 
@@ -148,10 +152,11 @@ class Endpoint:
         elsewhere: Callable[[], int] = lambda: 0,
         farewell: Farewell | None = None,
         arm: Callable[[Endpoint], None] = lambda endpoint: None,
+        tap: Tap | None = None,
     ) -> None:
         """`epoch` is what must be added to `now` to get seconds since 1970; `elsewhere` counts the tools of other endpoints.
 
-        `arm` is told when `deadline` has moved to an earlier time.
+        `arm` is told when `deadline` has moved to an earlier time, `tap` of every tool call that has ended.
         """
         self.name = name
         self.shown = shown
@@ -168,7 +173,7 @@ class Endpoint:
         self.catalog = Catalog(limits.tools_per_endpoint, limits.list_page_bytes)
         self.offers: Offers | None = None  # until somebody wants more than tools of several providers
         self.direct: Provider | None = None
-        self.ledger = Ledger(shown, limits, counters, watch)
+        self.ledger = Ledger(shown, limits, counters, watch, tap)
         self.greetings = Greetings(self, self.ledger, settings, limits, version)
         self.draining = False
         self.wake = NEVER
@@ -350,11 +355,13 @@ class Endpoint:
         method = frame.method
         if len(method) > METHOD_CHARS:
             raise Malformed(errors.INVALID_REQUEST, "the method's name is too long", id)
+        ledger = self.ledger
+        tool = tool_of(frame, data) if method == "tools/call" and ledger.tap is not None and not consumer.relays else ""
         if self.draining:
-            self.ledger.refuse_busy(consumer, id, "the server is stopping / 服务器正在停止")
+            ledger.refuse_busy(consumer, id, "the server is stopping / 服务器正在停止", tool, now)
             return
         seconds = self.settings.call_timeout if method == "tools/call" else self._seconds_for(method)
-        call = self.ledger.accept(consumer, id, key, method, now, seconds)
+        call = ledger.accept(consumer, id, key, method, now, seconds, tool)
         if call is None:
             return
         try:
@@ -673,6 +680,8 @@ class Endpoint:
             return
         del calls[number]
         provider.doubtful = False
+        if call.tool and IS_ERROR in data:
+            call.outcome = outcome_of(frame, data, ours=provider.house)
         self.ledger.answer(call, first, second)
 
     def _noise(self, provider: Provider, data: bytes, malformed: Malformed, now: float) -> None:
@@ -722,7 +731,7 @@ class Endpoint:
                 provider.doubtful = True
                 self._again(call, call.again, now)
                 return
-            data, call.data = call.data, b""
+            answer, data, call.data = data, call.data, b""
             if data and self.greetings.insists(call, frame) and provider.state in (State.NEW, State.INITIALIZING):
                 call.provider = None
                 if provider.state is State.NEW:
@@ -736,6 +745,8 @@ class Endpoint:
                 self.reckon()
             if call.purpose == "whole list" and frame.result is not UNSET and provider.state is State.READY:
                 self.greetings.overhear(provider, consumer, bytes(frame.result))
+            if call.tool:
+                call.outcome = outcome_of(frame, answer, ours=provider.house)
             self.ledger.answer(call, first, second)
 
     # == notifications =====================================================================================================

@@ -10,6 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -33,6 +34,23 @@ CANCELLED: Final = "notifications/cancelled"
 CAPABILITIES_OF_ASKS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
 """What a provider may ask of a consumer, and the capability the consumer must have declared for it."""
 MAX_ID: Final = 2**31 - 1
+TOOL_CHARS: Final = 128
+"""Characters of a tool's name that a call is known by in logs and figures."""
+UNNAMED: Final = "?"
+"""What a call is known by there whose tool cannot be read."""
+OUTCOMES: Final = {
+    errors.NO_PROVIDER.number: "no_provider",
+    errors.PROVIDER_GONE.number: "provider_gone",
+    errors.BUSY.number: "busy",
+    errors.TIMED_OUT.number: "timed_out",
+    errors.ANSWER_TOO_BIG.number: "answer_too_big",
+}
+"""How a call ended that was answered with one of our errors; all other errors are ERROR."""
+ERROR: Final = "error"
+TOOL_ERROR: Final = "tool_error"
+"""The tool ran and says that it failed (`isError` of MCP's CallToolResult)."""
+CANCELLED_CALL: Final = "cancelled"
+CONSUMER_LEFT: Final = "consumer_left"
 TOKEN_CHARS: Final = 4096
 """Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
 NEVER: Final = float("inf")
@@ -68,6 +86,13 @@ class Watch(Protocol):
 
     def tell(self, event: str, shown: str, **fields: object) -> None:
         """`event` is a word, `shown` the endpoint's printable name; the fields hold no secret."""
+
+
+class Tap(Protocol):
+    """Who is told of every tool call that has ended, answered or not."""
+
+    def ended(self, call: Call) -> None:
+        """`call.tool` and `call.outcome` say what and how; never waits, never raises."""
 
 
 class Counters:
@@ -121,6 +146,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
     `consumer` is None for the endpoint's own requests; `provider` and `number` are set once it was handed to one. `id` are the
     consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again); `again` is it
     for as long as another replica might answer instead of those it was `tried` with.
+    `tool` is its tool's name where somebody is told of its end, and `outcome` how it ended ("": answered well).
     The garbage collector does not look at calls, there are too many: whoever keeps one lets go of it when its link leaves.
     """
 
@@ -137,6 +163,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     again: bytes = b""
     tried: tuple[Provider, ...] = ()
     purpose: str = ""
+    tool: str = ""
+    outcome: str = ""
 
 
 class Parked(msgspec.Struct, eq=False):
@@ -176,6 +204,7 @@ class Consumer:
         "name",
         "only",
         "owed",
+        "relays",
         "says",
         "seen",
         "since",
@@ -190,6 +219,7 @@ class Consumer:
         self.ask_seconds = ask_seconds  # how long it may think about a provider's question
         self.in_house = False  # its initialize is answered here, never carried
         self.only = ""  # the one label it sees, "" for all
+        self.relays = False  # it hands on what came in at another endpoint, where its calls are counted
         self.level = EVERYTHING  # the least important log messages it wants, as an index of `offers.LEVELS`
         self.since = since
         self.says = says
@@ -242,13 +272,14 @@ class Pending:
 class Ledger:
     """What one endpoint owes to whom. `answer` is the only way out of `Consumer.owed` that a consumer hears of."""
 
-    __slots__ = ("counters", "in_flight", "limits", "shown", "watch")
+    __slots__ = ("counters", "in_flight", "limits", "shown", "tap", "watch")
 
-    def __init__(self, shown: str, limits: Limits, counters: Counters, watch: Watch) -> None:
+    def __init__(self, shown: str, limits: Limits, counters: Counters, watch: Watch, tap: Tap | None = None) -> None:
         self.shown = shown
         self.limits = limits
         self.counters = counters
         self.watch = watch
+        self.tap = tap
         self.in_flight = 0
 
     def answer(self, call: Call, first: Part, second: Part = b"") -> None:
@@ -263,13 +294,17 @@ class Ledger:
         size = len(first) + len(second)
         if size > consumer.answer_bytes:
             self.counters.answers_too_big += 1
+            call.outcome = OUTCOMES[errors.ANSWER_TOO_BIG.number]
             hint = f"{size} bytes, the limit is {consumer.answer_bytes} / {size} 字节，上限 {consumer.answer_bytes}"
             first, second = self.error(call.id, errors.ANSWER_TOO_BIG, hint, delivered=True), b""
         elif link.queued > self.limits.queued_bytes_per_link:
             self.counters.busy += 1
+            call.outcome = OUTCOMES[errors.BUSY.number]
             hint = "this consumer does not read its answers / 使用端没有读取应答"
             first, second = self.error(call.id, errors.BUSY, hint, delivered=call.provider is not None), b""
         link.send(first, second)
+        if call.tool and self.tap is not None:
+            self.tap.ended(call)
 
     def fail(self, call: Call, code: Code, hint: str, *, delivered: bool | None) -> None:
         """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows).
@@ -278,6 +313,7 @@ class Ledger:
         """
         if call.tried and not delivered:
             delivered = None
+        call.outcome = OUTCOMES.get(code.number, ERROR)
         self.answer(call, self.error(call.id, code, hint, delivered=delivered))
 
     def error(self, id: bytes, code: Code, hint: str, *, delivered: bool | None = None) -> bytes:
@@ -310,30 +346,33 @@ class Ledger:
         """Answer a call whose deadline has passed."""
         self.counters.timed_out += 1
         seconds = f"{call.deadline - call.started:g}"
-        self.watch.tell("timed out", self.shown, method=call.method, seconds=seconds)
+        if not call.tool:
+            self.watch.tell("timed out", self.shown, method=call.method, seconds=seconds)
         self.fail(call, errors.TIMED_OUT, f"no answer within {seconds} s / {seconds} 秒内没有应答", delivered=delivered)
 
     def refuse(self, provider: Provider, id: bytes, hint: str, code: Code = errors.METHOD_NOT_FOUND) -> None:
         """Tell a provider that what it asked is not answered."""
         provider.link.send(self.error(id, code, hint))
 
-    def accept(self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float) -> Call | None:
-        """Owe a consumer one answer, or refuse at once (None) if too much is in flight."""
+    def accept(self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float, tool: str = "") -> Call | None:
+        """Owe a consumer one answer, or refuse at once (None) if too much is in flight. `tool` where the tap is told of it."""
         limits = self.limits
         owed = consumer.owed
         if len(owed) >= limits.in_flight_per_consumer or self.in_flight >= limits.in_flight_per_endpoint:
-            self.refuse_busy(consumer, id, "too many requests in flight / 未完成的请求过多")
+            self.refuse_busy(consumer, id, "too many requests in flight / 未完成的请求过多", tool, now)
             return None
         self.counters.requests += 1
-        call = Call(consumer, id, key, method, now, now + seconds)
+        call = Call(consumer, id, key, method, now, now + seconds, tool=tool)
         owed[call] = None
         self.in_flight += 1
         return call
 
-    def refuse_busy(self, consumer: Consumer, id: bytes, hint: str) -> None:
+    def refuse_busy(self, consumer: Consumer, id: bytes, hint: str, tool: str = "", now: float = 0.0) -> None:
         """Answer a request that is not accepted."""
         self.counters.busy += 1
         consumer.link.send(self.error(id, errors.BUSY, hint, delivered=False))
+        if tool and self.tap is not None:
+            self.tap.ended(Call(consumer, id, b"", "tools/call", now, now, tool=tool, outcome=OUTCOMES[errors.BUSY.number]))
 
     def strike(self, call: Call) -> None:
         """Owe a call no answer any more: its consumer cancelled it."""
@@ -341,12 +380,18 @@ class Ledger:
         del call.consumer.owed[call]
         self.in_flight -= 1
         self.counters.cancelled += 1
+        if call.tool and self.tap is not None:
+            call.outcome = CANCELLED_CALL
+            self.tap.ended(call)
 
     def consumer_left(self, consumer: Consumer) -> None:
         """Nobody is owed anything there; who worked for it is told."""
         for call in consumer.owed:
             if call.provider is not None:
                 self.cancel(call, "the consumer left")
+            if call.tool and self.tap is not None:
+                call.outcome = CONSUMER_LEFT
+                self.tap.ended(call)
         self.in_flight -= len(consumer.owed)
         consumer.owed.clear()
         for ask in consumer.asks.values():
@@ -463,6 +508,68 @@ def number_of(raw: bytes) -> int:
 def id_of(frame: Frame) -> bytes:
     """The bytes of a frame's id, `null` if it has none."""
     return b"null" if frame.id is UNSET else bytes(frame.id)
+
+
+class _Named(msgspec.Struct, gc=False):
+    name: str
+
+
+class _Result(msgspec.Struct, gc=False):
+    isError: bool = False
+
+
+class _Error(msgspec.Struct, gc=False):
+    code: int
+
+
+_named_decoder: Final = msgspec.json.Decoder(_Named)
+_result_decoder: Final = msgspec.json.Decoder(_Result)
+_error_decoder: Final = msgspec.json.Decoder(_Error)
+_NAME_FIRST: Final = (b'"params":{"name":"', b'"params": {"name": "')
+"""What stands before the name of a tool in the frames of nearly all clients, in the two ways JSON is spaced."""
+IS_ERROR: Final = b'"isError"'
+"""What stands in an answer of which `outcome_of` may say more than that it is one."""
+_IS_TRUE: Final = re.compile(rb'"isError"\s*:\s*true')
+_LOOKED_AT: Final = 16 * 1024
+"""Bytes of parameters, and of either end of an answer, in which a name or `isError` is looked for."""
+_HEAD_BYTES: Final = 512
+"""Bytes at the beginning of a frame in which that is looked for."""
+
+
+def tool_of(frame: Frame, data: bytes) -> str:
+    """The tool that the `tools/call` in `data` names, for logs and figures; UNNAMED where that cannot be read cheaply."""
+    for before in _NAME_FIRST:
+        start = data.find(before, 0, _HEAD_BYTES)
+        if start >= 0:
+            start += len(before)
+            end = data.find(b'"', start, start + TOOL_CHARS + 1)
+            if end > start and BACKSLASH not in (name := data[start:end]):
+                return name.decode("utf-8", "replace")
+            break
+    params = frame.params
+    if params is UNSET or len(params) > _LOOKED_AT:
+        return UNNAMED
+    try:
+        return _named_decoder.decode(params).name[:TOOL_CHARS] or UNNAMED
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNNAMED
+
+
+def outcome_of(frame: Frame, data: bytes, *, ours: bool) -> str:
+    """How a provider's answer `data` ends its call. `ours`: its errors may be those of this broker, at another endpoint."""
+    if frame.error is not UNSET:
+        try:
+            number = _error_decoder.decode(frame.error).code
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            number = 0
+        return OUTCOMES.get(number, ERROR) if ours else ERROR
+    ends = data if len(data) <= 2 * _LOOKED_AT else data[:_LOOKED_AT] + data[-_LOOKED_AT:]
+    if IS_ERROR not in ends or _IS_TRUE.search(ends) is None:
+        return ""
+    try:
+        return TOOL_ERROR if frame.result is not UNSET and _result_decoder.decode(frame.result).isError else ""
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 class _Params(msgspec.Struct, gc=False):

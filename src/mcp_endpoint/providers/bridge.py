@@ -61,6 +61,7 @@ class Bridge:
             ask_seconds=limits.progress_seconds,
             in_house=True,
         )
+        self._consumer.relays = True
         self._provider: Provider = broker.attach_provider(name, shown, _Down(self), server_id=label, house=True, call_seconds=call_seconds)
 
     def close(self, goodbye: Goodbye = GOING_AWAY) -> None:

@@ -33,6 +33,8 @@ from ..access.addresses import Hint, announcement, in_container
 from ..access.admission import Porter
 from ..access.tokens import Doors
 from ..core.broker import Broker
+from ..core.ledger import Call
+from ..core.taps import OK, Calls
 from ..errors import RESTARTING, ConfigError, EndpointError
 from ..line_writer import Console
 from ..settings.load import Config, Loaded, Prepared
@@ -53,6 +55,8 @@ GOODBYE_SECONDS: Final = 2.0
 """How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""
 LOOK_SECONDS: Final = 0.02
 """How often the drain looks whether everything has been answered."""
+FAILED_CALLS_A_MINUTE: Final = 100
+"""How many failed calls of one endpoint are told within a minute; the next line says how many were not."""
 SPARE_DESCRIPTORS: Final = 64
 """Files, pipes and listeners beside the sockets of peers."""
 
@@ -192,7 +196,17 @@ def create_server(
     loop = asyncio.get_running_loop()
     settings = config.server
     doors = Doors(settings.key, agents=config.security.agents)
-    broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=LogWatch(loop.time))
+    every = settings.debug or logger.level(settings.log_level).no <= logger.level("DEBUG").no
+    calls = Calls(config.limits, loop.time, CallLog(loop.time).tell, every=every)
+    broker = Broker(
+        config.endpoint,
+        config.limits,
+        clock=loop.time,
+        call_at=loop.call_at,
+        epoch=time.time,
+        watch=LogWatch(loop.time),
+        tap=calls.of,
+    )
     porter = Porter(config, doors)
     door = Door(config, broker, porter)
     rooms = opened(House(config, broker, doors, porter, root), alone)
@@ -216,7 +230,7 @@ def create_server(
             "tasks": len(asyncio.all_tasks(loop)),
             "ready": view.state == "ready",
         }
-        return Figures(found["counters"], links, gauges)
+        return Figures(found["counters"], links, gauges, calls.endpoints)
 
     view = View(
         config=config,
@@ -258,6 +272,29 @@ class LogWatch:
         if left_out is not None:
             zh, level = _EVENTS.get(event, (event, "INFO"))
             logger.log(level, f"{zh} / {event}", endpoint=shown, **fields, **left_out)
+
+
+class CallLog:
+    """Tool calls that have ended as lines of the log: where, what, who, how long and how, but no argument and no answer."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._quota = log.LineQuota(clock, FAILED_CALLS_A_MINUTE)
+
+    def tell(self, call: Call, seconds: float) -> None:
+        """At DEBUG if it went well, else at INFO: what `Calls` tells."""
+        assert call.consumer is not None, "only calls of a consumer are told"
+        shown = call.consumer.endpoint.shown
+        left_out = self._quota.take(shown) if call.outcome else {}
+        if left_out is not None:
+            logger.log(
+                *(("INFO", "调用失败 / call failed") if call.outcome else ("DEBUG", "调用完成 / call done")),
+                endpoint=shown,
+                tool=call.tool,
+                provider="" if call.provider is None else call.provider.label or call.provider.server_id,
+                milliseconds=round(seconds * 1000),
+                outcome=call.outcome or OK,
+                **left_out,
+            )
 
 
 _EVENTS: Final[Mapping[str, tuple[str, str]]] = {

@@ -7,19 +7,49 @@ nothing for being measured. The registry is our own; two servers in one process 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
 from .. import __version__
+from ..core.taps import BOUNDS, EndpointCalls
 from ..settings.load import Limits
 
 PREFIX: Final = "mcp_endpoint_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """What `generate_latest` writes: the text format every scraper reads."""
+LABELLED: Final = {
+    "refused": ("refusals", "status", "Links and requests refused before anybody served them, by the HTTP status they got."),
+    "goodbyes": ("links_closed", "code", "Links that ended, by WebSocket close code; other: a code that is not ours."),
+}
+"""Counters whose own names end in a code: how they are called here, with the code as a label, and what they say."""
+HELP: Final = {
+    "endpoints": "Endpoints with somebody attached now.",
+    "in_flight": "Requests that wait for their answer now.",
+    "tasks": "asyncio tasks of the process now: a few for the server, none for a WebSocket link or a call.",
+    "ready": "1 while new links are taken, 0 while the server drains.",
+    "answers": "Answers given to devices and other consumers, errors included.",
+    "answers_too_big": "Answers replaced by error -32007 because their consumer could not take them.",
+    "asked": "Requests of tools (sampling, elicitation, roots) handed to a consumer.",
+    "bad_frames": "Frames of consumers that are not JSON-RPC.",
+    "busy": "Requests refused with -32005: too many in flight, or a queue that is full.",
+    "cancelled": "Requests cancelled by the consumer that had made them.",
+    "carried": "Requests handed to a tool.",
+    "dropped_notifications": "Notifications for nobody, or for a link whose queue was full.",
+    "late_answers": "Answers that came after their deadline or cancellation.",
+    "links_accepted": "WebSocket links let in.",
+    "no_provider": "Requests answered with -32001: no tool was connected.",
+    "noise": "Frames of tools that are not JSON-RPC.",
+    "notifications": "Notifications carried, either way.",
+    "provider_gone": "Requests answered with -32003: the tool left while it had them.",
+    "requests": "Requests accepted from devices and other consumers.",
+    "timed_out": "Requests answered with -32006: the tool did not answer in time.",
+    "unknown_answers": "Answers nobody had asked for: forged, repeated or to no request.",
+}
 
 
 class Figures(NamedTuple):
@@ -31,6 +61,8 @@ class Figures(NamedTuple):
     """Side (`tool`, `device`) → links open now."""
     gauges: Mapping[str, float]
     """Name → value now."""
+    calls: Mapping[str, EndpointCalls] = {}
+    """Printable name of an endpoint → its tool calls since the start."""
 
 
 class Exposition:
@@ -51,10 +83,10 @@ class Exposition:
         for side, count in figures.links.items():
             links.add_metric([side], count)
         yield links
+        yield from _calls(figures.calls)
         for name, value in figures.gauges.items():
-            yield GaugeMetricFamily(PREFIX + name, f"{_words(name)} now.", value)
-        for name, count in figures.counters.items():
-            yield CounterMetricFamily(PREFIX + name, f"{_words(name)} since the start.", count)
+            yield GaugeMetricFamily(PREFIX + name, HELP.get(name, f"{_words(name)} now."), value)
+        yield from _counters(figures.counters)
         limits = GaugeMetricFamily(PREFIX + "limit", "The bounds in force, by their name in [limits].", labels=["name"])
         for name, bound in msgspec.structs.asdict(self._limits).items():
             limits.add_metric([name], bound)
@@ -63,6 +95,42 @@ class Exposition:
     def scrape(self) -> tuple[bytes, str]:
         """The page and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE
+
+
+def _calls(endpoints: Mapping[str, EndpointCalls]) -> Iterator[Metric]:
+    calls = CounterMetricFamily(
+        PREFIX + "calls",
+        "Tool calls that have ended, by endpoint, tool and outcome: ok, tool_error (isError), error, or why there was no answer.",
+        labels=["endpoint", "tool", "outcome"],
+    )
+    durations = HistogramMetricFamily(
+        PREFIX + "call_duration_seconds",
+        "From a tool call's arrival to its answer or its other end, by endpoint.",
+        labels=["endpoint"],
+    )
+    for endpoint, seen in endpoints.items():
+        counts = seen.counts
+        for (tool, outcome), count in counts.items():
+            calls.add_metric([endpoint, tool, outcome], count)
+        if counts:
+            ends = [*map(str, BOUNDS), "+Inf"]
+            durations.add_metric([endpoint], list(zip(ends, accumulate(seen.buckets), strict=True)), seen.seconds)
+    yield calls
+    yield durations
+
+
+def _counters(counters: Mapping[str, int]) -> Iterator[Metric]:
+    labelled = {name: CounterMetricFamily(PREFIX + new, help, labels=[label]) for name, (new, label, help) in LABELLED.items()}
+    for name, count in counters.items():
+        family, _, code = name.rpartition("_")
+        if family in LABELLED:
+            labelled[family].add_metric([code], count)
+            new, label, _ = LABELLED[family]
+            now = f'{PREFIX}{new}_total{{{label}="{code}"}}'
+            yield CounterMetricFamily(PREFIX + name, f"Deprecated, gone in the next release: use {now}.", count)
+        else:
+            yield CounterMetricFamily(PREFIX + name, HELP.get(name, f"{_words(name)} since the start."), count)
+    yield from labelled.values()
 
 
 def _words(name: str) -> str:
