@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import BOUND, KEY, running
+from running import BOUND, KEY, get, running
 
 from mcp_endpoint.commands import keys
 from mcp_endpoint.credentials.pool import Credential
@@ -102,4 +102,6 @@ async def test_a_running_server_takes_it_up_and_tells_its_figures(root: Path) ->
         list(keys.rest(there, root, os.environ, "fly", [PRINTS[1]], 0))
         list(keys.rest(there, root, os.environ, "fly", [PRINTS[2]], 600))
         lines = await states(["available", "available", "resting"])
+        metrics = (await get(server.port, f"/metrics?key={KEY}")).body.decode()
+        assert 'mcp_endpoint_keys{pool="fly",state="resting"} 1.0' in metrics and SECRETS[2] not in metrics
         assert "until" in lines[2] and any("requests" in line for line in lines)

@@ -566,3 +566,19 @@ async def test_on_a_terminal_a_waiting_call_has_a_line_that_goes_away_and_a_resu
     assert out.getvalue() == '2\n{"a": "\\u009b2J\\u202e 你好"}\n'
     cli._show_progress(3.2, "")
     assert err.getvalue().endswith("… 3 s ")
+
+
+def test_keys_are_listed_set_aside_and_lifted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "sk-" + "x" * 40
+    (root / "accounts.txt").write_text(f"ann|pw|{secret}\n")
+    assert run(root, "keys", "list") == 0
+    line = capsys.readouterr().out
+    fingerprint = line.partition("sha256 ")[2][:8]
+    assert "accounts" in line and "available" in line and secret not in line
+    assert run(root, "keys", "rest", "accounts", fingerprint, "--seconds", "60") == 0
+    assert run(root, "keys", "list", "accounts") == 0
+    assert "resting" in capsys.readouterr().out
+    assert run(root, "keys", "unban", "accounts", "--all") == 0
+    assert run(root, "keys", "unban", "accounts") == 2
+    assert run(root, "keys", "unban", "unheard", "--all") == 78
+    assert run(root, "keys", "unban", "accounts", "ffffffff") == 1

@@ -39,6 +39,21 @@ def test_the_numbers_are_those_of_the_moment_of_the_scrape() -> None:
     assert seen["mcp_endpoint_build_info", (("version", __version__),)] == 1
 
 
+def test_the_keys_of_upstreams_are_told_by_pool_state_and_fingerprint() -> None:
+    used = {"fingerprint": "1a2b3c4d", "requests": 3, "last_used": "2026-01-01T00:00:00Z", "last_status": None, "resting_until": None}
+    rests = {"fingerprint": "5e6f7a8b", "requests": 0, "last_used": None, "last_status": None, "resting_until": "2026-01-01T00:01:00Z"}
+    pools = {"fly": {"total": 3, "available": 1, "resting": 1, "banned": 1, "keys": [used, rests]}}
+    seen = samples(Exposition(Limits(), lambda: figures()._replace(keys=pools)))
+    first, second = (("key", "1a2b3c4d"), ("pool", "fly")), (("key", "5e6f7a8b"), ("pool", "fly"))
+    assert seen["mcp_endpoint_keys", (("pool", "fly"), ("state", "banned"))] == 1
+    assert (seen["mcp_endpoint_key_requests_total", first], seen["mcp_endpoint_key_requests_total", second]) == (3, 0)
+    assert seen["mcp_endpoint_key_last_status", first] == 0
+    assert seen["mcp_endpoint_key_last_use_timestamp_seconds", first] == 1_767_225_600
+    assert seen["mcp_endpoint_key_resting_until_timestamp_seconds", second] == 1_767_225_660
+    assert ("mcp_endpoint_key_last_use_timestamp_seconds", second) not in seen
+    assert not any(name.startswith("mcp_endpoint_key") for name, _ in samples(Exposition(Limits(), figures)))
+
+
 def test_every_limit_is_on_the_page_by_its_name_in_the_configuration() -> None:
     limits = Limits(bad_frames=21)
     seen = samples(Exposition(limits, figures))

@@ -230,7 +230,8 @@ def create_server(
             "tasks": len(asyncio.all_tasks(loop)),
             "ready": view.state == "ready",
         }
-        return Figures(found["counters"], links, gauges, calls.endpoints)
+        pools = next((room.describe() for room in rooms if room.name == "keys"), {})
+        return Figures(found["counters"], links, gauges, calls.endpoints, pools)
 
     view = View(
         config=config,

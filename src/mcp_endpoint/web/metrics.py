@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -17,6 +17,7 @@ from prometheus_client.exposition import generate_latest
 
 from .. import __version__
 from ..core.taps import BOUNDS, EndpointCalls
+from ..credentials.store import moment_of
 from ..settings.load import Limits
 
 PREFIX: Final = "mcp_endpoint_"
@@ -63,6 +64,8 @@ class Figures(NamedTuple):
     """Name → value now."""
     calls: Mapping[str, EndpointCalls] = {}
     """Printable name of an endpoint → its tool calls since the start."""
+    keys: Mapping[str, Mapping[str, Any]] = {}
+    """Pool → its counts by state, and under `keys` the figures of its first keys, as `/stats` shows them."""
 
 
 class Exposition:
@@ -87,6 +90,7 @@ class Exposition:
         for name, value in figures.gauges.items():
             yield GaugeMetricFamily(PREFIX + name, HELP.get(name, f"{_words(name)} now."), value)
         yield from _counters(figures.counters)
+        yield from _keys(figures.keys)
         limits = GaugeMetricFamily(PREFIX + "limit", "The bounds in force, by their name in [limits].", labels=["name"])
         for name, bound in msgspec.structs.asdict(self._limits).items():
             limits.add_metric([name], bound)
@@ -131,6 +135,28 @@ def _counters(counters: Mapping[str, int]) -> Iterator[Metric]:
         else:
             yield CounterMetricFamily(PREFIX + name, HELP.get(name, f"{_words(name)} since the start."), count)
     yield from labelled.values()
+
+
+def _keys(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """The keys of upstreams; one is named by the beginning of its SHA-256."""
+    states = GaugeMetricFamily(PREFIX + "keys", "Keys of a pool now, by state.", labels=["pool", "state"])
+    one = ["pool", "key"]
+    requests = CounterMetricFamily(PREFIX + "key_requests", "Requests sent with a key since the start.", labels=one)
+    status = GaugeMetricFamily(PREFIX + "key_last_status", "HTTP status of a key's last answer; 0 if there was none.", labels=one)
+    used = GaugeMetricFamily(PREFIX + "key_last_use_timestamp_seconds", "When a key was used last.", labels=one)
+    until = GaugeMetricFamily(PREFIX + "key_resting_until_timestamp_seconds", "When a key's rest ends.", labels=one)
+    for pool, found in pools.items():
+        for state in ("available", "resting", "banned"):
+            states.add_metric([pool, state], found[state])
+        for key in found["keys"]:
+            labels = [pool, key["fingerprint"]]
+            requests.add_metric(labels, key["requests"])
+            if key["last_used"] is not None:
+                status.add_metric(labels, key["last_status"] or 0)
+                used.add_metric(labels, moment_of(key["last_used"]) or 0)
+            if key["resting_until"] is not None:
+                until.add_metric(labels, moment_of(key["resting_until"]) or 0)
+    yield from (states, requests, status, used, until)
 
 
 def _words(name: str) -> str:
