@@ -22,6 +22,7 @@ from ..access.tokens import Doors
 from ..asgi import Bodies
 from ..consumers.mcp_http.route import McpHttp
 from ..consumers.mcp_http.stateless import Stateless
+from ..consumers.mcp_http.streams import Store
 from ..core.broker import INNER, Broker
 from ..credentials.store import KEYS_SHOWN, Keyring, keyring
 from ..errors import ConfigError, EndpointError
@@ -60,7 +61,8 @@ def opened(house: House, alone: str = "") -> list[Room]:
         return [_api(house, None, bodies, alone=True)]
     # States signed with the server's own key are good for every process that has it.
     secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
-    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, bodies, Stateless(limits, secret))]
+    store = Store.of(limits)
+    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, bodies, Stateless(limits, secret, store), store)]
     providers = None
     if house.config.providers.file:
         providers = Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings)

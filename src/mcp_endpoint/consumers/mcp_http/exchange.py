@@ -24,6 +24,7 @@ from ...protocol.jsonrpc import Frame, Malformed, Part
 from ...settings.load import Limits
 from .caller import Seat
 from .envelope import Asked
+from .streams import Store
 
 TOGETHER_SECONDS: Final = 0.02
 """How long an envoy waits for more questions after one, so that a tool's parallel questions reach the client in one round."""
@@ -37,6 +38,9 @@ _HELLO: Final = _encode(
     }
 )
 _LEFT: Final = Raw(_encode({"code": eras.INTERNAL, "message": "接入点已关闭此连接 / The endpoint ended this link"}))
+_TOO_MUCH: Final = Raw(
+    _encode({"code": eras.INTERNAL, "message": "应答无处保存 / No room for this answer (limits.http_replay_bytes)"})
+)
 # A client that may not be asked is known with its request only: the envoy itself refuses for it.
 _NOT_DECLARED: Final = errors.Code(errors.METHOD_NOT_FOUND.number, "使用端未声明此能力 / The client did not declare this capability")
 
@@ -52,9 +56,18 @@ class Question(msgspec.Struct):
 class Envoy:
     """One consumer of an endpoint, for one request at a time."""
 
-    def __init__(self, seat: Seat, limits: Limits, *, hears: Callable[[str, Frame], None] | None = None) -> None:
-        """Attach to the endpoint. `hears` is told of every notification instead of keeping those of a request."""
+    def __init__(
+        self, seat: Seat, limits: Limits, store: Store | None = None, *, hears: Callable[[str, Frame], None] | None = None
+    ) -> None:
+        """Attach to the endpoint. `hears` is told of every notification instead of keeping those of a request.
+
+        What waits for the client is counted in `store`.
+        """
         self.seat = seat
+        self.owner = seat.name
+        """The endpoint."""
+        self.unread = 0
+        """Bytes that whoever `hears` keeps for the client."""
         self.welcome: bytes = b""
         """The endpoint's result of `initialize`."""
         self.server: bytes = b'{"name":"mcp-endpoint-server","version":%b}' % _encode(__version__)
@@ -70,7 +83,9 @@ class Envoy:
         self._hears = hears
         self._asked: Asked | None = None
         self._token = b""
+        self._store = store or Store.of(limits)
         self._queued = 0
+        self._answered_bytes = 0
         self._last = 0
         self._round = 0
         self._waiting: asyncio.Future[None] | None = None
@@ -93,7 +108,32 @@ class Envoy:
     @property
     def queued(self) -> int:
         """Bytes of notifications that wait for the client to read them."""
-        return self._queued
+        return self._queued + self.unread
+
+    def spare(self) -> None:
+        """All that is kept is waited for."""
+
+    def drop(self) -> None:
+        """There is no room for what waits: the notifications are lost, and a large answer becomes an error that says so."""
+        self._forget_notes()
+        if self.answer is not None and self._answered_bytes > len(_TOO_MUCH):
+            self.answer = Frame(error=_TOO_MUCH)
+            self._forget_answer()
+
+    def _forget_notes(self) -> None:
+        self.notes.clear()
+        self._store.free(self, self._queued)
+        self._queued = 0
+
+    def _forget_answer(self) -> None:
+        self._store.free(self, self._answered_bytes)
+        self._answered_bytes = 0
+
+    def rest(self) -> None:
+        """Its request is over: nothing is kept."""
+        self._forget_notes()
+        self._forget_answer()
+        self.answer = None
 
     def ping(self) -> None:
         """It lives as long as this process."""
@@ -106,6 +146,8 @@ class Envoy:
         if self._together is not None:
             self._together.cancel()
         self.seat.broker.detach(self.consumer, code, reason)
+        self._forget_notes()
+        self._forget_answer()
         lost, self._replies = self._replies, {}
         for reply in lost.values():
             if not reply.done():
@@ -135,6 +177,8 @@ class Envoy:
                 reply.set_result(frame)
         elif number == self._last:
             self.answer = frame
+            self._answered_bytes = 0 if frame.result is UNSET else len(frame.result)
+            self._store.take(self, self._answered_bytes)
             self._wake()
 
     def _told(self, frame: Frame) -> None:
@@ -149,6 +193,7 @@ class Envoy:
             if note:
                 self._queued += len(note)
                 self.notes.append(note)
+                self._store.take(self, len(note))
                 self._wake()
 
     def _note(self, asked: Asked, frame: Frame) -> bytes:
@@ -229,9 +274,7 @@ class Envoy:
         self._asked = asked
         self._token = asked.token
         self.consumer.name = asked.client
-        self.answer = None
-        self.notes.clear()
-        self._queued = 0
+        self.rest()
         self.questions.clear()
         self.undeclared = {}
         self._all_asked = False
@@ -242,8 +285,7 @@ class Envoy:
     def park(self) -> None:
         """The client has the questions; what its tools ask from now on is hardly for this request."""
         self.parked = self.consumer.thinking = True
-        self.notes.clear()
-        self._queued = 0
+        self._forget_notes()
 
     def go_on(self, asked: Asked, answers: Mapping[str, Raw]) -> None:
         """Go on with a parked request: hand the client's answers to the tool. What is not answered is asked again."""
@@ -263,6 +305,7 @@ class Envoy:
             return b""
         note = self.notes.popleft()
         self._queued -= len(note)
+        self._store.free(self, len(note))
         return note
 
     async def news(self, seconds: float) -> None:

@@ -31,6 +31,7 @@ from ...core.shares import Shares
 from ...settings.load import Limits
 from .caller import Era, Seat
 from .sessions import SESSION, VERSION, Sessions
+from .streams import Store
 
 PATHS: Final = ("/mcp", "/mcp/", "/mcp/{endpoint}", "/mcp/{endpoint}/", "/mcp/{endpoint}/{label}", "/mcp/{endpoint}/{label}/")
 METHODS: Final = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS")
@@ -60,13 +61,21 @@ class McpHttp:
     name = "mcp_http"
     owed = 0
 
-    def __init__(self, broker: Broker, limits: Limits, porter: Porter, bodies: Bodies, stateless: Era | None = None) -> None:
-        """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are."""
+    def __init__(
+        self,
+        broker: Broker,
+        limits: Limits,
+        porter: Porter,
+        bodies: Bodies,
+        stateless: Era | None = None,
+        store: Store | None = None,
+    ) -> None:
+        """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are. `store` is for both."""
         self._bodies = bodies
         self._broker = broker
         self._limits = limits
         self._porter = porter
-        self.sessions = Sessions(broker, limits)
+        self.sessions = Sessions(broker, limits, store)
         self.visits: Shares[Visit] = Shares()
         """Requests that are being answered, open streams too, by endpoint."""
         self._stateless: Era = stateless or self.sessions

@@ -52,8 +52,6 @@ PRIMED_SINCE: Final = "2025-11-25"
 """The first revision whose clients understand an event without data."""
 STREAMS_KEPT: Final = 64
 """Finished streams a session keeps for a resumption."""
-ANSWERS_KEPT: Final = 2
-"""Answers of the largest size that fit in the store however small `http_replay_bytes` is, so that a client that reads gets its own."""
 BACKLOG_BYTES: Final = 64 * 1024
 """What a session keeps for a client that has not opened its stream."""
 LOOKED_AT: Final = 16
@@ -92,12 +90,19 @@ class Message(NamedTuple):
 class Post:
     """One POST with requests: what it waits for, what has come, and its stream if it became one."""
 
-    __slots__ = ("answers", "awaited", "begun", "stream", "streams")
+    __slots__ = ("_store", "answers", "awaited", "begun", "left", "owner", "stream", "streams")
 
-    def __init__(self, awaited: dict[bytes, Message], *, streams: bool, begun: asyncio.Future[None]) -> None:
-        """`streams` says whether the client takes a stream; `begun` is done when there is something to send."""
+    def __init__(
+        self, awaited: dict[bytes, Message], owner: str, store: Store, *, streams: bool, begun: asyncio.Future[None]
+    ) -> None:
+        """`owner` is the endpoint. `streams` says whether the client takes a stream; `begun` is done when there is something to send."""
         self.awaited = awaited
-        self.answers: list[bytes] = []
+        self.answers: dict[bytes, bytes] = {}
+        """The id of a request → its answer, until they leave together."""
+        self.owner = owner
+        self.left = False
+        """Whether nobody is there to get the answers."""
+        self._store = store
         self.streams = streams
         self.begun = begun
         self.stream: Stream | None = None
@@ -106,6 +111,36 @@ class Post:
         """There is something to send."""
         if not self.begun.done():
             self.begun.set_result(None)
+
+    def keep(self, id: bytes, answer: bytes) -> None:
+        """An answer waits for the others of its batch."""
+        if not self.left:
+            self.answers[id] = answer
+            self._store.take(self, len(answer))
+
+    def leave(self) -> None:
+        """The client gets no answer to this POST any more."""
+        self.left = True
+        self.take()
+
+    def take(self) -> list[bytes]:
+        """The answers, which are not kept any longer."""
+        answers = list(self.answers.values())
+        self._store.free(self, sum(map(len, answers)))
+        self.answers.clear()
+        return answers
+
+    def spare(self) -> None:
+        """Every answer is waited for."""
+
+    def drop(self) -> None:
+        """There is no room for the answers: each that is larger becomes an error that says so."""
+        busy = Code(INTERNAL, "应答过多，无处保存 / No room for the answers of this batch (limits.http_replay_bytes)")
+        for id, answer in self.answers.items():
+            error = jsonrpc.error(id, busy)
+            if len(error) < len(answer):
+                self.answers[id] = error
+                self._store.free(self, len(answer) - len(error))
 
 
 class Session:
@@ -231,14 +266,15 @@ class Session:
     def _settle(self, key: bytes, answer: bytes) -> None:
         """One request has its answer."""
         post = self._posts.pop(key)
-        del post.awaited[key]
+        id = post.awaited.pop(key).frame.id
+        assert id is not UNSET
         self._sessions.touch(self)
         if post.stream is not None:
             post.stream.say(answer)
             if not post.awaited:
                 post.stream.end()
         else:
-            post.answers.append(answer)
+            post.keep(bytes(id), answer)
         if not post.awaited:
             post.begin()
 
@@ -286,9 +322,8 @@ class Session:
             self._last_stream += 1
             post.stream = Stream(self._last_stream, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
             self._streams[self._last_stream] = post.stream
-            for answer in post.answers:
+            for answer in post.take():
                 post.stream.say(answer)
-            post.answers.clear()
             if not post.awaited:
                 post.stream.end()
             self._forget_streams()
@@ -327,7 +362,7 @@ class Session:
         twice = len(awaited) < sum(bool(message.key) for message in messages)
         if twice or any(key in self._posts for key in awaited):
             return refused(400, errors.INVALID_REQUEST, "a request with this id is in flight / 同一 id 的请求尚未完成")
-        post = Post(awaited, streams=stream, begun=asyncio.get_running_loop().create_future())
+        post = Post(awaited, self.seat.name, self._sessions.store, streams=stream, begun=asyncio.get_running_loop().create_future())
         for key in awaited:
             self._posts[key] = post
         for message in messages:
@@ -339,19 +374,22 @@ class Session:
             return Response(status_code=202)
         if not json:
             self._begin_stream(post)
-        elif post.awaited and stream:
-            patience = asyncio.get_running_loop().call_later(QUICK_SECONDS, post.begin)
+        elif post.awaited:
+            patience = asyncio.get_running_loop().call_later(QUICK_SECONDS, post.begin) if stream else None
             try:
                 await post.begun
+            except asyncio.CancelledError:
+                post.leave()
+                raise
             finally:
-                patience.cancel()
+                if patience is not None:
+                    patience.cancel()
             if post.awaited:
                 self._begin_stream(post)
-        elif post.awaited:
-            await post.begun
         if post.stream is not None:
             return self._events(post.stream.connect())
-        body = b"[%b]" % b",".join(post.answers) if batch else post.answers[0]
+        answers = post.take()
+        body = b"[%b]" % b",".join(answers) if batch else answers[0]
         return Response(body, media_type="application/json", headers={SESSION: self.id})
 
     def _after(self, message: Message) -> None:
@@ -382,9 +420,10 @@ class Session:
 class Sessions:
     """All sessions of one server."""
 
-    def __init__(self, broker: Broker, limits: Limits) -> None:
+    def __init__(self, broker: Broker, limits: Limits, store: Store | None = None) -> None:
+        """`store` is what other eras keep their bytes in too."""
         self.limits = limits
-        self.store = Store(limits.http_replay_bytes, ANSWERS_KEPT * limits.http_answer_bytes)
+        self.store = store or Store.of(limits)
         self.opened = 0
         """How many there were since the start."""
         self._broker = broker

@@ -39,7 +39,7 @@ from .caller import Seat
 from .envelope import STATUS, Asked, Refused
 from .exchange import Envoy
 from .sessions import LATER, accepts, refused
-from .streams import COMMENT, COMMENT_SECONDS, HEADERS, hung_up
+from .streams import COMMENT, COMMENT_SECONDS, HEADERS, Store, hung_up
 
 REMOVED: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 """Methods of the handshake era that this one has given up."""
@@ -67,9 +67,13 @@ _SERVER: Final = _encode({"name": "mcp-endpoint-server", "version": __version__}
 class Stateless:
     """The stateless era of one server."""
 
-    def __init__(self, limits: Limits, secret: bytes = b"") -> None:
-        """`secret` signs the states; without one it is drawn, and states do not outlive this process."""
+    def __init__(self, limits: Limits, secret: bytes = b"", store: Store | None = None) -> None:
+        """`secret` signs the states; without one it is drawn, and states do not outlive this process.
+
+        `store` counts what clients have not read.
+        """
         self.limits = limits
+        self.store = store or Store.of(limits)
         self.answered = 0
         """Requests since the start."""
         self._seals = request_state.Seals(secret or secrets.token_bytes(32))
@@ -301,7 +305,7 @@ class Stateless:
                 self._call_back(envoy)
                 self._busy[envoy] = None
                 return envoy
-        envoy = Envoy(seat, self.limits)
+        envoy = Envoy(seat, self.limits, self.store)
         self._busy[envoy] = None
         try:
             await envoy.introduce()
@@ -318,6 +322,7 @@ class Stateless:
         if not envoy.clean or not envoy.welcome:
             envoy.close(*errors.GOING_AWAY)
             return
+        envoy.rest()
         if len(self._lingering) >= LINGERING:
             self._dismiss(next(iter(self._lingerers.largest(envoy.seat.name))))
         self._lingerers.add(envoy.seat.name, envoy)
@@ -416,7 +421,7 @@ class Listener(_Stream):
         self.owner = seat.name
         """The endpoint."""
         self._asked = asked
-        self._envoy = Envoy(seat, era.limits, hears=self._heard)
+        self._envoy = Envoy(seat, era.limits, era.store, hears=self._heard)
         self._methods: set[str] = set()
         self._resources: set[str] = set()
         self._events: dict[bytes, None] = {}
@@ -445,14 +450,43 @@ class Listener(_Stream):
         acknowledged = Raw(_encode({"notifications": honored}))
         # What was heard meanwhile comes after the acknowledgement.
         first = eras.tagged("notifications/subscriptions/acknowledged", acknowledged, self._asked.id)
-        self._events = {first: None, **self._events}
+        heard = list(self._events)
+        self._forget()
+        for event in (first, *heard):
+            self._keep(event)
 
     def _heard(self, method: str, frame: Frame) -> None:
-        if method not in self._methods and not (method == UPDATED and self._resources):
+        if self._over or (method not in self._methods and not (method == UPDATED and self._resources)):
             return
         # Every one of them means "look again": one that waits to be read says it for the next too.
-        self._events[eras.tagged(method, frame.params, self._asked.id)] = None
-        self._news.set()
+        self._keep(eras.tagged(method, frame.params, self._asked.id))
+
+    def _keep(self, event: bytes) -> None:
+        if event not in self._events:
+            self._events[event] = None
+            self._envoy.unread += len(event)
+            self._era.store.take(self, len(event))
+            self._news.set()
+
+    def _next(self) -> bytes:
+        event = next(iter(self._events))
+        del self._events[event]
+        self._envoy.unread -= len(event)
+        self._era.store.free(self, len(event))
+        return event
+
+    def _forget(self) -> None:
+        self._events.clear()
+        self._era.store.free(self, self._envoy.unread)
+        self._envoy.unread = 0
+
+    def spare(self) -> None:
+        """All that is kept is waited for."""
+
+    def drop(self) -> None:
+        """There is no room for what waits: the subscription ends, so that its client knows that it missed something."""
+        self._forget()
+        self.end()
 
     def end(self) -> None:
         """The server ends the stream: the client hears so."""
@@ -462,6 +496,7 @@ class Listener(_Stream):
     def leave(self) -> None:
         """The stream is over."""
         self._envoy.close(*errors.GOING_AWAY)
+        self._forget()
         self._era.unlisten(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -471,9 +506,7 @@ class Listener(_Stream):
             await self._begin(send)
             while not leaving.done():
                 if self._events:
-                    event = next(iter(self._events))
-                    del self._events[event]
-                    await self._write(send, _event(event))
+                    await self._write(send, _event(self._next()))
                 elif self._over or self._envoy.ended:
                     meta = b'{"%b":%b}' % (eras.SUBSCRIPTION_KEY.encode(), self._asked.id)
                     body = eras.outward(LISTEN, b'{"_meta":%b}' % meta, self._envoy.server)

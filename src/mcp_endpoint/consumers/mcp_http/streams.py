@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...protocol import jsonrpc
+from ...settings.load import Limits
 
 COMMENT_SECONDS: Final = 15.0
 """Silence after which a connection gets a comment: proxies cut what is silent for 60 s, some for 30 s."""
@@ -28,6 +29,8 @@ RETRY_MILLISECONDS: Final = 1_000
 """After what time a client comes back to a stream whose connection ended."""
 CONNECTIONS: Final = 4
 """Connections one stream has at most; one more ends the oldest."""
+ANSWERS_KEPT: Final = 2
+"""Answers of the largest size that fit in the store however small `http_replay_bytes` is, so that a client that reads gets its own."""
 PIECE: Final = 16 * 1024
 """Bytes that are handed to a connection at a time: what it has not taken yet is counted in the store, what the socket holds is not."""
 HEADERS: Final = {
@@ -64,6 +67,11 @@ class Store:
         """Endpoint → who holds how many bytes there."""
         self._sums: dict[str, int] = {}
         """Endpoint → bytes held there."""
+
+    @classmethod
+    def of(cls, limits: Limits) -> Store:
+        """The store of one server."""
+        return cls(limits.http_replay_bytes, ANSWERS_KEPT * limits.http_answer_bytes)
 
     def take(self, holder: Holder, size: int) -> None:
         """A holder keeps so many bytes more. Afterwards there is room: some holder, perhaps this one, was told to let go."""
