@@ -27,7 +27,8 @@ from mcp_endpoint.sockets import link
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src/mcp_endpoint"
-ENGLISH = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if not path.name.endswith(".zh-CN.md"))]
+PAGES = sorted(path for path in (ROOT / "docs").glob("*.md") if not path.name.endswith(".zh-CN.md"))
+ENGLISH = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 CHINESE = [path.with_name(f"{path.stem}.zh-CN.md") for path in ENGLISH]
 DESIGN = sorted((ROOT / "docs/design").glob("*.md"))
 ALL = [*ENGLISH, *CHINESE, *DESIGN, ROOT / "CHANGELOG.md"]
@@ -160,7 +161,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 @in_language
 def test_the_readme_leads_to_every_page(language: str) -> None:
     prose = read(ROOT / f"README{language}.md").prose
-    for path in ENGLISH[1:]:
+    for path in PAGES:
         assert f"(docs/{path.stem}{language}.md" in prose, path.name
     assert "(docs/design/README.md)" in prose
 
@@ -321,7 +322,7 @@ def test_every_command_has_its_place(language: str) -> None:
 
 @in_language
 def test_every_option_of_a_command_stands_in_a_document(language: str) -> None:
-    everything = "\n".join((ROOT / "docs" / f"{path.stem}{language}.md").read_text("utf-8") for path in ENGLISH[1:])
+    everything = "\n".join((ROOT / "docs" / f"{path.stem}{language}.md").read_text("utf-8") for path in PAGES)
     for name, command in (*commands(), ("", cli.command)):
         for option in command.params:
             if isinstance(option, click.Option):

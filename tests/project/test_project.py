@@ -42,7 +42,7 @@ def test_every_module_has_one_sentence_and_its_own_test_file() -> None:
         assert docstring, f"{module.relative_to(ROOT)} has no docstring"
         sentence = docstring.split("\n\n")[0].replace("\n", " ").rstrip()
         assert sentence.endswith("."), f"{module.relative_to(ROOT)} does not begin with a sentence"
-        if module.name != "__init__.py":
+        if module.name not in ("__init__.py", "__main__.py"):
             test = ROOT / "tests" / module.relative_to(PACKAGE).with_name(f"test_{module.name}")
             assert test.exists(), f"{test.relative_to(ROOT)} is missing"
 

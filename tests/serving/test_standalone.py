@@ -150,7 +150,7 @@ def test_the_project_installs_with_pip_and_with_uv() -> None:
     import tomli
 
     project = tomli.loads((MAIN.parent / "pyproject.toml").read_text("utf-8"))
-    assert project["build-system"]["build-backend"] == "setuptools.build_meta"
+    assert project["build-system"]["build-backend"] == "hatchling.build"
     assert {"name", "requires-python", "dependencies", "optional-dependencies"} <= set(project["project"])
     assert {"http", "api", "test"} <= set(project["project"]["optional-dependencies"])
     assert importlib.import_module("mcp_endpoint").__version__

@@ -27,6 +27,8 @@ FILE: Final = "data/.mcp-endpoint-server.cfg"
 """The live file, below the root folder; also its name in complaints and sources."""
 EXAMPLE: Final = "mcp-endpoint-server.cfg"
 """The annotated example, below the root folder."""
+PACKAGED: Final = Path(__file__).parents[1] / EXAMPLE
+"""The annotated example of an installed package; a checkout has it in the root folder only."""
 ENVIRONMENT: Final = "MES_"
 """Prefix of the environment's names: `MES_SERVER_PORT` is `[server] port`. An empty variable counts as not set."""
 KEY_CHARS: Final = 32
@@ -469,7 +471,7 @@ def load(root: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = 
 
 
 def prepare(root: Path, environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}) -> Prepared:
-    """What the first start writes: the live file, copied from the example, and a key, where nobody gave a usable one.
+    """What the first start writes: the live file, copied from the annotated example, and a key, where nobody gave a usable one.
 
     Comments, order and every other value stay as they are. A usable key is never replaced, and nothing is written while
     anything in the configuration is wrong: that raises ConfigError as `load` does. Where the file cannot be written, the
@@ -477,7 +479,7 @@ def prepare(root: Path, environ: Mapping[str, str] = {}, overrides: Mapping[str,
     """
     path = root / FILE
     live = _text(path, FILE)
-    example = _text(root / EXAMPLE, EXAMPLE) if live is None else None
+    example = _text(root / EXAMPLE, EXAMPLE) or _text(PACKAGED, EXAMPLE) if live is None else None
     text = live or example or ""
     file = EXAMPLE if live is None else FILE
     key = tokens.make_key()
