@@ -52,11 +52,18 @@ class _Frame(msgspec.Struct):
 
     id: Any = None
     method: str | msgspec.UnsetType = UNSET
+    params: msgspec.Raw | msgspec.UnsetType = UNSET
     result: msgspec.Raw | msgspec.UnsetType = UNSET
     error: _Error | msgspec.UnsetType = UNSET
 
 
+class _Token(msgspec.Struct):
+    progressToken: Any = None
+
+
 _decoder: Final = msgspec.json.Decoder(_Frame)
+_token: Final = msgspec.json.Decoder(_Token)
+PROGRESS: Final = "notifications/progress"
 
 
 class Local:
@@ -85,6 +92,8 @@ class Local:
         self._changed = changed
         self._consumer: Consumer | None = None
         self._answers: dict[int, asyncio.Future[bytes]] = {}
+        self._progress: dict[int, Callable[[bytes], None]] = {}
+        """Number of a request → who hears of its progress."""
         self._last = 0
         self._welcome: asyncio.Task[bytes] | None = None
 
@@ -107,7 +116,9 @@ class Local:
             asyncio.get_running_loop().call_soon(self._hear_odd, data)  # where there is as much stack as there can be
             return
         if frame.method is not UNSET:
-            if frame.id is None:
+            if frame.method == PROGRESS:
+                self._hear_progress(b"" if frame.params is UNSET else bytes(frame.params))
+            elif frame.id is None:
                 self._changed(frame.method)
             return
         waiting = self._answers.pop(frame.id, None) if isinstance(frame.id, int) else None
@@ -117,6 +128,14 @@ class Local:
             waiting.set_exception(Failed(frame.error.code, frame.error.message, frame.error.data))
         else:
             waiting.set_result(bytes(frame.result) if frame.result is not UNSET else b"null")
+
+    def _hear_progress(self, params: bytes) -> None:
+        try:
+            token = _token.decode(params).progressToken
+        except (msgspec.DecodeError, RecursionError):
+            return
+        if isinstance(token, int) and token in self._progress:
+            self._progress[token](params)
 
     def _hear_odd(self, data: bytes) -> None:
         """An error in a form of the provider's own, half a surrogate pair, or JSON nested to the parser's limit."""
@@ -143,8 +162,8 @@ class Local:
 
     # -- asking ------------------------------------------------------------------------------------------------------------
 
-    async def request(self, method: str, params: dict[str, Any] | None = None) -> bytes:
-        """The JSON of a request's result. Raises Failed for an error answer."""
+    async def request(self, method: str, params: dict[str, Any] | None = None, progress: Callable[[bytes], None] | None = None) -> bytes:
+        """The JSON of a request's result; `progress` hears the parameters (JSON) of its progress. Raises Failed for an error answer."""
         if self._consumer is None:
             self._consumer = self._broker.attach_consumer(
                 self._name, self._shown, self, answer_bytes=self._limits.http_answer_bytes, in_house=True, only=self._only
@@ -156,7 +175,7 @@ class Local:
         except Failed:
             self.close(*errors.GOING_AWAY)
             raise
-        return await self._ask(method, params)
+        return await self._ask(method, params, progress)
 
     async def tools(self) -> list[Tool]:
         """All tools, all pages, as their providers described them. Raises Failed."""
@@ -172,9 +191,9 @@ class Local:
                 break
         return found
 
-    async def call(self, name: str, arguments: dict[str, Any] | msgspec.Raw) -> bytes:
-        """The JSON of a tool's result, also of one that says it failed (`isError`). Raises Failed."""
-        return await self.request("tools/call", {"name": name, "arguments": arguments})
+    async def call(self, name: str, arguments: dict[str, Any] | msgspec.Raw, progress: Callable[[bytes], None] | None = None) -> bytes:
+        """The JSON of a tool's result, also of one that says it failed (`isError`). `progress` as for `request`. Raises Failed."""
+        return await self.request("tools/call", {"name": name, "arguments": arguments}, progress)
 
     async def _greet(self) -> bytes:
         about = {"name": "mcp-endpoint-server", "version": __version__}
@@ -182,12 +201,15 @@ class Local:
         self._say(jsonrpc.notification(INITIALIZED))
         return result
 
-    async def _ask(self, method: str, params: dict[str, Any] | None) -> bytes:
+    async def _ask(self, method: str, params: dict[str, Any] | None, progress: Callable[[bytes], None] | None = None) -> bytes:
         loop = asyncio.get_running_loop()
         self._last += 1
         number = self._last
         waiting: asyncio.Future[bytes] = loop.create_future()
         self._answers[number] = waiting
+        if progress is not None:
+            self._progress[number] = progress
+            params = {**(params or {}), "_meta": {"progressToken": number}}
         self._say(jsonrpc.request(b"%d" % number, method, _encode(params or {})))
         if waiting.done():
             # The endpoint answered at once. Awaiting a finished future does not yield, so a caller that retries would stop the loop.
@@ -198,6 +220,8 @@ class Local:
             if self._answers.pop(number, None) is not None:
                 self._say(jsonrpc.notification("notifications/cancelled", {"requestId": number, "reason": "no longer wanted"}))
             raise
+        finally:
+            self._progress.pop(number, None)
 
     def _say(self, frame: bytes) -> None:
         consumer = self._consumer

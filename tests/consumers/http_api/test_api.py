@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx2
 import jwt
 import pytest
-from consumers.web import Tool
+from consumers.web import Tool, text
 from mcp.server import MCPServer
 from running import BOUND, KEY, running, settled
 from served import served
@@ -216,6 +216,46 @@ async def test_a_client_that_hangs_up_cancels_its_call(tmp_path: Path) -> None:
         assert cancelled["params"]["requestId"] == called["id"]
         assert server._broker.in_flight == 0
     assert b'"status_code":499' in (tmp_path / "api.jsonl").read_bytes()
+
+
+async def test_a_call_can_be_followed_as_events(tmp_path: Path) -> None:
+    api = Api(secret=SECRET, endpoints=("home",), request_log="api.jsonl")
+    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "application/json;q=0.5, text/event-stream"}
+    async with (
+        running(Config(api=api, server=Settings(key=KEY)), root=tmp_path) as server,
+        httpx2.AsyncClient(timeout=BOUND, trust_env=False, headers=headers) as client,
+        asyncio.timeout(BOUND),
+    ):
+        url = f"http://127.0.0.1:{server.port}/api/tools"
+        tool = Tool(server._broker, "think")
+        async with client.stream("POST", url, json={"method": "think", "args": {"n": 1}}) as response:
+            assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
+            called = await tool.hears("tools/call")
+            lines = response.aiter_lines()
+            token = called["params"]["_meta"]["progressToken"]
+            tool.say({"method": "notifications/progress", "params": {"progressToken": token, "progress": 1, "total": 3, "message": "一"}})
+            assert [await anext(lines) for _ in range(3)] == ["event: progress", 'data: {"progress":1.0,"total":3.0,"message":"一"}', ""]
+            tool.say({"id": called["id"], "result": text("done")})
+            assert await anext(lines) == "event: result"
+            assert json.loads((await anext(lines))[6:]) == {"result": text("done"), "server": "home"}
+        # What is wrong before the tool is asked has its own status.
+        is_error(await client.post(url, json={"method": "nothing"}), 404)
+        is_error(await client.post(url, json={"method": 7}), 400)
+        # What goes wrong later is an event.
+        tool.heard.clear()
+        async with client.stream("POST", url, json={"method": "think"}) as response:
+            lines = response.aiter_lines()
+            called = await tool.hears("tools/call")
+            tool.say({"id": called["id"], "error": {"code": 7, "message": "out of tea"}})
+            assert await anext(lines) == "event: error"
+            assert json.loads((await anext(lines))[6:]) == {"error": {"message": "out of tea", "code": 500}}
+        # Whoever hangs up cancels the call.
+        tool.heard.clear()
+        async with client.stream("POST", url, json={"method": "think"}) as response:
+            await tool.hears("tools/call")
+        await tool.hears("notifications/cancelled")
+    lines_of_log = [json.loads(line) for line in (tmp_path / "api.jsonl").read_text("utf-8").splitlines()]
+    assert [line["status_code"] for line in lines_of_log] == [200, 404, 400, 500, 499]
 
 
 # -- who may ----------------------------------------------------------------------------------------------------------------------

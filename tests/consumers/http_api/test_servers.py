@@ -41,6 +41,9 @@ class Far:
         self.tools = tools
         self.answer = answer or (lambda params: {"result": {"by": name, "arguments": params["arguments"]}})
         self.calls = 0
+        self.id: Any = None
+        self.token: Any = None
+        """Id and progress token of the call it heard last."""
         self.party = broker.attach_provider(f"server:{name}", name, self, house=True)
 
     def send(self, first: Part, second: Part = b"") -> None:
@@ -53,6 +56,8 @@ class Far:
             reply = {"result": {"tools": self.tools}}
         elif frame["method"] == "tools/call":
             self.calls += 1
+            self.id = frame["id"]
+            self.token = frame["params"].get("_meta", {}).get("progressToken")
             reply = self.answer(frame["params"])
         if reply is not None:
             asyncio.get_running_loop().call_soon(self.says, {"id": frame["id"]} | reply)
@@ -245,6 +250,43 @@ async def test_a_server_is_meant_by_its_name_or_by_its_whole_address() -> None:
     for given in ("http://a/mcp?key=y", "http://a/mcp?", "\ud800"):
         with pytest.raises(Unknown):
             await servers.call("look", b"{}", given)
+
+
+async def test_progress_is_heard_and_gives_a_call_more_time() -> None:
+    """Eight times a tenth of a second, where a call that says nothing has half a second."""
+    broker = house()
+    far = Far(broker, "a", [tool("work")])
+    servers = Servers(broker, Limits(), lambda: {"a": ("server:a", "a")}, anything, call_seconds=0.5)
+    heard: list[float] = []
+
+    def go_on(token: int) -> None:
+        far.says({"method": "notifications/progress", "params": {"progressToken": token, "progress": len(heard)}})
+
+    def answer(params: Any) -> dict[str, Any] | None:
+        asyncio.get_running_loop().call_soon(go_on, params["_meta"]["progressToken"])
+        return None
+
+    class Hearer:
+        begun = 0
+
+        def begin(self) -> None:
+            self.begun += 1
+
+        def hear(self, params: bytes) -> None:
+            said = json.loads(params)
+            heard.append(said["progress"])
+            if len(heard) < 8:
+                asyncio.get_running_loop().call_later(0.1, go_on, far.token)
+            else:
+                far.says({"id": far.id, "result": {}})
+
+    far.answer = answer
+    hearer = Hearer()
+    assert (await servers.call("work", b"{}", hearer=hearer)).result == b"{}"
+    assert heard == list(range(8)) and hearer.begun == 1
+    far.answer = lambda params: None
+    with pytest.raises(Failed, match=r"within 0\.5 s"):
+        await servers.call("work", b"{}", hearer=hearer)
 
 
 async def test_only_permitted_servers_are_asked_and_seen() -> None:

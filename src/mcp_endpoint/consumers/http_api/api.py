@@ -19,6 +19,7 @@ from loguru import logger
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from ... import errors
 from ...access.addresses import without_secrets
@@ -32,10 +33,11 @@ from ...log import BLOT, lines_to, redact
 from ...settings.load import Config
 from ..local import Failed
 from .arguments import Checker, Wrong
+from .event_stream import MEDIA_TYPE, EventStream
 from .jwt import BadClaim, Bearers, Holder
 from .openapi import document
 from .rate_limit import RateLimit
-from .servers import NotPermitted, Servers, Unknown, Where
+from .servers import Hearer, NotPermitted, Servers, Unknown, Where
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _READ: Final = ("GET", "HEAD")
@@ -85,6 +87,7 @@ class Asked:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.body = b""
+        self.began = time.perf_counter()
 
 
 class Refused(Exception):
@@ -142,7 +145,7 @@ class Api:
     def routes(self) -> Sequence[BaseRoute]:
         """Every path below the prefix: what does not exist is answered in the same words."""
         paths = (self._prefix, self._prefix + "/{path:path}") if self._prefix else ("/{path:path}",)
-        return [Route(path, self._answer, methods=list(METHODS)) for path in paths]
+        return [Route(path, _App(self), methods=list(METHODS)) for path in paths]
 
     def refuses_pages(self, request: Request) -> bool:
         """Whether there is no token where one would be shown: the header, which a preflight only announces, or the address."""
@@ -183,23 +186,26 @@ class Api:
 
     # -- requests ------------------------------------------------------------------------------------------------------------
 
-    async def _answer(self, request: Request) -> Response:
-        began = time.perf_counter()
+    async def answer(self, request: Request) -> Response | EventStream:
+        """The answer to one request. Never raises for what a client sent."""
         self.requests += 1
         asked = Asked(request)
         headers: Mapping[str, str] = {}
         try:
-            status, said = await self._route(asked)
+            found = await self._route(asked)
+            if isinstance(found, EventStream):
+                return found
+            status, said = found
         except Refused as refused:
             status, said, headers = refused.status, _error(refused.status, refused.message), refused.headers
         except BodyRefused as refused:
             status, said, headers = refused.status, _error(refused.status, refused.message), dict(refused.headers)
         except ClientDisconnect:
             status, said = HUNG_UP, b""
-        self._tell(asked, status, said, (time.perf_counter() - began) * 1000)
+        self._tell(asked, status, said)
         return Response(said, status_code=status, media_type="application/json", headers=headers)
 
-    async def _route(self, asked: Asked) -> tuple[int, bytes]:
+    async def _route(self, asked: Asked) -> tuple[int, bytes] | EventStream:
         """The answer. The token is looked at before the body is read."""
         request = asked.request
         path = request.url.path.removeprefix(self._prefix).rstrip("/") or "/"
@@ -214,7 +220,9 @@ class Api:
         holder = self._holder(request)
         if path == "/tools":
             asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, holder.user)
-            return await unless_gone(request.receive, self._call(asked.body, holder))
+            if _wants_events(request):
+                return await unless_gone(request.receive, self._stream(asked, holder))
+            return 200, await unless_gone(request.receive, self._call(asked.body, holder))
         if path == "/servers":
             return 200, await self._list_servers(holder)
         named = request.query_params.getlist("server")
@@ -273,7 +281,26 @@ class Api:
         ]
         return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.get(name, False) for name in known)})
 
-    async def _call(self, body: bytes, holder: Holder) -> tuple[int, bytes]:
+    async def _stream(self, asked: Asked, holder: Holder) -> EventStream:
+        """The call as events, once the tool is being asked. Raises Refused for what is wrong before that."""
+        stream = EventStream()
+
+        async def call() -> tuple[int, bytes]:
+            try:
+                return 200, await self._call(asked.body, holder, stream)
+            except Refused as refused:
+                if not stream.begun:
+                    raise
+                return refused.status, _error(refused.status, refused.message)
+
+        def ended(answer: tuple[int, bytes] | None) -> None:
+            self._tell(asked, *(answer or (HUNG_UP, b"")))
+
+        await stream.start(call(), ended)
+        return stream
+
+    async def _call(self, body: bytes, holder: Holder, hearer: Hearer | None = None) -> bytes:
+        """The answer to a call: its result, and who gave it. Raises Refused."""
         try:
             asked = _call.decode(body)
             body.decode()
@@ -287,7 +314,7 @@ class Api:
         if not holder.may_call(asked.method):
             raise Refused(403, "令牌不允许使用此工具 / The token does not permit this tool (its claim tools)")
         try:
-            done = await self._servers.call(asked.method, args, asked.server or "", holder.may_use)
+            done = await self._servers.call(asked.method, args, asked.server or "", holder.may_use, hearer)
         except NotPermitted:
             raise Refused(403, NO_SERVER) from None
         except Unknown:
@@ -296,11 +323,11 @@ class Api:
             raise Refused(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
         except Failed as failed:
             raise _refused(failed) from None
-        return 200, b'{"result":%b,"server":%b}' % (done.result, msgspec.json.encode(done.server))
+        return b'{"result":%b,"server":%b}' % (done.result, msgspec.json.encode(done.server))
 
     # -- the request log -------------------------------------------------------------------------------------------------------
 
-    def _tell(self, asked: Asked, status: int, said: bytes, milliseconds: float) -> None:
+    def _tell(self, asked: Asked, status: int, said: bytes) -> None:
         if self._lines is None:
             return
         request = asked.request
@@ -314,11 +341,27 @@ class Api:
             },
             "response": _shown(said),
             "status_code": status,
-            "execution_time_ms": round(milliseconds, 2),
+            "execution_time_ms": round((time.perf_counter() - asked.began) * 1000, 2),
             "remote_addr": request.client.host if request.client is not None else "",
             "user_agent": _clipped(request.headers.get("user-agent", "")),
         }
         self._lines.write(msgspec.json.encode(line).decode() + "\n")
+
+
+class _App:
+    """The API as an ASGI application, so that Starlette hands every method through."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._api.answer(Request(scope, receive, send))
+        await answer(scope, receive, send)
+
+
+def _wants_events(request: Request) -> bool:
+    kinds = ",".join(request.headers.getlist("accept")).split(",")
+    return any(kind.partition(";")[0].strip().lower() == MEDIA_TYPE for kind in kinds)
 
 
 NO_SERVER: Final = "令牌不允许使用有此工具的服务器 / The token does not permit this server, or none with this tool (its claim servers)"

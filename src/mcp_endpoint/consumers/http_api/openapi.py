@@ -8,6 +8,10 @@ from ... import __version__
 
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _TEXT = {"type": "string"}
+EVENTS = (
+    "server-sent events: any number of `progress` ({progress, total?, message?}), then one `result` with the JSON of the other form"
+    " or one `error` with that of an error"
+)
 
 
 def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +55,8 @@ def document(prefix: str) -> dict[str, Any]:
         },
     }
     done = {"type": "object", "required": ["result", "server"], "properties": {"result": {"type": "object"}, "server": _TEXT}}
+    answered = _answer("what the tool said; as events for a client that accepts them", done)
+    answered["content"]["text/event-stream"] = {"schema": {"type": "string", "description": EVENTS}}
     secured: dict[str, Any] = {"security": [{"bearer": []}, {"query": []}]}
     which = {"name": "server", "in": "query", "required": False, "schema": {"type": "string", "minLength": 1, "maxLength": 2048}}
     return {
@@ -62,7 +68,7 @@ def document(prefix: str) -> dict[str, Any]:
                     "operationId": "callTool",
                     "summary": "Call a tool",
                     "requestBody": {"required": True, "content": {"application/json": {"schema": call}}},
-                    "responses": {"200": _answer("what the tool said", done), **_errors(400, 401, 403, 404, 408, 413, 429, 500, 503)},
+                    "responses": {"200": answered, **_errors(400, 401, 403, 404, 408, 413, 429, 500, 503)},
                     **secured,
                 }
             },

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -29,6 +29,16 @@ Check = Callable[[bytes, bytes], Awaitable[None]]
 """Raises Wrong if arguments (JSON) do not fit a tool as it was described (JSON): `arguments.Checker.check`."""
 Where = Mapping[str, tuple[str, str]]
 """Name of a server → its endpoint, and how that may be printed."""
+
+
+class Hearer(Protocol):
+    """Whoever follows a call."""
+
+    def begin(self) -> None:
+        """The tool is being asked."""
+
+    def hear(self, params: bytes) -> None:
+        """Progress: the parameters of its notification, JSON."""
 
 
 Permitted = Callable[[str], bool]
@@ -174,8 +184,12 @@ class Servers:
         found = await asyncio.gather(*(one.known() for one in asked.values()))
         return dict(zip(asked, found, strict=True))
 
-    async def call(self, name: str, arguments: bytes, server: str = "", permitted: Permitted = anybody) -> Done:
+    async def call(
+        self, name: str, arguments: bytes, server: str = "", permitted: Permitted = anybody, hearer: Hearer | None = None
+    ) -> Done:
         """Call a tool wherever it is among the permitted servers, at `server` first; `arguments` are a JSON object.
+
+        `hearer` hears when the tool is asked, and its progress, which also gives the call more time: up to `progress_seconds`.
 
         Raises Unknown, NotPermitted, Wrong, and Failed for the last attempt's failure.
         """
@@ -195,9 +209,10 @@ class Servers:
             one = self._ones[found]
             tool = known[found][name]
             await self._check(tool.definition, arguments)
+            if hearer is not None:
+                hearer.begin()
             try:
-                async with asyncio.timeout(self._call_seconds):
-                    return Done(found, await one.local.call(name, msgspec.Raw(arguments)))
+                return Done(found, await self._ask(one, name, arguments, hearer))
             except TimeoutError:
                 seconds = f"{self._call_seconds:g}"
                 raise Failed(TIMED_OUT.number, f"{TIMED_OUT.message}: no answer within {seconds} s / {seconds} 秒内没有应答") from None
@@ -207,6 +222,20 @@ class Servers:
                 if not failed.undelivered and not lost:
                     raise
         raise last
+
+    async def _ask(self, one: _One, name: str, arguments: bytes, hearer: Hearer | None) -> bytes:
+        """The result of one attempt. Raises Failed and TimeoutError."""
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + self._limits.progress_seconds
+        deadline = asyncio.timeout(self._call_seconds)
+
+        def hear(params: bytes) -> None:
+            if hearer is not None and not deadline.expired():
+                deadline.reschedule(min(loop.time() + self._call_seconds, latest))
+                hearer.hear(params)
+
+        async with deadline:
+            return await one.local.call(name, msgspec.Raw(arguments), None if hearer is None else hear)
 
     def _nowhere(self, name: str, server: str, permitted: Permitted) -> Exception:
         """Why no permitted server has the tool just now."""
