@@ -140,7 +140,7 @@ async def measure(server: Server, sessions: int, rounds: int) -> list[str]:
         until = time.monotonic() + IDLE_SECONDS + 40
         while await asyncio.to_thread(stats, server.port) and time.monotonic() < until:
             found = await asyncio.to_thread(stats, server.port)
-            if not found["device_connections"]:
+            if not found["session_connections"]:
                 break
             await asyncio.sleep(0.5)
         found = await asyncio.to_thread(stats, server.port)
@@ -152,7 +152,7 @@ async def measure(server: Server, sessions: int, rounds: int) -> list[str]:
             f" {after[-1] / 1024:.1f} MiB after, {time.monotonic() - began:.1f} s"
         )
         room = found.get("rooms", {}).get("mcp_http", {})
-        left = {"consumers": found["device_connections"], "sessions": room.get("sessions"), "kept bytes": room.get("kept_bytes")}
+        left = {"consumers": found["session_connections"], "sessions": room.get("sessions"), "kept bytes": room.get("kept_bytes")}
         wrong += [f"round {number}: {name} is {value} after everybody left" for name, value in left.items() if value]
         if found["in_flight"]:
             wrong.append(f"round {number}: {found['in_flight']} calls in flight after everybody left")

@@ -358,7 +358,7 @@ def verdict(soak: Soak, held: dict[str, Any], server: Server, base: tuple[int, f
     after = fetch(server, "/stats")
     if held["in_flight"]:
         wrong.append(f"{held['in_flight']} calls pending although nobody waits")
-    counts = ("in_flight", "tool_connections", "device_connections", "endpoints")
+    counts = ("in_flight", "tool_connections", "device_connections", "session_connections", "endpoints")
     wrong += [f"{name} is {after[name]} after everybody left" for name in counts if after[name]]
     if found > base[0]:
         wrong.append(f"{found} descriptors, {base[0]} before")

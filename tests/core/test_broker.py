@@ -252,6 +252,16 @@ def test_the_snapshot_counts_for_everybody_and_names_endpoints_only_with_detail(
     json.dumps(detail)
 
 
+def test_consumers_over_http_are_sessions_and_no_devices() -> None:
+    stage = Stage()
+    stage.device()
+    stage.broker.attach_consumer("agent:a", "a", Peer(), in_house=True)
+    found = stage.broker.snapshot(detail=True)
+    assert (found["device_connections"], found["session_connections"]) == (1, 1)
+    (detail,) = found["endpoint_details"]
+    assert len(detail["devices"]) == len(detail["sessions"]) == 1
+
+
 def test_two_brokers_in_one_process_share_nothing() -> None:
     one, two = Stage(), Stage()
     one.tool()

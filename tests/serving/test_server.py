@@ -201,7 +201,7 @@ async def test_the_metrics_tell_links_counters_and_every_limit() -> None:
         page = (await get(server.port, "/metrics")).body.decode()
         families = {family.name: family for family in text_string_to_metric_families(page)}
         links = {sample.labels["side"]: sample.value for sample in families["mcp_endpoint_links"].samples}
-        assert links == {"tool": 1, "device": 0}
+        assert links == {"tool": 1, "device": 0, "session": 0}
         limits = {sample.labels["name"]: sample.value for sample in families["mcp_endpoint_limit"].samples}
         assert limits["bad_frames"] == 33
         assert set(limits) == set(Limits.__struct_fields__)

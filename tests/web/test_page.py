@@ -13,8 +13,9 @@ from mcp_endpoint.web.page import LEFT_SHOWN, Address, Facts, prefers_chinese, r
 
 
 def facts(tools: list[dict[str, Any]] | None = None, **changes: Any) -> Facts:
-    details = [] if tools is None else [{"endpoint": "home", "in_flight": 0, "tools": tools, "devices": []}]
-    snapshot = {"endpoints": len(details), "tool_connections": 0, "device_connections": 0, "endpoint_details": details}
+    details = [] if tools is None else [{"endpoint": "home", "in_flight": 0, "tools": tools, "devices": [], "sessions": []}]
+    links = {"tool_connections": 0, "device_connections": 0, "session_connections": 0}
+    snapshot = {"endpoints": len(details), **links, "endpoint_details": details}
     known: dict[str, Any] = {"state": "ready", "uptime": 0.4, "known": True, "refused": False, "addresses": (), "hints": ()}
     return Facts(snapshot=snapshot, **(known | changes))
 

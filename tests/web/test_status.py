@@ -18,7 +18,8 @@ KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 
 
 def snapshot(detail: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"endpoints": 2, "tool_connections": 1, "device_connections": 3, "in_flight": 4, "counters": {"requests": 9}}
+    counts = {"endpoints": 2, "tool_connections": 1, "device_connections": 3, "session_connections": 1}
+    found: dict[str, Any] = {**counts, "in_flight": 4, "counters": {"requests": 9}}
     if detail:
         tool = {
             "label": "calc",
@@ -30,12 +31,13 @@ def snapshot(detail: bool) -> dict[str, Any]:
             "why_bare": "",
         }
         found["endpoint_details"] = [
-            {"endpoint": "home", "in_flight": 4, "tools": [tool], "devices": [{}, {}]},
+            {"endpoint": "home", "in_flight": 4, "tools": [tool], "devices": [{}, {}], "sessions": [{}]},
             {
                 "endpoint": "home",
                 "in_flight": 0,
                 "tools": [],
                 "devices": [{}],
+                "sessions": [],
                 "last_goodbye": {"at": "2026-01-02T03:04:05+00:00", "code": 1006, "reason": "<cut>"},
             },
         ]

@@ -423,7 +423,8 @@ def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterato
                 "请重新复制地址：mcp-endpoint url 名称，或从智控台复制",
             )
             return
-    waiting = [one for one in details if not one["tools"] and (one["devices"] if wanted is None else one["endpoint"] == wanted)]
+    asking = [one for one in details if one["devices"] or one.get("sessions")]
+    waiting = [one for one in details if not one["tools"] and (one in asking if wanted is None else one["endpoint"] == wanted)]
     if wanted is not None and not any(one["endpoint"] == wanted for one in details):
         unseen = {"endpoint": wanted, "tools": [], "devices": []}
         waiting.append(next((one for one in gone if one["endpoint"] == wanted), unseen))
@@ -470,7 +471,7 @@ def _tool(endpoint: str, tool: Mapping[str, Any]) -> Finding:
 
 
 def _devices(one: Mapping[str, Any]) -> Reason:
-    count = len(one["devices"])
+    count = len(one["devices"]) + len(one.get("sessions", ()))
     return Reason(f"devices waiting: {count}", f"等待中的使用端：{count}")
 
 

@@ -274,10 +274,13 @@ class Broker:
         # The inner endpoints are the house's own affair: what is in flight there came in by one of the others.
         inner = [endpoint for name, endpoint in self.endpoints.items() if name.startswith(INNER)]
         outer = [endpoint for name, endpoint in self.endpoints.items() if not name.startswith(INNER)]
+        # HTTP sessions and calls of the API: consumers as devices are, but no device.
+        sessions = sum(consumer.in_house for endpoint in outer for consumer in endpoint.consumers)
         found: dict[str, Any] = {
             "endpoints": len(outer),
             "tool_connections": self.providers - sum(len(endpoint.providers) for endpoint in inner),
-            "device_connections": self.consumers - sum(len(endpoint.consumers) for endpoint in inner),
+            "device_connections": self.consumers - sum(len(endpoint.consumers) for endpoint in inner) - sessions,
+            "session_connections": sessions,
             "in_flight": sum(endpoint.ledger.in_flight for endpoint in outer),
             "counters": self.counters.as_dict(),
         }

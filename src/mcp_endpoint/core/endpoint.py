@@ -1141,15 +1141,8 @@ class Endpoint:
                 }
                 for provider in self.providers
             ],
-            "devices": [
-                {
-                    "client": consumer.name,
-                    "initialized": consumer.initialized,
-                    "connected_seconds": round(now - consumer.since, 1),
-                    "in_flight": len(consumer.owed),
-                }
-                for consumer in self.consumers
-            ],
+            "devices": [_described(consumer, now) for consumer in self.consumers if not consumer.in_house],
+            "sessions": [_described(consumer, now) for consumer in self.consumers if consumer.in_house],
         }
         if self.farewell is not None:
             described["last_goodbye"] = self.farewell.describe(self.epoch)
@@ -1160,6 +1153,16 @@ class Endpoint:
         if shelf is None:
             return []
         return [self.catalog.exported.get((shelf.label, name), name) for name in shelf.tools]
+
+
+def _described(consumer: Consumer, now: float) -> dict[str, Any]:
+    """What an operator may know of a consumer."""
+    return {
+        "client": consumer.name,
+        "initialized": consumer.initialized,
+        "connected_seconds": round(now - consumer.since, 1),
+        "in_flight": len(consumer.owed),
+    }
 
 
 class _Told(msgspec.Struct):

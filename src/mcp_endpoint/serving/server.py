@@ -221,7 +221,7 @@ def create_server(
 
     def figures() -> Figures:
         found = snapshot(False)
-        links = {"tool": found["tool_connections"], "device": found["device_connections"]}
+        links = {"tool": found["tool_connections"], "device": found["device_connections"], "session": found["session_connections"]}
         gauges = {
             "endpoints": found["endpoints"],
             "in_flight": found["in_flight"],

@@ -146,6 +146,7 @@ def render(facts: Facts, *, chinese: bool) -> str:
         (str(facts.snapshot["endpoints"]), say("endpoints", "接入点")),
         (str(facts.snapshot["tool_connections"]), say("tool links", "工具端连接")),
         (str(facts.snapshot["device_connections"]), say("device links", "使用端连接")),
+        (str(facts.snapshot["session_connections"]), say("sessions over HTTP", "HTTP 会话")),
         (_duration(facts.uptime, say), say(f"up, version {__version__}", f"已运行，版本 {__version__}")),
     )
     body = [f"<header><h1>{title}</h1>{state}</header>", '<div class="figures">']
@@ -203,10 +204,11 @@ def _endpoints(snapshot: Mapping[str, Any], say: Say) -> Iterator[str]:
         yield f'<p class="card soft">{say("Nobody is connected yet.", "还没有工具或设备连接。")}</p>'
     for endpoint in endpoints:
         devices = len(endpoint["devices"])
+        sessions = f" · {say('sessions', '会话')} {len(endpoint['sessions'])}" if endpoint["sessions"] else ""
         yield f'<div class="card"><div class="line"><h3>{_plain(endpoint["endpoint"])}</h3>'
         if not endpoint["tools"]:
             yield _pill("bad", say("no tool connected", "工具端未连接"))
-        yield f'<span class="soft">{say("devices", "使用端")} {devices}</span></div>'
+        yield f'<span class="soft">{say("devices", "使用端")} {devices}{sessions}</span></div>'
         if endpoint["tools"]:
             yield f"<ul>{''.join(f'<li>{_tool(tool, say)}</li>' for tool in endpoint['tools'])}</ul>"
         goodbye = endpoint.get("last_goodbye")
