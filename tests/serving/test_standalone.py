@@ -36,6 +36,24 @@ def test_the_gateway_has_its_predecessors_defaults_but_for_the_address_which_is_
     assert rooms.ROOMS["gateway"].configured(own).gateway == own.gateway
 
 
+def test_the_apis_variables_are_not_the_gateways(tmp_path: Path) -> None:
+    assert rooms.overrides("gateway", {"LOG_LEVEL": "debug", "DEBUG": "true"}) == rooms.overrides("gateway", {})
+    (tmp_path / ".env").write_text("HOST=0.0.0.0\nPORT=5000\nnot even a variable\n")
+    assert rooms.variables("gateway", tmp_path, {"PORT": "9"}) == {"PORT": "9"}
+    with pytest.raises(ConfigError):
+        rooms.variables("api", tmp_path, {})
+
+
+async def test_the_gateway_listens_where_it_is_told_and_not_where_the_apis_file_says(tmp_path: Path) -> None:
+    (tmp_path / "accounts.txt").write_text("someone|password|sk-0123456789abcdef\n")
+    (tmp_path / ".env").write_text(f"HOST=0.0.0.0\nPORT=1\nJWT_SECRET={SECRET}\n")
+    async with program(tmp_path, "--root", str(tmp_path), "serve", "--as", "gateway", environ={"PORT": "0"}) as running:
+        await listening(running)
+        assert "host=127.0.0.1" in running.log
+        running.process.terminate()
+        assert await running.ends() == 0
+
+
 # -- the API -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from .. import __version__, log
 from ..access import addresses, tokens
 from ..errors import EXIT_FAILURE, ConfigError, EndpointError
-from ..serving.standalone import API_VARIABLES, ROOMS, with_dot_env
+from ..serving.standalone import API_VARIABLES, ROOMS, variables, with_dot_env
 from ..serving.standalone import overrides as for_alone
 from ..settings import load as config
 
@@ -107,7 +107,7 @@ def serve(
     # As everywhere on a command line, a relative file starts at the current folder.
     file = None if providers is None else str(Path(providers).absolute())
     named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
-    overrides = (for_alone(alone, with_dot_env(root, os.environ)) if alone else {}) | _overrides(settings, named)
+    overrides = (for_alone(alone, variables(alone, root, os.environ)) if alone else {}) | _overrides(settings, named)
     prepared = config.prepare(root, os.environ, overrides)
     loaded = _rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root)
     if alone:

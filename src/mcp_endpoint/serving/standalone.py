@@ -30,6 +30,8 @@ class Alone(NamedTuple):
     """Where it listens unless the variable PORT says otherwise; HOST says on which address."""
     configured: Callable[[Config], Config]
     """The configuration with what the room needs."""
+    reads_dot_env: bool = False
+    """Whether `.env` speaks of this room; it is the API's file, and its PORT is not the gateway's."""
 
 
 def _gateway(config: Config) -> Config:
@@ -44,7 +46,7 @@ def _api(config: Config) -> Config:
     return replace(config, server=replace(config.server, print_addresses=False))
 
 
-ROOMS: Final[Mapping[str, Alone]] = {"gateway": Alone("8000", _gateway), "api": Alone("5000", _api)}
+ROOMS: Final[Mapping[str, Alone]] = {"gateway": Alone("8000", _gateway), "api": Alone("5000", _api, reads_dot_env=True)}
 DOT_ENV: Final = ".env"
 """The file of variables that the API's predecessor read beside it."""
 API_VARIABLES: Final = {
@@ -57,12 +59,17 @@ API_VARIABLES: Final = {
 _ASSIGNMENT: Final = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 
 
+def variables(name: str, root: Path, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The variables that a room listens to. Raises ConfigError as `with_dot_env` does, for a room that reads that file."""
+    return with_dot_env(root, environ) if ROOMS[name].reads_dot_env else environ
+
+
 def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
     """What goes before the configuration file, which speaks of the whole house: host, port and whatever else the room's variables say."""
     found = {"server.host": environ.get("HOST") or LOOPBACK, "server.port": environ.get("PORT") or ROOMS[name].port}
-    if environ.get("LOG_LEVEL"):
-        found["server.log_level"] = environ["LOG_LEVEL"].upper()
     if name == "api":
+        if environ.get("LOG_LEVEL"):
+            found["server.log_level"] = environ["LOG_LEVEL"].upper()
         found |= {setting: environ[variable] for variable, setting in API_VARIABLES.items() if environ.get(variable)}
         urls = environ.get("MCP_URLS") or environ.get("MCP_URL")
         if urls:
