@@ -6,8 +6,8 @@ ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     MES_SERVER_HOST=0.0.0.0
 
-COPY requirements.txt .
-RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+COPY requirements.lock .
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
 COPY main.py mcp-endpoint-server.cfg LICENSE pyproject.toml README.md ./
 COPY src ./src

@@ -21,7 +21,7 @@ PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 QUICK := tests/core tests/protocol tests/settings tests/credentials tests/access/test_tokens.py tests/lives tests/test_errors.py \
 	$(foreach name,project docs requirements limits,tests/project/test_$(name).py)
 
-.PHONY: help run demo test quick check peers ws conformance judges bench soak lint clean
+.PHONY: help run demo test quick check peers ws conformance judges bench soak lint lock clean
 
 help: ## show this list / 显示本列表
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ lint: $(VENV)/.test
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
+
+lock: $(VENV)/bin/python ## pin every package of requirements.txt with its hashes / 锁定依赖的版本与哈希
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' -o requirements.lock requirements.txt
 
 clean: ## remove what the commands above made, never data/ or logs/ / 清理生成物（不动 data/ 与 logs/）
 	@rm -rf $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist benchmarks/build

@@ -137,6 +137,19 @@ def test_the_rooms_that_may_stand_alone_have_services_that_start_when_they_are_n
     assert variables <= set(service["environment"])
 
 
+def test_each_service_has_its_own_volumes_and_a_bound_for_its_memory() -> None:
+    """The key of the server lies in its `data`; the gateway alone gets the file with the keys of its upstream."""
+    sources = {name: [volume.partition(":")[0] for volume in service["volumes"]] for name, service in services().items()}
+    assert sources["mcp-endpoint-server"] == ["data", "logs"]
+    assert sources["api"] == ["api-data", "api-logs"]
+    assert sources["gateway"] == ["./accounts.txt", "gateway-data", "gateway-logs"]
+    assert all(re.fullmatch(r"\d+[mg]", service["mem_limit"]) for service in services().values())
+
+
+def test_the_image_has_packages_with_known_hashes_only(dockerfile: list[tuple[str, str]]) -> None:
+    assert any(name == "RUN" and "--require-hashes -r requirements.lock" in rest for name, rest in dockerfile)
+
+
 def test_the_dockerfile_installs_the_extra_a_service_asks_for(dockerfile: list[tuple[str, str]]) -> None:
     names = [name for name, _ in dockerfile]
     assert names.index("ARG") < names.index("CMD")

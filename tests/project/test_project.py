@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "mcp_endpoint"
@@ -28,6 +34,54 @@ def _requirements(text: str) -> set[str]:
 def test_requirements_txt_is_the_core_of_pyproject(project: dict[str, Any]) -> None:
     core = {line.replace("'", '"') for line in project["project"]["dependencies"]}
     assert _requirements((ROOT / "requirements.txt").read_text("utf-8")) == core
+
+
+PYTHONS = ("CPython", "PyPy")
+
+
+def locked() -> dict[str, tuple[str, str, list[str]]]:
+    """Name → version, marker and hashes of each package in requirements.lock."""
+    text = re.sub(r" *\\\n *", " ", (ROOT / "requirements.lock").read_text("utf-8"))
+    found = {}
+    for line in text.splitlines():
+        if line and not line.lstrip().startswith("#"):
+            requirement, *hashes = line.split(" --hash=")
+            pinned, _, marker = requirement.partition(" ; ")
+            name, version = pinned.split("==")
+            found[name] = version, marker.strip(), hashes
+    return found
+
+
+def test_the_lock_file_pins_what_requirements_txt_asks_for_with_hashes() -> None:
+    lock = locked()
+    for line in _requirements((ROOT / "requirements.txt").read_text("utf-8")):
+        wanted = Requirement(line)
+        version, marker, _ = lock[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(version), f"{line}: run make lock"
+        assert bool(wanted.marker) == bool(marker), f"{line}: run make lock"
+        for there in ({"sys_platform": one, "platform_python_implementation": other} for one in ("linux", "win32") for other in PYTHONS):
+            assert wanted.marker is None or wanted.marker.evaluate(there) == Marker(marker).evaluate(there), f"{line}: run make lock"
+    for name, (_, _, hashes) in lock.items():
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), name
+
+
+def test_the_lock_file_pins_what_those_packages_need_too() -> None:
+    """As the packages of this environment say; pip would refuse an install with hashes where one is missing."""
+    lock = locked()
+    for name, (_, marker, _) in lock.items():
+        if marker and not Marker(marker).evaluate():
+            continue
+        for line in metadata.requires(name) or ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(needed.name) in lock, f"{name} needs {needed.name}: run make lock"
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a checkout with git")
+def test_git_takes_no_secret_along() -> None:
+    secrets = (".env", ".env.local", "accounts.txt", "x/accounts.txt", "data/.mcp-endpoint-server.cfg", "data/a.bans.json", "b.bans.json")
+    ignored = subprocess.run(["git", "check-ignore", *secrets, ".env.example"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ignored.stdout.split() == list(secrets)
 
 
 def test_every_core_package_has_a_lower_bound(project: dict[str, Any]) -> None:
