@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_endpoint.providers.remote.events import HEAD_BYTES, Event, Events
@@ -24,6 +24,7 @@ READ = [
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@settings(max_examples=40)
 @given(cuts=st.lists(st.integers(0, len(WRITTEN) + 20), max_size=8))
 def test_events_are_the_same_wherever_the_stream_is_cut(end: bytes, cuts: list[int]) -> None:
     written = WRITTEN.replace(b"\n", end)

@@ -58,7 +58,8 @@ def test_no_secret_stands_in_the_words() -> None:
         (429, "asked less often", "请求过多", False),
         (500, "has a fault", "出错", None),
         (503, "in maintenance", "维护中", False),
-        (529, "has a fault", "出错", None),
+        (520, "has a fault", "出错", None),
+        (529, "has a fault", "出错", False),
     ],
 )
 def test_a_refusal_names_its_status_its_words_and_the_remedy(status: int, en: str, zh: str, delivered: bool | None) -> None:

@@ -517,6 +517,7 @@ NO_RESULT = reply(200, b'{"jsonrpc":"2.0","id":"hello","result":{"no":"revision"
         ("any", reply(404, b"nothing here"), "HTTP 404"),
         ("http", rpc_error(-32603, "the database is starting"), "the database is starting"),
         ("http", NO_RESULT, "no result of MCP"),
+        ("http", rpc_error(-32601, "not yet"), "it answered initialize with an error: -32601 not yet"),
         ("sse", MAINTENANCE, "(text/html) cannot be read"),
         ("sse", reply(503), "HTTP 503"),
     ],
@@ -542,7 +543,8 @@ async def test_a_server_that_is_not_well_at_first_brings_its_tools_when_it_is(wi
         assert good.greeted == 1
 
 
-def _relay_of_sse() -> Any:
+def _relay_of_sse(odd: Callable[[dict[str, Any]], bytes] = lambda frame: b"") -> Any:
+    """A server of the old wire as a script; calls of the tool `odd` are answered with what `odd` returns."""
     said: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -554,7 +556,7 @@ def _relay_of_sse() -> Any:
         writer.write(reply(202))
         frame = json.loads(seen.body)
         if "id" in frame:
-            said.put_nowait(Small.answer(frame))
+            said.put_nowait(odd(frame) if b'"odd"' in seen.body else Small.answer(frame))
 
     return script
 
@@ -627,6 +629,24 @@ async def test_a_refusal_is_told_with_its_status_and_words_at_the_handshake_and_
     for words in (why, caught.value.data["hint"], "".join(told)):
         assert f"HTTP {status}" in words and "because of ***" in words
         assert "hush" not in words and "\x1b" not in words
+
+
+@pytest.mark.parametrize(
+    "result", [b'{"n":NaN}', b'{"n":-Infinity}', '"天气"'.encode("gbk"), b'"a\tb"', b'{"n":', b'"' + b"x" * 100_000 + b'"']
+)
+async def test_an_answer_on_the_old_wire_that_cannot_be_read_ends_its_call_at_once_and_no_other(result: bytes) -> None:
+    relay = _relay_of_sse(lambda frame: b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (frame["id"], result))
+    broker = house(Limits(provider_message_bytes=50_000))
+    async with upstream(relay) as behind, kept(broker, entry(f"{behind.url}/sse", wire="sse")) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        await inside.tools()
+        with pytest.raises(Failed) as caught:
+            await inside.call("odd", {})
+        assert caught.value.code in (-32007, -32008)
+        assert not caught.value.undelivered
+        assert text(await inside.call("pour", {})) == "poured"
+        assert one.describe()["attempts"] == 1
 
 
 @pytest.mark.parametrize("wire", ["http", "sse"])

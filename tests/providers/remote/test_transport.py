@@ -101,17 +101,18 @@ async def test_nobody_there_is_told_and_the_request_may_go_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "delivered", "words"),
+    ("answer", "code", "delivered", "words"),
     [
-        (reply(500, b"oops"), None, "HTTP 500 (the server has a fault): oops"),
-        (b"garbage\r\n\r\n", None, "did not answer in HTTP"),
-        (reply(200, b"{}", JSON, "Content-Encoding: br"), True, "compressed (br)"),
+        (reply(500, b"oops"), -32003, None, "HTTP 500 (the server has a fault): oops"),
+        (b"garbage\r\n\r\n", -32003, None, "did not answer in HTTP"),
+        (reply(418, b"tea"), -32008, None, "HTTP 418: tea"),
+        (reply(200, b"{}", JSON, "Content-Encoding: br"), -32008, True, "compressed (br)"),
     ],
 )
-async def test_what_may_have_been_run_is_not_repeated(answer: bytes, delivered: bool | None, words: str) -> None:
+async def test_what_may_have_been_run_is_not_repeated(answer: bytes, code: int, delivered: bool | None, words: str) -> None:
     async with upstream(says(answer)) as behind, way() as one:
         found = error(await one.post(behind.url))
-        assert (found["code"], found["data"]["delivered"]) == (-32003, delivered)
+        assert (found["code"], found["data"]["delivered"]) == (code, delivered)
         assert words in found["data"]["hint"]
 
 

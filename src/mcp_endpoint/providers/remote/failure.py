@@ -31,6 +31,8 @@ _REMEDIES: Final = {
     503: ("it is overloaded or in maintenance", "过载或维护中"),
     504: ("the proxy before it waited too long", "其前面的代理等待超时"),
 }
+NOT_SENT: Final = NOT_RUN | {404, 405, 407, 410}
+"""Statuses beside which a request cannot have been run."""
 _SPOKEN: Final = ("message", "error_description", "detail", "error", "title", "msg", "reason")
 """Where the words stand in the JSON that a refusal may carry."""
 _UNSEEN: Final = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)|<[^>]*(?:>|\Z)", re.S | re.I)
@@ -103,7 +105,8 @@ def refused(status: int, body: bytes, *, retry_seconds: float | None = None, ses
     failure = Failure(
         f"the server answered HTTP {status}{en and f' ({en}{later_en})'}{said and f': {said}'}",
         f"服务器应答 HTTP {status}{zh and f'（{zh}{later_zh}）'}{said and f'：{said}'}",
-        False if status in NOT_RUN or status in (404, 405, 407, 410) else None,
+        False if status in NOT_SENT else None,
+        code=errors.UNREADABLE_ANSWER if 400 <= status < 500 and status not in NOT_SENT else None,
         status=status,
         retry_seconds=retry_seconds,
         session_lost=(status in (404, 410) and session) or (status in (400, 404, 409, 410, 422) and bool(_SESSION.search(said))),
@@ -174,7 +177,7 @@ def compressed(encoding: str) -> Failure:
         f"the answer is compressed ({shown}), which was not asked for: switch compression off for this address",
         f"应答被压缩（{shown}），而请求并未要求：请为此地址关闭压缩",
         True,
-        code=errors.PROVIDER_GONE,
+        code=errors.UNREADABLE_ANSWER,
     )
 
 

@@ -1,0 +1,50 @@
+"""The headers that repeat what stands in a message (MCP 2025-06-18 and 2026-07-28, Streamable HTTP)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.shared.inbound import encode_header_value, mcp_param_headers, x_mcp_header_map
+from msgspec import UNSET
+
+from ... import __version__
+from ...protocol.jsonrpc import Frame
+from ...protocol.stateless import VERSION_KEY, fields, objects, text
+
+
+def envelope() -> dict[str, Any]:
+    """What a message of revision 2026-07-28 says of its sender."""
+    prefix = VERSION_KEY.rpartition("/")[0]
+    about = {"name": "mcp-endpoint-server", "version": __version__}
+    return {VERSION_KEY: "2026-07-28", f"{prefix}/clientInfo": about, f"{prefix}/clientCapabilities": {}}
+
+
+def headers_of(frame: Frame, chosen: str, tools: Mapping[str, Any]) -> dict[str, str]:
+    """The headers of one message; `chosen` is the revision of the handshake, `tools` says which arguments a call shows in headers too."""
+    known = {"mcp-protocol-version": chosen} if chosen else {}
+    if frame.method is UNSET or frame.method == "initialize":
+        return known if frame.method is UNSET else {}
+    params = fields(frame.params)
+    version = text(fields(params.get("_meta", UNSET)).get(VERSION_KEY))
+    if version is None:
+        return known
+    headers = {"mcp-protocol-version": version, "mcp-method": frame.method}
+    name = text(params.get("name")) if frame.method in ("tools/call", "prompts/get") else text(params.get("uri"))
+    if name is not None:
+        headers["mcp-name"] = encode_header_value(name)
+    if frame.method == "tools/call" and name is not None and name in tools:
+        headers |= mcp_param_headers(tools[name], objects(params.get("arguments", UNSET)))
+    return headers
+
+
+def tools_with_headers(frame: Frame) -> dict[str, Any]:
+    """Name → which arguments the tool wants in headers, from the answer of a list of tools."""
+    if frame.result is UNSET or b"x-mcp-header" not in bytes(frame.result):
+        return {}
+    tools = objects(frame.result).get("tools") or ()
+    return {
+        tool["name"]: x_mcp_header_map(tool.get("inputSchema"))
+        for tool in tools
+        if isinstance(tool, dict) and isinstance(tool.get("name"), str)
+    }
