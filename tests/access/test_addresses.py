@@ -16,6 +16,7 @@ from mcp_endpoint.access.addresses import (
     console_address,
     device_side,
     endpoint_addresses,
+    free_form,
     hints,
     in_container,
     is_loopback,
@@ -177,3 +178,9 @@ def test_everything_else_is_not(host: str) -> None:
 @pytest.mark.parametrize("url", ["http://user:hush@host:1/a@b?key=hush#hush", "http://host:1/a@b#hush?x", "http://host:1/a@b"])
 def test_an_address_is_shown_without_what_may_be_secret(url: str) -> None:
     assert without_secrets(url) == "http://host:1/a@b"
+
+
+def test_a_free_form_token_is_told_of_in_both_languages() -> None:
+    en, zh = free_form("opaque-12345678")
+    assert "opaque-12345678" in en and "made with another key" in en
+    assert "opaque-12345678" in zh and "自取的令牌" in zh

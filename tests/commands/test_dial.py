@@ -50,6 +50,37 @@ async def test_a_refusal_has_its_status_and_what_to_do(gate: Gate, status: int) 
     assert error.retry_after == 0.0
 
 
+@pytest.mark.parametrize(
+    ("body", "en"),
+    [
+        (b'{"error":"no token","message":"\xe6\xb2\xa1\xe6\x9c\x89 / No token\\u001b[31m"}', r"HTTP 401 No token\x1b[31m"),
+        (b'{"message":"one language"}', "HTTP 401 the token was not accepted, copy the address again"),
+        (b'{"message":5}', "HTTP 401 the token was not accepted, copy the address again"),
+    ],
+)
+async def test_the_reason_a_server_gives_is_the_reason(gate: Gate, body: bytes, en: str) -> None:
+    gate.refusals, gate.body = [401], body.decode()
+    assert (await refused(gate.address)).en.endswith(en)
+
+
+@pytest.mark.parametrize("token", ["...", "%E2%80%A6", "<token>", "TOKEN", "YOUR_TOKEN"])
+def test_the_address_of_an_example_is_refused_before_anybody_is_asked(token: str) -> None:
+    with pytest.raises(ConfigError, match="placeholder") as mistake:
+        dial.checked(f"ws://192.168.1.25:8004/mcp_endpoint/mcp/?token={token}")
+    assert "占位符" in mistake.value.zh
+
+
+async def test_a_link_says_where_a_token_of_free_choice_has_led(gate: Gate) -> None:
+    for headers, said in (({}, False), ({"X-Free-Form-Endpoint": "opaque-12345678"}, True)):
+        gate.accepts = headers
+        link = await dial.dial(gate.address)
+        hint = dial.note(link)
+        assert (hint is not None) is said
+        if hint is not None:
+            assert "free-form token, endpoint opaque-12345678; if you copied" in hint.en and "自取的令牌" in hint.zh
+        await link.close()
+
+
 @pytest.mark.parametrize(("asked", "seconds"), [("17", 17.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("", 0.0)])
 async def test_the_time_a_server_asks_for_is_known(gate: Gate, asked: str, seconds: float) -> None:
     gate.refusals, gate.headers = [503], {"Retry-After": asked}

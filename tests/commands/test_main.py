@@ -465,6 +465,30 @@ async def test_another_servers_address_may_be_given(
         assert await typed(root, "list", "-e", "kitchen") == 1
 
 
+async def test_who_comes_with_a_free_form_token_hears_so(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with installation(root):
+        assert await typed(root, "url") == 0
+        good = capsys.readouterr().out.split()[-1]
+        cut = good.partition("token=")[0] + "token=cut-off"
+        for words in (("list",), ("call", "add", "{}")):
+            assert await typed(tmp_path, *words, "--endpoint", cut) == 1
+            complaint = capsys.readouterr().err
+            assert "free-form token, endpoint opaque-" in complaint and "it was cut off or made with another key" in complaint
+            assert "自取的令牌" in complaint and "cut-off" not in complaint
+        assert await typed(tmp_path, "list", "--endpoint", good) == 0
+        assert "free-form" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("endpoint", ["...", "TOKEN", "ws://127.0.0.1:1/mcp_endpoint/call/?token=..."])
+async def test_the_token_of_an_example_is_refused_with_the_reason(
+    root: Path, endpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with installation(root):
+        assert await typed(root, "list", "--endpoint", endpoint) != 0
+    complaint = capsys.readouterr().err
+    assert "placeholder" in complaint and "占位符" in complaint
+
+
 async def test_list_gives_json_on_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with installation(root):
         assert await typed(root, "list", "--json") == 0

@@ -253,6 +253,12 @@ async def test_after_a_restart_of_the_broker_the_tool_is_back_within_three_secon
         assert await wire.ask("echo", again="是") == {"again": "是"}
 
 
+async def test_a_token_of_free_choice_is_told_of_once_it_is_linked(gate: Gate) -> None:
+    gate.accepts = {"X-Free-Form-Endpoint": "opaque-12345678"}
+    async with piping(gate.address, _=_odd()) as said:
+        await said.line("自取的令牌", "free-form token, endpoint opaque-12345678", "made with another key")
+
+
 async def test_the_process_is_started_only_once_the_link_is_accepted(gate: Gate, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "SLOW_LONGEST_SECONDS", 0.01)
     gate.refusals = [503, 502, 401]
@@ -551,6 +557,8 @@ def test_the_address_is_the_one_given_or_that_of_the_environment() -> None:
         ("ws://?token=canary", "not a ws://"),
         ("ws://h:port/?token=canary", "not a ws://"),
         ("ws://h/mcp_endpoint/call/?token=canary", "for devices"),
+        ("ws://h/mcp_endpoint/mcp/?token=...", "placeholder"),
+        ("ws://h/mcp_endpoint/mcp/?token=YOUR_TOKEN&server_id=x", "placeholder"),
     ],
 )
 def test_an_address_that_cannot_be_one_is_told_without_its_token(given: str | None, words: str) -> None:

@@ -788,6 +788,18 @@ def test_a_bare_providers_list_changed_is_carried_as_it_is() -> None:
     tool.hears_nothing()
 
 
+@pytest.mark.parametrize("method", ["initialize", "server/discover", "tools/list", "tools/call", "prompts/get", "resources/read"])
+def test_a_device_at_the_address_of_tools_hears_where_it_should_be(method: str) -> None:
+    _, tool, device = bare_pair()
+    tool.says(request(7, method))
+    error = tool.hear()["error"]
+    assert error["code"] == -32601
+    assert "这是工具端的地址" in error["message"] and "tool address; a device uses /mcp_endpoint/call/" in error["message"]
+    tool.says(request(8, "sampling/createMessage"))
+    assert "address" not in tool.hear()["error"]["message"]
+    device.hears_nothing()
+
+
 @pytest.mark.row("D13", "U16")
 def test_requests_of_a_provider_are_answered_here_unless_one_consumer_can() -> None:
     """`ping` is answered here; anything else is refused at once when no consumer with a call in flight declared the capability."""

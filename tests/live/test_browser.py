@@ -80,7 +80,6 @@ def done(found: dict[str, str]) -> dict[str, str]:
     return {name: what for name, what in found.items() if what != "refused"}
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("host", ["localhost", "foreign.localhost"])
 async def test_a_page_of_another_site_reads_nothing_attaches_nothing_and_spends_no_key(tmp_path: Path, host: str) -> None:
     chromium()
@@ -97,7 +96,6 @@ async def test_a_page_of_another_site_reads_nothing_attaches_nothing_and_spends_
     assert not [*(tmp_path / "data").glob("*.bans.json")]
 
 
-@pytest.mark.timeout(150)
 async def test_the_same_page_listed_by_its_name_reads_and_attaches(tmp_path: Path) -> None:
     """So the page is able to do what it is refused above."""
     chromium()

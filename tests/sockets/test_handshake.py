@@ -76,6 +76,22 @@ async def test_any_other_path_is_404(path: str) -> None:
         assert not stage.broker.parties
 
 
+@pytest.mark.parametrize(
+    ("query", "error", "words"),
+    [
+        *((query, "no token", "没有令牌") for query in ("", "?", "?token=", "?token", "?Token=x", "?token=&token=")),
+        *((f"?token={example}", "placeholder", "占位符") for example in ("...", "%E2%80%A6", "%3Ctoken%3E", "TOKEN", "YOUR_TOKEN")),
+    ],
+)
+@pytest.mark.parametrize("path", [TOOL, DEVICE])
+async def test_no_token_and_the_one_of_an_example_are_told_apart_from_a_wrong_one(path: str, query: str, error: str, words: str) -> None:
+    async with staged() as stage:
+        answer = await knock(stage, path + query)
+        assert (answer.status, answer.json()["error"]) == (401, error)
+        assert words in answer.json()["message"] and "mcp-endpoint url" in answer.json()["message"]
+        assert not stage.broker.parties
+
+
 @pytest.mark.row("D24")
 async def test_a_raw_plus_that_arrives_as_a_blank_opens_the_door_all_the_same() -> None:
     agent = next(name for name in (f"a{n}" for n in range(10_000)) if "+" in DOORS.make_xiaozhi(name))
@@ -106,13 +122,13 @@ def test_an_empty_token_in_the_address_leaves_the_header_and_two_that_differ_are
 
 
 @pytest.mark.parametrize(
-    "query", ["", "?", "?token=", "?token", "?Token=x", f"?token={BAD}", "?token=" + "Zz09" * 16, "?token=" + "x" * 5_000]
+    "query", [f"?token={BAD}", f"?token={DOORS.make_signed('home', expires=1.0)}", "?token=" + "Zz09" * 16, "?token=" + "x" * 5_000]
 )
 @pytest.mark.row("D25")
 async def test_a_bad_token_is_401_before_101_and_the_answer_does_not_say_why(query: str) -> None:
     async with staged() as stage:
         answer = await knock(stage, DEVICE + query)
-        same = await knock(stage, DEVICE)
+        same = await knock(stage, f"{DEVICE}?token=mep1.nothing")
         assert answer.status == same.status == 401
         assert answer.body == same.body
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -366,13 +382,19 @@ async def test_a_wrong_handshake_gets_an_http_answer(change: dict[str, str], exp
 
 async def test_the_handshake_is_the_one_of_rfc_6455() -> None:
     async with staged() as stage, connection(stage) as peer:
-        peer.send(request(f"{DEVICE}?token=friend"))
+        peer.send(request(f"{DEVICE}?token={quote(XIAOZHI, safe='')}"))
         answer = await peer.answer()
         assert answer.headers == {
             "upgrade": "websocket",
             "connection": "Upgrade",
             "sec-websocket-accept": "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
         }
+
+
+async def test_who_comes_with_a_token_of_free_choice_hears_where_it_has_led() -> None:
+    async with staged() as stage:
+        answer = await knock(stage, f"{DEVICE}?token=friend")
+        assert answer.headers["x-free-form-endpoint"] == DOORS.open("friend", 0).shown
 
 
 @pytest.mark.parametrize("offer", ["permessage-deflate", "permessage-deflate; client_max_window_bits, x-webkit-deflate-frame"])

@@ -407,5 +407,6 @@ async def test_a_log_line_is_written_per_event_and_none_per_frame() -> None:
         undo()
     connected, left = stream.getvalue().splitlines()
     assert " INFO     工具端已连接 / tool connected endpoint=opaque-" in connected and connected.endswith(" server_id=clock")
+    assert "自取的令牌" in connected and "free-form token, endpoint opaque-" in connected and "made with another key" in connected
     assert " 工具端已断开 / tool left endpoint=opaque-" in left
     assert left.endswith(" seconds=0 code=1001 reason=asleep hint=对方退出 / going away")

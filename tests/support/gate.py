@@ -28,6 +28,9 @@ class Gate:
         self.paths: list[str] = []
         self.refusals: list[int] = []
         self.headers: dict[str, str] = {}
+        self.body = "no\n"
+        self.accepts: dict[str, str] = {}
+        """Headers of the answer that takes a link."""
         self._links: asyncio.Queue[Wire] = asyncio.Queue()
         self._server: Server | None = None
 
@@ -37,7 +40,14 @@ class Gate:
 
     async def open(self) -> None:
         self._server = await serve(
-            self._hold, "127.0.0.1", self.port, process_request=self._judge, compression=None, max_size=None, ping_interval=None
+            self._hold,
+            "127.0.0.1",
+            self.port,
+            process_request=self._judge,
+            process_response=self._take,
+            compression=None,
+            max_size=None,
+            ping_interval=None,
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
 
@@ -54,10 +64,14 @@ class Gate:
         self.paths.append(request.path)
         if not self.refusals:
             return None
-        response = connection.respond(HTTPStatus(self.refusals.pop(0)), "no\n")
+        response = connection.respond(HTTPStatus(self.refusals.pop(0)), self.body)
         for name, value in self.headers.items():
             response.headers[name] = value
         return response
+
+    def _take(self, connection: ServerConnection, request: Request, response: Response) -> None:
+        for name, value in self.accepts.items():
+            response.headers[name] = value
 
     async def _hold(self, connection: ServerConnection) -> None:
         self._links.put_nowait(Wire(connection))

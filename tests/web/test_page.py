@@ -65,6 +65,14 @@ def test_an_endpoint_without_a_tool_says_it_in_the_words_devices_hear() -> None:
     assert "工具端未连接" in render(facts([]), chinese=True)
 
 
+def test_an_endpoint_of_a_free_form_token_is_told_of_what_may_be_wrong() -> None:
+    shown = facts([tool()])
+    assert "free-form" not in render(shown, chinese=False)
+    shown.snapshot["endpoint_details"][0]["free_form"] = True
+    assert "free-form token, endpoint home" in render(shown, chinese=False)
+    assert "自取的令牌" in render(shown, chinese=True)
+
+
 def test_a_tool_is_shown_with_its_state_its_age_and_its_trouble() -> None:
     shown = render(facts([tool(state="bare", why_bare="no answer in 5 s", doubtful=True)]), chinese=False)
     assert "does not speak MCP" in shown

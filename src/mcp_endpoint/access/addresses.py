@@ -24,6 +24,8 @@ PROBE: Final = "mcp-endpoint-check-"
 """What the endpoints of `mcp-endpoint check` are called, with something random behind it; who looks at endpoints passes over them."""
 UNKNOWN_HOST: Final = "SERVER-ADDRESS"
 """Stands where only the reader knows the address: a container cannot see how it is reached."""
+FREE_FORM: Final = "X-Free-Form-Endpoint"
+"""The header of a handshake's answer that says to which endpoint a token of free choice has led."""
 ANYWHERE: Final = frozenset({"", "0.0.0.0", "::"})
 
 _ELSEWHERE: Final = ("192.0.2.1", 9)  # RFC 5737 TEST-NET-1: connecting a datagram socket there sends nothing, it only picks a route
@@ -78,6 +80,15 @@ def token_in(text: str) -> str:
     copied = text.strip().strip("\"'")
     query = urlsplit(copied).query if "://" in copied else f"token={copied}"
     return dict(parse_qsl(query)).get("token", "")
+
+
+def free_form(shown: str) -> Hint:
+    """What whoever uses a token of free choice should know; `shown` is its endpoint as it may be printed."""
+    en = "if you copied it from the console or from this server, it was cut off or made with another key"
+    return Hint(
+        f"free-form token, endpoint {shown}; {en}",
+        f"自取的令牌，接入点 {shown}；如果它是从智控台或本服务器复制的，则复制不完整，或由其他密钥制作",
+    )
 
 
 def announcement(server: Server, port: int, doors: Doors, *, contained: bool) -> str:

@@ -271,7 +271,8 @@ class Porter:
         wait = self.bad_tokens.another(whence.counted, self._clock()) if whence.counted else 0
         if wait:
             return Refusal(429, "too many bad tokens", TOO_MANY, why, whence.shown, (("Retry-After", str(wait)),))
-        return Refusal(401, "bad token", TOKEN, why, whence.shown, (("WWW-Authenticate", "Bearer"),))
+        error, message = REASONS.get(why, ("bad token", TOKEN))
+        return Refusal(401, error, message, why, whence.shown, (("WWW-Authenticate", "Bearer"),))
 
     def _trusted(self, host: str) -> bool:
         if not self._proxies:
@@ -352,7 +353,7 @@ _PAGE: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 OWN_PAGES: Final = (("Cross-Origin-Resource-Policy", "same-origin"),)
 ORIGIN: Final = "来源不被允许 / This origin is not allowed (security.allowed_origins)"
 PAGE: Final = (
-    "其他网站的网页不能使用自由令牌、网关和无密钥的页面：请使用签名令牌，或在 [security] allowed_origins 中按名称列出该来源（* 不算）"
+    "其他网站的网页不能使用自取的令牌、网关和无密钥的页面：请使用签名令牌，或在 [security] allowed_origins 中按名称列出该来源（* 不算）"
     " / A web page of another site may use no free-form token, no gateway and nothing without a key: use a signed token, or list its"
     " origin by name in [security] allowed_origins (* does not count)"
 )
@@ -360,6 +361,16 @@ TOKEN: Final = (
     "令牌无效：请使用服务器启动时打印的地址，或运行 mcp-endpoint url NAME 获取"
     " / Invalid token: use an address printed when the server starts, or get one with: mcp-endpoint url NAME"
 )
+NO_TOKEN: Final = (
+    "没有令牌：请在地址中加上 ?token=，或使用请求头 Authorization: Bearer；地址可用 mcp-endpoint url NAME 获取"
+    " / No token: put ?token= into the address or send Authorization: Bearer; get an address with: mcp-endpoint url NAME"
+)
+PLACEHOLDER: Final = (
+    "地址中是示例里的占位符，而不是令牌：请把它换成您的令牌，或运行 mcp-endpoint url NAME 获取整个地址"
+    " / This is the placeholder of an example, not a token: put your token there, or get the whole address with: mcp-endpoint url NAME"
+)
+REASONS: Final = {"missing": ("no token", NO_TOKEN), "placeholder": ("placeholder", PLACEHOLDER)}
+"""Reasons a peer is told; of a token that is wrong it hears only that."""
 TWO_TOKENS: Final = (
     "请求带有两个不同的令牌：请只用 Authorization 或 ?token= 之一 / Two tokens that differ: use either Authorization or ?token="
 )

@@ -41,6 +41,11 @@ _AGENT: Final = re.compile(rb'\{"agentId": ?"([A-Za-z0-9_-]{1,64})"\}')
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _HEX: Final = re.compile(r"[0-9A-Fa-f]+")
 _OTHER_SPELLINGS: Final = str.maketrans(" -_", "++/")
+_PLACEHOLDER: Final = re.compile(
+    r"[.…*]{2,}|…|[<\[{].+[>\]}]|\$\{?\w+\}?|%\w+%|TOKEN|[你您]的\s?(?:令牌|token|TOKEN)"
+    r"|(?i:(?:your|my)[ _-]?(?:\w{1,16}[ _-])?token(?:[ _-]?here)?)"
+)
+"""What stands in documents where a token belongs: `...`, `<token>`, `TOKEN`, `YOUR_TOKEN`, a variable nobody has filled in."""
 _PURPOSE: Final = b"mcp-endpoint-server: signed tokens, version 1"
 _DRAWS: Final = 8
 
@@ -109,6 +114,8 @@ class Doors:
             return Opened(f"agent:{agent}", agent, "both", "xiaozhi")
         if _must_open(token):
             raise Refused("not-ours")
+        if is_placeholder(token):
+            raise Refused("placeholder")
         return Opened(f"opaque:{token}", "opaque-" + hashlib.sha256(raw).hexdigest()[:8], "both", "opaque")
 
     def make_xiaozhi(self, agent_id: str) -> str:
@@ -179,6 +186,11 @@ def refused_by_xiaozhi(text: str) -> bool:
     """Whether a single-module xiaozhi-server refuses an address because `text` is in it: it looks for "key" and "call", in any case."""
     lower = text.lower()
     return "key" in lower or "call" in lower
+
+
+def is_placeholder(token: str) -> bool:
+    """Whether somebody has copied an example and not put a token into it."""
+    return _PLACEHOLDER.fullmatch(token) is not None
 
 
 def _blocks(token: str) -> bytes:

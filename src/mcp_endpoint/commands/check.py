@@ -23,6 +23,7 @@ from websockets.exceptions import WebSocketException
 from .. import __version__
 from ..access import tls
 from ..access.addresses import ANYWHERE, PROBE, ROOM, UNKNOWN_HOST, Pair, base_of, console_address, endpoint_addresses, hints, is_loopback
+from ..access.admission import PLACEHOLDER
 from ..access.tokens import NAME, SINGLE_MODULE, Doors, Opened, Refused
 from ..errors import ConfigError, EndpointError
 from ..settings.load import Config, Loaded
@@ -94,7 +95,10 @@ def local_addresses(config: Config, given: str) -> Pair:
     try:
         opened = _opened(doors, given)
     except Refused as refused:
-        raise EndpointError(f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}") from refused
+        zh, _, en = PLACEHOLDER.partition(" / ")
+        if refused.why != "placeholder":
+            en, zh = f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}"
+        raise EndpointError(en, zh) from refused
     return endpoint_addresses(local_base(config), doors.make_xiaozhi(given) if opened is None else given)
 
 

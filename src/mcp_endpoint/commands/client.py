@@ -19,7 +19,7 @@ from .. import __version__
 from ..access import tls
 from ..access.addresses import Hint
 from ..errors import METHOD_NOT_FOUND, EndpointError
-from .dial import checked, dial
+from .dial import checked, dial, note
 
 REVISION: Final = "2025-06-18"
 ANSWER_SECONDS: Final = 310.0
@@ -80,6 +80,8 @@ class Device:
         self._link = link
         self._progress = progress
         self._number = 0
+        self.note: Hint | None = None
+        """What the server said of the token."""
 
     async def initialize(self) -> None:
         """Shake hands."""
@@ -170,6 +172,7 @@ async def attached(url: str, certificate: str = "", progress: Progress = lambda 
     link = await dial(checked(url), tls=tls.trusting(certificate) if certificate else None)
     try:
         device = Device(link, progress)
+        device.note = note(link)
         await device.initialize()
         yield device
     finally:

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
-from ..access.addresses import is_loopback
+from ..access.addresses import FREE_FORM, Hint, free_form, is_loopback, token_in
+from ..access.tokens import is_placeholder
 from ..errors import ConfigError, EndpointError
 
 OPEN_SECONDS: Final = 10.0
@@ -38,6 +40,12 @@ REMEDIES: Final[Mapping[int, str]] = {
     503: "服务器已满或正在退出 / the server is full or leaving",
 }
 """HTTP status of a refusal → what it means, in both languages."""
+
+
+class _Refusal(msgspec.Struct):
+    """The body of a refusal."""
+
+    message: str
 
 
 class NoLink(EndpointError):
@@ -77,6 +85,12 @@ async def dial(address: str, *, tls: ssl.SSLContext | None = None) -> ClientConn
         raise NoLink(f"cannot reach {shown(address)} ({reason})", f"无法连接 {shown(address)}") from None
 
 
+def note(link: ClientConnection) -> Hint | None:
+    """What the server said of the token a link was opened with; None where there is nothing to say."""
+    shown = link.response.headers.get_all(FREE_FORM) if link.response is not None else []
+    return free_form(readable(shown[0])) if shown else None
+
+
 def checked(address: str) -> str:
     """`address`, if a link can be opened to it. Raises ConfigError."""
     try:
@@ -84,6 +98,11 @@ def checked(address: str) -> str:
     except (InvalidURI, ValueError):
         # Not chained and not quoted: the address holds the token.
         raise ConfigError("the endpoint is not a ws:// or wss:// address", "接入点地址不是 ws:// 或 wss:// 地址") from None
+    if is_placeholder(token_in(address)):
+        raise ConfigError(
+            "the address holds the placeholder of an example in the place of its token: copy the whole address, or run mcp-endpoint url",
+            "地址中的令牌是示例里的占位符：请复制完整的地址，或运行 mcp-endpoint url",
+        )
     return address
 
 
@@ -100,9 +119,18 @@ def readable(text: str) -> str:
     )
 
 
+def _said(body: bytes | bytearray | None) -> str:
+    """The reason in both languages that a server of ours gives for a refusal; empty if there is none."""
+    try:
+        message = msgspec.json.decode(body or b"", type=_Refusal).message
+    except msgspec.DecodeError:
+        return ""
+    return " / ".join(map(readable, message.split(" / "))) if message.count(" / ") == 1 else ""
+
+
 def _refused(refusal: InvalidStatus, at: str) -> NoLink:
     status = refusal.response.status_code
-    zh, _, en = REMEDIES.get(status, "").partition(" / ")
+    zh, _, en = (_said(refusal.response.body) or REMEDIES.get(status, "")).partition(" / ")
     asked = refusal.response.headers.get("Retry-After", "")
     return NoLink(
         f"{at} refused the link: HTTP {status} {en}".rstrip(),

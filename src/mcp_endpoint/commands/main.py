@@ -373,6 +373,8 @@ async def _attached(root: Path, endpoint: str) -> AsyncIterator[Device]:
     address, certificate = _device_side(root, endpoint)
     try:
         async with device.attached(address, certificate, _show_progress) as attached:
+            if attached.note:
+                click.echo(f"{attached.note.zh}\n{attached.note.en}", err=True)
             yield attached
     except NoLink as error:
         raise EndpointError(f"{error.en}; mcp-endpoint check tells more", f"{error.zh}；运行 mcp-endpoint check 可查明原因") from error

@@ -191,6 +191,8 @@ async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
     try:
         child = await Child.start(command)
         say(f"{title}: 已连接 / connected to {dial.shown(address)}")
+        if hint := dial.note(socket):
+            say(f"{title}: {hint.zh} / {hint.en}")
         text, slow, goodbye = await _carry(title, socket, child, say)
         return Ending(text, time.monotonic() - since, slow)
     except EndpointError as error:

@@ -30,7 +30,7 @@ from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Malformed, parse, with_id
 from ..providers.backoff import Backoff
 from ..serving import signals
-from .dial import NoLink, checked, dial, readable, shown
+from .dial import NoLink, checked, dial, note, readable, shown
 from .pipe import SLOW_CODES, SLOW_STATUSES
 
 LINE_BYTES: Final = 1024 * 1024
@@ -99,6 +99,8 @@ class Stdio:
                 link = await self._or_end(dial(self._where.address, tls=trusted))
                 if link is not None:
                     self._say(f"已连接 / connected to {shown(self._where.address)}")
+                    if hint := note(link):
+                        self._say(f"{hint.zh} / {hint.en}")
                     why, slow = await self._carry(link)
             except NoLink as error:
                 why, slow, least = f"{error.zh} / {error.en}", error.status in SLOW_STATUSES, error.retry_after

@@ -17,6 +17,8 @@ from .endpoint import Endpoint, Farewell
 from .ledger import NEVER, Consumer, Counters, Link, Tap, Watch
 from .lifecycle import Provider
 
+FREE_FORM: Final = "opaque:"
+"""What the names of the endpoints begin with that tokens of free choice open."""
 INNER: Final = "server:"
 """What the names of the endpoints begin with where servers of the house are providers; no token opens one."""
 
@@ -285,7 +287,9 @@ class Broker:
             "counters": self.counters.as_dict(),
         }
         if detail:
-            found["endpoint_details"] = [endpoint.describe(now) for endpoint in outer]
+            found["endpoint_details"] = [
+                endpoint.describe(now) | {"free_form": endpoint.name.startswith(FREE_FORM)} for endpoint in outer
+            ]
             found["left"] = [
                 {"endpoint": shown, "last_goodbye": farewell.describe(self._offset)}
                 for name, (shown, farewell) in reversed(self._farewells.items())

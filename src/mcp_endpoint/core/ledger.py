@@ -33,6 +33,12 @@ Says = Callable[[Any, bytes, float, bool], None]
 CANCELLED: Final = "notifications/cancelled"
 CAPABILITIES_OF_ASKS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
 """What a provider may ask of a consumer, and the capability the consumer must have declared for it."""
+DEVICES_ASK: Final = ("initialize", "server/", "tools/", "prompts/", "resources/", "completion/", "logging/")
+"""How methods begin that only a device asks: whoever asks them at the tool's address has come to the wrong one."""
+TOOL_ADDRESS: Final = Code(
+    errors.METHOD_NOT_FOUND.number,
+    "这是工具端的地址；使用端请用 /mcp_endpoint/call/ / This is the tool address; a device uses /mcp_endpoint/call/",
+)
 MAX_ID: Final = 2**31 - 1
 TOOL_CHARS: Final = 128
 """Characters of a tool's name that a call is known by in logs and figures."""
@@ -433,7 +439,10 @@ class Ledger:
         asking = self._asking(provider, key)
         consumer = asking.pop() if len(asking) == 1 else None
         if consumer is None or capability is None or not self._can_be_asked(consumer, capability, data):
-            self.refuse(provider, id, "no consumer can be asked")
+            if frame.method.startswith(DEVICES_ASK):
+                self.refuse(provider, id, "it behaves like a device / 对方的行为像使用端", TOOL_ADDRESS)
+            else:
+                self.refuse(provider, id, "no consumer can be asked")
             return None
         number = consumer.last_ask + 1
         first, second = with_id(data, frame, number_text(number))

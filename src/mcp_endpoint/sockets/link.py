@@ -28,6 +28,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from ..access.addresses import FREE_FORM, free_form
 from ..access.admission import Refusal
 from ..errors import INTERNAL, NOT_READING, OVER_BUDGET, RESTARTING, Goodbye
 from .frames import PROTOCOL_LOGGER, SHORT, SHORT_HEADS, Frames, close_frame, ping_frame, text_head
@@ -484,6 +485,8 @@ class Link(Frames, asyncio.Protocol):
                 decision = self.door.decide(request.path, request.headers, peer, local[0], tls=tls)
         if isinstance(decision, Admission):
             del response.headers["Date"]
+            if decision.opened.kind == "opaque":
+                response.headers[FREE_FORM] = decision.opened.shown
             protocol.send_response(response)
             transport.write(b"".join(protocol.data_to_send()))
             self._attach(decision)
@@ -520,7 +523,9 @@ class Link(Frames, asyncio.Protocol):
         door.keepalive.watch(self, self.seen + door.keepalive.interval)
         door.counters["links_accepted"] += 1
         chinese, english = _SIDES[admission.side]
-        named = {"server_id": admission.server_id} if admission.server_id else {}
+        named = {"note": "{1} / {0}".format(*free_form(shown))} if admission.opened.kind == "opaque" else {}
+        if admission.server_id:
+            named["server_id"] = admission.server_id
         logger.info(f"{chinese}已连接 / {english} connected", endpoint=shown, peer=self.peer, **named)
 
 

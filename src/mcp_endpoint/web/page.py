@@ -12,7 +12,7 @@ from html import escape
 from typing import Any, Final, NamedTuple, Protocol
 
 from .. import __version__
-from ..access.addresses import PROBE, Hint
+from ..access.addresses import PROBE, Hint, free_form
 from ..log import escape as one_line
 
 HEADERS: Final = {
@@ -209,6 +209,8 @@ def _endpoints(snapshot: Mapping[str, Any], say: Say) -> Iterator[str]:
         if not endpoint["tools"]:
             yield _pill("bad", say("no tool connected", "工具端未连接"))
         yield f'<span class="soft">{say("devices", "使用端")} {devices}{sessions}</span></div>'
+        if endpoint.get("free_form"):
+            yield f'<p class="note warn">{say(*free_form(endpoint["endpoint"]))}</p>'
         if endpoint["tools"]:
             yield f"<ul>{''.join(f'<li>{_tool(tool, say)}</li>' for tool in endpoint['tools'])}</ul>"
         goodbye = endpoint.get("last_goodbye")

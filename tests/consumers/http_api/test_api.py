@@ -270,6 +270,7 @@ async def test_every_path_but_health_wants_a_token(tmp_path: Path, method: str, 
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}
             refused = await api.client.request(method, api.url + path, headers=headers, json=body)
             is_error(refused, 401)
+            assert ("No token" in refused.text) is (token is None)
             assert refused.headers["www-authenticate"] == "Bearer"
         for shown, expected in (("", True), (TOKEN, True), ("wrong", False)):
             named = {"Authorization": f"Bearer {TOKEN}"}

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from ... import errors
 from ...access.addresses import without_secrets
-from ...access.admission import TWO_TOKENS, TwoTokens
+from ...access.admission import TWO_TOKENS, TwoTokens, token_of
 from ...asgi import Bodies, BodyRefused, unless_gone
 from ...core.broker import Broker
 from ...core.catalog import Tool
@@ -43,6 +43,8 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _READ: Final = ("GET", "HEAD")
 PATHS: Final = {"/health": _READ, "/openapi.json": _READ, "/servers": _READ, "/tools/list": _READ, "/tools": ("POST",)}
 """Path below the prefix → methods."""
+NO_TOKEN: Final = "没有令牌：请发送 Authorization: Bearer / No token: send Authorization: Bearer"
+BAD_TOKEN: Final = "令牌无效或已过期 / The token is not valid or has expired"
 HUNG_UP: Final = 499
 """What the request log says of a client that left before its answer; nginx's number."""
 LOGGED_CHARS: Final = 4_000
@@ -239,7 +241,8 @@ class Api:
         except BadClaim as claim:
             raise Refused(403, f"令牌的 {claim} 应为模式列表 / The token's claim {claim} must be a list of patterns") from None
         if holder is None:
-            raise Refused(401, "令牌无效或已过期 / The token is missing, not valid or expired", {"WWW-Authenticate": "Bearer"})
+            shown = token_of(request.query_params.multi_items(), request.headers.getlist)
+            raise Refused(401, BAD_TOKEN if shown else NO_TOKEN, {"WWW-Authenticate": "Bearer"})
         seconds = self._rate.wait(holder.user)
         if seconds:
             raise Refused(429, TOO_OFTEN, {"Retry-After": str(seconds)})
