@@ -226,3 +226,4 @@ def test_a_route_is_what_is_asked_for() -> None:
     assert route(b"\xff") == route(b"\xff") != route(b"[" * 100_000)
     assert len({route(b"", b"/a"), route(b"", b"/b"), route(b"", b"/a?x"), route(b"", b"/a", "GET")}) == 4
     assert route_of("POST", b"/x", None) is None
+    assert len({route_of("GET", b"/x", b"", headers) for headers in ([], [(b"origin", b"a")], [(b"origin", b"b")])}) == 3

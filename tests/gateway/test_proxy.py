@@ -737,6 +737,7 @@ async def test_an_upstream_that_hangs_is_given_up_while_others_are_served(tmp_pa
             await came.wait()
             assert (await gateway.post()).status_code == 200
             assert (await hanging).status_code == 504
+        assert len(behind.seen) == 2, "the time is up for every key"
 
 
 async def test_an_upstream_that_sends_its_head_byte_by_byte_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -816,6 +817,23 @@ async def test_a_path_that_hides_the_gateways_own_slash_is_refused(tmp_path: Pat
             writer.write(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path)
             assert (await asyncio.wait_for(reader.read(), BOUND)).startswith(b"HTTP/1.1 400"), path
             writer.close()
+        assert not behind.seen
+
+
+async def test_an_answer_with_a_length_beside_its_chunks_arrives_whole(tmp_path: Path) -> None:
+    odd = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    async with upstream(says(odd)) as behind, front(behind, tmp_path) as gateway:
+        assert (await gateway.post()).text == "hello"
+        assert behind.seen
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "xchunked"])
+async def test_a_body_in_a_coding_nobody_here_knows_is_refused(tmp_path: Path, coding: str) -> None:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(gateway.url).port)
+        writer.write(f"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: {coding}\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode())
+        assert (await asyncio.wait_for(reader.readline(), BOUND)).startswith(b"HTTP/1.1 501")
+        writer.close()
         assert not behind.seen
 
 

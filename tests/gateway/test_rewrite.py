@@ -147,6 +147,13 @@ def test_answers_lose_what_belongs_to_the_connection() -> None:
     ]
 
 
+def test_a_length_that_means_nothing_is_not_carried() -> None:
+    length = (b"content-length", b"3")
+    assert homeward([length, (b"Transfer-Encoding", b"chunked")]) == []
+    assert homeward([length], 204) == []
+    assert homeward([length], 304) == homeward([length]) == [length]
+
+
 @pytest.mark.parametrize(
     ("location", "expected"),
     [

@@ -25,7 +25,7 @@ LONGEST_REST: Final = 86_400.0
 LOOK_BYTES: Final = 8192
 """Of a body. An error says what it has to say at its beginning."""
 
-_NUMBER: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}")
+_NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _SCOPE: Final = re.compile(r"insufficient[ _-]?scope", re.IGNORECASE)
 _SPENT: Final = re.compile(r"quota|insufficient[ _-]?(?:funds|balance|credit)|billing|out of credit|额度|余额|欠费|配额", re.IGNORECASE)
 _LIMITED: Final = re.compile(r"rate[ _-]?limit|too many requests|throttl|限流|频率", re.IGNORECASE)

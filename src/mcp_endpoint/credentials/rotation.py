@@ -11,6 +11,7 @@ A refusal of the request is no refusal of the key. A key that gets 401 or 403 is
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -130,11 +131,12 @@ _asked: Final = msgspec.json.Decoder(_Asked)
 _named: Final = msgspec.json.Decoder(_Named)
 
 
-def route_of(method: str, target: bytes, body: bytes | None) -> int | None:
+def route_of(method: str, target: bytes, body: bytes | None, headers: Iterable[tuple[bytes, bytes]] = ()) -> int | None:
     """A number for what a request asks for, to know the same question again; None where its body is not known.
 
-    `target` is its path and query without a key. Of a JSON body counts what it asks for (a `model`, an MCP method and its tool), so that
-    another question to the same model is the same route; every other body counts as it is.
+    `target` is its path and query without a key, `headers` are those of the client, which may be what is disliked. Of a JSON body counts
+    what it asks for (a `model`, an MCP method and its tool), so that another question to the same model is the same route; every other
+    body counts as it is.
     """
     if body is None:
         return None
@@ -142,6 +144,6 @@ def route_of(method: str, target: bytes, body: bytes | None) -> int | None:
         asked = _asked.decode(body)
         params = _Named() if asked.params is UNSET else _named.decode(asked.params)
     except (msgspec.DecodeError, RecursionError):
-        return hash((method, target, body))
+        return hash((method, target, *headers, body))
     said = [None if part is UNSET else bytes(part) for part in (asked.method, asked.model, params.name, params.uri)]
-    return hash((method, target, *said) if any(said) else (method, target, body))
+    return hash((method, target, *headers, *said) if any(said) else (method, target, *headers, body))

@@ -236,6 +236,8 @@ class Gateway:
 
     async def _relayed(self, upstream: Upstream, request: Request, path: bytes) -> _Answer:
         """Read the body, as much of it as is kept for a second attempt, and answer or carry it. Raises BodyRefused."""
+        if request.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+            return _error(501, "transfer coding", "不支持这种 Transfer-Encoding / Of transfer codings only chunked is known here")
         limits = self._config.limits
         holder = request.client.host if request.client is not None else ""
         begun, rest = await self._bodies.begin(request, limits.gateway_retry_bytes, holder, limits.stalled_seconds)
@@ -269,7 +271,9 @@ class Gateway:
             return await self._once(upstream, request, path, begun, rest, None, rpc)
         query = unkeyed(request.scope["query_string"], self._key)
         target = upstream.aim.origin.encode() + upstream.aim.join(path, query, "", "")
-        rotation = ring.rotation(route_of(request.method, target, None if rest is not None else begun), self._owner(upstream, request))
+        headers = outward(request.scope["headers"], upstream.aim, "", "", mcp=False)
+        route = route_of(request.method, target, None if rest is not None else begun, headers)
+        rotation = ring.rotation(route, self._owner(upstream, request))
         repeatable = request.method in IDEMPOTENT or (rpc is not None and rpc.method in READING)
         credential = rotation.take(_now())
         if credential is None:
@@ -281,7 +285,8 @@ class Gateway:
             else:
                 answer = await answer_of(given.response) if isinstance(given, _Stream) else Answer(None)
                 again = rotation.answered(credential, answer, _now(), repeatable=repeatable)
-                following = rotation.take(_now()) if again and rest is None else None
+                late = isinstance(given, _Silent) and given.status_code == 504  # with the next key it would be as late again
+                following = rotation.take(_now()) if again and rest is None and not late else None
             if following is None:
                 break
             if isinstance(given, _Stream):
@@ -467,7 +472,7 @@ class _Stream:
         await send({"type": "http.response.body", "body": b"" if clean is None else clean.end(), "more_body": False})
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = homeward(self.response.headers.raw)
+        headers = homeward(self.response.headers.raw, self.response.status_code)
         place = self._upstream.settings.place
         if self.response.has_redirect_location:
             headers = [(n, self._upstream.aim.back(v, self._prefix, place) if n == b"location" else v) for n, v in headers]

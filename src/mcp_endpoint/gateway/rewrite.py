@@ -20,7 +20,7 @@ KEY_HEADER: Final = b"x-endpoint-key"
 HOP_BY_HOP: Final = frozenset(
     (
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
-        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"),
     )
 )
 MCP_ACCEPT: Final = b"application/json, text/event-stream"
@@ -149,10 +149,15 @@ def outward(headers: Iterable[Header], aim: Aim, place: str, secret: str, *, mcp
     return [(b"host", aim.host), *kept]
 
 
-def homeward(headers: Iterable[Header]) -> list[Header]:
-    """The headers of an answer as the client gets them; `date` is the server's own."""
+def homeward(headers: Iterable[Header], status: int = 200) -> list[Header]:
+    """The headers of an answer as the client gets them; `date` is the server's own.
+
+    A length goes where it means nothing: beside a transfer coding (RFC 9112 §6.3), and under 204 (RFC 9110 §8.6).
+    """
     given = [(name.lower(), value) for name, value in headers]
     dropped = HOP_BY_HOP | _named(given) | {b"date"}
+    if status == 204 or any(name == b"transfer-encoding" for name, _ in given):
+        dropped |= {b"content-length"}
     return [(name, value) for name, value in given if name not in dropped]
 
 
