@@ -578,15 +578,19 @@ def test_a_drain_answers_initializes_and_lists_that_wait_for_a_provider() -> Non
 
 
 def test_calls_lost_in_a_drain_are_not_held() -> None:
-    """Nobody will come any more."""
+    """Nobody will come any more: such a device gets what there is, and other calls their error."""
     play = Play()
-    tool, device = play.tool(), play.device()
+    tool = play.tool()
+    play.wait(1)
+    device = play.device()
     device.says(initialize(1, client=XIAOZHI), INITIALIZED, request(2, "tools/list"))
     tool.says(welcome(1))
     device.hear()
+    device.says(request(3, "m"))
     play.endpoint.drain(play.now)
+    device.hears(answer(2, tools=[]))
     tool.leaves()
-    device.hears_error(2, -32003)
+    device.hears_error(3, -32003)
 
 
 def test_what_waited_for_a_tool_that_dies_in_a_drain_is_answered_at_once() -> None:

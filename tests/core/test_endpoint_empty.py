@@ -169,26 +169,15 @@ def test_the_real_xiaozhi_servers_list_is_held_until_a_tool_is_there() -> None:
 
 
 def test_a_held_list_waits_for_tools_that_come_one_after_the_other() -> None:
-    """mcp_pipe starts its servers together: while one has begun greeting within the last second the list waits, 3 s at most."""
+    """mcp_pipe starts its servers together: while one has attached within the last second the list waits."""
     play = Play()
     device = holding(play)
-    begun = play.now
     for n in range(6):
         play.tool(f"s{n}").is_greeted(f"s{n}", [f"t{n}"])
         play.wait(0.7)
-        if play.now < begun + 3:
-            assert not answers(device)
-    [frame] = answers(device)
-    assert frame == answer(2, tools=[tool_named(f"t{n}") for n in range(5)])
-    play = Play()
-    device = holding(play)
-    play.tool("a").is_greeted("a", ["a"])
-    play.wait(0.5)
-    play.tool("b").is_greeted("b", ["b"])
-    play.wait(0.9)
-    assert not answers(device)
-    play.wait(0.2)
-    assert answers(device) == [answer(2, tools=[tool_named("a"), tool_named("b")])]
+        assert not answers(device)
+    play.wait(0.4)
+    assert answers(device) == [answer(2, tools=[tool_named(f"t{n}") for n in range(6)])]
 
 
 def test_a_held_list_is_not_answered_by_a_tool_that_came_and_went() -> None:
@@ -219,15 +208,19 @@ def test_a_held_list_goes_to_a_bare_tool() -> None:
     assert answers(device) == [answer(2, tools=[tool_named("bare")])]
 
 
-def test_a_held_list_that_went_to_a_bare_tool_has_a_deadline_again() -> None:
-    """Carried, it is a list like any other: 8 s."""
+def test_a_held_list_that_went_to_a_bare_tool_has_no_deadline_of_ours() -> None:
+    """It has always been asked once in its life: the tool may take its time, and if it dies the next one is asked."""
     play = Play()
     device = holding(play)
     tool = play.tool()
     tool.says(failure(tool.hear()["id"], -32601))
     tool.says(failure(tool.hear()["id"], -32601))  # server/discover
-    play.wait(9.2)
-    device.hears_error(2, -32006, delivered=True)
+    play.wait(90)
+    assert not answers(device)
+    tool.leaves()
+    play.tool().is_greeted("calc", ["add"])
+    play.wait(1.1)
+    assert answers(device) == [answer(2, tools=[tool_named("add")])]
 
 
 def test_a_held_list_can_be_cancelled() -> None:
@@ -242,9 +235,9 @@ def test_a_held_list_can_be_cancelled() -> None:
 
 
 def test_only_the_names_that_are_set_are_held() -> None:
-    """`[endpoint] hold_empty_list_for`; everybody else hears the empty list at once."""
-    play = Play(EndpointSettings(hold_empty_list_for=("robot",)))
-    for client, heard in (("robot", 0), (XIAOZHI, 1), ("", 1), ("someone", 1)):
+    """`[endpoint] hold_empty_list_for`, with patterns; everybody else hears the empty list at once."""
+    play = Play(EndpointSettings(hold_empty_list_for=("rob?t*",)))
+    for client, heard in (("robot", 0), ("robat-2", 0), (XIAOZHI, 1), ("", 1), ("someone", 1)):
         device = play.ready_device(client)
         device.says(request(2, "tools/list"))
         assert len(answers(device)) == heard

@@ -67,7 +67,9 @@ def test_the_official_brokers_frames_pass_with_id_zero() -> None:
 def test_xiaozhi_server_speaks_back_to_back_and_uses_its_ids_again() -> None:
     """initialize, initialized and tools/list without waiting; each cursor page has id 2 again; calls are numbered 1, 2, 3 anew."""
     play = Play()
-    tool, device = play.tool(), play.device()
+    tool = play.tool()
+    play.wait(1)
+    device = play.device()
     hello = initialize(1, client="XiaozhiMCPEndpointClient", sampling={}, roots={"listChanged": True})
     device.says(hello, notification("notifications/initialized"), request(2, "tools/list"))
     tool.hears(hello, INITIALIZED, request(2, "tools/list"))

@@ -124,7 +124,7 @@ def test_an_answer_nobody_asked_for_and_a_second_answer_go_nowhere() -> None:
     play, tool, device = pair()
     device.says(request(5, "m"))
     tool.hears(request(1, "m"))
-    tool.says(answer(2), answer(5), answer("1"), answer(-1), answer(1.0), answer(None), answer(1, x=1), answer(1, x=2))
+    tool.says(answer(2), answer(5), answer("one"), answer(-1), answer(1.5), answer(None), answer(1, x=1), answer(1, x=2))
     device.hears(answer(5, x=1))
     device.hears_nothing()
     assert play.counters.unknown_answers == 7

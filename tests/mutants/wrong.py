@@ -253,14 +253,52 @@ WRONG = [
     Wrong(
         "the list of the real xiaozhi-server is held until a provider is ready",
         "core/endpoint",
-        "return consumer.name in self.settings.hold_empty_list_for and not self.draining",
+        "return not self.draining and any(fnmatchcase(consumer.name, name) for name in self.settings.hold_empty_list_for)",
         "return False",
     ),
     Wrong(
-        "a held list waits until no other has begun greeting for a second",
+        "a held list waits until no other has attached for a second",
         "core/endpoint",
-        "due = min(self.greetings.last + self.limits.hold_quiet_seconds, self.greetings.first + self.limits.hold_total_seconds)",
-        "due = now",
+        "return max(self._attached_at + self.limits.hold_quiet_seconds, self._lost_at + self.limits.grace_call_seconds)",
+        "return self._lost_at + self.limits.grace_call_seconds",
+    ),
+    Wrong(
+        "a held list waits for a provider that has not answered yet",
+        "core/endpoint",
+        "due = max(self._quiet_at(), *(self._expected_until(provider) for provider in self.providers))",
+        "due = self._quiet_at()",
+    ),
+    Wrong(
+        "a held list waits for a provider that died before it told its tools",
+        "core/endpoint",
+        "            self._lost_at = now",
+        "            pass",
+    ),
+    Wrong(
+        "a first list that comes late counts",
+        "core/endpoint",
+        """            call.deadline = NEVER
+            self.watch.tell("no list", self.shown, label=provider.label)""",
+        """            self.ledger.cancel(call, "timed out")
+            self.watch.tell("no list", self.shown, label=provider.label)""",
+    ),
+    Wrong(
+        "a number of ours may come back as a string",
+        "core/endpoint",
+        "number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else number_given_back(id)",
+        "number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else 0",
+    ),
+    Wrong(
+        "an answer that cannot be read ends its call at once",
+        "core/endpoint",
+        "            if isinstance(unreadable, Unreadable):",
+        "            if False:",
+    ),
+    Wrong(
+        "an unreadable answer that names nobody ends nobody's of several calls",
+        "core/endpoint",
+        "number = next(iter(calls)) if unreadable.number is None and len(calls) == 1 else unreadable.number",
+        "number = next(iter(calls), None) if unreadable.number is None else unreadable.number",
     ),
     Wrong(
         "calls in flight are answered at once when their provider leaves",

@@ -14,7 +14,7 @@ Rules of this module:
      `_initializes`      an initialize, until a provider is ready  `initialize_seconds`
      `_unsettled`        the catalog is being learned              `merged_list_seconds`
      `_parked`           its provider just left                    `grace_call_seconds`
-     `_held`             a first list on an empty endpoint         until a provider came, or the drain
+     `_held`             a list of a client that asks only once    until the providers have told their tools, or the drain
 5. `direct` is the short way: the provider that takes everything as it is. It is reckoned anew whenever a link, a state or a name
    changes, so that the way of a frame costs two look-ups.
 """
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -66,8 +67,8 @@ KEPT_BYTES: Final = 16 * 1024
 PLAIN_ID_CHARS: Final = 10
 """Digits of an id that every limit allows: nothing else needs to be asked of it."""
 LISTS: Final = frozenset({"tools/list", "resources/list", "resources/templates/list", "prompts/list"})
-OUT_OF_LINE: Final = SHARED | {"initialize"}
-"""What is never simply carried: all consumers of a provider would feel it."""
+OUT_OF_LINE: Final = SHARED | {"initialize", "tools/list"}
+"""What is never simply carried: all consumers of a provider would feel it, or its consumer must have all tools."""
 REPEATABLE: Final = "repeatable"
 """The purpose of a call that may run twice: its tool says that it only reads, or that a second time changes nothing."""
 PROGRESS: Final = "notifications/progress"
@@ -111,8 +112,11 @@ class Endpoint:
     __slots__ = (
         "_announced",
         "_attached",
+        "_attached_at",
         "_held",
+        "_lost_at",
         "_parked",
+        "_ready_at",
         "_unsettled",
         "announce",
         "arm",
@@ -183,6 +187,9 @@ class Endpoint:
         self._unsettled: list[Parked] = []
         self._parked: list[Parked] = []
         self._held: list[Parked] = []
+        self._attached_at = -NEVER  # when the newest provider came
+        self._lost_at = -NEVER  # when one left that had not told its tools yet
+        self._ready_at = NEVER  # since when somebody could answer the held lists
         self.announce = False
         self._announced = -NEVER
 
@@ -237,6 +244,7 @@ class Endpoint:
         for other in self.providers:
             other.link.ping()
         self._attached += 1
+        self._attached_at = now
         provider = Provider(self, link, server_id, self._attached, now, self.limits.late_answers, self.provider_says)
         provider.house = house
         provider.call_seconds = call_seconds
@@ -244,6 +252,8 @@ class Endpoint:
             self.translate(provider)
         self.providers.append(provider)
         self.reckon()
+        if self.sole is None:
+            self._take_back_lists()
         if self.greetings.plain():
             self._retry_parked(now)
         else:
@@ -286,11 +296,11 @@ class Endpoint:
 
     def _provider_left(self, provider: Provider, code: int, reason: str, now: float) -> None:
         self.providers.remove(provider)
+        if now < self._expected_until(provider):
+            self._lost_at = now
         provider.move(Step.LEAVE)
         if self.consumers or not provider.house:  # what the house takes away when nobody asks any more has not died
             self.farewell = Farewell(now, code, reason)
-        if not self.providers:
-            self.greetings.first = NEVER
         self.catalog.leave(provider, now)
         if self.offers is not None:
             self.offers.provider_left(provider, now)
@@ -303,9 +313,9 @@ class Endpoint:
         provider.greeting = provider.listing = None
         for call in lost:
             if call.consumer is not None and is_open(call):
-                if call.method == "tools/list" and self._holds_for(call.consumer) and not self.providers:
+                if call.method == "tools/list" and self._holds_for(call.consumer):
                     # Its consumer asks once in its life and takes an error for the end: asking again is what it cannot do.
-                    self._hold(call, now)
+                    self._hold(call)
                 elif call.again and call.purpose == REPEATABLE:
                     self._again(call, call.again, now)
                 else:
@@ -385,6 +395,10 @@ class Endpoint:
             self.greetings.initialize(call, frame, data, now)
         elif call.consumer.only:
             self._route_to_label(call.consumer.only, call, frame, data, now, patient)
+        elif call.method == "tools/list" and self.providers and self._waits_for_tools(call, frame, now):
+            self.greetings.learn(now)
+            self._hold(call)
+            self._answer_held(now)
         elif self.sole is not None:
             self._route_to_one(self.sole, call, frame, data, now, patient)
         elif self.providers:
@@ -407,7 +421,7 @@ class Endpoint:
             if self.catalog.shelves:
                 self._answer_list(call, frame, data)
             elif self._holds_for(call.consumer):
-                self._hold(call, now)
+                self._hold(call)
             else:
                 call.consumer.seen = self.catalog.fingerprint()
                 self.ledger.answer(call, jsonrpc.result(call.id, b'{"tools":[]}'))
@@ -731,6 +745,9 @@ class Endpoint:
                 provider.doubtful = True
                 self._again(call, call.again, now)
                 return
+            if frame.error is not UNSET and call.tried and call.method == "tools/list":
+                self._hold(call)  # it was asked because nobody else could be; its consumer has no use for an error
+                return
             answer, data, call.data = data, call.data, b""
             if data and self.greetings.insists(call, frame) and provider.state in (State.NEW, State.INITIALIZING):
                 call.provider = None
@@ -939,28 +956,81 @@ class Endpoint:
     # == holding and parking ===============================================================================================
 
     def _holds_for(self, consumer: Consumer) -> bool:
-        return consumer.name in self.settings.hold_empty_list_for and not self.draining
+        return not self.draining and any(fnmatchcase(consumer.name, name) for name in self.settings.hold_empty_list_for)
 
-    def _hold(self, call: Call, now: float) -> None:
+    @property
+    def holding(self) -> bool:
+        """Whether a list is held until the providers have told their tools."""
+        return bool(self._held)
+
+    def _waits_for_tools(self, call: Call, frame: Frame, now: float) -> bool:
+        """Whether a list must be held; one that need not be has no deadline either, and one with a cursor goes on with what it got."""
+        assert call.consumer is not None
+        if not self._holds_for(call.consumer) or self._cursor(frame) is not None:
+            return False
+        call.deadline = NEVER
+        sole = self.sole
+        if sole is not None and (sole.answered or sole.state is not State.BARE) and not self._list_is_ours(sole):
+            return now < self._quiet_at()  # it is carried, and answered whenever this one provider answers
+        return now < self._held_until(now)
+
+    def _quiet_at(self) -> float:
+        """When nobody has come for a moment, nor is expected back.
+
+        A provider that left before it told its tools is expected back as long as a call waits for a lost tool.
+        """
+        return max(self._attached_at + self.limits.hold_quiet_seconds, self._lost_at + self.limits.grace_call_seconds)
+
+    def _take_back_lists(self) -> None:
+        """Hold what was carried to a provider that is not alone any more, or that need not answer any more; it hears nothing of it."""
+        for provider in self.providers:
+            for call in [call for call in provider.pending.calls.values() if call.consumer is not None and call.deadline == NEVER]:
+                provider.pending.give_up(call.number)
+                self._hold(call)
+
+    def _hold(self, call: Call) -> None:
         call.provider = None
         call.deadline = NEVER
         self._held.append(Parked(call, jsonrpc.request(b"0", "tools/list", b"{}"), NEVER))
 
+    def _expected_until(self, provider: Provider) -> float:
+        """How long a held list waits for a provider that has not answered its greeting or its first list."""
+        return -NEVER if provider.answered else max(provider.since, provider.greeted) + self.settings.hold_seconds
+
+    def _held_until(self, now: float) -> float:
+        """When the held lists are answered if nothing changes; NEVER as long as there is nobody who could.
+
+        When somebody could, and nobody is expected any more. Whoever comes and goes again and again keeps the others' tools back no longer
+        than twice the time that a silent one does.
+        """
+        seconds = self.settings.hold_seconds
+        if not any(provider.answered or provider.state is State.BARE for provider in self.providers):
+            self._ready_at = NEVER
+            return NEVER
+        self._ready_at = min(self._ready_at, now)
+        due = max(self._quiet_at(), *(self._expected_until(provider) for provider in self.providers))
+        return min(due, self._ready_at + 2 * seconds)
+
     def _answer_held(self, now: float) -> None:
-        """Answer the held lists when a provider is ready and no other has begun greeting for a moment."""
+        """Answer the held lists if it is time."""
         if not self._held:
             return
-        if not any(provider.state is State.BARE or provider.listed for provider in self.providers):
-            return
-        due = min(self.greetings.last + self.limits.hold_quiet_seconds, self.greetings.first + self.limits.hold_total_seconds)
+        due = self._held_until(now)
         if now < due:
             self.wake_at(due)
             return
         held, self._held = self._held, []
         for parked in held:
             call = parked.call
-            call.deadline = now + self.limits.list_seconds
-            self._answer_list(call, parse(parked.data, utf8=True), parked.data)
+            bare = [provider for provider in self.providers if provider.state is State.BARE and provider not in call.tried]
+            if self.catalog.shelves:
+                self._answer_list(call, parse(parked.data, utf8=True), parked.data)
+            elif bare:
+                call.tried = (*call.tried, bare[-1])
+                self.carry(bare[-1], call, parse(parked.data, utf8=True), parked.data)
+            else:
+                self._held.append(parked)
+        self._ready_at = NEVER
 
     def _park(self, call: Call, data: bytes, now: float) -> None:
         """Let a call wait a moment for its provider to come back."""
@@ -1056,6 +1126,11 @@ class Endpoint:
             call.deadline = NEVER
             self.greetings._fail(provider, "it did not answer initialize in time")
             self.greeting_ended(provider, now)
+        elif call.purpose == "list" and not provider.listed and not provider.paged:
+            # The same with its first list: whoever must have all tools still waits for it, the others do not.
+            call.deadline = NEVER
+            self.watch.tell("no list", self.shown, label=provider.label)
+            self.moved(now)
         elif call.purpose == "list":
             self.ledger.cancel(call, "timed out")
             self.watch.tell("no list", self.shown, label=provider.label)
@@ -1080,6 +1155,7 @@ class Endpoint:
                 if call.provider is not None:
                     self.ledger.cancel(call, "the server is stopping")
                 self.ledger.fail(call, errors.PROVIDER_GONE, "the server is stopping / 服务器正在停止", delivered=call.provider is not None)
+        self._take_back_lists()
         for queue in (self._held, self._parked, self._unsettled, self.greetings.waiting):
             waiting = list(queue)
             queue.clear()

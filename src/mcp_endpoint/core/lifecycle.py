@@ -104,6 +104,7 @@ class Provider:
         "doubtful",
         "endpoint",
         "failed",
+        "greeted",
         "greeter",
         "greeting",
         "house",
@@ -116,6 +117,7 @@ class Provider:
         "noise",
         "noise_told",
         "order",
+        "paged",
         "pages",
         "pending",
         "proven",
@@ -147,7 +149,8 @@ class Provider:
         self.carried = False  # a consumer's request went to it without any handshake
         self.proven = False  # and it answered one, so it does not insist on a handshake
         self.greeter: Consumer | None = None  # the consumer whose initialize was carried
-        self.greeting: Call | None = None
+        self.greeted = -NEVER  # when its greeting began
+        self.greeting: Call | None = None  # until it is answered, however late
         self.welcome: Welcome | None = None
         self.failed = ""  # why it is bare, for hints
         self.initialized_sent = False
@@ -155,6 +158,7 @@ class Provider:
         self.waiting_bytes = 0
         self.listing: Call | None = None  # the endpoint's own tools/list in flight
         self.pages: list[Tool] = []
+        self.paged = False  # the first page of this listing has come
         self.listed = False  # its shelf is complete
         self.relist = False  # its tools changed while they were being listed
         self.list_changed = False  # it said so before it was ready
@@ -168,8 +172,13 @@ class Provider:
 
     @property
     def settling(self) -> bool:
-        """Whether it is still being greeted or listed for the first time."""
-        return self.state is State.INITIALIZING or (self.listing is not None and not self.listed)
+        """Whether it is still being greeted or listed for the first time, and in time."""
+        return self.state is State.INITIALIZING or (self.listing is not None and not self.listed and self.listing.deadline < NEVER)
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has answered its greeting and its first list, well or not; one that is bare because it was silent has not."""
+        return self.listed or (self.state is State.BARE and self.greeting is None)
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -286,7 +295,7 @@ def own_hello(version: str) -> bytes:
 class Greetings:
     """Greets the providers of one endpoint, learns their tools, and answers consumers for them."""
 
-    __slots__ = ("endpoint", "first", "last", "ledger", "limits", "settings", "version", "waiting")
+    __slots__ = ("endpoint", "ledger", "limits", "settings", "version", "waiting")
 
     def __init__(self, endpoint: Endpoint, ledger: Ledger, settings: EndpointSettings, limits: Limits, version: str) -> None:
         self.endpoint = endpoint
@@ -295,8 +304,6 @@ class Greetings:
         self.limits = limits
         self.version = version
         self.waiting: list[Parked] = []  # the initializes that nobody can answer yet
-        self.first = NEVER  # when the first greeting began since the endpoint had no provider
-        self.last = -NEVER  # when the newest one did
 
     def plain(self) -> bool:
         """Whether this is a relay between peers of which nobody speaks MCP's handshake: then the broker adds nothing of its own."""
@@ -331,7 +338,7 @@ class Greetings:
             provider.move(Step.GREET)
             provider.greeting = greeting
             provider.greeter = consumer
-            self._began(now)
+            provider.greeted = now
             provider.link.send(first, second)
         elif provider is None or provider.state is State.NEW:
             self.learn(now)
@@ -344,7 +351,7 @@ class Greetings:
         for provider in self.endpoint.providers:
             if provider.state is State.NEW:
                 self.greet(provider, now)
-            elif provider.state is State.READY and not provider.listed:
+            elif provider.state is State.READY and not provider.listed and not provider.settling:
                 self.list_tools(provider, now)
 
     def greet(self, provider: Provider, now: float) -> None:
@@ -353,13 +360,9 @@ class Greetings:
         deadline = now + self.limits.greeting_seconds
         provider.greeting = Call(None, b"null", b"", "initialize", now, deadline, provider, purpose="greeting")
         number = provider.pending.add(provider.greeting)
-        self._began(now)
+        provider.greeted = now
         self.endpoint.wake_at(deadline)
         provider.link.send(jsonrpc.request(number_text(number), "initialize", own_hello(self.version)))
-
-    def _began(self, now: float) -> None:
-        self.last = now
-        self.first = min(self.first, now)
 
     def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> None:
         """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for."""
@@ -386,7 +389,8 @@ class Greetings:
                     self.ledger.answer(waiting.call, first, second)
                 else:
                     self.welcome(waiting.call)
-        if welcome is not None and (greeter is None or not in_time or provider.list_changed or len(self.endpoint.providers) > 1):
+        needed = greeter is None or not in_time or provider.list_changed or len(self.endpoint.providers) > 1 or self.endpoint.holding
+        if welcome is not None and needed:
             self.list_tools(provider, now)
         self.endpoint.greeting_ended(provider, now)
 
@@ -468,15 +472,27 @@ class Greetings:
         return any(provider.settling for provider in self.endpoint.providers)
 
     def list_tools(self, provider: Provider, now: float) -> None:
-        """Ask a ready provider for its tools; while it answers, one more asking is remembered and no second one."""
+        """Ask a ready provider for its tools; while it answers, one more asking is remembered and no second one.
+
+        A first list that is overdue is asked for once more, and whichever answer comes first counts.
+        """
         if provider.listing is not None:
-            provider.relist = True
-            return
+            if provider.listing.deadline < NEVER:
+                provider.relist = True
+                return
+            self._give_up_lists(provider, provider.listing)
         self.finish_handshake(provider)
         provider.list_changed = False
         provider.pages = []
+        provider.paged = False
         provider.listing = Call(None, b"null", b"", "tools/list", now, now + self.limits.list_seconds, provider, purpose="list")
         self._ask_page(provider, provider.listing, b"{}")
+
+    @staticmethod
+    def _give_up_lists(provider: Provider, kept: Call) -> None:
+        """Expect no answer any more to the askings for a first list but to `kept`."""
+        for other in [call for call in provider.pending.calls.values() if call.purpose == "list" and call is not kept]:
+            provider.pending.give_up(other.number)
 
     def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
         self.endpoint.wake_at(call.deadline)
@@ -485,6 +501,10 @@ class Greetings:
     def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> None:
         """One page of a provider's tools. A server without tools answers with an error, which is an empty list."""
         page = None
+        if not provider.paged:
+            provider.paged = True
+            provider.listing = call
+            self._give_up_lists(provider, call)
         if frame.error is UNSET and frame.result is not UNSET:
             page = read_page(frame.result, self.limits.tools_per_endpoint + 1)
         if page is None:
@@ -495,6 +515,8 @@ class Greetings:
             size = sum(len(tool.definition) for tool in provider.pages)
             room = len(provider.pages) < self.limits.tools_per_endpoint and size < self.limits.provider_message_bytes
             if page[1] is not None and room:
+                if call.deadline == NEVER:  # the first page came late; the others have as long as any list
+                    call.deadline = now + self.limits.list_seconds
                 self._ask_page(provider, call, _encode({"cursor": page[1]}))
                 return
         left_out = self.endpoint.catalog.put(provider, provider.label, provider.order, provider.pages)

@@ -147,8 +147,13 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, le=300, description="how long a call may take; xiaozhi-server gives up after 30", extra={"unit": "seconds"})
     ] = 25.0
     hold_empty_list_for: Annotated[
-        tuple[str, ...], Meta(description="client names whose tools/list waits for the first tool, because they never ask again")
-    ] = ("XiaozhiMCPEndpointClient",)
+        tuple[str, ...],
+        Meta(description="client names (*, ? and […] as in file names) whose tools/list waits for all tools, because they never ask again"),
+    ] = ("*MCPEndpointClient*", "nilo-server")
+    hold_seconds: Annotated[
+        float,
+        Meta(gt=0, le=300, description="how long such a list waits for a tool that does not answer yet", extra={"unit": "seconds"}),
+    ] = 15.0
     tools: Mapping[str, ToolSettings] = {}
 
 
@@ -267,8 +272,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     http_ask_seconds: Annotated[Seconds, Meta(description="the same for an HTTP client, where a person may have to decide")] = 300.0
     grace_seconds: Annotated[Seconds, Meta(description="how long the tools of a lost provider stay listed")] = 10.0
     grace_call_seconds: Annotated[Seconds, Meta(description="how long a call to a lost tool waits for its return")] = 4.0
-    hold_quiet_seconds: Annotated[Seconds, Meta(description="a held list is answered when no greeting began for this long")] = 1.0
-    hold_total_seconds: Annotated[Seconds, Meta(description="a held list is answered this long after the first ready provider")] = 3.0
+    hold_quiet_seconds: Annotated[Seconds, Meta(description="a held list is answered when no tool has come for this long")] = 1.0
     list_changed_seconds: Annotated[Seconds, Meta(description="least time between two list_changed to a consumer")] = 1.0
     integer_id_chars: Annotated[int, Meta(ge=10, le=1_000, description="digits of an integer request id; 64-bit numbers have 20")] = 20
     string_id_bytes: Annotated[
