@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
+from certificates import certificate
 from peers import Device, address, broker, device, until
 from running import BOUND, Program
 from websockets.asyncio.client import ClientConnection, connect
@@ -498,3 +501,24 @@ async def test_unfinished_messages_of_many_tools_share_one_budget(running: Progr
             for tool in tools:
                 tool.transport.abort()
             await asyncio.gather(*ends)
+
+
+async def test_sockets_that_never_bring_tls_up_are_few_and_short_lived(tmp_path: Path) -> None:
+    """Three at a time for two seconds: the fourth and every later one end one before them, and who means it comes in."""
+    cert, key = certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=cert)
+    environ = {"MES_SERVER_TLS_CERT": cert, "MES_SERVER_TLS_KEY": key}
+    limits = {"MES_LIMITS_UNFINISHED_HANDSHAKES": "3", "MES_LIMITS_HANDSHAKE_SECONDS": "2"}
+    async with broker(tmp_path, **environ, **limits) as running:
+        silent = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(6)]
+        ends = [asyncio.create_task(reader.read()) for reader, _ in silent]
+        await asyncio.wait_for(asyncio.gather(*ends[:3]), BOUND)
+        link = address(running, "call").replace("ws://127.0.0.1", "wss://localhost")
+        async with connect(link, ssl=trusting, compression=None) as socket:
+            await socket.send('{"jsonrpc":"2.0","id":1,"method":"ping"}')
+            assert json.loads(await asyncio.wait_for(socket.recv(), BOUND))["result"] == {}
+            assert await asyncio.wait_for(asyncio.gather(*ends), BOUND) == [b""] * 6
+        for _, writer in silent:
+            writer.close()
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ends() == 0

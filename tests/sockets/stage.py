@@ -21,6 +21,7 @@ from mcp_endpoint.settings.load import Config, Limits, Security, Server, WebSock
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Door
 from mcp_endpoint.sockets.link import Link, make_link_class
+from mcp_endpoint.sockets.secure import make_securing_class
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 BOUND = 10.0
@@ -166,13 +167,12 @@ async def staged(
     entrance = Door(config, broker, Porter(config, doors))
     settings = uvicorn.Config(
         hello,
-        http=make_guard_class(entrance),
+        http=make_guard_class(entrance) if tls is None else make_securing_class(entrance, tls),
         ws=make_link_class(entrance),
         lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
-        ssl_context_factory=None if tls is None else lambda *_: tls,
     )
     server = uvicorn.Server(settings)
     settings.load()
@@ -192,7 +192,7 @@ async def staged(
             one.close()
         for connection in list(server.server_state.connections):
             transport = connection._transport if isinstance(connection, Link) else connection.transport
-            transport.abort()
+            (transport or connection.raw).abort()  # without `transport` TLS is not up yet
         await until(lambda: not (server.server_state.connections or server.server_state.tasks))
         for one in server.servers:
             await asyncio.wait_for(one.wait_closed(), BOUND)

@@ -136,6 +136,25 @@ async def test_a_head_of_just_the_size_is_served() -> None:
                 assert (await peer.answer()).status == expected
 
 
+@pytest.mark.parametrize("line", [4_000, 8_000, 9_000, 12_000, 16_000])
+async def test_a_long_line_of_a_head_works_or_is_431(line: int) -> None:
+    """A cookie of a proxy or a long token: between the 8 KiB that a handshake's line may have and the 16 KiB of a head."""
+    async with staged(configured(limits={"handshake_bytes": 16_384})) as stage:
+        for raw, works in ((get("/", "X: " + "x" * line), True), (request(f"{DEVICE}?token=t", "X: " + "x" * line), line < 8_192)):
+            async with connection(stage) as peer:
+                peer.send(raw)
+                answer = await peer.answer()
+                assert answer.status in (200, 101) if works else answer.status == 431
+                assert works or "8 KiB" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(("raw", "status"), [(get("/", *["X: y"] * 200), 200), (request(f"{DEVICE}?token=t", *["X: y"] * 200), 431)])
+async def test_many_lines_of_a_head_work_or_are_431(raw: bytes, status: int) -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(raw)
+        assert (await peer.answer()).status == status
+
+
 async def test_a_large_body_is_no_large_head() -> None:
     async with staged(configured(limits={"handshake_bytes": 2_048})) as stage, connection(stage) as peer:
         body = b"b" * 60_000

@@ -43,6 +43,7 @@ from ..sockets.buffers import keep_large_buffers
 from ..sockets.guard import make_guard_class
 from ..sockets.handshake import Door
 from ..sockets.link import make_link_class
+from ..sockets.secure import make_securing_class
 from ..web.app import create_app
 from ..web.metrics import Exposition, Figures
 from ..web.room import Room
@@ -242,7 +243,7 @@ def create_server(
     )
     served = uvicorn.Config(
         create_app(view, rooms, alone=bool(alone)),
-        http=make_guard_class(door),
+        http=make_guard_class(door) if certificate is None else make_securing_class(door, certificate),
         ws=make_link_class(door),
         lifespan="off",
         log_config=None,
@@ -251,7 +252,6 @@ def create_server(
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=1,
-        ssl_context_factory=None if certificate is None else lambda *_: certificate,
     )
 
     def announce(port: int) -> None:

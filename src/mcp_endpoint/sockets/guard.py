@@ -27,6 +27,7 @@ from ..access.admission import Refusal, host_of
 from ..settings.load import Config
 from .handshake import Door
 from .keepalive import NEVER, STEPS
+from .link import Link
 
 LINGER_SECONDS: Final = 2.0
 """How long a refused peer may take to read the answer before the socket is cut off."""
@@ -94,6 +95,10 @@ class Guard(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.due = 0
+        self.raw: asyncio.Transport | None = None
+        """Below TLS: the transport of the socket. What TLS has encrypted waits there."""
+        self.securing = False
+        """Whether TLS is not up yet; only then there is no `transport`."""
         self._in_head = False
         self._head_by = 0.0
         """When the head must be complete."""
@@ -109,13 +114,30 @@ class Guard(HttpToolsProtocol):
         """Since when no byte of an answer has moved; 0 if none waits."""
         self._stuck_bytes = 0
 
+    # What happens below TLS, before the transport is there.
+
+    def accepted(self, raw: asyncio.Transport) -> None:
+        """The socket is there, and TLS has begun."""
+        self.raw = raw
+        self.securing = True
+        raw.set_write_buffer_limits(high=HIGH_WATER)
+        self.connections.add(self)
+        self._expect_head()
+
+    def abandoned(self) -> None:
+        """TLS will never be up."""
+        self._head_is_over()
+        self.door.keepalive.forget(self)
+        self.connections.discard(self)
+
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.flow = Flow(transport, self)
-        self._expect_head()
+        self.securing = False
+        self._expect_head()  # over TLS it is expected since the accept
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_over()
@@ -133,7 +155,6 @@ class Guard(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_answer()
-        self._count()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -208,10 +229,16 @@ class Guard(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._unsent() > HIGH_WATER:
             self._watch_answer()
-        elif not (self._in_head or self._refused or self.pipeline or self._unread):
+        if not (self.transport.is_closing() or self._in_head or self._refused or self.pipeline or self._unread):
             self.door.now_unfinished(self)  # idle, and the first to give way
+
+    def shutdown(self) -> None:
+        if self.securing:
+            self._cut("shutdown")
+        else:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -221,13 +248,17 @@ class Guard(HttpToolsProtocol):
 
     def review(self, now: float) -> float:
         """The time for a head, for reading a refusal or for taking an answer may be over."""
+        if self.securing:
+            self._cut("handshake_seconds")
+            return NEVER
         if self._refused:
-            self.transport.abort()
+            self._abort()
             return NEVER
         if self._stuck:
-            unsent = self.transport.get_write_buffer_size()
+            unsent = self._unsent()
             if not unsent:
                 self._stuck = 0.0
+                self._count()
             elif unsent < self._stuck_bytes or (unsent > self._stuck_bytes and not self.flow.write_paused):
                 self._stuck, self._stuck_bytes = now, unsent
             elif now - self._stuck >= self.door.config.limits.stalled_seconds:
@@ -244,7 +275,9 @@ class Guard(HttpToolsProtocol):
 
     def crowded_out(self) -> None:
         """Too many sockets have not finished their head, and this is the oldest."""
-        if self._in_head:
+        if self.securing:
+            self._cut("unfinished_handshakes")
+        elif self._in_head:
             self._refuse(Refusal(503, "full", CROWDED, "unfinished_handshakes"))
         else:
             self.door.unfinished.pop(self, None)
@@ -252,11 +285,17 @@ class Guard(HttpToolsProtocol):
 
     def kept(self) -> int:
         """Bytes kept for this connection."""
-        return len(self._unread) + REQUEST_BYTES * len(self.pipeline) + self.transport.get_write_buffer_size()
+        return len(self._unread) + REQUEST_BYTES * len(self.pipeline) + self._unsent()
 
     def pay(self) -> None:
         """All connections together keep too much, and this one most."""
         self._cut("buffered_bytes")
+
+    @property
+    def peer(self) -> str:
+        """Where it comes from, for the log."""
+        found = (self.transport if self.raw is None else self.raw).get_extra_info("peername")
+        return "{}:{}".format(*found[:2]) if isinstance(found, tuple) else ""
 
     # Ours.
 
@@ -286,13 +325,18 @@ class Guard(HttpToolsProtocol):
     def _watch_answer(self) -> None:
         """From now on bytes of answers must move."""
         self._stuck = self.loop.time()
-        self._stuck_bytes = self.transport.get_write_buffer_size()
+        self._stuck_bytes = self._unsent()
+        self._count()
         self._look_again()
+
+    def _unsent(self) -> int:
+        """Bytes of answers that the kernel has not taken."""
+        return self.transport.get_write_buffer_size() + (0 if self.raw is None else self.raw.get_write_buffer_size())
 
     def _count(self) -> None:
         """Tell the budget what is kept here; small answers on their way do not count."""
         if self.parser is not None:
-            waits = self.flow.write_paused or self.flow.read_paused
+            waits = self._stuck or self.flow.write_paused or self.flow.read_paused
             self.door.budget.keep(self, self.kept() if waits else 0)
 
     def _next_look(self, now: float) -> float:
@@ -316,12 +360,11 @@ class Guard(HttpToolsProtocol):
         self._refused = True
         self._head_is_over()
         self.door.counters["http_cut"] += 1
-        logger.debug("应答未被读取，连接已切断 / answers are not read, the connection is cut", peer=self._peer, reason=reason)
-        self.transport.abort()
+        logger.debug("连接已切断 / the connection is cut", peer=self.peer, reason=reason)
+        self._abort()
 
-    @property
-    def _peer(self) -> str:
-        return "{}:{}".format(*self.client) if self.client else ""
+    def _abort(self) -> None:
+        (self.transport if self.raw is None else self.raw).abort()
 
     def _upgrade(self, rest: bytes) -> None:
         """The head asked for another protocol: a WebSocket becomes a link, anything else stays HTTP/1.1 (RFC 9110 §7.8)."""
@@ -342,6 +385,8 @@ class Guard(HttpToolsProtocol):
         self.handle_websocket_upgrade()
         self.parser = self.flow = None  # type: ignore[assignment]  # they and we hold each other
         link = transport.get_protocol()
+        if isinstance(link, Link):
+            link.raw = self.raw
         if rest and isinstance(link, asyncio.Protocol):
             link.data_received(rest)
 
@@ -353,7 +398,7 @@ class Guard(HttpToolsProtocol):
         if transport.is_closing():
             return
         self.door.counters[f"refused_{refusal.status}"] += 1
-        logger.debug("已拒绝请求 / request refused", peer=self._peer, status=refusal.status, reason=refusal.why)
+        logger.debug("已拒绝请求 / request refused", peer=self.peer, status=refusal.status, reason=refusal.why)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
             return

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final, cast
 from loguru import logger
 from uvicorn.config import Config as UvicornConfig
 from uvicorn.server import ServerState
+from websockets.exceptions import SecurityError
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
@@ -112,6 +113,7 @@ class Link(Frames, asyncio.Protocol):
         "leaving",
         "peer",
         "pinged",
+        "raw",
         "seen",
         "stuck",
         "stuck_bytes",
@@ -127,6 +129,8 @@ class Link(Frames, asyncio.Protocol):
         super().__init__()
         self._connections = cast("set[Any]", server_state.connections)
         self._transport: asyncio.Transport | None = None
+        self.raw: asyncio.Transport | None = None
+        """Below TLS: the transport of the socket. What TLS has encrypted waits there."""
         self._out: list[bytes | memoryview] = []
         """Parts of frames not yet given to the transport."""
         self._pending = 0
@@ -180,7 +184,7 @@ class Link(Frames, asyncio.Protocol):
         self._leave()
         self._over()
         self._seeking = False
-        self._transport = None
+        self._transport = self.raw = None
         self._out.clear()
         self._pending = 0
         self._detach(ABNORMAL, str(exc) if exc else "no close frame")
@@ -192,11 +196,8 @@ class Link(Frames, asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport holds as much as it may: the rest waits here."""
         self._blocked = True
-        self._count()
+        self._watch_queue()
         if not self.leaving:
-            self.stuck = self.turn.time()
-            self.stuck_bytes = self.unsent()
-            self.door.keepalive.watch(self, self.stuck)
             self._check_queue()
 
     def resume_writing(self) -> None:
@@ -265,11 +266,16 @@ class Link(Frames, asyncio.Protocol):
 
     def review(self, now: float) -> float:
         """The rules of keepalive."""
+        if self.stuck and not self._blocked and not self.unsent():
+            self.stuck = 0.0
+            self._count()
         return self.door.keepalive.review(self, now)
 
     def unsent(self) -> int:
         """Bytes in the transport that the kernel has not taken."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if self._transport is None:
+            return 0
+        return self._transport.get_write_buffer_size() + (0 if self.raw is None else self.raw.get_write_buffer_size())
 
     def send_ping(self, now: float) -> None:
         """Ping the peer."""
@@ -290,12 +296,13 @@ class Link(Frames, asyncio.Protocol):
 
     def kept(self) -> int:
         """Bytes kept for this link: of an unfinished message, and those that wait for the peer."""
-        return self._unfinished + (self.queued if self._blocked else 0)
+        return self._unfinished + (self._pending + self.unsent() if self._blocked or self.stuck or self.leaving else 0)
 
     def pay(self) -> None:
         """All links together keep too much, and this one most: it hears so unless it does not read."""
+        deaf = self._blocked or self.stuck or self.leaving
         self.goodbye(OVER_BUDGET)
-        if self._blocked:
+        if deaf:
             self.cut()
 
     # What the frames say.
@@ -405,11 +412,21 @@ class Link(Frames, asyncio.Protocol):
             out.clear()
             self._pending = 0
             transport.writelines(parts)
+        if self.raw is not None and not self.stuck and self.raw.get_write_buffer_size() > HIGH_WATER:
+            self._watch_queue()
 
     def _write(self, frame: bytes) -> None:
         """The last frame of the link, behind everything that waits."""
         self._out.append(frame)
         self._push()
+
+    def _watch_queue(self) -> None:
+        """From now on what waits for the peer must move, and counts."""
+        if not self.leaving:
+            self.stuck = self.turn.time()
+            self.stuck_bytes = self.unsent()
+            self.door.keepalive.watch(self, self.stuck)
+        self._count()
 
     def _check_queue(self) -> None:
         """The transport is full: bound what waits for the peer."""
@@ -426,7 +443,7 @@ class Link(Frames, asyncio.Protocol):
 
     def _count(self) -> None:
         """Tell the budget what is kept here."""
-        self.door.budget.keep(self, self._unfinished + self.queued if self._blocked else self._unfinished)
+        self.door.budget.keep(self, self.kept())
 
     # The end.
 
@@ -473,7 +490,7 @@ class Link(Frames, asyncio.Protocol):
         request = next(iter(protocol.events_received()), None)
         decision: Admission | Refusal
         if not isinstance(request, Request):
-            decision = Refusal(400, "bad handshake", BAD_HANDSHAKE, str(protocol.handshake_exc))
+            decision = _unread(protocol.handshake_exc)
         else:
             response = protocol.accept(request)
             if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -535,6 +552,13 @@ def make_link_class(door: Door) -> type[Link]:
     return type("Link", (Link,), {"__slots__": (), "door": door})
 
 
+def _unread(fault: BaseException | None) -> Refusal:
+    """Why the library did not read the head: a line or a number of headers that it does not take (RFC 6585 §5), or no handshake at all."""
+    if isinstance(fault, SecurityError):
+        return Refusal(431, "head too large", LARGE_HEADER, str(fault))
+    return Refusal(400, "bad handshake", BAD_HANDSHAKE, str(fault))
+
+
 def _parts(out: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     """The same bytes in few pieces, without copying the large ones."""
     parts: list[bytes | memoryview] = []
@@ -558,4 +582,8 @@ def _address(transport: asyncio.Transport, name: str) -> tuple[str, int]:
     return (str(found[0]), int(found[1])) if isinstance(found, tuple) else ("", 0)
 
 
+LARGE_HEADER: Final = (
+    "请求头过大：WebSocket 握手每行至多 8 KiB，至多 128 行"
+    " / The request's head is too large: a WebSocket handshake has at most 128 lines of at most 8 KiB"
+)
 BAD_HANDSHAKE: Final = "WebSocket 握手有误 / The WebSocket handshake is not right"
