@@ -275,7 +275,7 @@ async def test_a_peer_that_takes_nothing_for_stalled_seconds_ends_with_1013(path
 
 
 async def test_a_peer_that_reads_slowly_but_reads_is_not_stalled() -> None:
-    limits = {"stalled_seconds": 0.4, "queued_bytes_per_link": 100_000_000}
+    limits = {"stalled_seconds": 1.0, "queued_bytes_per_link": 100_000_000}
     async with staged(configured(limits=limits)) as stage, linked(stage, TOOL) as peer:
         party = await stage.broker.party()
         transport: Any = peer.writer.transport
