@@ -62,7 +62,8 @@ def opened(house: House, alone: str = "") -> list[Room]:
     # States signed with the server's own key are good for every process that has it.
     secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
     store = Store.of(limits)
-    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, bodies, Stateless(limits, secret, store), store)]
+    legacy = house.config.server.legacy_sse
+    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, bodies, Stateless(limits, secret, store), store, legacy_sse=legacy)]
     providers = None
     if house.config.providers.file:
         providers = Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings)

@@ -77,6 +77,7 @@ class Server(Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[
         float, Meta(ge=0, le=3_600, description="how long calls in flight may finish after SIGTERM", extra={"unit": "seconds"})
     ] = 25.0
+    legacy_sse: Annotated[bool, Meta(description="also offer MCP over HTTP+SSE (revision 2024-11-05) at /sse, for old clients")] = False
     print_addresses: Annotated[bool, Meta(description="print the two addresses of a xiaozhi installation at start")] = True
 
 

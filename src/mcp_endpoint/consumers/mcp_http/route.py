@@ -30,10 +30,12 @@ from ...core.lifecycle import HANDSHAKE_REVISIONS
 from ...core.shares import Shares
 from ...settings.load import Limits
 from .caller import Era, Seat
+from .http_sse import MESSAGES, STREAM, HttpSse
 from .sessions import SESSION, VERSION, Sessions
 from .streams import Store
 
-PATHS: Final = ("/mcp", "/mcp/", "/mcp/{endpoint}", "/mcp/{endpoint}/", "/mcp/{endpoint}/{label}", "/mcp/{endpoint}/{label}/")
+MCP: Final = "/mcp"
+RESTS: Final = ("", "/", "/{endpoint}", "/{endpoint}/", "/{endpoint}/{label}", "/{endpoint}/{label}/")
 METHODS: Final = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS")
 """All that a route can be asked with: the eras themselves say which they know."""
 STATELESS_META: Final = "io.modelcontextprotocol/protocolVersion"
@@ -69,8 +71,13 @@ class McpHttp:
         bodies: Bodies,
         stateless: Era | None = None,
         store: Store | None = None,
+        *,
+        legacy_sse: bool = False,
     ) -> None:
-        """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are. `store` is for both."""
+        """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are. `store` is for both.
+
+        `legacy_sse` opens `/sse` and `/messages` as well.
+        """
         self._bodies = bodies
         self._broker = broker
         self._limits = limits
@@ -79,11 +86,13 @@ class McpHttp:
         self.visits: Shares[Visit] = Shares()
         """Requests that are being answered, open streams too, by endpoint."""
         self._stateless: Era = stateless or self.sessions
+        self._sse = HttpSse(self.sessions) if legacy_sse else None
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
         """All the paths, for every method."""
-        return [Route(path, _App(self), methods=list(METHODS)) for path in PATHS]
+        first = (MCP, STREAM, MESSAGES) if self._sse is not None else (MCP,)
+        return [Route(path + rest, _App(self), methods=list(METHODS)) for path in first for rest in RESTS]
 
     def refuses_pages(self, request: Request) -> bool:
         """Whether the token in the address is one of free choice."""
@@ -134,6 +143,8 @@ class McpHttp:
                 body = await self._bodies.read(request, self._limits.consumer_message_bytes, seat.name)
             except BodyRefused as refused:
                 return _answer(Refusal(refused.status, refused.error, refused.message, "body", seat.address, refused.headers))
+        if self._sse is not None and not request.url.path.startswith(MCP):
+            return await self._sse.answer(request, body, seat)
         era = self._stateless if is_stateless(request, body) else self.sessions
         return await era.answer(request, body, seat)
 

@@ -58,6 +58,7 @@ LOOKED_AT: Final = 16
 """Sessions that are looked at for one nobody uses, the ones unused for longest first."""
 SWEEP_SECONDS: Final = 15.0
 """How often sessions are looked at that nobody uses; less often than the shortest idle time would be too late."""
+TWICE: Final = "a request with this id is in flight / 同一 id 的请求尚未完成"
 LATER: Final = {"retry-after": "5"}
 CANCELLED_CODE: Final = -32800
 """What the official SDK answers to a request that was cancelled (from the Language Server Protocol)."""
@@ -158,12 +159,15 @@ class Session:
         "ended",
         "id",
         "seat",
+        "sse",
         "used",
         "version",
     )
 
-    def __init__(self, sessions: Sessions, seat: Seat, id: str, now: float) -> None:
+    def __init__(self, sessions: Sessions, seat: Seat, id: str, now: float, *, sse: bool = False) -> None:
+        """One of HTTP+SSE (`sse`) says everything by its own stream."""
         self.id = id
+        self.sse = sse
         self.seat = seat
         self.used = now
         """When it was used last, on the loop's clock."""
@@ -271,7 +275,7 @@ class Session:
         self._sessions.touch(self)
         if post.stream is not None:
             post.stream.say(answer)
-            if not post.awaited:
+            if not post.awaited and post.stream is not self._own:
                 post.stream.end()
         else:
             post.keep(bytes(id), answer)
@@ -330,14 +334,15 @@ class Session:
             post.begin()
         return post.stream
 
-    def _own_stream(self) -> Stream:
+    def own_stream(self) -> Stream:
+        """The session's own stream."""
         if self._own is None:
             self._own = Stream(0, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
         return self._own
 
     def _own_to_say(self) -> Stream:
         """The session's own stream, with room for one frame more although nobody may ever read it."""
-        own = self._own_stream()
+        own = self.own_stream()
         if not own.connected and own.queued > BACKLOG_BYTES:
             own.spare()
         return own
@@ -361,7 +366,7 @@ class Session:
         awaited = {message.key: message for message in messages if message.key}
         twice = len(awaited) < sum(bool(message.key) for message in messages)
         if twice or any(key in self._posts for key in awaited):
-            return refused(400, errors.INVALID_REQUEST, "a request with this id is in flight / 同一 id 的请求尚未完成")
+            return refused(400, errors.INVALID_REQUEST, TWICE)
         post = Post(awaited, self.seat.name, self._sessions.store, streams=stream, begun=asyncio.get_running_loop().create_future())
         for key in awaited:
             self._posts[key] = post
@@ -392,6 +397,20 @@ class Session:
         body = b"[%b]" % b",".join(answers) if batch else answers[0]
         return Response(body, media_type="application/json", headers={SESSION: self.id})
 
+    def tell(self, message: Message) -> Response:
+        """Say a message of HTTP+SSE; what it is answered comes by the session's own stream."""
+        if message.key:
+            if message.key in self._posts:
+                return refused(400, errors.INVALID_REQUEST, TWICE)
+            begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            post = Post({message.key: message}, self.seat.name, self._sessions.store, streams=True, begun=begun)
+            post.stream = self.own_stream()
+            self._posts[message.key] = post
+        self.say(message.data)
+        if not self.ended:
+            self._after(message)
+        return Response("Accepted", 202, media_type="text/plain")
+
     def _after(self, message: Message) -> None:
         """What follows from a message of the client once the endpoint has taken it."""
         if message.method == CANCELLED:
@@ -405,10 +424,10 @@ class Session:
     def listen(self, last_event: str | None) -> Response:
         """Open the session's own stream, or come back to one after the event the client had last."""
         if last_event is None:
-            return self._events(self._own_stream().connect())
+            return self._events(self.own_stream().connect())
         found = _EVENT_ID.fullmatch(last_event)
         number, place = (int(found[1]), int(found[2])) if found else (-1, 0)
-        stream = self._own_stream() if number == 0 else self._streams.get(number)
+        stream = self.own_stream() if number == 0 else self._streams.get(number)
         return self._events(stream.connect(place) if stream is not None else None)
 
     def _events(self, connection: Connection | None) -> Response:
@@ -481,7 +500,7 @@ class Sessions:
         if not json and not stream:
             return refused(406, errors.INVALID_REQUEST, "Accept must have application/json and text/event-stream / Accept 必须包含两者")
         try:
-            messages, batch = self._read(body)
+            messages, batch = self.read(body)
         except Malformed as malformed:
             usable = self._key(malformed.id) is not None
             return refused(400, malformed.code, malformed.why, malformed.id if usable else b"null")
@@ -490,7 +509,7 @@ class Sessions:
             return refused(400, errors.INVALID_REQUEST, "initialize is a request and comes alone / initialize 必须是单独的请求")
         # A client that outlived its session may still send the id of it: `initialize` begins one anyhow. A live one is greeted again.
         fresh = begins and not self._known(request, seat)
-        session = self._begin(seat) if fresh else self._session(request, seat, begins=bool(begins))
+        session = self.begin(seat) if fresh else self._session(request, seat, begins=bool(begins))
         if isinstance(session, Response):
             return session
         if batch and session.version != BATCHES:
@@ -503,7 +522,7 @@ class Sessions:
     def _key(self, id: bytes) -> bytes | None:
         return id_key(id, self.limits.integer_id_chars, self.limits.string_id_bytes)
 
-    def _read(self, body: bytes) -> tuple[list[Message], bool]:
+    def read(self, body: bytes) -> tuple[list[Message], bool]:
         """The messages of a POST, and whether they came as a batch. Raises Malformed."""
         if body.lstrip()[:1] != b"[":
             return [self._message(body)], False
@@ -537,7 +556,7 @@ class Sessions:
     def _known(self, request: Request, seat: Seat) -> Session | None:
         """The open session of this seat that a request names."""
         session = self._open.get(request.headers.get(SESSION, ""))
-        return session if session is not None and session.seat.place == seat.place else None
+        return session if session is not None and not session.sse and session.seat.place == seat.place else None
 
     def _session(self, request: Request, seat: Seat, *, begins: bool = False) -> Session | Response:
         """The session a request names, if it is this seat's."""
@@ -557,7 +576,16 @@ class Sessions:
         self.touch(session)
         return session
 
-    def _begin(self, seat: Seat) -> Session | Response:
+    def sse_session(self, id: str, seat: Seat) -> Session | None:
+        """The open session of HTTP+SSE with this id, if it is this seat's."""
+        session = self._open.get(id)
+        if session is None or not session.sse or session.seat.place != seat.place:
+            return None
+        self.touch(session)
+        return session
+
+    def begin(self, seat: Seat, *, sse: bool = False) -> Session | Response:
+        """A new session, of HTTP+SSE or of Streamable HTTP, or why there is none."""
         if self._stopped or self._broker.draining:
             return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", headers=LATER)
         if len(self._open) >= self.limits.http_sessions:
@@ -566,7 +594,7 @@ class Sessions:
                 return refused(503, errors.BUSY, "too many sessions (limits.http_sessions) / 会话过多", headers=LATER)
             crowded.close(*errors.GOING_AWAY)
         loop = asyncio.get_running_loop()
-        session = Session(self, seat, secrets.token_urlsafe(32), loop.time())
+        session = Session(self, seat, secrets.token_urlsafe(32), loop.time(), sse=sse)
         self._open[session.id] = session
         self._shares.add(seat.name, session)
         self.opened += 1

@@ -1,0 +1,85 @@
+"""The HTTP+SSE transport of revision 2024-11-05, for clients that know nothing newer: a session whose one stream carries everything.
+
+GET `/sse` begins a session and names, in its first event, the address that messages are posted to; every answer comes by the stream.
+Paths, tokens and bounds are those of `/mcp`, and the session is one of `sessions`: it ends with its stream. Off unless
+`[server] legacy_sse` is set.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ... import errors
+from ...protocol.jsonrpc import Malformed
+from .caller import Seat
+from .sessions import Session, Sessions, accepts, refused
+from .streams import Connection, Events
+
+STREAM: Final = "/sse"
+MESSAGES: Final = "/messages"
+SESSION_ID: Final = "session_id"
+"""The field of the address that names the session."""
+
+
+class HttpSse:
+    """Both addresses of the transport."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def answer(self, request: Request, body: bytes, seat: Seat) -> Response:
+        """The answer to one request of any method to either address."""
+        path = request.url.path
+        posted = path == MESSAGES or path.startswith(f"{MESSAGES}/")
+        method = "POST" if posted else "GET"
+        if request.method != method:
+            return refused(405, errors.INVALID_REQUEST, f"{method} only / 只支持 {method}", headers={"allow": method})
+        return self._message(request, body, seat) if posted else self._stream(request, seat)
+
+    def _stream(self, request: Request, seat: Seat) -> Response:
+        if not accepts(request)[1]:
+            return refused(406, errors.INVALID_REQUEST, "Accept must have text/event-stream / Accept 必须包含 text/event-stream")
+        session = self._sessions.begin(seat, sse=True)
+        if isinstance(session, Response):
+            return session
+        # A token in the address is shown again with every message; one in a header the client sends itself.
+        fields = [(SESSION_ID, session.id), *(field for field in request.query_params.multi_items() if field[0] == "token")]
+        rest = request.url.path.removeprefix(STREAM)
+        own = session.own_stream()
+        own.say(f"{MESSAGES}{quote(rest)}?{urlencode(fields)}".encode(), b"endpoint")
+        connection = own.connect()
+        assert connection is not None
+        return _Whole(session, connection, self._sessions.limits.stalled_seconds)
+
+    def _message(self, request: Request, body: bytes, seat: Seat) -> Response:
+        session = self._sessions.sse_session(request.query_params.get(SESSION_ID, ""), seat)
+        if session is None:
+            return refused(404, errors.INVALID_REQUEST, "no such session: open the stream again / 会话不存在：请重新打开事件流")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return refused(415, errors.INVALID_REQUEST, "Content-Type must be application/json / 必须为 application/json")
+        try:
+            messages, batch = self._sessions.read(body)
+        except Malformed as malformed:
+            return refused(400, malformed.code, malformed.why)
+        if batch:
+            return refused(400, errors.INVALID_REQUEST, "this transport knows no batches / 此传输方式不支持批量")
+        return session.tell(messages[0])
+
+
+class _Whole(Events):
+    """The stream of a session that ends with it."""
+
+    def __init__(self, session: Session, connection: Connection, stalled_seconds: float) -> None:
+        super().__init__(connection, stalled_seconds)
+        self._session = session
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._session.close(*errors.GOING_AWAY)
