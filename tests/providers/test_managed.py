@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +345,53 @@ async def test_a_room_that_never_started_can_be_closed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         await stage.room.start()
     await stage.room.stop()
+
+
+def states(stage: Stage) -> dict[str, list[str]]:
+    """Endpoint → the states of its tools, as an operator sees them."""
+    return {one["endpoint"]: [tool["state"] for tool in one["tools"]] for one in stage.broker.snapshot(detail=True)["endpoint_details"]}
+
+
+async def test_a_server_that_went_away_is_down_at_every_endpoint_until_it_can_be_called_again(tmp_path: Path) -> None:
+    async with opened(tmp_path, a="x/add") as stage:
+        home, shop = Device(stage.broker, "home"), Device(stage.broker, "shop")
+        for device in (home, shop):
+            await device.greets()
+            assert await device.names() == {"add"}
+        assert states(stage) == {"home": ["ready"], "shop": ["ready"]}
+        far = stage.far["a"]
+        stage.broker.detach(far.party, 1006, "")
+        assert states(stage) == {"home": ["down"], "shop": ["down"]}
+        far.connect()
+        assert states(stage) == {"home": ["initializing"], "shop": ["initializing"]}
+        await stage.until(lambda: states(stage)["home"] == ["ready"])
+        far.state = "waiting"
+        assert stage.room.states() == {"waiting": 1}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
+async def test_a_process_that_was_killed_is_not_ready_anywhere_and_its_end_stays_known(tmp_path: Path) -> None:
+    async with opened(tmp_path, small={"command": sys.executable, "args": ["-I", "-S", str(SMALL)]}) as stage:
+        home = Device(stage.broker, "home")
+        await home.greets()
+        assert await home.names() == {"who"}
+        assert stage.room.conditions()["small"] | {"since": ""} == {
+            "state": "running", "reason": "", "since": "", "wire": "stdio", "last_error": "",
+        }
+        os.killpg(stage.room.describe()["servers"][0]["pid"], signal.SIGKILL)
+        await stage.until(lambda: states(stage)["home"] == ["down"])
+        told = stage.room.conditions()["small"]
+        assert told["state"] in ("waiting", "starting") and told["reason"] == told["last_error"] != ""
+        assert abs(time.time() - datetime.fromisoformat(told["since"]).timestamp()) < PATIENCE
+        await stage.until(lambda: states(stage)["home"] == ["ready"])
+        again = stage.room.conditions()["small"]
+        assert (again["state"], again["reason"], again["last_error"]) == ("running", "", told["last_error"])
+
+
+async def test_of_the_servers_of_one_label_the_one_that_runs_speaks(tmp_path: Path) -> None:
+    async with opened(tmp_path, a={"url": "http://x/add", "label": "x"}, b={"url": "http://y/add", "label": "x"}) as stage:
+        await stage.until(lambda: len(stage.told) == 2)
+        for one, other, seen in (("waiting", "running", "running"), ("running", "waiting", "running"), ("stopped", "waiting", "waiting")):
+            stage.far["a"].state, stage.far["b"].state = one, other
+            assert stage.room.conditions()["x"]["state"] == seen
+        assert stage.room.states() == {"stopped": 1, "waiting": 1}

@@ -84,6 +84,12 @@ def test_calls_are_counted_by_endpoint_tool_and_outcome_and_their_time_by_endpoi
     assert seen["mcp_endpoint_call_duration_seconds_sum", labels] == pytest.approx(100.2)
 
 
+def test_managed_servers_are_counted_by_state() -> None:
+    seen = samples(Exposition(Limits(), lambda: figures()._replace(servers={"running": 2, "stopped": 1})))
+    assert seen["mcp_endpoint_managed_servers", (("state", "running"),)] == 2
+    assert seen["mcp_endpoint_managed_servers", (("state", "stopped"),)] == 1
+
+
 def test_codes_are_labels_and_the_old_names_say_what_took_their_place() -> None:
     counters = {"refused_401": 3, "goodbyes_1001": 2, "goodbyes_other": 1}
     exposition = Exposition(Limits(), lambda: figures()._replace(counters=counters))

@@ -1208,7 +1208,7 @@ class Endpoint:
             "tools": [
                 {
                     "label": provider.label or provider.server_id,
-                    "state": provider.state.value,
+                    "state": _shown_state(provider),
                     "connected_seconds": round(now - provider.since, 1),
                     "in_flight": len(provider.pending.calls),
                     "doubtful": provider.doubtful,
@@ -1276,6 +1276,16 @@ def _may_be_repeated(frame: Frame, *, harmless: bool) -> bool:
     if error.code == errors.PROVIDER_GONE.number:
         return harmless and error.data is not None
     return error.code == errors.NO_PROVIDER.number and error.data is not None and error.data.delivered is False
+
+
+def _shown_state(provider: Provider) -> str:
+    """How far a provider is, for an operator; one that stands for a managed server is no further than that server."""
+    if provider.behind is None or provider.state not in (State.READY, State.BARE):
+        return provider.state.value
+    if not provider.behind.providers:
+        return "down"
+    usable = any(one.state in (State.READY, State.BARE) for one in provider.behind.providers)
+    return provider.state.value if usable else State.INITIALIZING.value
 
 
 def _asks_for_all(data: bytes) -> bool:

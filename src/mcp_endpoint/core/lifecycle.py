@@ -99,6 +99,7 @@ class Provider:
     """One tool process on its link, and how far its greeting has come."""
 
     __slots__ = (
+        "behind",
         "call_seconds",
         "carried",
         "doubtful",
@@ -142,6 +143,7 @@ class Provider:
         self.says = says
         self.state = State.NEW
         self.call_seconds: float | None = None  # how long a call of its tools may take, where it is not as everywhere
+        self.behind: Endpoint | None = None  # the endpoint of the managed server it stands for
         self.house = False  # brought by the house itself: a process it keeps, a server it reached
         self.label = ""
         self.pending = Pending(remember)

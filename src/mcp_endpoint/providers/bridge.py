@@ -63,6 +63,7 @@ class Bridge:
         )
         self._consumer.relays = True
         self._provider: Provider = broker.attach_provider(name, shown, _Down(self), server_id=label, house=True, call_seconds=call_seconds)
+        self._provider.behind = self._consumer.endpoint
 
     def close(self, goodbye: Goodbye = GOING_AWAY) -> None:
         """Leave both endpoints; what was on its way is answered by them."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -60,6 +63,18 @@ class Kept(Protocol):
 
         Its `state` is `starting`, `running`, `waiting` for the next attempt, `stopped` (given up, until somebody starts it anew) or `off`.
         """
+
+
+def condition(kept: Kept) -> dict[str, Any]:
+    """How a managed server is: `state`, `reason`, `since` when (UTC), `wire`, and its `last_error`, also once that is over."""
+    told = kept.describe()
+    return {
+        "state": told["state"],
+        "reason": told.get("why") or told.get("why_bare") or "",
+        "since": datetime.fromtimestamp(time.time() - told.get("seconds", 0.0), UTC).isoformat(timespec="seconds"),
+        "wire": told.get("wire", kept.server.wire),
+        "last_error": told.get("last_error", ""),
+    }
 
 
 class _Keeper:
@@ -354,6 +369,19 @@ class Providers:
         """Label → the endpoint of its servers, and how that may be printed."""
         return {label: (roof.server.endpoint, roof.server.shown) for label, roof in self._roofs.items()}
 
+    def conditions(self) -> dict[str, dict[str, Any]]:
+        """Label → the `condition` of its server; of several the best one's."""
+        found: dict[str, dict[str, Any]] = {}
+        for kept in self._kept.values():
+            told = condition(kept)
+            if found.get(kept.server.label, {}).get("state") != "running":
+                found[kept.server.label] = told
+        return found
+
+    def states(self) -> Mapping[str, int]:
+        """State → how many servers are in it."""
+        return Counter(kept.describe()["state"] for kept in self._kept.values())
+
     # -- looking in --------------------------------------------------------------------------------------------------------
 
     def describe(self) -> Mapping[str, Any]:
@@ -373,6 +401,7 @@ class Providers:
             "name": name,
             "label": kept.server.label,
             "wire": kept.server.wire,
+            "since": condition(kept)["since"],
             "serves": list(roof.patterns),
             "endpoints": [self._open[one] for one in roof.bridges],
             "tools": sorted({function for provider in providers for function in provider["functions"]}),

@@ -26,7 +26,7 @@ from ..consumers.mcp_http.streams import Store
 from ..core.broker import INNER, Broker
 from ..credentials.store import KEYS_SHOWN, Keyring, keyring
 from ..errors import ConfigError, EndpointError
-from ..providers.managed import Kept, Providers
+from ..providers.managed import Kept, Providers, condition
 from ..providers.mcp_json import Server
 from ..settings.load import Config
 from ..web.room import Room
@@ -163,8 +163,12 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
             found[name] = (opened.name, name) if opened is not None else (f"agent:{name}", name)
         return found
 
+    def told() -> dict[str, dict[str, Any]]:
+        found = {one.server.name: condition(one) for one in kept}
+        return found if providers is None else found | providers.conditions()
+
     api = imported(".consumers.http_api.api", "api")
-    room: Room = api.Api(house.broker, house.config, house.root, bodies, where, kept, addresses, alone=alone)
+    room: Room = api.Api(house.broker, house.config, house.root, bodies, where, kept, addresses, told, alone=alone)
     return room
 
 

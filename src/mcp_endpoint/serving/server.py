@@ -37,6 +37,7 @@ from ..core.ledger import Call
 from ..core.taps import OK, Calls
 from ..errors import RESTARTING, ConfigError, EndpointError
 from ..line_writer import Console
+from ..providers.managed import Providers
 from ..settings.load import Config, Loaded, Prepared
 from ..settings.load import Server as ServerSettings
 from ..sockets.buffers import keep_large_buffers
@@ -232,7 +233,8 @@ def create_server(
             "ready": view.state == "ready",
         }
         pools = next((room.describe() for room in rooms if room.name == "keys"), {})
-        return Figures(found["counters"], links, gauges, calls.endpoints, pools)
+        servers = next((room.states() for room in rooms if isinstance(room, Providers)), {})
+        return Figures(found["counters"], links, gauges, calls.endpoints, pools, servers)
 
     view = View(
         config=config,

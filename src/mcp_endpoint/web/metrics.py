@@ -66,6 +66,8 @@ class Figures(NamedTuple):
     """Printable name of an endpoint → its tool calls since the start."""
     keys: Mapping[str, Mapping[str, Any]] = {}
     """Pool → its counts by state, and under `keys` the figures of its first keys, as `/stats` shows them."""
+    servers: Mapping[str, int] = {}
+    """State → how many managed servers are in it now."""
 
 
 class Exposition:
@@ -91,6 +93,10 @@ class Exposition:
             yield GaugeMetricFamily(PREFIX + name, HELP.get(name, f"{_words(name)} now."), value)
         yield from _counters(figures.counters)
         yield from _keys(figures.keys)
+        servers = GaugeMetricFamily(PREFIX + "managed_servers", "Managed servers now, by state; only running is good.", labels=["state"])
+        for state, count in figures.servers.items():
+            servers.add_metric([state], count)
+        yield servers
         limits = GaugeMetricFamily(PREFIX + "limit", "The bounds in force, by their name in [limits].", labels=["name"])
         for name, bound in msgspec.structs.asdict(self._limits).items():
             limits.add_metric([name], bound)

@@ -70,6 +70,7 @@ _STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "initializing": ("", "greeting", "握手中"),
     "ready": ("good", "ready", "就绪"),
     "bare": ("warn", "connected, does not speak MCP", "已连接，但不会 MCP 握手"),
+    "down": ("bad", "its server does not run now", "其服务器目前没有运行"),
 }
 """State of a tool → its colour and its words."""
 _SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {

@@ -420,6 +420,19 @@ async def test_a_tool_that_answers_with_an_error_is_500_and_its_words_are_kept(t
         assert is_error(await api.call("bare"), 500) == "out of tea"
 
 
+async def test_servers_tell_since_when_and_why_they_are_as_they_are(tmp_path: Path) -> None:
+    async with served(server_of("one").streamable_http_app()) as (port, kill), front(tmp_path, f"http://127.0.0.1:{port}/mcp") as api:
+        [there] = (await api.get("/servers")).json()["servers"]
+        assert (there["status"], there["state"], there["reason"], there["wire"], there["last_error"]) == ("up", "running", "", "http", "")
+        kill()
+        async with asyncio.timeout(BOUND):
+            while there["state"] == "running":
+                await api.call("greet", {"name": "x"})
+                [there] = (await api.get("/servers")).json()["servers"]
+        assert there["status"] == "down" and there["reason"] == there["last_error"] != ""
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", there["since"])
+
+
 # -- the request log ----------------------------------------------------------------------------------------------------------------
 
 

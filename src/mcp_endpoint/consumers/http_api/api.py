@@ -117,12 +117,13 @@ class Api:
         where: Callable[[], Where],
         kept: Sequence[Kept] = (),
         addresses: Mapping[str, str] = {},
+        told: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         *,
         alone: bool = False,
     ) -> None:
         """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
 
-        `addresses` are the whole URLs of servers, each with the server's name.
+        `addresses` are the whole URLs of servers, each with the server's name. `told` gives what operators may know of a server, by name.
 
         `alone`: it has the port to itself, and its paths begin at `/`.
 
@@ -137,6 +138,7 @@ class Api:
         self._config = config
         self._root = root
         self._kept = kept
+        self._told = told
         self._prefix = "" if alone else "/api"
         self._lines: LineWriter | None = None
         self.requests = 0
@@ -277,9 +279,14 @@ class Api:
 
     async def _list_servers(self, holder: Holder) -> bytes:
         known = await self._servers.all_tools(holder.may_use)
-        up = self._servers.up()
+        up, told = self._servers.up(), self._told()
         servers = [
-            {"server": name, "status": "up" if up.get(name) else "down", "tools": list(filter(holder.may_call, brought))}
+            {
+                "server": name,
+                "status": "up" if up.get(name) else "down",
+                **told.get(name, {}),
+                "tools": list(filter(holder.may_call, brought)),
+            }
             for name, brought in known.items()
         ]
         return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.get(name, False) for name in known)})

@@ -43,7 +43,16 @@ def document(prefix: str) -> dict[str, Any]:
     server = {
         "type": "object",
         "required": ["server", "status", "tools"],
-        "properties": {"server": _TEXT, "status": {"enum": ["up", "down"]}, "tools": {"type": "array", "items": _TEXT}},
+        "properties": {
+            "server": _TEXT,
+            "status": {"enum": ["up", "down"]},
+            "tools": {"type": "array", "items": _TEXT},
+            "state": {"type": "string", "description": "of a managed server: starting, running, waiting, stopped or off"},
+            "reason": {"type": "string", "description": "why it is in this state"},
+            "since": {"type": "string", "format": "date-time"},
+            "wire": {"type": "string", "description": "stdio, http, sse, or any while that is being found out"},
+            "last_error": {"type": "string", "description": "what went wrong last, also after it runs again"},
+        },
     }
     call = {
         "type": "object",

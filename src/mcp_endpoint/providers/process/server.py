@@ -118,6 +118,7 @@ class Managed:
         self._state: State = "off"
         self._since = self._loop.time()
         self._why = ""
+        self._last_error = ""
         self._starts = 0
 
     async def start(self) -> None:
@@ -146,6 +147,7 @@ class Managed:
             "program": self._mask(os.path.basename(self.server.command.program)),
             "starts": self._starts,
             "why": self._why,
+            "last_error": self._last_error,
             "said": self._words.last(SAID_SHOWN),
         }
         if self._child is not None:
@@ -160,6 +162,8 @@ class Managed:
         self._state = state
         self._since = self._loop.time()
         self._why = why
+        if state in ("waiting", "stopped"):
+            self._last_error = why
 
     async def _keep(self) -> None:
         backoff = Backoff(self._draw, KEPT_FIRST_SECONDS)

@@ -84,6 +84,7 @@ class Upstream:
         self._state: State = "off"
         self._since = self._loop.time()
         self._why = ""
+        self._last_error = ""
         self._attempts = 0
         self._wire: Wire = server.wire
         self._milliseconds: float | None = None
@@ -111,6 +112,7 @@ class Upstream:
             "wire": self._wire,
             "attempts": self._attempts,
             "why": self._why or (self._link.why_list if self._link is not None else ""),
+            "last_error": self._last_error,
         }
         if self._milliseconds is not None:
             found["milliseconds"] = round(self._milliseconds, 1)
@@ -125,6 +127,8 @@ class Upstream:
         self._state = state
         self._since = self._loop.time()
         self._why = why
+        if state in ("waiting", "stopped"):
+            self._last_error = why
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
