@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import re
@@ -147,7 +148,7 @@ async def test_a_server_that_is_named_goes_first_and_the_others_stand_in(tmp_pat
                 assert said(response) == "two greets x"
                 assert response.json()["server"] == urls[1]
             assert said(await api.call("only_two", server=urls[0])) == "two did"
-            assert "no such tool or server" in is_error(await api.call("greet", {"name": "x"}, "http://evil.example/mcp"), 404)
+            assert "no such server" in is_error(await api.call("greet", {"name": "x"}, "http://evil.example/mcp"), 404)
 
 
 @pytest.mark.row("H3", "H9")
@@ -361,6 +362,7 @@ async def test_whoever_asks_too_often_hears_how_long_to_wait(tmp_path: Path) -> 
         b'{"method":7}',
         b'{"method":""}',
         b'{"method":"greet","args":[]}',
+        b'{"method":"greet","arguments":{"name":"x"}}',
         b'{"method":"greet","args":{"name":"x"},"server":""}',
         b'{"method":"greet","server":7}',
         b'{"method":"greet","args":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}",
@@ -377,6 +379,13 @@ async def test_a_request_that_is_not_what_it_should_be(tmp_path: Path, body: byt
         assert said(await api.call("greet", {"name": "x"})) == "one greets x"
 
 
+async def test_a_byte_order_mark_harms_nothing_and_a_compressed_body_is_said_to_be_one(tmp_path: Path) -> None:
+    async with served(server_of("one").streamable_http_app()) as (port, _), front(tmp_path, f"http://127.0.0.1:{port}/mcp") as api:
+        body = b'{"method":"greet","args":{"name":"x"}}'
+        assert said(await api.call("", content=b"\xef\xbb\xbf" + body, json=None)) == "one greets x"
+        is_error(await api.call("", content=gzip.compress(body), json=None, headers={"Content-Encoding": "gzip"}), 415)
+
+
 @pytest.mark.row("H10")
 async def test_what_is_not_there_and_what_is_too_much(tmp_path: Path) -> None:
     limits = Limits(consumer_message_bytes=4096)
@@ -384,7 +393,8 @@ async def test_what_is_not_there_and_what_is_too_much(tmp_path: Path) -> None:
         served(server_of("one").streamable_http_app()) as (port, _),
         front(tmp_path, f"http://127.0.0.1:{port}/mcp", limits=limits) as api,
     ):
-        is_error(await api.call("unheard of"), 404)
+        assert "no such tool: unheard of" in is_error(await api.call("unheard of"), 404)
+        assert len(is_error(await api.call("x" * 3_000), 404)) < 300
         is_error(await api.get("/unheard/of"), 404)
         is_error(await api.get("/tools/list", params={"server": "nowhere"}), 404)
         is_error(await api.get("/tools/list?server="), 400)
@@ -395,6 +405,7 @@ async def test_what_is_not_there_and_what_is_too_much(tmp_path: Path) -> None:
             ("POST", "/servers", "GET, HEAD"),
             ("DELETE", "/health", "GET, HEAD"),
             ("PUT", "/openapi.json", "GET, HEAD"),
+            ("TRACE", "/tools", "POST"),
         ):
             refused = await api.client.request(method, api.url + path, headers={"Authorization": f"Bearer {TOKEN}"})
             is_error(refused, 405)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,6 @@ from .openapi import document
 from .rate_limit import RateLimit
 from .servers import Hearer, NotPermitted, Servers, Unknown, Where
 
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _READ: Final = ("GET", "HEAD")
 PATHS: Final = {"/health": _READ, "/openapi.json": _READ, "/servers": _READ, "/tools/list": _READ, "/tools": ("POST",)}
 """Path below the prefix → methods."""
@@ -77,6 +77,8 @@ class _Call(msgspec.Struct):
     args: msgspec.Raw = msgspec.Raw(b"null")
     """An object, or null. It stays as it came: nobody waits while it is taken apart."""
     server: str | None = None
+    arguments: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """MCP's word for `args`: whoever uses it would call the tool with nothing."""
 
 
 _call: Final = msgspec.json.Decoder(_Call)
@@ -149,7 +151,7 @@ class Api:
     def routes(self) -> Sequence[BaseRoute]:
         """Every path below the prefix: what does not exist is answered in the same words."""
         paths = (self._prefix, self._prefix + "/{path:path}") if self._prefix else ("/{path:path}",)
-        return [Route(path, _App(self), methods=list(METHODS)) for path in paths]
+        return [Route(path, _App(self)) for path in paths]
 
     def refuses_pages(self, request: Request) -> bool:
         """Whether there is no token where one would be shown: the header, which a preflight only announces, or the address."""
@@ -223,6 +225,8 @@ class Api:
             return 200, msgspec.json.encode(document(self._prefix))
         holder = self._holder(request)
         if path == "/tools":
+            if request.headers.get("content-encoding", "identity").lower() != "identity":
+                raise Refused(415, "请求体不能压缩 / The body must not be compressed (Content-Encoding)")
             asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, holder.user)
             if _wants_events(request):
                 return await unless_gone(request.receive, self._stream(asked, holder))
@@ -263,8 +267,8 @@ class Api:
             known = await self._servers.tools(server, holder.may_use)
         except NotPermitted:
             raise Refused(403, NO_SERVER) from None
-        except Unknown:
-            raise Refused(404, "没有这个服务器 / There is no such server") from None
+        except Unknown as unknown:
+            raise Refused(404, str(unknown)) from None
         except Failed as failed:
             raise _refused(failed) from None
         tools: dict[str, tuple[Tool, list[str]]] = {}
@@ -312,13 +316,13 @@ class Api:
     async def _call(self, body: bytes, holder: Holder, hearer: Hearer | None = None) -> bytes:
         """The answer to a call: its result, and who gave it. Raises Refused."""
         try:
-            asked = _call.decode(body)
+            asked = _call.decode(body.removeprefix(BOM_UTF8))
             body.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Refused(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
         args = bytes(asked.args) if bytes(asked.args) != b"null" else b"{}"
-        if not args.startswith(b"{"):
-            raise Refused(400, "args 应为对象 / args must be an object")
+        if not args.startswith(b"{") or asked.arguments is not msgspec.UNSET:
+            raise Refused(400, "工具的参数应为对象，写在 args 中 / The tool's arguments are an object, in args")
         if not asked.method or (asked.server is not None and not asked.server):
             raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
         if not holder.may_call(asked.method):
@@ -327,8 +331,8 @@ class Api:
             done = await self._servers.call(asked.method, args, asked.server or "", holder.may_use, hearer)
         except NotPermitted:
             raise Refused(403, NO_SERVER) from None
-        except Unknown:
-            raise Refused(404, "没有这个工具或服务器 / There is no such tool or server") from None
+        except Unknown as unknown:
+            raise Refused(404, redact(str(unknown))) from None
         except Wrong as wrong:
             raise Refused(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
         except Failed as failed:

@@ -26,6 +26,7 @@ def _errors(*codes: int) -> dict[str, Any]:
         404: "no such tool or server",
         408: "the body did not arrive in time",
         413: "the request is too large",
+        415: "the body is compressed",
         429: "too many requests",
         500: "the tool failed",
         503: "no MCP server answered",
@@ -67,7 +68,8 @@ def document(prefix: str) -> dict[str, Any]:
     answered = _answer("what the tool said; as events for a client that accepts them", done)
     answered["content"]["text/event-stream"] = {"schema": {"type": "string", "description": EVENTS}}
     secured: dict[str, Any] = {"security": [{"bearer": []}, {"query": []}]}
-    which = {"name": "server", "in": "query", "required": False, "schema": {"type": "string", "minLength": 1, "maxLength": 2048}}
+    # Percent-encoded, so many characters of any kind still fit into the head of a request.
+    which = {"name": "server", "in": "query", "required": False, "schema": {"type": "string", "minLength": 1, "maxLength": 1024}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "mcp-endpoint-server API", "version": __version__},
@@ -77,7 +79,7 @@ def document(prefix: str) -> dict[str, Any]:
                     "operationId": "callTool",
                     "summary": "Call a tool",
                     "requestBody": {"required": True, "content": {"application/json": {"schema": call}}},
-                    "responses": {"200": answered, **_errors(400, 401, 403, 404, 408, 413, 429, 500, 503)},
+                    "responses": {"200": answered, **_errors(400, 401, 403, 404, 408, 413, 415, 429, 500, 503)},
                     **secured,
                 }
             },

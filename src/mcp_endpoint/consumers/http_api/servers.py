@@ -23,6 +23,8 @@ from ..local import Failed, Local
 LIST_SECONDS: Final = 8.0
 """For one server to tell its tools; another's list does not wait longer for it."""
 
+SHOWN_CHARS: Final = 100
+"""Of a tool's name that a message repeats."""
 NAMED: Final = 5
 """Servers that a message names."""
 Check = Callable[[bytes, bytes], Awaitable[None]]
@@ -51,7 +53,7 @@ def anybody(server: str) -> bool:
 
 
 class Unknown(Exception):
-    """There is no such server, or no such tool."""
+    """There is no such server, or no such tool; the text says which, for whoever asked."""
 
 
 class NotPermitted(Exception):
@@ -160,7 +162,7 @@ class Servers:
         if not permitted(found):
             raise NotPermitted
         if found not in self._now():
-            raise Unknown
+            raise Unknown("没有这个服务器，见 GET /servers / There is no such server, see GET /servers")
         return found
 
     async def tools(self, server: str = "", permitted: Permitted = anybody) -> dict[str, dict[str, Tool]]:
@@ -247,7 +249,8 @@ class Servers:
             return NotPermitted()
         if not any(one.up for one in ones.values()):
             return _down(*ones)
-        return Unknown()
+        shown = name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}…"
+        return Unknown(f"没有这个工具：{shown} / There is no such tool: {shown}")
 
 
 def _down(*servers: str) -> Failed:
