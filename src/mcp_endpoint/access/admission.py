@@ -130,20 +130,18 @@ class Origins:
 
     def foreign(self, values: Values, *, tls: bool) -> bool:
         """Whether a web page of somebody else made the request."""
-        own = self._own(values, tls=tls)
-        origins = values("Origin")
+        origins, sites = values("Origin"), values("Sec-Fetch-Site")
         if origins:
+            own = self._own(values, tls=tls)
             origin = Origin.of(origins[0]) if len(origins) == 1 else None
             if not self._known(origin, own):
                 return True
             if origin != own:
                 return False  # a page from elsewhere that may: its Sec-Fetch-Site says that it is from elsewhere
-        if sites := values("Sec-Fetch-Site"):
+        if origins or sites:
             return any(site.strip().lower() not in ("same-origin", "none") for site in sites)
-        if origins:
-            return False
-        pages = (_PAGE.match(referer) for referer in values("Referer"))
-        return any(page is not None and not self._known(Origin.of(page[0]), own) for page in pages)
+        pages = [page for referer in values("Referer") if (page := _PAGE.match(referer))]
+        return any(not self._known(Origin.of(page[0]), self._own(values, tls=tls)) for page in pages)
 
     def _known(self, origin: Origin | None, own: Origin | None) -> bool:
         """Whether pages of an origin are this server's or listed by name."""

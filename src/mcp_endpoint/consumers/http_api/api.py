@@ -43,6 +43,7 @@ from .servers import Hearer, NotPermitted, Servers, Unknown, Where
 _READ: Final = ("GET", "HEAD")
 PATHS: Final = {"/health": _READ, "/openapi.json": _READ, "/servers": _READ, "/tools/list": _READ, "/tools": ("POST",)}
 """Path below the prefix → methods."""
+WITHOUT_TOKEN: Final = ("/health", "/openapi.json")
 NO_TOKEN: Final = "没有令牌：请发送 Authorization: Bearer / No token: send Authorization: Bearer"
 BAD_TOKEN: Final = "令牌无效或已过期 / The token is not valid or has expired"
 HUNG_UP: Final = 499
@@ -154,9 +155,22 @@ class Api:
         return [Route(path, _App(self)) for path in paths]
 
     def refuses_pages(self, request: Request) -> bool:
-        """Whether there is no token where one would be shown: the header, which a preflight only announces, or the address."""
-        announced = request.headers.get("access-control-request-headers", "").lower()
-        return not ("authorization" in request.headers or "authorization" in announced or request.query_params.get("token"))
+        """Whether it shows no token; where none is asked for, whether it shows no valid one. A preflight only announces the header."""
+        if request.method == "OPTIONS":
+            announced = request.headers.get("access-control-request-headers", "").lower()
+            return "authorization" not in announced and not request.query_params.get("token")
+        try:
+            if self._path(request) not in WITHOUT_TOKEN:
+                return not token_of(request.query_params.multi_items(), request.headers.getlist)
+            return self._bearers.opened(request) is None
+        except TwoTokens:
+            return self._path(request) in WITHOUT_TOKEN
+        except BadClaim:
+            return False  # valid, though not clear in what it permits
+
+    def _path(self, request: Request) -> str:
+        """The path below the prefix."""
+        return request.scope["path"].removeprefix(self._prefix).rstrip("/") or "/"
 
     async def start(self) -> None:
         """Open the request log and look for the servers. Raises EndpointError where the log cannot be written."""
@@ -214,7 +228,7 @@ class Api:
     async def _route(self, asked: Asked) -> tuple[int, bytes] | EventStream:
         """The answer. The token is looked at before the body is read."""
         request = asked.request
-        path = request.url.path.removeprefix(self._prefix).rstrip("/") or "/"
+        path = self._path(request)
         if path not in PATHS:
             raise Refused(404, "没有这个路径 / There is no such path")
         if request.method not in PATHS[path]:
