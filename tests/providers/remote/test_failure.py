@@ -106,6 +106,8 @@ def test_a_lost_session_is_known_by_the_error_of_an_answer() -> None:
 
 
 def _caused(error: httpx2.TransportError, cause: BaseException) -> httpx2.TransportError:
+    """As the HTTP client does it; what TLS waited for before it failed is only its context."""
+    cause.__context__ = ssl.SSLWantReadError(2, "want read")
     error.__cause__ = ConnectionError(cause)
     return error
 
@@ -118,7 +120,7 @@ def _caused(error: httpx2.TransportError, cause: BaseException) -> httpx2.Transp
         (_caused(httpx2.ConnectError(""), ssl.SSLError(1, "[SSL: X] x")), "TLS failed"),
         (_caused(httpx2.ConnectError(""), ssl.SSLCertVerificationError(1, "self-signed")), "its TLS certificate is not accepted"),
         (_caused(httpx2.ConnectError(""), OSError(101, "Network is unreachable")), "Network is unreachable"),
-        (httpx2.ConnectTimeout(""), "no connection within 10 s"),
+        (_caused(httpx2.ConnectTimeout(""), TimeoutError()), "no connection within 10 s"),
         (httpx2.PoolTimeout(""), "too many requests are under way"),
     ],
 )

@@ -124,8 +124,10 @@ def names_lost_session(error: dict[str, Any]) -> bool:
 def unreachable(error: BaseException, host: str, seconds: float) -> Failure:
     """No connection."""
     cause = _cause(error)
-    en, zh = f"no connection within {seconds:g} s", f"{seconds:g} 秒内未能建立连接"
-    if isinstance(error, httpx2.PoolTimeout):
+    en, zh = f"no connection within {seconds:g} s: check host, port and firewall", f"{seconds:g} 秒内未能建立连接：请检查主机、端口与防火墙"
+    if isinstance(error, httpx2.ConnectTimeout):
+        pass
+    elif isinstance(error, httpx2.PoolTimeout):
         en, zh = "too many requests are under way", "并发请求过多"
     elif isinstance(cause, socket.gaierror):
         en, zh = f"the name {host} cannot be resolved: check url and DNS", f"无法解析域名 {host}：请检查 url 与 DNS"
@@ -140,21 +142,19 @@ def unreachable(error: BaseException, host: str, seconds: float) -> Failure:
             "connection refused, nothing listens there: is it started, is the port right?",
             "连接被拒绝：服务是否已启动、端口是否正确？",
         )
-    elif not isinstance(error, httpx2.ConnectTimeout):
+    else:
         why = getattr(cause, "strerror", None) or type(cause).__name__
         en, zh = escape(str(why)), escape(str(why))
     return Failure(f"the server cannot be reached: {en}", f"无法连接服务器：{zh}", False, unreachable=True)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The innermost error."""
+    """The first error of the system in the chain, else the innermost."""
     for _ in range(16):
-        inner = (
-            error.__cause__
-            or error.__context__
-            or next(iter(getattr(error, "exceptions", ())), None)
-            or next((one for one in error.args if isinstance(one, BaseException)), None)
-        )
+        if isinstance(error, OSError) and error.errno is not None:
+            break
+        causes = (error.__cause__, *error.args, *getattr(error, "exceptions", ()), error.__context__)
+        inner = next((one for one in causes if isinstance(one, BaseException)), None)
         if inner is None:
             break
         error = inner

@@ -43,8 +43,8 @@ from .headers import envelope, headers_of
 from .link import AGAIN_SECONDS, Lost, ServerLink
 from .transport import CONNECT_SECONDS, WORD_SECONDS, Carrier
 
-HELLO_SECONDS: Final = 10.0
-"""For a server to answer the handshake, connection included."""
+HELLO_SECONDS: Final = 15.0
+"""For a server to answer the handshake. Longer than a connection may take (twice CONNECT_SECONDS), so that the reason given is that one."""
 HEALTH_SECONDS: Final = 20.0
 """After so long without a word from it, it is asked for one; it has `WORD_SECONDS` to give it."""
 NOT_THIS_WIRE: Final = frozenset((400, 404, 405, 406, 415))

@@ -27,8 +27,8 @@ from ...log import BLOT
 from ...protocol.stateless import fields, objects
 from .failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
 
-CONNECT_SECONDS: Final = 10.0
-"""For a server to take a connection, and for one to become free."""
+CONNECT_SECONDS: Final = 5.0
+"""For a server to take a connection, again for TLS to be up, and for a connection to become free."""
 WORD_SECONDS: Final = 10.0
 """For a server to take what needs no answer."""
 ANSWER_SECONDS: Final = 310.0
