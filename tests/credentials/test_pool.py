@@ -107,8 +107,32 @@ def test_when_all_that_are_left_rest_those_that_were_told_no_time_are_taken_up_a
     keys.rest(b, 429, 0.0, 20.0)
     assert keys.take(0.0) is None
     assert (keys.wait(0.0), keys.waits(b, 0.0), keys.waits(a, 0.0), keys.waits(b, 21.0)) == (20.0, True, False, False)
+    assert (keys.take(19.9), keys.wait(19.0)) == (None, 1.0)
     assert taken(keys, 20.0) == "b"
     assert taken(keys, 20.0) == "b"
+
+
+@pytest.mark.parametrize("change", ["wake", "lift", "renew", "shorter", "hold"])
+def test_whatever_happens_to_a_key_while_all_wait_counts_at_once(change: str) -> None:
+    keys = pool("a", "b")
+    first, second = keys.credentials
+    for credential in (first, second):
+        keys.rest(credential, 429, 0.0, 100.0)
+    assert (keys.take(0.0), keys.wait(0.0), keys.take(50.0)) == (None, 100.0, None)
+    if change == "wake":
+        keys.wake(first)
+    elif change == "lift":
+        keys.ban(first, 401, 0.0)
+        assert keys.wait(0.0) == 100.0
+        keys.worked(first, None)
+    elif change == "renew":
+        keys.renew([*keys.credentials, Credential("c")], {})
+    elif change == "shorter":
+        keys.rest(first, 429, 0.0, 10.0)
+        assert keys.wait(0.0) == 10.0
+    else:
+        keys.hold(first, 0.0)
+    assert keys.take(50.0) is not None
 
 
 def test_one_request_does_not_wake_what_it_has_tried() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_endpoint.credentials.pool import Counts, Credential, CredentialPool
@@ -199,6 +199,7 @@ def test_requests_side_by_side_with_one_dead_key_ban_it_once() -> None:
     assert keys.counts(NOW) == Counts(3, 0, 1, 2)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from([200, 401, 402, 403, 404, 429, 500, None]), st.integers(0, 3)), max_size=30), st.integers(2, 5))
 def test_what_everybody_is_refused_bans_nobody_whatever_else_happens(events: list[tuple[int | None, int]], count: int) -> None:
     """401 and 403 are for all keys, every other answer for one."""

@@ -164,41 +164,41 @@ def test_what_rests_and_what_is_taken_up_again_is_told(tmp_path: Path, told: lis
     assert KEYS[0] not in lines
 
 
-def test_an_edit_is_taken_over_and_what_cannot_be_used_changes_nothing(tmp_path: Path, told: list[str]) -> None:
+async def test_an_edit_is_taken_over_and_what_cannot_be_used_changes_nothing(tmp_path: Path, told: list[str]) -> None:
     accounts = tmp_path / "accounts.txt"
     accounts.write_text(f"ann|pw|{KEYS[0]}\n")
     found = ring(tmp_path, accounts="accounts.txt")
     before = found.pool.credentials[0]
-    found.look()
+    await found.look()
     assert "read again" not in "".join(told)
     accounts.write_text(f"bob|pw|{KEYS[1]}\nann|pw|{KEYS[0]}\n")
-    found.look()
+    await found.look()
     assert secrets(found) == [KEYS[1], KEYS[0]]
     assert found.pool.credentials[1] is before
     accounts.write_text("nothing of use here\n")
-    found.look()
+    await found.look()
     assert secrets(found) == [KEYS[1], KEYS[0]]
     assert "they stay as they were" in "".join(told)
     accounts.unlink()
-    found.look()
+    await found.look()
     if hasattr(os, "mkfifo"):
         os.mkfifo(accounts)
-        found.look()
+        await found.look()
         assert "is no file" in "".join(told)
     assert secrets(found) == [KEYS[1], KEYS[0]]
 
 
-def test_bans_and_rests_that_an_operator_writes_count_beside_our_own(tmp_path: Path, told: list[str]) -> None:
+async def test_bans_and_rests_that_an_operator_writes_count_beside_our_own(tmp_path: Path, told: list[str]) -> None:
     found = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
     a, b, c = found.pool.credentials
     refuse(found, a)
-    found.look()
+    await found.look()
     assert "read again" not in "".join(told), "what we wrote ourselves is no edit"
     kept = Kept(resting={b.fingerprint: stamp_of(time.time() + 100), c.fingerprint: stamp_of(time.time() - 100)})
     write_bans(found.bans, kept)
     refuse(found, c)
     assert found.pool.counts(0.0).banned == 2
-    found.look()
+    await found.look()
     assert [figure["state"] for figure in found.figures(9)] == ["available", "resting", "banned"]
     assert read_bans(found.bans).resting == kept.resting
     assert "by hand" in "".join(told)

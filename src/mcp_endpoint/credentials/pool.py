@@ -142,10 +142,13 @@ class CredentialPool:
         self._records: dict[Credential, _Record] = {}
         self._routes: OrderedDict[int, Credential] = OrderedDict()
         self._next = 0
+        self._first: float | None = None
+        """While every key waits for a time the service named: the first of them, so that nobody looks through all keys meanwhile."""
         self.renew(credentials, banned or {})
 
     def renew(self, credentials: Iterable[Credential], banned: Mapping[str, float]) -> None:
         """Take over another list of keys and bans. Of a key that stays everything else that is known stays too."""
+        self._first = None
         known = {credential.secret: credential for credential in self.credentials}
         given = {credential.secret: known.get(credential.secret, credential) for credential in credentials}
         self.credentials = tuple(given.values())
@@ -165,6 +168,8 @@ class CredentialPool:
 
         When none is left, those that rest and were not told a time are taken up again.
         """
+        if self._first is not None and now < self._first:
+            return None
         found = self._scan(now, without)
         if found is None:
             ours = [credential for credential, rest in self._resting.items() if not rest.told and credential not in without]
@@ -186,9 +191,11 @@ class CredentialPool:
 
     def wait(self, now: float) -> float | None:
         """The seconds until a key may be taken, where all that are left wait for a time the service named; else None."""
-        rests = [self._resting.get(credential) for credential in self.credentials if credential.fingerprint not in self._banned]
-        waiting = [rest.until - now for rest in rests if rest is not None and rest.told and rest.until > now]
-        return min(waiting) if waiting and len(waiting) == len(rests) else None
+        if self._first is None or now >= self._first:
+            rests = [self._resting.get(credential) for credential in self.credentials if credential.fingerprint not in self._banned]
+            waiting = [rest.until for rest in rests if rest is not None and rest.told and rest.until > now]
+            self._first = min(waiting) if waiting and len(waiting) == len(rests) else None
+        return None if self._first is None else self._first - now
 
     def waits(self, credential: Credential, now: float) -> bool:
         """Whether a key rests until a time that the service named."""
@@ -228,6 +235,7 @@ class CredentialPool:
     def hold(self, credential: Credential, now: float) -> Rest:
         """Let a key rest while it is not known whether it is at fault; `free` with what this gives ends it."""
         rest = Rest(now + self._rest_seconds, told=False)
+        self._first = None
         if credential in self._known:
             self._resting[credential] = rest
         return rest
@@ -235,10 +243,11 @@ class CredentialPool:
     def free(self, credential: Credential, rest: Rest) -> None:
         """End this rest, but no other that it has got since."""
         if self._resting.get(credential) is rest:
-            del self._resting[credential]
+            self.wake(credential)
 
     def wake(self, credential: Credential) -> None:
         """End its rest, whoever asked for it."""
+        self._first = None
         self._resting.pop(credential, None)
 
     def rest(self, credential: Credential, status: int | None, now: float, seconds: float | None = None, *, spent: bool = False) -> None:
@@ -248,6 +257,7 @@ class CredentialPool:
         own = self._spent_seconds if spent else self._rest_seconds
         until = now + (own if seconds is None else min(max(seconds, 0.0), LONGEST_REST))
         self._resting[credential] = Rest(until, told=seconds is not None)
+        self._first = None
         self._tell(Event.REST, credential, status)
 
     def ban(self, credential: Credential, status: int | None, now: float) -> None:
@@ -257,12 +267,14 @@ class CredentialPool:
         known = credential.fingerprint in self._banned
         self._banned[credential.fingerprint] = now + self._recheck_seconds
         self._resting.pop(credential, None)
+        self._first = None
         if not known:
             self._tell(Event.BAN, credential, status)
 
     def worked(self, credential: Credential, route: int | None) -> None:
         """The service took it for a request of this route, which lifts a ban. None: a route that cannot be told from others."""
         if self._banned.pop(credential.fingerprint, None) is not None:
+            self._first = None
             self._tell(Event.LIFT, credential, None)
         if route is not None:
             _remember(self._record(credential).worked, route, credential, ROUTES_OF_KEY)

@@ -7,12 +7,13 @@ What is remembered is the SHA-256 of a key, in a file that only its owner can re
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import stat
 import time
 from calendar import timegm
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -102,15 +103,21 @@ class Keyring:
         seconds = ceil(wait)
         return wait, f"the service asks every key to wait, the first for {seconds} s", f"服务要求所有密钥等待，最短 {seconds} 秒"
 
-    def look(self) -> None:
-        """Take over what has been edited in its files; files that cannot be used change nothing."""
+    async def look(self) -> None:
+        """Take over what has been edited in its files; files that cannot be used change nothing.
+
+        Keys are read beside the loop: there may be many. Bans are read after them, as new ones may have been written meanwhile.
+        """
         stamps = self._stamped()
         if stamps == self._stamps:
             return
+        edited = stamps[:-1] != self._stamps[:-1]
         self._stamps = stamps
         try:
+            credentials: Sequence[Credential] = self.pool.credentials
+            if edited:
+                credentials = await asyncio.to_thread(read_keys, self.name, self.settings, self._root, self._environ)
             kept = read_bans(self.bans)
-            credentials = read_keys(self.name, self.settings, self._root, self._environ)
         except ConfigError as error:
             where = f"{error.place}: " if error.place else ""
             logger.error("密钥文件有误，仍用原来的密钥 / keys not usable, they stay as they were: {}{} / {}", where, error.zh, error.en)

@@ -127,7 +127,7 @@ class Keys:
             await asyncio.sleep(LOOK_SECONDS)
             for ring in list(self.rings.values()):
                 try:
-                    ring.look()
+                    await ring.look()
                 except Exception:  # noqa: BLE001 - the other pools are watched on
                     logger.exception("密钥文件未能检查 / the files of keys could not be looked at")
 
