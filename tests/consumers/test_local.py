@@ -86,7 +86,7 @@ async def test_tools_are_listed_and_called_as_a_device_would() -> None:
 
 
 async def test_all_pages_of_a_list_are_read() -> None:
-    limits = Limits(list_page_bytes=4096)
+    limits = Limits(list_page_bytes=4096, http_answer_bytes=5000)
     house = broker(limits)
     names = [f"tool_{number}_{'x' * 500}" for number in range(20)]
     Tool(house, names[:10])

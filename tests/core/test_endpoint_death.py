@@ -258,8 +258,9 @@ def test_a_tool_its_provider_dropped_is_not_waited_for() -> None:
     one.says(CHANGED)
     one.lists(["a"])
     device.hears(CHANGED)
-    device.says(call(2, "b"))
+    device.says(call(2, "b"), call(3, "b"))
     device.hears_error(2, -32602, delivered=False)
+    assert "Unknown tool: b" in device.hear()["error"]["message"]
 
 
 @pytest.mark.row("U12", "D4", "D3")

@@ -174,7 +174,7 @@ def test_a_bare_tool_of_that_label_tells_its_own_list() -> None:
 
 
 def test_the_list_of_one_label_is_paged_too() -> None:
-    play = Play(limits=Limits(list_page_bytes=4096))
+    play = Play(limits=Limits(list_page_bytes=4096, device_answer_bytes=5000))
     many = [tool_named(f"tool_{number}", "x" * 1000) for number in range(9)]
     play.merged(calc=many, other=["rain"])
     asker = guest(play, only="calc")

@@ -102,6 +102,16 @@ def test_a_call_with_two_names_is_refused() -> None:
     other.hears_nothing()
 
 
+def test_an_unknown_tool_is_named_in_the_error() -> None:
+    """A device tells its user the message of an error, and nothing else of it."""
+    play = Play()
+    play.merged(one=["a"], other=["b"])
+    device = play.ready_device()
+    device.says(call(1, "开灯" + "x" * 999))
+    told = device.hear()["error"]
+    assert told["code"] == -32602 and "Unknown tool: 开灯xxx" in told["message"] and len(told["message"]) < 500
+
+
 @pytest.mark.parametrize("params", ['{"name":"unknown"}', "{}", '{"name":5}', '{"name":null}', "[]", '{"name":["a"]}', '"a"', "null"])
 def test_a_call_the_catalog_cannot_place_is_refused_without_a_bare_provider(params: str) -> None:
     """Nobody has it: -32602, at once, and nobody hears it."""
@@ -523,9 +533,29 @@ def big_tools(prefix: str, count: int, size: int = 20_000) -> list[Any]:
 
 
 @pytest.mark.row("U15")
+def test_a_merged_list_is_whole_as_long_as_its_consumer_can_take_it() -> None:
+    """manager-api, the console, follows no cursor: it sees every tool in the one answer that it takes, to the last byte."""
+    tools = {"one": big_tools("a", 20), "other": big_tools("b", 25)}
+    sizes = []
+    for limit in (1 << 20, 0, -1):
+        play = Play(limits=Limits(device_answer_bytes=limit if limit > 0 else sizes[0] + limit))
+        play.merged(**tools)
+        device = play.ready_device("xz-mcp-broker")
+        device.says(b'{"jsonrpc":"2.0","id":2,"method":"tools/list","params":null}')
+        frame = device.hears_bytes()
+        sizes.append(len(frame))
+        result = json.loads(frame)["result"]
+        assert ("nextCursor" in result) == (limit < 0)
+        assert (len(result["tools"]) == 45) == (limit >= 0)
+        if limit >= 0:
+            device.says(request(2, "tools/list", cursor="0.1"))
+            device.hears(frame)
+    assert sizes[0] == sizes[1] > 800 * 1024
+
+
 def test_a_merged_list_above_the_page_size_comes_in_pages() -> None:
-    """Pages of at most 256 KiB, followed by cursor with one id used again and again; every tool comes once, in order."""
-    play = Play()
+    """If it is too much for one answer: pages of at most 256 KiB, by cursor with one id; every tool comes once, in order."""
+    play = Play(limits=Limits(device_answer_bytes=300 * 1024))
     tools = {"one": big_tools("a", 20), "other": big_tools("b", 25)}
     play.merged(**tools)
     device = play.ready_device()
@@ -545,7 +575,7 @@ def test_a_merged_list_above_the_page_size_comes_in_pages() -> None:
 @pytest.mark.parametrize("cursor", ["", "x", "1", "0.0", "99.1", "-1.1", "1.99", "1.-1", "١.١", "c1"])
 def test_a_cursor_that_is_not_ours_or_old_gets_the_list_from_its_start(cursor: str) -> None:
     """A device that follows pages across a change starts anew instead of failing."""
-    play = Play(limits=Limits(list_page_bytes=300))
+    play = Play(limits=Limits(list_page_bytes=300, device_answer_bytes=600))
     one, _ = play.merged(one=[f"a{n}" for n in range(10)], other=["b"])
     device = play.ready_device()
     first = listed(device)

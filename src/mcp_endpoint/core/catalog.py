@@ -168,7 +168,7 @@ def _digest(text: str) -> str:
 
 
 class Catalog:
-    """All tools of one endpoint. `limit` is the number of tools, `page_bytes` the size above which a list is paged."""
+    """All tools of one endpoint. `limit` is the number of tools, `page_bytes` that of a page of a list that must be paged."""
 
     __slots__ = (
         "_fingerprint",
@@ -337,7 +337,7 @@ class Catalog:
     # -- the list ----------------------------------------------------------------------------------------------------------
 
     def pages(self) -> list[bytes]:
-        """The whole list as `"tools":[…]` arrays of exported definitions, cut where a page grows above `page_bytes`."""
+        """The list as `"tools":[…]` arrays of exported definitions, cut where a page grows above `page_bytes`."""
         if self._pages is None:
             self.settle()
             self._pages = self._cut(self.listed())
@@ -377,23 +377,28 @@ class Catalog:
         pages.append(b"[%b]" % b",".join(page))
         return pages
 
-    def page(self, cursor: str | None, missing: list[str]) -> bytes:
-        """The `tools/list` result for a cursor; one that is not of this revision gets the list from its start.
+    def page(self, cursor: str | None, missing: list[str], most: int = 0) -> bytes:
+        """The `tools/list` result for a cursor: the whole list if it has at most `most` bytes, because not every consumer follows pages.
 
-        `missing` are labels of providers that have not told their tools in time; they are named in `_meta`.
+        A cursor that is not of this revision gets the list from its start. `missing` are labels of providers that have not told their
+        tools in time; they are named in `_meta`.
         """
-        return self._page(self.pages(), cursor, missing)
+        return self._page(self.pages(), cursor, missing, most)
 
-    def page_of(self, label: str, cursor: str | None) -> bytes:
+    def page_of(self, label: str, cursor: str | None, most: int = 0) -> bytes:
         """The same for one label's tools, under their own names."""
         found: dict[str, tuple[bool, Tool]] = {}
         for shelf in self.shelves:
             if shelf.label == label:
                 here = shelf.left is None
                 found |= {name: (here, tool) for name, tool in shelf.tools.items() if here or not found.get(name, (False,))[0]}
-        return self._page(self._cut((name, tool) for name, (_, tool) in found.items()), cursor, [])
+        return self._page(self._cut((name, tool) for name, (_, tool) in found.items()), cursor, [], most)
 
-    def _page(self, pages: list[bytes], cursor: str | None, missing: list[str]) -> bytes:
+    def _page(self, pages: list[bytes], cursor: str | None, missing: list[str], most: int) -> bytes:
+        if len(pages) > 1 and sum(map(len, pages)) < most:
+            whole = self._page([b"[%b]" % b",".join(page[1:-1] for page in pages)], None, missing, 0)
+            if len(whole) <= most:
+                return whole
         number = next((number for number in range(1, len(pages)) if cursor == self._cursor(number)), 0)
         parts = [b'{"%b":' % self.kind.member.encode(), pages[number]]
         if number + 1 < len(pages):

@@ -52,13 +52,14 @@ from .ledger import (
     Watch,
     id_of,
     is_open,
+    most_of,
     number_of,
     number_text,
     outcome_of,
     outgoing,
     tool_of,
 )
-from .lifecycle import INITIALIZED, Greetings, Provider, State, Step, Waiting
+from .lifecycle import INITIALIZED, NAME_CHARS, Greetings, Provider, State, Step, Waiting
 
 METHOD_CHARS: Final = 256
 """Characters of a method; it is kept as long as its call."""
@@ -471,7 +472,7 @@ class Endpoint:
         if call.method == "ping":
             self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
         elif call.method == "tools/list" and not any(provider.state is State.BARE for provider in here):
-            self.ledger.answer(call, jsonrpc.result(call.id, self.catalog.page_of(label, self._cursor(frame))))
+            self.ledger.answer(call, jsonrpc.result(call.id, self.catalog.page_of(label, self._cursor(frame), most_of(call))))
         elif call.method == "tools/call":
             name = self._tool_name(frame)
             if name is not None and self._to_replica(label, name, call, frame, data, None):
@@ -519,7 +520,7 @@ class Endpoint:
                 self._grant(call, self.sole, seconds)
                 self.carry(self.sole, call, frame, data)
             else:
-                self._to_bare(call, frame, data, now, patient, errors.INVALID_PARAMS)
+                self._to_bare(call, frame, data, now, patient, errors.INVALID_PARAMS if name is None else _unknown_tool(name))
             return
         assert name is not None
         self.catalog.called[name] = None
@@ -527,7 +528,7 @@ class Endpoint:
         if self._to_replica(label, tool, call, frame, data, seconds, None if tool == name else (("name",), _encode(tool))):
             pass
         elif any(provider.label == label and provider.listed for provider in self.providers):
-            self.ledger.fail(call, errors.INVALID_PARAMS, "the provider no longer has this tool / 工具端已不再提供此工具", delivered=False)
+            self.ledger.fail(call, _unknown_tool(name), "the provider no longer has this tool / 工具端已不再提供此工具", delivered=False)
         elif any(shelf.label == label for shelf in self.catalog.shelves) or (patient and self.greetings.settling()):
             self._park(call, data, now)
         else:
@@ -914,7 +915,7 @@ class Endpoint:
             self.carry(bare[-1], call, frame, data)
             return
         missing = [provider.label or provider.server_id or "tool" for provider in self.providers if self.greetings.is_missing(provider)]
-        body = self.catalog.page(self._cursor(frame), missing)
+        body = self.catalog.page(self._cursor(frame), missing, most_of(call))
         assert consumer is not None
         consumer.seen = self.catalog.fingerprint()
         self.reckon()
@@ -1163,7 +1164,7 @@ class Endpoint:
                 if parked.call.method == "initialize":
                     self.greetings.welcome(parked.call)
                 elif parked.call.method == "tools/list":
-                    self.ledger.answer(parked.call, jsonrpc.result(parked.call.id, self.catalog.page(None, [])))
+                    self.ledger.answer(parked.call, jsonrpc.result(parked.call.id, self.catalog.page(None, [], most_of(parked.call))))
                 else:
                     self._nobody(parked.call)
 
@@ -1239,6 +1240,12 @@ def _described(consumer: Consumer, now: float) -> dict[str, Any]:
         "connected_seconds": round(now - consumer.since, 1),
         "in_flight": len(consumer.owed),
     }
+
+
+def _unknown_tool(name: str) -> Code:
+    """-32602 that says which tool is not there: of an error, a device tells its user the message alone."""
+    shown = name[:NAME_CHARS]
+    return Code(errors.INVALID_PARAMS.number, f"没有名为 {shown} 的工具 / Unknown tool: {shown}")
 
 
 class _Told(msgspec.Struct):

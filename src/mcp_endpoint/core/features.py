@@ -23,7 +23,7 @@ from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Frame, members, place_in_params, splice
 from ..protocol.stateless import LEVELS
 from .catalog import PROMPTS, RESOURCES, TEMPLATES, Catalog, Kind, Tool, read_page
-from .ledger import EVERYTHING, Call, Consumer, Rename, number_text
+from .ledger import EVERYTHING, Call, Consumer, Rename, most_of, number_text
 from .lifecycle import State
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Offers:
     def _answer_list(self, kind: Kind, call: Call, cursor: str | None, frame: Frame, data: bytes) -> None:
         if self._having(kind.capability):
             missing = [provider.label for provider, other in self.listings if other is kind]
-            self.endpoint.ledger.answer(call, jsonrpc.result(call.id, self.catalogs[kind].page(cursor, missing)))
+            self.endpoint.ledger.answer(call, jsonrpc.result(call.id, self.catalogs[kind].page(cursor, missing, most_of(call))))
         else:
             self.endpoint.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
 

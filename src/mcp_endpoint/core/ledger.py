@@ -504,6 +504,12 @@ def is_open(call: Call) -> bool:
     return call.consumer is not None and call in call.consumer.owed
 
 
+def most_of(call: Call) -> int:
+    """Bytes that the result of a call may have for its consumer to take the answer."""
+    assert call.consumer is not None
+    return call.consumer.answer_bytes - len(jsonrpc.result(call.id, b""))
+
+
 def number_text(number: int) -> bytes:
     """A number of ours as it stands in a frame."""
     return b"%d" % number

@@ -115,8 +115,9 @@ _HALF_PAIR: Final = re.compile(
 _MARK: Final = b"\xef\xbb\xbf"
 _NUMBER: Final = rb'(?:"\d{1,10}(?:\.0{1,10})?"|\d{1,10}(?:\.0{1,10})?(?![\d.eE]))'
 _ANSWER_HEAD: Final = re.compile(
-    # What stands before the result or the error: members with short, plain values, none of them a method.
-    rb'\s*+\{\s*+((?:"(?!method")\w{1,20}+"\s*+:\s*+(?:"[^"\\]{0,128}+"|[-+.\deE]{1,32}+|null|true|false)\s*+,\s*+){0,6}+)"(result|error)"\s*+:'
+    # What stands before the result or the error in an answer of any known peer: the version, the id, and members that are null.
+    rb'\s*+\{\s*+((?:(?:"(?:jsonrpc|id)"\s*+:\s*+(?:"[^"\\]{0,128}+"|[-+.\deE]{1,32}+|null)|"(?:method|params|result|error)"\s*+:\s*+null)'
+    rb'\s*+,\s*+){0,6}+)"(result|error)"\s*+:'
 )
 _ANSWER_TAIL: Final = re.compile(rb',\s*"id"\s*:\s*(%b|null)\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z' % _NUMBER)
 _ANSWER_TAIL_BYTES: Final = 96

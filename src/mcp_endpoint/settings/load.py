@@ -257,7 +257,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     fragments: Annotated[Count, Meta(description="fragments of one WebSocket message; 1008 beyond")] = 1000
     bad_frames: Annotated[Count, Meta(description="frames of a consumer that are not JSON-RPC; 1008 beyond")] = 20
     tools_per_endpoint: Annotated[Count, Meta(description="tools of one endpoint; further ones are left out of the catalog")] = 512
-    list_page_bytes: Annotated[Bytes, Meta(description="a merged tool list above this is paged, well below the devices' 1 MiB")] = 256 * KIB
+    list_page_bytes: Annotated[Bytes, Meta(description="one page of a merged list that is too much for one answer")] = 256 * KIB
     handshake_seconds: Annotated[Seconds, Meta(description="time to send a complete HTTP head; ends half-sent requests")] = 10.0
     handshake_bytes: Annotated[Bytes, Meta(description="size of an HTTP head")] = 16 * KIB
     unfinished_handshakes: Annotated[Count, Meta(description="sockets that have not finished their HTTP head")] = 1000
