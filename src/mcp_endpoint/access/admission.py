@@ -367,7 +367,16 @@ PLACEHOLDER: Final = (
     "地址中是示例里的占位符，而不是令牌：请把它换成您的令牌，或运行 mcp-endpoint url NAME 获取整个地址"
     " / This is the placeholder of an example, not a token: put your token there, or get the whole address with: mcp-endpoint url NAME"
 )
-REASONS: Final = {"missing": ("no token", NO_TOKEN), "placeholder": ("placeholder", PLACEHOLDER)}
+NOT_HERE: Final = (
+    "自取的令牌在这里无效：如果它是复制来的，则复制不完整，或由其他密钥制作；请运行 mcp-endpoint url NAME 获取地址"
+    " / A free-form token opens nothing here: if you copied it, it was cut off or made with another key; get an address with:"
+    " mcp-endpoint url NAME"
+)
+REASONS: Final = {
+    "missing": ("no token", NO_TOKEN),
+    "placeholder": ("placeholder", PLACEHOLDER),
+    "opaque-token-not-allowed-here": ("bad token", NOT_HERE),
+}
 """Reasons a peer is told; of a token that is wrong it hears only that."""
 TWO_TOKENS: Final = (
     "请求带有两个不同的令牌：请只用 Authorization 或 ?token= 之一 / Two tokens that differ: use either Authorization or ?token="
