@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from running import BOUND, KEY, MAIN, Program, get, program
+from running import BOUND, KEY, MAIN, Program, full_pipe, get, program
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -400,17 +399,6 @@ def test_a_python_too_old_is_told_instead_of_failing_somewhere(monkeypatch: pyte
 # -- an operator who is not there ----------------------------------------------------------------------------------------------
 
 
-def full_pipe() -> tuple[int, int]:
-    """A pipe that takes nothing more: a terminal after Ctrl-S, a pager that waits, a log driver that is stuck."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writing, bytes(65_536))
-    os.set_blocking(writing, True)
-    return reading, writing
-
-
 async def knock(port: int) -> None:
     """A handshake with a token that opens nothing."""
     with pytest.raises(InvalidStatus):
@@ -497,6 +485,20 @@ async def test_a_terminal_that_closes_is_a_stop_like_any_other_and_says_so_twice
         assert await goodbye(asking) == 1012
         assert await asyncio.wait_for(slow, BOUND) == 1012
     assert await started.ends() == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors of POSIX")
+async def test_without_stdin_stdout_and_stderr_it_serves_and_ends_as_always(tmp_path: Path) -> None:
+    command = f"exec '{sys.executable}' '{MAIN}' --root '{tmp_path}' serve --port 0 <&- >&- 2>&-"
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", command)
+    try:
+        assert (await get(await port_in_log(tmp_path), "/health")).status == 200
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), BOUND) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert "stopped" in in_log(tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("nohup") is None, reason="nohup is not installed")

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from gate import TOKEN, Gate, Said, piping
-from running import Program, program
+from running import Program, full_pipe, program
 from vigil import PATIENCE, Vigil
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -339,13 +339,13 @@ PROGRAM = "import sys; from mcp_endpoint.commands.main import main; main(argumen
 
 
 @asynccontextmanager
-async def _program(*words: object, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _program(*words: object, stderr: int = asyncio.subprocess.PIPE, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """`mcp-endpoint pipe WORDS` with these environment variables."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, "pipe", *map(str, words)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
         env=os.environ | {"PYTHONPATH": str(HERE.parent / "src"), "PYTHONWARNINGS": "error", "PYTHONUTF8": "1"} | variables,
     )
     try:
@@ -375,6 +375,26 @@ async def test_ctrl_c_and_sigterm_end_it_clean(gate: Gate, number: signal.Signal
         assert "已结束 / ended" in err.decode()
         assert "Traceback" not in err.decode()
         assert TOKEN not in err.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and signals of POSIX")
+async def test_a_stderr_that_nobody_reads_stops_no_frame_and_a_closing_terminal_ends_it_clean(gate: Gate) -> None:
+    """The tool's noise would be told on stderr. SIGHUP comes twice, as from a shell that ends; the child is gone too."""
+    reading, writing = full_pipe()
+    try:
+        async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port), stderr=writing) as process:
+            wire = await gate.link()
+            pid = await vigil.born()
+            for _ in range(3):
+                assert await wire.ask("noise") == "after the noise"
+            process.send_signal(signal.SIGHUP)
+            assert await wire.goodbye() == GOING_AWAY
+            process.send_signal(signal.SIGHUP)
+            await vigil.ended(pid)
+            assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

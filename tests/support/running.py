@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -131,3 +132,14 @@ async def program(root: Path, *arguments: str, main: Path = MAIN, environ: Mappi
         if process.returncode is None:
             process.kill()
         await started.ends()
+
+
+def full_pipe() -> tuple[int, int]:
+    """A pipe that takes nothing more: a terminal after Ctrl-S, a pager that waits, a log driver that is stuck."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(65_536))
+    os.set_blocking(writing, True)
+    return reading, writing

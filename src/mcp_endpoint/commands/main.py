@@ -37,6 +37,7 @@ def main(root: Path | None = None, arguments: list[str] | None = None) -> NoRetu
     `root` is the folder with data/ and logs/; the current one where none is given. Exit codes: 0 done, 1 refused by the machine,
     2 wrong usage, 78 wrong configuration (sysexits.h).
     """
+    _occupy_standard_descriptors()
     try:
         command.main(args=arguments, prog_name="mcp-endpoint", obj=root or Path.cwd(), standalone_mode=False)
     except click.exceptions.Abort:
@@ -50,6 +51,15 @@ def main(root: Path | None = None, arguments: list[str] | None = None) -> NoRetu
     except BrokenPipeError:  # the reader of our output left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Where we were started without stdin, stdout or stderr, no socket of ours may take their numbers: libraries write there."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
 class _Command(click.Group):
