@@ -11,7 +11,7 @@ from running import BOUND
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from mcp_endpoint.asgi import DROPPED, Bodies, BodyRefused, unless_gone
+from mcp_endpoint.asgi import DROPPED, LARGE_BYTES, Bodies, BodyRefused, unless_gone
 
 
 class Client:
@@ -105,6 +105,24 @@ async def test_only_so_many_are_read_at_a_time_and_one_holder_has_half_of_them()
         for one in clients[2:]:
             one.say(b"z", more=False)
         assert await asyncio.gather(*reading[2:]) == [b"z", b"z"]
+
+
+async def test_of_large_bodies_one_is_handed_on_in_a_turn_of_the_loop() -> None:
+    """On the old code all of them came in one turn, and everybody else waited for what was done with all of them."""
+    bodies = Bodies(20, BOUND)
+    turn = 0
+    came: dict[str, list[int]] = {"large": [], "small": []}
+
+    async def read(kind: str, size: int) -> None:
+        await bodies.read(Client(b"x" * size).request, 1 << 20, "a")
+        came[kind].append(turn)
+
+    reads = [asyncio.create_task(read(kind, size)) for kind, size in (("large", LARGE_BYTES + 1), ("small", 9)) for _ in range(4)]
+    while not all(task.done() for task in reads):
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(set(came["large"])) == 4
+    assert len(set(came["small"])) == 1
 
 
 async def test_work_ends_with_its_client() -> None:

@@ -18,6 +18,8 @@ Found = TypeVar("Found")
 DROPPED: Final = 8
 """Times the largest size that is read, and dropped, of a body that is too large: a client that is still sending when its connection
 closes does not see the answer."""
+LARGE_BYTES: Final = 64 * 1024
+"""A body above this is work for milliseconds, whatever is done with it."""
 CLOSE: Final = (("Connection", "close"),)
 """What follows on this connection is the rest of a body that nobody reads."""
 
@@ -42,6 +44,7 @@ class Bodies:
         self._seconds = seconds
         self._reading: Counter[str] = Counter()
         """Holder → bodies of theirs that are being read."""
+        self._turn = asyncio.Lock()
 
     async def read(self, request: Request, largest: int, holder: str) -> bytes:
         """The whole body, at most `largest` bytes; `holder` is who its credentials belong to.
@@ -54,6 +57,7 @@ class Bodies:
                     begun, rest = await _beginning(request.stream(), largest)
                     size = len(begun)
                     if rest is None:
+                        await self._in_turn(size)
                         return begun
                     while size <= DROPPED * largest and (piece := await anext(rest, None)) is not None:
                         size += len(piece)
@@ -75,6 +79,12 @@ class Bodies:
             except TimeoutError:
                 raise _too_slow() from None
         return begun, None if rest is None else _within(rest, idle_seconds)
+
+    async def _in_turn(self, size: int) -> None:
+        """Hand large bodies on one after the other: what is done with all of them at once would keep everybody else waiting."""
+        if size > LARGE_BYTES:
+            async with self._turn:
+                await asyncio.sleep(0)
 
     @contextmanager
     def _place(self, holder: str) -> Iterator[None]:
