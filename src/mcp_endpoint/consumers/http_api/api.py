@@ -13,7 +13,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from loguru import logger
@@ -50,6 +50,8 @@ HUNG_UP: Final = 499
 """What the request log says of a client that left before its answer; nginx's number."""
 LOGGED_CHARS: Final = 4_000
 """Characters of a text, and of a whole body, that a line of the request log has."""
+SHOWN_BYTES: Final = LOGGED_CHARS * 4
+"""Bytes of a body from which that many characters can come."""
 SECRET_NAMES: Final = frozenset(("token", "key", "api_key", "apikey", "password", "passwd", "secret", "authorization"))
 BUSY: Final = frozenset(
     code.number
@@ -86,8 +88,18 @@ _call: Final = msgspec.json.Decoder(_Call)
 _parts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+class Wanted(NamedTuple):
+    """A call as a client wants it."""
+
+    tool: str
+    arguments: bytes
+    """A JSON object."""
+    server: str
+    """The server that is asked first, by its name or its whole URL; "" is any."""
+
+
 class Asked:
-    """One request, and what has been read of it."""
+    """One request, and the beginning of its body."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -241,10 +253,10 @@ class Api:
         if path == "/tools":
             if request.headers.get("content-encoding", "identity").lower() != "identity":
                 raise Refused(415, "请求体不能压缩 / The body must not be compressed (Content-Encoding)")
-            asked.body = await self._bodies.read(request, self._config.limits.consumer_message_bytes, holder.user)
+            wanted = await self._wanted(asked, holder)
             if _wants_events(request):
-                return await unless_gone(request.receive, self._stream(asked, holder))
-            return 200, await unless_gone(request.receive, self._call(asked.body, holder))
+                return await unless_gone(request.receive, self._stream(asked, wanted, holder))
+            return 200, await unless_gone(request.receive, self._call(wanted, holder))
         if path == "/servers":
             return 200, await self._list_servers(holder)
         named = request.query_params.getlist("server")
@@ -309,13 +321,31 @@ class Api:
         ]
         return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.get(name, False) for name in known)})
 
-    async def _stream(self, asked: Asked, holder: Holder) -> EventStream:
+    async def _wanted(self, asked: Asked, holder: Holder) -> Wanted:
+        """The call a body asks for. Of the body itself no more is kept than the log shows. Raises Refused, BodyRefused."""
+        body = await self._bodies.read(asked.request, self._config.limits.consumer_message_bytes, holder.user)
+        asked.body = body[: SHOWN_BYTES + 1]
+        try:
+            call = _call.decode(body.removeprefix(BOM_UTF8))
+            body.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Refused(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
+        args = bytes(call.args) if bytes(call.args) != b"null" else b"{}"
+        if not args.startswith(b"{") or call.arguments is not msgspec.UNSET:
+            raise Refused(400, "工具的参数应为对象，写在 args 中 / The tool's arguments are an object, in args")
+        if not call.method or (call.server is not None and not call.server):
+            raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
+        if not holder.may_call(call.method):
+            raise Refused(403, "令牌不允许使用此工具 / The token does not permit this tool (its claim tools)")
+        return Wanted(call.method, args, call.server or "")
+
+    async def _stream(self, asked: Asked, wanted: Wanted, holder: Holder) -> EventStream:
         """The call as events, once the tool is being asked. Raises Refused for what is wrong before that."""
         stream = EventStream()
 
         async def call() -> tuple[int, bytes]:
             try:
-                return 200, await self._call(asked.body, holder, stream)
+                return 200, await self._call(wanted, holder, stream)
             except Refused as refused:
                 if not stream.begun:
                     raise
@@ -327,22 +357,10 @@ class Api:
         await stream.start(call(), ended)
         return stream
 
-    async def _call(self, body: bytes, holder: Holder, hearer: Hearer | None = None) -> bytes:
+    async def _call(self, wanted: Wanted, holder: Holder, hearer: Hearer | None = None) -> bytes:
         """The answer to a call: its result, and who gave it. Raises Refused."""
         try:
-            asked = _call.decode(body.removeprefix(BOM_UTF8))
-            body.decode()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Refused(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
-        args = bytes(asked.args) if bytes(asked.args) != b"null" else b"{}"
-        if not args.startswith(b"{") or asked.arguments is not msgspec.UNSET:
-            raise Refused(400, "工具的参数应为对象，写在 args 中 / The tool's arguments are an object, in args")
-        if not asked.method or (asked.server is not None and not asked.server):
-            raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
-        if not holder.may_call(asked.method):
-            raise Refused(403, "令牌不允许使用此工具 / The token does not permit this tool (its claim tools)")
-        try:
-            done = await self._servers.call(asked.method, args, asked.server or "", holder.may_use, hearer)
+            done = await self._servers.call(wanted.tool, wanted.arguments, wanted.server, holder.may_use, hearer)
         except NotPermitted:
             raise Refused(403, NO_SERVER) from None
         except Unknown as unknown:
@@ -428,7 +446,7 @@ def _shown(body: bytes) -> Any:
             return _clean(msgspec.json.decode(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
-    return _clipped(body[: LOGGED_CHARS * 4].decode("utf-8", "replace"))
+    return _clipped(body[:SHOWN_BYTES].decode("utf-8", "replace"))
 
 
 def _clean(value: Any, name: str = "") -> Any:
