@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+from upstream import BOUND
 
 from mcp_endpoint.credentials import lookahead as module
 from mcp_endpoint.credentials.lookahead import Lookahead, answer_of, worked
@@ -91,6 +92,25 @@ async def test_a_body_that_is_not_wanted_is_closed_while_its_next_piece_is_await
         assert await ahead.begin() == b"x"
         await ahead.aclose()
         assert body.closed
+
+
+async def test_who_leaves_while_a_refusal_is_looked_at_leaves_no_connection_open() -> None:
+    came = asyncio.Event()
+
+    class Silent(Body):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            came.set()
+            await asyncio.Event().wait()
+            yield b""
+
+    body = Silent()
+    looking = asyncio.create_task(answer_of(httpx2.Response(401, stream=body)))
+    async with asyncio.timeout(BOUND):
+        await came.wait()
+        looking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+    assert body.closed
 
 
 @pytest.mark.parametrize(

@@ -84,4 +84,9 @@ async def worked(response: httpx2.Response) -> bool:
 async def _begin(response: httpx2.Response) -> bytes:
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = ahead = Lookahead(response.stream)
-    return plain(await ahead.begin(), response.headers.get("content-encoding", ""))
+    try:
+        begun = await ahead.begin()
+    except asyncio.CancelledError:  # whoever asked has left: nobody else closes it
+        await response.aclose()
+        raise
+    return plain(begun, response.headers.get("content-encoding", ""))

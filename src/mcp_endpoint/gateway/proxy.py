@@ -103,6 +103,20 @@ class Upstream(NamedTuple):
     counts: Counts
 
 
+class _Asked(NamedTuple):
+    """One request on its way to an upstream."""
+
+    upstream: Upstream
+    request: Request
+    path: bytes
+    """What follows the gateway's own path, to the byte."""
+    begun: bytes
+    """Its body, or the beginning of one that is too large to be kept."""
+    rest: AsyncIterator[bytes] | None
+    """What follows of such a body."""
+    rpc: _Rpc | None
+
+
 class Gateway:
     """The room of all `[[gateway]]`s."""
 
@@ -246,9 +260,8 @@ class Gateway:
         if local is not None:
             upstream.counts.local += 1
             return local
-        if rest is None:
-            return await unless_gone(request.receive, self._carry(upstream, request, path, begun, None, rpc))
-        return await self._carry(upstream, request, path, begun, rest, None)
+        asked = _Asked(upstream, request, path, begun, rest, rpc)
+        return await unless_gone(request.receive, self._carry(asked)) if rest is None else await self._carry(asked)
 
     def _refused(self, request: Request) -> Response | None:
         """Who may not use it: somebody elsewhere without the key. A web page of somebody else does not come here, see `refuses_pages`."""
@@ -262,24 +275,19 @@ class Gateway:
             return _error(401, "key needed", KEY_NEEDED)
         return None
 
-    async def _carry(
-        self, upstream: Upstream, request: Request, path: bytes, begun: bytes, rest: AsyncIterator[bytes] | None, rpc: _Rpc | None
-    ) -> _Answer:
+    async def _carry(self, asked: _Asked) -> _Answer:
         """Try one key after the other until one is taken; the last answer is the answer."""
+        upstream, request, rest = asked.upstream, asked.request, asked.rest
         ring = upstream.ring
         if ring is None:
-            return await self._once(upstream, request, path, begun, rest, None, rpc)
-        query = unkeyed(request.scope["query_string"], self._key)
-        target = upstream.aim.origin.encode() + upstream.aim.join(path, query, "", "")
-        headers = outward(request.scope["headers"], upstream.aim, "", "", mcp=False)
-        route = route_of(request.method, target, None if rest is not None else begun, headers)
-        rotation = ring.rotation(route, self._owner(upstream, request))
-        repeatable = request.method in IDEMPOTENT or (rpc is not None and rpc.method in READING)
+            return await self._once(asked, None)
+        rotation = ring.rotation(self._route(asked), self._owner(upstream, request))
+        repeatable = request.method in IDEMPOTENT or (asked.rpc is not None and asked.rpc.method in READING)
         credential = rotation.take(_now())
         if credential is None:
             return _none_left(ring)
         while True:
-            given = await self._once(upstream, request, path, begun, rest, credential, rpc)
+            given = await self._once(asked, credential)
             if isinstance(given, Response) and not isinstance(given, _Silent):
                 following = None  # no key changes that
             else:
@@ -309,22 +317,21 @@ class Gateway:
         if given.response.status_code in (429, 503):
             given.wait = ring.pool.wait(_now())
 
-    async def _once(
-        self,
-        upstream: Upstream,
-        request: Request,
-        path: bytes,
-        begun: bytes,
-        rest: AsyncIterator[bytes] | None,
-        credential: Credential | None,
-        rpc: _Rpc | None,
-    ) -> _Answer:
+    def _route(self, asked: _Asked) -> int | None:
+        """A number for what is asked for."""
+        aim, scope = asked.upstream.aim, asked.request.scope
+        target = aim.origin.encode() + aim.join(asked.path, unkeyed(scope["query_string"], self._key), "", "")
+        headers = outward(scope["headers"], aim, "", "", mcp=False)
+        return route_of(asked.request.method, target, asked.begun if asked.rest is None else None, headers)
+
+    async def _once(self, asked: _Asked, credential: Credential | None) -> _Answer:
         """Send it with one key, or without any. A `_Silent` answer is our own, for an upstream that took the request and gave none."""
+        upstream, request = asked.upstream, asked.request
         name = upstream.settings.name
         try:
             # An upstream that sends a head byte by byte is silent too. A body that is being sent has its own bound.
-            async with asyncio.timeout(upstream.settings.timeout + CONNECT_SECONDS if rest is None else None):
-                response = await self._send(upstream, request, path, begun, rest, credential, mcp=rpc is not None)
+            async with asyncio.timeout(upstream.settings.timeout + CONNECT_SECONDS if asked.rest is None else None):
+                response = await self._send(asked, credential)
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             return self._failed(upstream, "cannot be reached / 无法连接")
         except (httpx2.LocalProtocolError, httpx2.InvalidURL):
@@ -339,7 +346,7 @@ class Gateway:
             await response.aclose()
             return self._failed(upstream, f"status {status} cannot be carried / 状态码 {status} 无法转交")
         logger.debug("已转发 / forwarded", gateway=name, method=request.method, status=status)
-        if rpc is not None and response.is_redirect:
+        if asked.rpc is not None and response.is_redirect:
             advice = "上游要求换地址：请修改 target / the upstream redirects MCP elsewhere: change target"
             logger.warning(advice, gateway=name, status=status)
         prefix = "" if self._alone else f"/gateway/{name}"
@@ -373,22 +380,13 @@ class Gateway:
             if len(upstream.sessions) > SESSIONS:
                 upstream.sessions.popitem(last=False)
 
-    async def _send(
-        self,
-        upstream: Upstream,
-        request: Request,
-        path: bytes,
-        begun: bytes,
-        rest: AsyncIterator[bytes] | None,
-        credential: Credential | None,
-        *,
-        mcp: bool,
-    ) -> httpx2.Response:
+    async def _send(self, asked: _Asked, credential: Credential | None) -> httpx2.Response:
         """Send it once; gives the answer as soon as its head is there."""
+        upstream, request, _, begun, rest, rpc = asked
         place, secret = upstream.settings.place, "" if credential is None else credential.secret
         query = unkeyed(request.scope["query_string"], self._key)
-        target = upstream.aim.join(path, query, place if upstream.ring is not None else "", secret)
-        headers = outward(request.scope["headers"], upstream.aim, place, secret, mcp=mcp)
+        target = upstream.aim.join(asked.path, query, place if upstream.ring is not None else "", secret)
+        headers = outward(request.scope["headers"], upstream.aim, place, secret, mcp=rpc is not None)
         length = request.headers.get("content-length")
         stream: httpx2.AsyncByteStream | httpx2.ByteStream
         if rest is None:

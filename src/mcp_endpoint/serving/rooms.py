@@ -100,7 +100,7 @@ class Keys:
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        """None: keys are drawn inside the house."""
+        """None: keys are for requests of this server only."""
         return ()
 
     def refuses_pages(self, request: object) -> bool:
