@@ -37,6 +37,8 @@ WITHOUT_SECRET = {
     "mcp": ("POST /mcp", (*POST, "Authorization: Bearer friend"), 200),
     "mcp by address": ("POST /mcp?token=friend", POST, 200),
     "mcp without a session": ("GET /mcp?token=friend", ("Accept: text/event-stream",), 400),
+    "sse": ("GET /sse?token=friend", ("Accept: text/event-stream",), 200),
+    "sse by header": ("GET /sse", ("Accept: text/event-stream", "Authorization: Bearer friend"), 200),
     "api": ("GET /api/health", (), 503),
     "api document": ("GET /api/openapi.json", (), 200),
     "api, made up": ("GET /api/health?token=anything", (), 503),
@@ -135,7 +137,7 @@ async def served(
     security.setdefault("allowed_origins", ("*", "null", LISTED))
     async with upstream(says(reply(200, b"secret of the upstream"))) as behind:
         config = Config(
-            server=settings or Settings(),
+            server=settings or Settings(legacy_sse=True),
             security=Security(**security),  # type: ignore[arg-type]
             gateway=(GatewaySettings(name="air", target=f"{behind.url}/"),),
             api=Api(secret=SECRET, request_log=""),

@@ -16,6 +16,7 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from running import BOUND, MAIN, program
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from mcp_endpoint.commands import stdio as module
 from mcp_endpoint.commands.stdio import HELLO, Stdio, Where
@@ -58,6 +59,8 @@ class Far:
     def __init__(self) -> None:
         self.links: asyncio.Queue[ServerConnection] = asyncio.Queue()
         self.port = 0
+        self.accepts: dict[str, str] = {}
+        """Headers of the answer that takes a link."""
 
     async def link(self) -> ServerConnection:
         return await asyncio.wait_for(self.links.get(), BOUND)
@@ -71,7 +74,11 @@ async def far(port: int = 0) -> AsyncIterator[Far]:
         found.links.put_nowait(link)
         await link.wait_closed()
 
-    async with serve(take, "127.0.0.1", port) as server:
+    def accept(link: ServerConnection, request: Request, response: Response) -> None:
+        for name, value in found.accepts.items():
+            response.headers[name] = value
+
+    async with serve(take, "127.0.0.1", port, process_response=accept) as server:
         found.port = server.sockets[0].getsockname()[1]
         yield found
 
@@ -118,6 +125,17 @@ async def test_the_official_client_lists_and_calls_a_tool_behind_it(tmp_path: Pa
         finally:
             pipe.terminate()
             await pipe.wait()
+
+
+@pytest.mark.parametrize("accepts", [{}, {"X-Free-Form-Endpoint": "opaque-12345678"}])
+async def test_whoever_uses_a_free_form_token_hears_so(accepts: dict[str, str]) -> None:
+    async with far() as server:
+        server.accepts = accepts
+        async with desk(server.port) as client:
+            await client.says(INITIALIZE)
+            await said(await server.link())  # by then everything about the link has been told
+            told = "".join(client.told)
+    assert ("free-form token, endpoint opaque-12345678" in told) == ("自取的令牌" in told) == bool(accepts)
 
 
 async def test_as_a_program_it_ends_with_stdin_and_writes_json_only(tmp_path: Path) -> None:
