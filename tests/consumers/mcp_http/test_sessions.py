@@ -28,6 +28,20 @@ async def until(holds: Any) -> None:
 # The life of a session
 
 
+async def test_what_all_sessions_are_told_is_read_and_kept_once() -> None:
+    """A tool that tells a thousand sessions a megabyte must not stop the server for a second."""
+    async with served() as web:
+        tool = Tool(web.broker)
+        sessions_ = [await web.begin() for _ in range(3)]
+        async with web.stream(session=sessions_[0], accept=EVENTS) as stream:
+            assert await stream.event() == ""
+            tool.say({"method": "notifications/message", "params": {"level": "info", "data": "x" * 90_000}})
+            kept = {id(web.room.sessions._open[session].own_stream()._kept[-1].rest) for session in sessions_}
+            assert len(kept) == 1
+            assert (await stream.frame())["params"]["data"] == "x" * 90_000
+        await until(lambda: not web.room.sessions._told)
+
+
 async def test_a_session_lists_calls_and_ends() -> None:
     async with served() as web:
         tool = Tool(web.broker)

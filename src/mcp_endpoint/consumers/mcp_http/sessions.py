@@ -39,7 +39,7 @@ from ...protocol.stateless import INTERNAL
 from ...settings.load import Limits
 from . import failures
 from .caller import Seat
-from .streams import Connection, Events, Store, Stream
+from .streams import Connection, Events, Store, Stream, event_of
 
 SESSION: Final = "mcp-session-id"
 VERSION: Final = "mcp-protocol-version"
@@ -238,9 +238,12 @@ class Session:
         """Take one frame of the endpoint."""
         if self.ended:
             return
-        data = b"".join((first, second))
         try:
-            frame = jsonrpc.parse(data, utf8=True)
+            if not second and isinstance(first, bytes):
+                data, frame = first, self._sessions.parsed(first)
+            else:
+                data = b"".join((first, second))
+                frame = jsonrpc.parse(data, utf8=True)
             if frame.method is UNSET:
                 self._answered(frame, data)
             elif frame.id is UNSET:
@@ -293,14 +296,15 @@ class Session:
     def _told(self, method: str, data: bytes) -> None:
         if method == "notifications/progress":
             token = self._param(data, "progressToken")
-            self._stream_of([call for call in self.consumer.owed if call.token and call.token == token]).say(data)
+            calls = [call for call in self.consumer.owed if call.token and call.token == token]
+            self._stream_of(calls).keep(self._sessions.event(data))
         elif method == CANCELLED:
             stream = self._asked.pop(number_of(self._param(data, "requestId")), None)
-            (stream or self._own_to_say()).say(data)
+            (stream or self._own_to_say()).keep(self._sessions.event(data))
         elif method == "notifications/message":
-            self._stream_of([call for call in self.consumer.owed if call.provider is not None]).say(data)
+            self._stream_of([call for call in self.consumer.owed if call.provider is not None]).keep(self._sessions.event(data))
         else:
-            self._own_to_say().say(data)
+            self._own_to_say().keep(self._sessions.event(data))
 
     @staticmethod
     def _param(data: bytes, name: str) -> bytes:
@@ -452,9 +456,32 @@ class Sessions:
         """By endpoint; the one used last is last."""
         self._sweep: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._told = b""
+        """What was read last in this turn of the loop, empty if nothing was."""
+        self._frame = Frame()
+        self._event = b""
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def parsed(self, data: bytes) -> Frame:
+        """A frame that all sessions of an endpoint may be told in one turn: it is read once. Raises Malformed."""
+        if data is not self._told:
+            frame = jsonrpc.parse(data, utf8=True)
+            if not self._told:
+                asyncio.get_running_loop().call_soon(self._forget_told)
+            self._told, self._frame, self._event = data, frame, b""
+        return self._frame
+
+    def event(self, data: bytes) -> bytes:
+        """The same frame as an event, made once, so that all who keep it keep the same bytes."""
+        if data is not self._told:
+            return event_of(data)
+        self._event = self._event or event_of(data)
+        return self._event
+
+    def _forget_told(self) -> None:
+        self._told, self._frame, self._event = b"", Frame(), b""
 
     # -- the door's side ---------------------------------------------------------------------------------------------------
 

@@ -120,6 +120,28 @@ class Store:
                     heapq.heappush(fattest, (-self._sums[owner], owner))
 
 
+class _Event:
+    """One event: what is its stream's own, and what other streams may keep too."""
+
+    __slots__ = ("id", "rest")
+
+    def __init__(self, id: bytes, rest: bytes) -> None:
+        self.id = id
+        self.rest = rest
+
+    def __len__(self) -> int:
+        return len(self.id) + len(self.rest)
+
+
+def _bytes(events: list[_Event]) -> int:
+    return sum(map(len, events))
+
+
+def event_of(frame: bytes, kind: bytes = b"message") -> bytes:
+    """A frame as an event that has no id yet."""
+    return b"event: %b\ndata: %b\n\n" % (kind, jsonrpc.one_line(frame))
+
+
 class Stream:
     """The events of one POST, or of the session itself, in their order."""
 
@@ -140,14 +162,14 @@ class Stream:
         self.ended = False
         self._sent = 0
         """The place of the newest event that a connection has taken whole."""
-        self._kept: list[bytes] = []
+        self._kept: list[_Event] = []
         """The events from place `_lost + 1` on."""
         self._lost = 0
         """The place up to which events were forgotten."""
         self._store = store
         self._connections: list[Connection] = []
         if primed:
-            self._keep(b"retry: %d\ndata: \n\n" % RETRY_MILLISECONDS)
+            self.keep(b"retry: %d\ndata: \n\n" % RETRY_MILLISECONDS)
 
     @property
     def connected(self) -> bool:
@@ -156,7 +178,7 @@ class Stream:
 
     def say(self, frame: bytes, kind: bytes = b"message") -> None:
         """One JSON-RPC frame, or the data of another kind of event."""
-        self._keep(b"event: %b\ndata: %b\n\n" % (kind, jsonrpc.one_line(frame)))
+        self.keep(event_of(frame, kind))
 
     def end(self) -> None:
         """Nothing comes after this; who reads gets the rest, and the connection ends."""
@@ -185,8 +207,8 @@ class Stream:
     def _forget(self, place: int) -> None:
         """Let go of the events up to a place."""
         gone = self._kept[: max(0, place - self._lost)]
-        freed = sum(map(len, gone))
-        self.queued -= sum(map(len, gone[max(0, self._sent - self._lost) :]))
+        freed = _bytes(gone)
+        self.queued -= _bytes(gone[max(0, self._sent - self._lost) :])
         del self._kept[: len(gone)]
         self._lost = max(self._lost, place)
         self._sent = max(self._sent, self._lost)
@@ -205,7 +227,7 @@ class Stream:
             if after < self._lost or after > self.last:
                 return None
             self.written = self._sent = after
-            self.queued = sum(map(len, self._kept[after - self._lost :]))
+            self.queued = _bytes(self._kept[after - self._lost :])
         while len(self._connections) >= CONNECTIONS:
             self._connections.pop(0).leave()
         connection = Connection(self)
@@ -219,10 +241,10 @@ class Stream:
             self._connections.remove(connection)
             self._wake()
 
-    def pieces(self, connection: Connection) -> bytes:
+    def pieces(self, connection: Connection) -> list[bytes]:
         """What is to be written to this connection now: one event, or several small ones. `taken` says that it was."""
         if self.written == self.last or not self._connections or self._connections[-1] is not connection:
-            return b""
+            return []
         first = self.written - self._lost
         size, end = len(self._kept[first]), first + 1
         while end < len(self._kept) and size + len(self._kept[end]) <= PIECE:
@@ -230,19 +252,21 @@ class Stream:
             end += 1
         connection.begun = self.written + 1
         self.written = connection.until = self._lost + end
-        return self._kept[first] if end == first + 1 else b"".join(self._kept[first:end])
+        parts = [part for event in self._kept[first:end] for part in (event.id, event.rest)]
+        return [b"".join(parts)] if size <= PIECE else parts
 
     def taken(self, connection: Connection) -> None:
         """A connection has taken what it was given."""
         if connection.begun:
             connection.begun = 0
             place = max(self._sent, min(connection.until, self.written))  # a newer connection may have asked for some of it again
-            self.queued -= sum(map(len, self._kept[self._sent - self._lost : place - self._lost]))
+            self.queued -= _bytes(self._kept[self._sent - self._lost : place - self._lost])
             self._sent = place
 
-    def _keep(self, event: bytes) -> None:
+    def keep(self, rest: bytes) -> None:
+        """One event without its id. Many streams may keep the same bytes."""
         self.last += 1
-        event = b"id: %d-%d\n%b" % (self.number, self.last, event)
+        event = _Event(b"id: %d-%d\n" % (self.number, self.last), rest)
         self._kept.append(event)
         self.queued += len(event)
         self.size += len(event)
@@ -317,10 +341,11 @@ class Events(Response):
         connection = self._connection
         stream = connection.stream
         while not gone.done() and not connection.left:
-            piece = stream.pieces(connection)
-            if piece:
-                for at in range(0, len(piece), PIECE):
-                    await self._send(send, piece[at : at + PIECE])
+            pieces = stream.pieces(connection)
+            if pieces:
+                for piece in pieces:
+                    for at in range(0, len(piece), PIECE):
+                        await self._send(send, piece[at : at + PIECE])
                 stream.taken(connection)
             elif stream.ended:
                 return
