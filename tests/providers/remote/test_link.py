@@ -76,7 +76,7 @@ async def test_answers_to_our_own_requests_are_not_the_endpoints() -> None:
 
 
 @pytest.mark.parametrize("again", [True, False])
-async def test_a_list_that_fails_is_announced_again(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_list_that_fails_is_announced_again(again: bool) -> None:
     link, heard = made()
     link.send(LIST)
     code = -32603 if again else -32601
@@ -91,6 +91,28 @@ async def test_a_list_that_fails_is_announced_again(again: bool, monkeypatch: py
         assert link.why_list == ""
     else:
         link.leave()
+
+
+async def test_a_list_that_does_not_come_is_announced_again_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIST_SECONDS", 0.01)
+    link, heard = made()
+    link.send(LIST)
+    assert (await heard.next())["method"] == CHANGED
+    assert "no answer within" in link.why_list
+
+
+async def test_the_list_of_the_handshake_is_given_on_once() -> None:
+    link, heard = made(deny=("no",))
+    tools = b'[{"name":"yes"},{"name":"no"}]'
+    for question, kept in ((LIST.replace(b"{}}", b'{"cursor":"2"}}'), True), (LIST, False), (LIST, False)):
+        link.first_list = link.first_list or b'{"jsonrpc":"2.0","id":"list","result":{"tools":%b}}' % tools if kept else link.first_list
+        link.listed = asyncio.get_running_loop().time()
+        link.send(question)
+    assert (await heard.next()) == {"jsonrpc": "2.0", "id": 5, "result": {"tools": [{"name": "yes"}]}}
+    assert link.queued == len(LIST.replace(b"{}}", b'{"cursor":"2"}}')) + len(LIST)
+    link.first_list = b"{}"
+    link.heard(b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
+    assert link.first_list == b""
 
 
 async def test_lists_that_are_never_given_are_forgotten() -> None:

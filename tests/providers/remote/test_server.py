@@ -563,21 +563,37 @@ def _relay_of_sse(odd: Callable[[dict[str, Any]], bytes] = lambda frame: b"") ->
 
 @pytest.mark.parametrize("fault", [rpc_error(-32603, "not ready"), reply(500, b"oops"), MAINTENANCE, reply(200, b'{"result":{}}', JSON)])
 async def test_a_list_that_fails_is_asked_for_again(fault: bytes) -> None:
+    """A server that cannot name its tools at first is not ready; one that cannot later stays, and says why."""
     ill = [True]
     broker = house()
     play = Small(lambda seen, frame: fault if ill and frame.get("method") == "tools/list" else None)
     async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
-        await becomes(one, "running")
+        assert "tools/list failed" in (await becomes(one, "waiting"))["why"]
         changes: list[str] = []
         inside = Local(broker, one.server.endpoint, one.server.shown, broker.limits, changed=changes.append)
+        assert await inside.tools() == []
+        ill.clear()
+        await becomes(one, "running")
+        assert [tool.name for tool in await inside.tools()] == ["pour"]
+        attempts = one.describe()["attempts"]
+        ill.append(True)
+        changes.clear()
         with contextlib.suppress(Failed):
             assert await inside.tools() == []
         assert "tools/list failed" in one.describe()["why"]
         ill.clear()
         await until(lambda: changes)
         assert [tool.name for tool in await inside.tools()] == ["pour"]
-        assert one.describe()["why"] == ""
-        assert one.describe()["attempts"] == 1
+        assert (one.describe()["why"], one.describe()["attempts"]) == ("", attempts)
+
+
+async def test_the_list_of_the_handshake_is_the_endpoints_first_list() -> None:
+    """Asked for twice: in the handshake, and by the consumer. The endpoint itself asks the server for nothing."""
+    broker = house()
+    async with upstream(Small()) as behind, kept(broker, entry(behind.url, wire="http", deny=("x",))) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        assert [tool.name for tool in await local(broker, one.server).tools()] == ["pour"]
+        assert len([seen for seen in behind.seen if b"tools/list" in seen.body]) == 2
 
 
 @pytest.mark.parametrize(

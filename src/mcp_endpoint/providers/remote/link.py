@@ -19,7 +19,7 @@ from ...core.ledger import Counters
 from ...core.lifecycle import INITIALIZED, Provider
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse
-from ...protocol.stateless import objects
+from ...protocol.stateless import fields, objects
 from ..backoff import Backoff
 from ..tool_filter import Sieve
 from .connection import read
@@ -27,6 +27,10 @@ from .failure import Failure, unreadable, words
 from .headers import tools_with_headers
 from .transport import KEY_STATUSES, STREAMS
 
+LIST_SECONDS: Final = 30.0
+"""A list that is not given after so long has failed; the endpoint has stopped waiting for it before (`Limits.list_seconds`)."""
+FRESH_SECONDS: Final = 10.0
+"""So long the list that belonged to the handshake answers the endpoint's first question for it."""
 LISTS_REMEMBERED: Final = 1024
 """Lists a server was asked for and has not given yet."""
 AGAIN_SECONDS: Final = 45.0
@@ -57,6 +61,10 @@ class ServerLink:
         self.provider: Provider | None = None
         self.welcome = b""
         """The server's answer to the handshake, without an id of the endpoint's."""
+        self.first_list = b""
+        """The server's answer to `tools/list` in the handshake, until it was given on."""
+        self.listed = 0.0
+        """When it came."""
         self.version = ""
         self.tools: dict[str, Any] = {}
         """Name → which arguments a call shows in headers too."""
@@ -107,9 +115,19 @@ class ServerLink:
         else:
             if frame.method == "tools/list" and id:
                 self._lists[id] = None
+                self._loop.call_later(LIST_SECONDS, self._list_overdue, id)
                 if len(self._lists) > LISTS_REMEMBERED:
                     del self._lists[next(iter(self._lists))]
+                if self._first_page(frame):
+                    answer, self.first_list = self.first_list, b""
+                    self._loop.call_soon(self.heard, b"".join(jsonrpc.with_id(answer, parse(answer, utf8=True), id)))
+                    return
             self._put(data)
+
+    def _first_page(self, frame: Frame) -> bool:
+        """Whether the list of the handshake is what is asked for."""
+        fresh = self.first_list and self._loop.time() - self.listed < FRESH_SECONDS
+        return bool(fresh) and "cursor" not in fields(frame.params)
 
     def ping(self) -> None:
         """Whether it is there is looked at anyway."""
@@ -166,6 +184,8 @@ class ServerLink:
                 return
             if id in self._lists:
                 self._list_came(id, frame)
+        if frame.method == LIST_CHANGED:
+            self.first_list = b""
         self.tools |= tools_with_headers(frame)
         self.say(self.sieve.passed(data))
 
@@ -203,21 +223,36 @@ class ServerLink:
     def _list_came(self, id: bytes, frame: Frame) -> None:
         """A list that did not come is asked for again later: the endpoint takes an error for a server without tools."""
         del self._lists[id]
-        error = objects(frame.error)
-        if error.get("code") == errors.METHOD_NOT_FOUND.number:
-            return
-        if frame.error is UNSET and frame.result is not UNSET and read_page(frame.result, 1) is not None:
+        why = why_no_list(frame)
+        if why:
+            self._list_failed(why)
+        else:
             self.why_list = ""
             self._list_backoff.failures = 0
-            return
-        told_by = error.get("data")
-        said = told_by.get("hint") if isinstance(told_by, dict) and told_by.get("source") == "broker" else None
-        if not isinstance(said, str):
-            said = words(f"{error.get('code')} {error.get('message')}".encode()) if error else "no list / 不是列表"
+
+    def _list_overdue(self, id: bytes) -> None:
+        if id in self._lists and not self.over.done():
+            del self._lists[id]
+            self._list_failed(f"{LIST_SECONDS:g} 秒内没有应答 / no answer within {LIST_SECONDS:g} s")
+
+    def _list_failed(self, said: str) -> None:
         self.why_list = self._mask(f"tools/list 失败 / tools/list failed: {said}")
         if self._list_timer is None:
-            self._list_timer = self._loop.call_later(min(self._list_backoff.wait(0.0), AGAIN_SECONDS), self._ask_list_again)
+            wait = min(self._list_backoff.wait(0.0), AGAIN_SECONDS)
+            self._list_timer = self._loop.call_later(wait, self._ask_list_again)
 
     def _ask_list_again(self) -> None:
         self._list_timer = None
         self.changed()
+
+
+def why_no_list(frame: Frame) -> str:
+    """Why an answer to `tools/list` is no list, in both languages; "" if it is one, or says that the server has no tools."""
+    error = objects(frame.error)
+    if error.get("code") == errors.METHOD_NOT_FOUND.number:
+        return ""
+    if frame.error is UNSET:
+        return "" if frame.result is not UNSET and read_page(frame.result, 1) is not None else "不是列表 / no list"
+    told_by = error.get("data")
+    hint = told_by.get("hint") if isinstance(told_by, dict) and told_by.get("source") == "broker" else None
+    return hint if isinstance(hint, str) else words(f"{error.get('code')} {error.get('message')}".encode())

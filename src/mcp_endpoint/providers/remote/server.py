@@ -40,7 +40,7 @@ from ..tool_filter import Sieve
 from .connection import Ended, HttpSse, StreamableHttp
 from .failure import BROKEN_OFF, Failure, names_lost_session, words
 from .headers import envelope, headers_of
-from .link import AGAIN_SECONDS, Lost, ServerLink
+from .link import AGAIN_SECONDS, LIST_SECONDS, Lost, ServerLink, why_no_list
 from .transport import CONNECT_SECONDS, WORD_SECONDS, Carrier
 
 HELLO_SECONDS: Final = 15.0
@@ -56,6 +56,7 @@ LOST: Final = Goodbye(1006, "the connection to the server was lost")
 NOTICES: Final = 64
 """Notifications and answers of ours that are under way at once; more of them are dropped."""
 _HELLO: Final = b'"hello"'
+_LIST: Final = b'"list"'
 _HEALTH: Final = b'"health"'
 """Ids of our own messages; the endpoint's are numbers."""
 
@@ -213,10 +214,12 @@ class Upstream:
             link.lost_session = lambda: spawn(self._renewed(link, way, link.generation))
             try:
                 await self._shake_hands(link, way)
+                await self._first_list(link, way)
                 link.provider = self._broker.attach_provider(
                     self.server.endpoint, self.server.shown, link, server_id=self.server.label, house=True
                 )
                 self._link = link
+                way.listen()
                 self._move("running", "")
                 logger.info("已连接上游服务器 / connected", server=self.server.name, wire=self._wire)
                 spawn(self._write(link, way, spawn))
@@ -302,7 +305,21 @@ class Upstream:
             failure = await way.post(notice, parse(notice, utf8=True), {})
             if failure is not None and failure.session_lost:
                 raise Lost(failure)
-            way.listen()
+
+    async def _first_list(self, link: ServerLink, way: HttpSse | StreamableHttp) -> None:
+        """Ask for the tools before anybody is told of the server: one that cannot name them yet is not ready. Raises Lost."""
+        welcome = read_welcome(bytes(fields(link.welcome).get("result", b"")))
+        if welcome is None or "tools" not in welcome.capabilities:
+            return
+        try:
+            data, frame = await self._ask(link, way, _LIST, "tools/list", b"{}", LIST_SECONDS)
+        except Lost as lost:
+            en, zh = f"tools/list failed: {lost.failure.en}", f"tools/list 失败：{lost.failure.zh}"
+            raise Lost(Failure(en, zh, None, retry_seconds=lost.failure.retry_seconds)) from None
+        why = why_no_list(frame)
+        if why:
+            raise _over(f"tools/list failed: {why}", f"tools/list 失败：{why}")
+        link.first_list, link.listed = data, self._loop.time()
 
     async def _renew(self, link: ServerLink, way: HttpSse | StreamableHttp, generation: int) -> bool:
         """Greet it anew, once for all who found out that their session, that of `generation`, is lost."""
@@ -330,6 +347,7 @@ class Upstream:
         finally:
             link.renewing = None
         link.generation += 1
+        way.listen()
         link.changed()
         return True
 
