@@ -101,6 +101,17 @@ def test_an_error_without_an_id_belongs_to_the_only_call() -> None:
     device.hears_nothing()
 
 
+def test_an_answer_above_the_limit_ends_the_call_it_names() -> None:
+    """Of which only its ends were kept; a message that is no answer ends none."""
+    play, tool, device = calling("x", "y")
+    play.endpoint.provider_said_too_much(tool.party, b'{"result":"xx', b'xx","jsonrpc":"2.0","id":4}', play.now)
+    assert "too large" in device.hears_error("y", -32007, delivered=True)["hint"]
+    play.endpoint.provider_said_too_much(tool.party, b"xx", b"xx", play.now)
+    device.hears_nothing()
+    tool.says(answer(3))
+    device.hears(answer("x"))
+
+
 def test_a_greeting_that_cannot_be_read_is_not_waited_for() -> None:
     """The device's `initialize` was carried to the tool; it is answered here, and the reason is kept for the hint."""
     play = Play()

@@ -326,6 +326,20 @@ async def test_an_answer_100000_deep_is_carried_or_the_call_fails_at_once(runnin
             assert DEEP in answer or '"code":-32007' in str(answer)
 
 
+async def test_an_answer_above_the_limit_ends_its_call_and_no_other_of_its_tool(running: Program, token: str) -> None:
+    """9 MiB, the id at the end as the SDK of TypeScript writes it: the link stays, and the reason is told at once."""
+    async with raw_tool(running, token) as tool, device(running, token) as asker, device(running, token) as other:
+        asked = asyncio.create_task(asker.asks(0, "echo"))
+        large = json.loads(await tool.hears())["id"]
+        waiting = asyncio.create_task(other.asks(0, "echo"))
+        heard = await tool.hears()
+        await tool.socket.send('{"result":"' + "x" * (9 << 20) + '","jsonrpc":"2.0","id":%d}' % large)
+        error = (await asked)["error"]
+        assert error["code"] == -32007 and "too large" in error["data"]["hint"]
+        await tool.answers(heard)
+        assert (await waiting)["result"] == {}
+
+
 @pytest.mark.row("D23")
 async def test_an_answer_a_device_cannot_take_is_told_and_its_socket_stays(running: Program, token: str) -> None:
     async with raw_tool(running, token) as tool, device(running, token) as asker:

@@ -10,7 +10,16 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
-from mcp_endpoint.sockets.frames import FRAMES_PER_TURN, PROTOCOL_LOGGER, Frames, close_frame, ping_frame, text_head
+from mcp_endpoint.sockets.frames import (
+    END_BYTES,
+    FRAMES_PER_TURN,
+    PASSED_OVER_TIMES,
+    PROTOCOL_LOGGER,
+    Frames,
+    close_frame,
+    ping_frame,
+    text_head,
+)
 
 LIMIT = 200
 FRAGMENTS = 1_000
@@ -182,6 +191,64 @@ def test_a_frame_over_the_limit_is_refused_by_its_declared_length_before_any_of_
         assert ear._held is None
     for cut in range(2 + wide):
         assert Ear(limit).feed(head[:cut]).end is None
+
+
+class Patient(Ear):
+    """One that passes over what is too large and begins with `{`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[tuple[bytes, bytes]] = []
+        self.start_messages(type(self).hear, self, LIMIT, FRAGMENTS, self)
+
+    @staticmethod
+    def begins(party: Patient, beginning: bytes) -> bool:
+        assert len(beginning) == END_BYTES
+        return beginning.startswith(b"{")
+
+    @staticmethod
+    def passed(party: Patient, beginning: bytes, end: bytes, now: float) -> None:
+        assert now == 7.0
+        party.ends.append((beginning, end))
+
+
+@pytest.mark.parametrize("kind", [TEXT, BINARY])
+@pytest.mark.parametrize("step", [1, 7, 250, 10_000])
+def test_an_answer_above_the_limit_is_passed_over_in_any_pieces(kind: int, step: int) -> None:
+    """Its ends are told, nothing else of it is kept, and what comes before and after it is heard."""
+    large = b"{" + bytes(n % 251 for n in range(LIMIT * PASSED_OVER_TIMES - 2)) + b"}"
+    stream = frame(TEXT, b"before") + frame(kind, large) + frame(PING, b"x") + frame(TEXT, b"after")
+    stream += frame(kind, large[:-1]) + frame(TEXT, b"last")
+    ear = Patient()
+    for start in range(0, len(stream), step):
+        ear.feed(stream[start : start + step])
+        assert ear._held_bytes <= END_BYTES + 300 or ear._held is None
+    assert ear.heard == [b"before", b"after", b"last"] and ear.end is None
+    assert ear.ends == [(large[:END_BYTES], large[-END_BYTES:]), (large[:END_BYTES], large[-END_BYTES - 1 : -1])]
+    assert ear._protocol is None and ear._owed == 0
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        frame(TEXT, b"x" * (LIMIT + 1)),
+        frame(TEXT, b"{" * (LIMIT * PASSED_OVER_TIMES + 1)),
+        frame(TEXT, declared=LIMIT * PASSED_OVER_TIMES + 1),
+        frame(TEXT, b"{" * (LIMIT + 1), fin=False),
+        frame(TEXT, b"{", fin=False) + frame(CONT, b"x" * LIMIT),
+    ],
+)
+def test_no_other_message_above_the_limit_is_passed_over(sent: bytes) -> None:
+    """One that begins as nothing, one that is far too large, and one in fragments."""
+    ear = Patient().feed(sent)
+    assert ear.end == (TOO_BIG.code, close_frame(*TOO_BIG)) and not ear.ends
+
+
+def test_a_link_that_closes_while_a_message_is_passed_over_still_sees_the_close() -> None:
+    ear = Patient().feed(frame(TEXT, b"{" * (LIMIT * 2))[: LIMIT + 50])
+    ear.stop_messages()
+    ear.feed(frame(TEXT, b"{" * (LIMIT * 2))[LIMIT + 50 :], closing(1000))
+    assert ear.was_answered == 1 and not ear.ends
 
 
 def test_a_frame_of_exactly_the_limit_is_taken() -> None:

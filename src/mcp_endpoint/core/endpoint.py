@@ -33,7 +33,20 @@ from .. import errors
 from ..errors import Code
 from ..protocol import jsonrpc
 from ..protocol import stateless as eras
-from ..protocol.jsonrpc import Frame, Malformed, Part, Unreadable, id_key, members, number_given_back, parse, parse_lenient, unread, with_id
+from ..protocol.jsonrpc import (
+    Frame,
+    Malformed,
+    Part,
+    Unreadable,
+    id_key,
+    members,
+    number_given_back,
+    parse,
+    parse_lenient,
+    too_large,
+    unread,
+    with_id,
+)
 from ..settings.load import EndpointSettings, Limits
 from .catalog import Catalog, Shelf, is_repeatable
 from .features import CHANGED, KINDS, MESSAGE, SHARED, UPDATED, Offers
@@ -709,6 +722,13 @@ class Endpoint:
             provider.noise_told = now
             start = data[:80].decode("utf-8", "backslashreplace")
             self.watch.tell("noise", self.shown, frames=provider.noise, why=malformed.why, start=start, label=provider.label)
+
+    def provider_said_too_much(self, provider: Provider, beginning: bytes, end: bytes, now: float) -> None:
+        """An answer above `provider_message_bytes` came, of which only the ends were kept."""
+        unreadable = too_large(beginning, end, self.limits.provider_message_bytes)
+        if unreadable is not None:
+            self._noise(provider, beginning, unreadable, now)
+            self._end_unread(provider, unreadable, now)
 
     def _end_unread(self, provider: Provider, unreadable: Unreadable, now: float) -> None:
         """An answer nobody can read is an answer still: whoever waits for it hears so now, and not at the deadline.

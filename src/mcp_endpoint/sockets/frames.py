@@ -6,7 +6,8 @@ when its frame and its message are complete. So close codes, pongs, fragments an
 pays for none of it. Nothing here waits or writes: the owner of the socket is told through three methods it overrides.
 
 Rules:
-1. A declared length is checked before the first byte of its payload is kept.
+1. A declared length is checked before the first byte of its payload is kept. Only where `large` says that a message above the limit
+   begins as an answer, and it comes in one plain frame, that frame is passed over and its ends are told: the link is needed by others.
 2. Bytes of an incomplete frame are kept in pieces and joined once.
 3. At most `FRAMES_PER_TURN` frames are taken at a time; `take` says that more wait, `go_on` takes the next.
 4. `keeps` hears how many bytes of a message are kept while it is not complete; plain frames that come whole never call it.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any, Final
+from typing import Protocol as Interface
 
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import Close, Frame, Opcode
@@ -35,6 +37,10 @@ COPIED: Final = 16 * 1024
 """Payloads below this many bytes are cut out before they are unmasked; for larger ones a view of the bytes is cheaper."""
 SMALL_PIECE: Final = 1024
 """Pieces of an incomplete frame below this many bytes are put together, lest a peer that drips costs more than it sends."""
+PASSED_OVER_TIMES: Final = 8
+"""A message of more than so many times the limit ends its link, whatever it begins with."""
+END_BYTES: Final = 200
+"""So much of both ends of a message is kept that is passed over."""
 PROTOCOL_LOGGER: Final = logging.getLogger("mcp_endpoint.sockets.protocol")
 """The websockets library's logger for our links; it writes whole frames and heads at DEBUG, so `make_link_class` keeps it at ERROR."""
 
@@ -70,6 +76,38 @@ def close_frame(code: int, reason: str) -> bytes:
     return Frame(Opcode.CLOSE, Close(code, reason[:123]).serialize()).serialize(mask=False)
 
 
+class Large(Interface):
+    """Who is asked about messages above the limit."""
+
+    def begins(self, party: Any, beginning: bytes) -> bool:
+        """Whether a message that begins so is passed over."""
+
+    def passed(self, party: Any, beginning: bytes, end: bytes, now: float) -> None:
+        """One has been passed over."""
+
+
+class _PassedOver:
+    """A frame above the limit whose payload comes and goes."""
+
+    __slots__ = ("_mask", "_size", "beginning", "end")
+
+    def __init__(self, mask: bytes, beginning: bytes) -> None:
+        self._mask = mask
+        self._size = 0
+        self.beginning = beginning
+        self.end = b""
+
+    def feed(self, piece: bytes) -> None:
+        """The next bytes of its payload."""
+        self._size += len(piece)
+        self.end = (self.end + piece[-END_BYTES:])[-END_BYTES:]
+
+    def unmasked_end(self) -> bytes:
+        """The last bytes of all that came."""
+        turn = (self._size - len(self.end)) % 4
+        return apply_mask(self.end, self._mask[turn:] + self._mask[:turn])
+
+
 class Frames:
     """What has come from one peer and is not yet a message.
 
@@ -81,6 +119,7 @@ class Frames:
         "_fragments_limit",
         "_held",
         "_held_bytes",
+        "_large",
         "_limit",
         "_owed",
         "_parts",
@@ -97,6 +136,7 @@ class Frames:
         self.says: Callable[[Any, bytes, float, bool], None] | None = None
         self.party: Any = None
         self._limit = 0
+        self._large: Large | None = None
         self._fragments_limit = 0
         self._held: list[bytes | bytearray] | None = None
         """Pieces of one frame that is not complete."""
@@ -106,7 +146,7 @@ class Frames:
         self._rest: bytes | None = None
         """What was left when the turn was over, from `_rest_at` on."""
         self._rest_at = 0
-        self._protocol: Protocol | None = None
+        self._protocol: Protocol | _PassedOver | None = None
         self._fed = 0
         """Bytes of an unfinished message that the protocol has."""
         self._parts: list[bytes] | None = None
@@ -115,11 +155,14 @@ class Frames:
         self._seeking = False
         """Whether only the peer's close frame is looked for."""
 
-    def start_messages(self, says: Callable[[Any, bytes, float, bool], None], party: Any, limit: int, fragments: int) -> None:
-        """From now on messages of up to `limit` bytes and `fragments` fragments go to `says`."""
+    def start_messages(
+        self, says: Callable[[Any, bytes, float, bool], None], party: Any, limit: int, fragments: int, large: Large | None = None
+    ) -> None:
+        """From now on messages of up to `limit` bytes and `fragments` fragments go to `says`; about larger ones `large` is asked."""
         self.says = says
         self.party = party
         self._limit = limit
+        self._large = large
         self._fragments_limit = fragments
 
     def stop_messages(self) -> None:
@@ -210,8 +253,10 @@ class Frames:
                     self._extent(data, at, left)
                     return False
                 if size > self._limit:
-                    self._fail(TOO_BIG)
-                    return False
+                    if not self._pass_over(data, at, start, size):
+                        return False
+                    at = start
+                    continue
                 stop = start + size
                 if stop > end:
                     self._hold(data, at, stop - at)
@@ -272,6 +317,31 @@ class Frames:
         if self._held is None:
             self.keeps(self._fed)
 
+    # Frames above the limit.
+
+    def _may_pass(self, first: int, size: int) -> bool:
+        """Whether a frame above the limit may be one that is passed over."""
+        return self._large is not None and self._protocol is None and _TEXT <= first <= _BINARY and size <= PASSED_OVER_TIMES * self._limit
+
+    def _pass_over(self, data: bytes, at: int, start: int, size: int) -> bool:
+        """Begin to pass over the plain frame at `at`; False if it ends the link, or if too little has come to tell."""
+        large = self._large
+        if large is None or not self._may_pass(data[at], size):
+            self._fail(TOO_BIG)
+            return False
+        shown = min(size, END_BYTES)
+        if len(data) < start + shown:
+            self._hold(data, at, start + shown - at)
+            return False
+        mask = data[start - 4 : start]
+        beginning = apply_mask(data[start : start + shown], mask)
+        if not large.begins(self.party, beginning):
+            self._fail(TOO_BIG)
+            return False
+        self._protocol = _PassedOver(mask, beginning)
+        self._owed = size
+        return True
+
     # Everything that is not a plain frame.
 
     def _unusual(self, data: bytes, at: int, now: float) -> int:
@@ -291,6 +361,13 @@ class Frames:
                 return 0
             used = min(left, size)
             self._owed = size - used
+        if isinstance(protocol, _PassedOver):
+            protocol.feed(data[at : at + used])
+            if not self._owed:
+                self._protocol = None
+                assert self._large is not None
+                self._large.passed(self.party, protocol.beginning, protocol.unmasked_end(), now)
+            return used
         if protocol is None:
             protocol = self._protocol = Protocol(SERVER, state=OPEN, max_size=self._limit, logger=PROTOCOL_LOGGER)
         if not data[at] & _CONTROL or continues:
@@ -320,8 +397,8 @@ class Frames:
                 self._hold(data, at, 2 + wide)
                 return 0
             size = int.from_bytes(data[at + 2 : at + 2 + wide], "big")
-        taken = self._protocol.current_size or 0 if self._protocol is not None else 0
-        if not first & _CONTROL and size > self._limit - taken:
+        taken = self._protocol.current_size or 0 if isinstance(self._protocol, Protocol) else 0
+        if not first & _CONTROL and size > self._limit - taken and not self._may_pass(first, size):
             self._fail(TOO_BIG)
             return 0
         head = 2 + wide + 4
@@ -397,9 +474,9 @@ class Frames:
         self.keeps(0)
 
     def _drop_protocol(self) -> None:
-        if self._protocol is not None:
-            self._protocol.parser.close()  # it and the protocol hold each other
-            self._protocol = None
+        protocol, self._protocol = self._protocol, None
+        if isinstance(protocol, Protocol):
+            protocol.parser.close()  # it and the protocol hold each other
             if self._fed:
                 self._fed = 0
                 self.keeps(0)

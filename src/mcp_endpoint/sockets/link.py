@@ -32,6 +32,7 @@ from websockets.typing import Subprotocol
 from ..access.addresses import FREE_FORM, free_form
 from ..access.admission import Refusal
 from ..errors import INTERNAL, NOT_READING, OVER_BUDGET, RESTARTING, Goodbye
+from ..protocol.jsonrpc import too_large
 from .frames import PROTOCOL_LOGGER, SHORT, SHORT_HEADS, Frames, close_frame, ping_frame, text_head
 from .handshake import Admission, Door
 
@@ -70,6 +71,21 @@ class Greeter(ServerProtocol):
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
         """Whatever else is offered is passed over (RFC 6455 §4.2.2)."""
         return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in subprotocols else None
+
+
+class LargeAnswers:
+    """What becomes of a tool's message above the limit: an answer ends its call alone, anything else the link."""
+
+    def begins(self, party: Any, beginning: bytes) -> bool:
+        """Whether it begins as an answer."""
+        return too_large(beginning, b"", 0) is not None
+
+    def passed(self, party: Any, beginning: bytes, end: bytes, now: float) -> None:
+        """It has been passed over: whoever waits for it hears so."""
+        party.endpoint.provider_said_too_much(party, beginning, end, now)
+
+
+LARGE_ANSWERS: Final = LargeAnswers()
 
 
 class Turn:
@@ -535,7 +551,7 @@ class Link(Frames, asyncio.Protocol):
         else:
             party = door.broker.attach_consumer(name, shown, self)
             most = limits.consumer_message_bytes
-        self.start_messages(party.says, party, most, limits.fragments)
+        self.start_messages(party.says, party, most, limits.fragments, LARGE_ANSWERS if admission.side == "tool" else None)
         door.came(self, name)
         door.keepalive.watch(self, self.seen + door.keepalive.interval)
         door.counters["links_accepted"] += 1
