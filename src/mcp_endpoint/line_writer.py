@@ -57,7 +57,7 @@ class Console:
             self._stream.write(line.decode())
             self._stream.flush()
         else:
-            _write_all(self._descriptor, line)
+            write_all(self._descriptor, line)
 
     def close(self) -> None:
         """The stream is not ours."""
@@ -82,7 +82,7 @@ class RotatingFile:
         found = os.fstat(self._descriptor)
         if stat.S_ISREG(found.st_mode) and found.st_size and found.st_size + len(line) > self._most:
             self._turn()
-        _write_all(self._descriptor, b"\n" + line if self._torn else line, self._tear)
+        write_all(self._descriptor, b"\n" + line if self._torn else line, self._tear)
         self._torn = False
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class LineWriter:
             return line, 0
 
 
-def _write_all(descriptor: int, line: bytes, torn: Callable[[], None] = lambda: None) -> None:
+def write_all(descriptor: int, line: bytes, torn: Callable[[], None] = lambda: None) -> None:
     """Write a whole line; `torn` is told when only its beginning could be written."""
     rest = memoryview(line)
     while rest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
-from running import BOUND, MAIN, program
+from running import BOUND, MAIN, full_pipe, program
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
@@ -178,6 +179,31 @@ async def test_a_signal_ends_it_while_the_client_is_silent(number: int) -> None:
         assert await asyncio.wait_for(process.wait(), BOUND) == 0
         assert process.stderr is not None
         assert b"Fatal" not in await process.stderr.read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and signals of POSIX")
+async def test_a_client_that_reads_nothing_keeps_no_signal_from_ending_it_and_no_frame_from_waiting() -> None:
+    """What the client does not read fills no memory: beyond `OUT_BYTES` no more is taken from the server."""
+    reading, writing = full_pipe()
+    try:
+        async with far() as server:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(MAIN), "stdio", "-e", f"ws://127.0.0.1:{server.port}/mcp_endpoint/call/?token=x"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=writing,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            link = await server.link()
+            frame = json.dumps({"jsonrpc": "2.0", "method": "x", "params": {"text": "y" * 200_000}})
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    for _ in range(1_000):
+                        await link.send(frame)
+            process.send_signal(signal.SIGHUP)
+            assert await asyncio.wait_for(process.wait(), BOUND) == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 # -- both ways ---------------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import queue
 import random
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from msgspec import UNSET
@@ -26,6 +27,7 @@ from .. import errors
 from ..access import tls
 from ..core.ledger import id_of
 from ..core.lifecycle import INITIALIZED
+from ..line_writer import write_all
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Malformed, parse, with_id
 from ..providers.backoff import Backoff
@@ -35,6 +37,10 @@ from .pipe import SLOW_CODES, SLOW_STATUSES
 
 LINE_BYTES: Final = 1024 * 1024
 """Longest line taken from the client: the server takes no more of one message."""
+OUT_BYTES: Final = 1024 * 1024
+"""Lines that wait for a client that does not read; beyond, no more is taken from either side."""
+LAST_LINES_SECONDS: Final = 2.0
+"""For such a client to read what is left when the program ends."""
 WAITING: Final = 256
 """Lines that wait for the link; of a client that says more no more is read until some are gone."""
 HELLO: Final = b'"mcp-endpoint-stdio"'
@@ -54,13 +60,29 @@ class Where(NamedTuple):
     """The file a server of ours on this machine serves with."""
 
 
+async def _always() -> None:
+    """The room of a client that reads at once."""
+
+
 class Stdio:
     """One client on stdin and stdout, and the link that stands behind it."""
 
-    def __init__(self, where: Where, write: Callable[[bytes], None], say: Say, *, draw: Callable[[], float] = random.random) -> None:
-        """`write` takes one line without its end, `say` hears one line per event; `draw` gives the lot of `Backoff`."""
+    def __init__(
+        self,
+        where: Where,
+        write: Callable[[bytes], None],
+        say: Say,
+        *,
+        room: Callable[[], Awaitable[object]] = _always,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`write` takes one line without its end and never waits, `room` does until the client has read enough of what was written.
+
+        `say` hears one line per event; `draw` gives the lot of `Backoff`.
+        """
         self._where = where
         self._write = write
+        self._room = room
         self._say = say
         self._draw = draw
         self._lines: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
@@ -127,6 +149,7 @@ class Stdio:
         """Answer for the server until the next attempt; a handshake waits for it."""
         loop = asyncio.get_running_loop()
         while (left := until - loop.time()) > 0:
+            await self._room()
             try:
                 line = await asyncio.wait_for(self._lines.get(), left)
             except TimeoutError:
@@ -171,6 +194,7 @@ class Stdio:
                 first, second = with_id(self._hello, hello, HELLO) if not self._hello_owed else (self._hello, b"")
                 await link.send(b"".join((first, second)), text=True)
             while True:
+                await self._room()
                 frame, data = self._read(await self._lines.get())
                 if frame is None:
                     continue
@@ -187,6 +211,7 @@ class Stdio:
     async def _down(self, link: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
+                await self._room()
                 data = await link.recv(decode=False)
                 try:
                     frame = parse(data)
@@ -229,16 +254,59 @@ def run(where: Where, say: Say) -> None:
     # Not sys.stdin.buffer: the thread that waits in it holds its lock, and Python's end would wait for that.
     stdin = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run(where, say, stdin, sys.stdout.buffer))
+        asyncio.run(_run(where, say, stdin, sys.stdout.fileno()))
 
 
-async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: BinaryIO) -> None:
-    def write(line: bytes) -> None:
-        stdout.write(line + b"\n")
-        stdout.flush()
+class _Out:
+    """Lines for the client, written on a thread of their own: one that does not read must not keep a signal from ending us."""
 
-    stdio = Stdio(where, write, say)
+    def __init__(self, descriptor: int, gone: Callable[[], None]) -> None:
+        """`gone` hears that nobody can read any more."""
+        self._descriptor = descriptor
+        self._gone = gone
+        self._loop = asyncio.get_running_loop()
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._bytes = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        self._lines.put(line + b"\n")
+        self._bytes += len(line)
+        if self._bytes > OUT_BYTES:
+            self._has_room.clear()
+
+    async def room(self) -> None:
+        """Wait until no more than OUT_BYTES wait for the client."""
+        await self._has_room.wait()
+
+    async def close(self) -> None:
+        """Wait a moment for the last lines to be written; a thread that is stuck is left behind."""
+        self._lines.put(b"")
+        await asyncio.to_thread(self._thread.join, LAST_LINES_SECONDS)
+
+    def _work(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            while line := self._lines.get():
+                try:
+                    write_all(self._descriptor, line)
+                except OSError:
+                    self._loop.call_soon_threadsafe(self._gone)
+                    return
+                self._loop.call_soon_threadsafe(self._written, len(line) - 1)
+
+    def _written(self, size: int) -> None:
+        self._bytes -= size
+        if self._bytes <= OUT_BYTES:
+            self._has_room.set()
+
+
+async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: int) -> None:
     loop = asyncio.get_running_loop()
+    out = _Out(stdout, lambda: stdio.end())
+    stdio = Stdio(where, out.write, say, room=out.room)
 
     def read() -> None:
         # A thread of its own: asyncio cannot wait for stdin where it is a file, nor on Windows.
@@ -256,5 +324,7 @@ async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: BinaryIO) -> Non
     threading.Thread(target=read, daemon=True).start()
     for number in signals.ending():
         loop.add_signal_handler(number, stdio.end)
-    with contextlib.suppress(BrokenPipeError):  # nobody reads our answers any more
+    try:
         await stdio.run()
+    finally:
+        await out.close()
