@@ -237,6 +237,15 @@ def test_behind_tls_our_own_origin_is_https() -> None:
         assert at.origins.foreign(headers(Origin=origin, Host="here.test:443"), tls=True) is not ours
 
 
+def test_a_board_that_says_it_is_a_file_needs_a_secret_or_is_listed() -> None:
+    """links2004/arduinoWebSockets sends `Origin: file://` unless told otherwise."""
+    for listed, token, expected in (("*", GOOD, 200), ("*", "friend", 403), ("file://", "friend", 200), ("file://", GOOD, 200)):
+        at = porter(security=Security(allowed_origins=(listed,), opaque_tokens="always"))
+        values = headers(Origin="file://", Host="nas:8004")
+        assert at.origins.allow(values, tls=False)
+        assert status(opens(at, token, peer=FAR, Origin="file://", Host="nas:8004")) == expected
+
+
 def test_null_is_let_in_where_it_is_listed_and_is_nobody_all_the_same() -> None:
     at = porter(security=Security(allowed_origins=("null",)))
     values = headers(Origin="null", Host="127.0.0.1:8004")
@@ -250,6 +259,7 @@ def test_null_is_let_in_where_it_is_listed_and_is_nobody_all_the_same() -> None:
         ("https://a.b:8443", Origin("https", "a.b", 8443)),
         ("https://[2001:DB8:0::1]", Origin("https", "2001:db8::1", 443)),
         ("chrome-extension://abc", Origin("chrome-extension", "abc", 0)),
+        ("file://", Origin("file", "", 0)),
         *((bad, None) for bad in ("", "null", "a.b", "//a", "http://", "http://a/", "http://u@a", "http://a,b", "http://[::g]", "http://a:")),
     ],
 )

@@ -59,7 +59,7 @@ def sample(setting: Setting) -> tuple[str, object]:
         "server.public_url": ("https://mcp.example.com/", "https://mcp.example.com"),
         "server.trusted_proxies": ("10.0.0.0/8, ::1", ("10.0.0.0/8", "::1/128")),
         "server.log_level": ("debug", "DEBUG"),
-        "security.allowed_origins": ("https://A.example/, http://b:1", ("https://a.example", "http://b:1")),
+        "security.allowed_origins": ("https://A.example/, http://b:1, file://", ("https://a.example", "http://b:1", "file://")),
         "security.allowed_hosts": ("A.example,b", ("a.example", "b")),
         "security.agents": ("a,b", ("a", "b")),
     }
@@ -338,7 +338,7 @@ def test_any_text_at_all_loads_or_is_one_complaint_with_a_place(tmp_path_factory
 
 @pytest.mark.parametrize("origin", ["a.example", "https://a/b", "https://u@a", "HTTPS:a"])
 def test_an_origin_no_browser_sends_is_a_warning(tmp_path: Path, origin: str) -> None:
-    ((en, zh),) = load(tmp_path, f"[security]\nallowed_origins = ['{origin}', 'null', '*', 'http://[::1]:80']").warnings
+    ((en, zh),) = load(tmp_path, f"[security]\nallowed_origins = ['{origin}', 'null', '*', 'file://', 'http://[::1]:80']").warnings
     assert origin.lower() in en
     assert origin.lower() in zh
 

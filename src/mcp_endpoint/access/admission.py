@@ -24,6 +24,8 @@ Side = Literal["tool", "device"]
 Values = Callable[[str], Sequence[str]]
 """All values of the header with this name; none if it is not there."""
 PORTS: Final = {"http": 80, "https": 443}
+FILES: Final = "file://"
+"""The origin of web pages in files, where a browser does not say `null`; a WebSocket library for small boards (Arduino) sends it always."""
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 """What people call their own machine in an address."""
 
@@ -88,7 +90,10 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, text: str) -> Origin | None:
         """The origin `SCHEME://HOST[:PORT]` that `text` is; None for `null` and for everything else."""
-        found = _ORIGIN.fullmatch(text.strip().lower())
+        text = text.strip().lower()
+        if text == FILES:
+            return cls("file", "", 0)
+        found = _ORIGIN.fullmatch(text)
         if found is None:
             return None
         scheme, host, port = found["scheme"], found["name"] or found["address"], found["port"]

@@ -387,7 +387,7 @@ _WAS_SHORT: Final = (
     f"the [server] key in {FILE} had fewer than {KEY_CHARS} characters and was replaced; make addresses again that were made with it",
     f"{FILE} 中的 [server] key 少于 {KEY_CHARS} 个字符，已更换；用它生成的接入点地址需要重新生成",
 )
-_ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+_ORIGIN: Final = re.compile(r"\*|null|file://|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
 _Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
@@ -881,7 +881,7 @@ def _settled(setting: Setting, value: Any) -> object:
         case "server.trusted_proxies":
             return tuple(str(ipaddress.ip_network(part, strict=False)) for part in value)
         case "security.allowed_origins":
-            return tuple(part.lower().rstrip("/") for part in value)
+            return tuple(part.lower() if part.endswith("://") else part.lower().rstrip("/") for part in value)
         case "security.allowed_hosts":
             return tuple(part.lower() for part in value)
         case _:
