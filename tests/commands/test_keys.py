@@ -57,6 +57,8 @@ def test_bans_are_lifted_one_by_one_or_all(root: Path) -> None:
     assert "was not banned" in "".join(keys.unban(CONFIG, root, {}, "fly", [PRINTS[1]]))
     assert "ban lifted" in "".join(keys.unban(CONFIG, root, {}, "fly", [PRINTS[0]]))
     assert kept(root).banned == {}
+    for shown in (CREDENTIALS[1].shown, CREDENTIALS[1].preview):
+        assert "was not banned" in "".join(keys.unban(CONFIG, root, {}, "fly", [shown]))
     write_bans(root / "data/fly.bans.json", Kept(banned=dict.fromkeys(PRINTS[:2], Ban("", 403))))
     assert len(list(keys.unban(CONFIG, root, {}, "fly", []))) == 2
     assert kept(root).banned == {}

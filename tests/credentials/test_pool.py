@@ -183,14 +183,17 @@ def test_another_list_of_keys_takes_over_and_what_is_known_of_a_key_that_stays_s
 
 
 def test_what_is_remembered_of_routes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROUTES", 4)
+    monkeypatch.setattr(module, "ROUTES", 32)
     keys = pool("a", "b")
     first, second = keys.credentials
     for route in range(1000):
         keys.worked(first, route)
     assert [route for route in range(1000) if keys.has_worked(first, route)] == list(range(1000 - module.ROUTES_OF_KEY, 1000))
-    assert [route for route in range(1000) if keys.another_worked(second, route)] == [996, 997, 998, 999]
+    assert [route for route in range(1000) if keys.another_worked(second, route)] == list(range(968, 1000))
     assert not keys.another_worked(first, 999)
+    keys.forget(999)
+    keys.forget(0)
+    assert not keys.has_worked(first, 999) and keys.has_worked(first, 998) and keys.has_worked(first)
 
 
 def test_the_figures_of_keys_say_what_each_did() -> None:

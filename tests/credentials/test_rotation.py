@@ -97,9 +97,12 @@ def test_the_only_key_rests_after_a_refusal_and_is_banned_where_it_worked_before
 
 
 def test_where_a_request_is_sent_once_only_what_another_key_could_is_the_evidence() -> None:
-    keys = pool(2)
+    keys = pool(3)
     ask(keys, {}, retries=0)
     ask(keys, {1: 403}, retries=0)
+    assert keys.counts(NOW).banned == 1
+    for _ in range(3):  # the service refuses everybody now: the others are not at fault
+        ask(keys, {0: 403, 1: 403, 2: 403}, retries=0)
     assert keys.counts(NOW).banned == 1
     keys = pool(2)
     ask(keys, {}, retries=0)

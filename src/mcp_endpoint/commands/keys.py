@@ -81,8 +81,8 @@ def _edited(
 
 
 def _meant(credentials: Sequence[Credential], prefix: str) -> Credential:
-    """The one key whose fingerprint begins so. Raises EndpointError."""
-    found = [credential for credential in credentials if credential.fingerprint.startswith(prefix.lower())]
+    """The one key whose fingerprint begins so, or that is shown so by the log or `/blacklist`. Raises EndpointError."""
+    found = [one for one in credentials if one.fingerprint.startswith(prefix.lower()) or prefix in (one.shown, one.preview)]
     if len(prefix) < SHORTEST or len(found) != 1:
         many = len(found) > 1 or len(prefix) < SHORTEST
         en, zh = ("several keys, or too short", "对应多个密钥，或太短") if many else ("no key", "不对应任何密钥")

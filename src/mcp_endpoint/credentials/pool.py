@@ -280,6 +280,10 @@ class CredentialPool:
             _remember(self._record(credential).worked, route, credential, ROUTES_OF_KEY)
             _remember(self._routes, route, credential, ROUTES)
 
+    def forget(self, route: int) -> None:
+        """A route works no longer, as far as anybody knows."""
+        self._routes.pop(route, None)
+
     # -- what is known -----------------------------------------------------------------------------------------------------
 
     def is_banned(self, credential: Credential) -> bool:
@@ -287,9 +291,9 @@ class CredentialPool:
         return credential.fingerprint in self._banned
 
     def has_worked(self, credential: Credential, route: int | None = None) -> bool:
-        """Whether the service has taken it: on this route, or on any."""
+        """Whether the service has taken it: on this route, unless that is forgotten, or on any."""
         record = self._records.get(credential)
-        return record is not None and (bool(record.worked) if route is None else route in record.worked)
+        return record is not None and (bool(record.worked) if route is None else route in record.worked and route in self._routes)
 
     def another_worked(self, credential: Credential, route: int) -> bool:
         """Whether another key worked on this route last."""

@@ -5,7 +5,8 @@ A refusal of the request is no refusal of the key. A key that gets 401 or 403 is
 1. Another key got the same refusal and none got through: the request is at fault. No key is banned, and none rests.
 2. Another key got through: a key that got 401 is banned. One that got 403 is banned too, unless it works elsewhere and never worked here:
    then the service knows it, and keeps this one thing from it.
-3. Nothing to compare: it is banned if it worked on this route before, or, as under 2, if another did. Else it rests.
+3. Nothing to compare: it is banned if it worked on this route before, or, as under 2, if another did; and the next to be refused there is
+   not, until one got through again. Else it rests.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ class Rotation:
             else:
                 another = self._route is not None and self._pool.another_worked(one.credential, self._route)
                 self._judge(one, now, another=another)
+        if refused and self._route is not None:
+            self._pool.forget(self._route)
 
     def _judge(self, refused: _Refused, now: float, *, another: bool) -> None:
         """`another`: whether another key works where this one was refused."""
