@@ -35,8 +35,8 @@ PIECE: Final = 1024
 """Bytes the parser is given at a time: it cannot stop in the middle, and this many bytes hold at most some forty requests."""
 BODY_PIECE: Final = 64 * 1024
 """The same within a body of known length, where no other request can begin."""
-TURN_BYTES: Final = 16 * 1024
-"""Bytes of heads and chunks that one connection may have parsed before the others have their turn; a chunk may be one byte."""
+PARTS_PER_TURN: Final = 256
+"""Parts of bodies that one connection may have parsed before the others have their turn; a chunk may be one byte."""
 HIGH_WATER: Final = 16 * 1024
 """Bytes of answers the transport may hold before the application waits: small answers leave in one piece, large ones are watched."""
 REQUEST_BYTES: Final = 4 * 1024
@@ -107,6 +107,8 @@ class Guard(HttpToolsProtocol):
         """How many heads have been complete."""
         self._body_left = 0
         """Bytes of the body that are still to come, as far as its length is known."""
+        self._parts = 0
+        """Parts of bodies that this turn has parsed."""
         self._unread = b""
         """What has come while nothing is read."""
         self._refused = False
@@ -164,7 +166,7 @@ class Guard(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         limit = self.door.config.limits.handshake_bytes
         at = 0
-        left = TURN_BYTES
+        self._parts = 0
         while at < len(data) and not (self._refused or self.flow.read_paused) and self.parser is not None:
             in_head = self._in_head
             heads = self._heads
@@ -183,11 +185,9 @@ class Guard(HttpToolsProtocol):
                 if self._head_bytes >= limit:
                     self._refuse(Refusal(431, "head too large", LARGE_HEAD, "handshake_bytes"))
             at += len(piece)
-            if not self._body_left:
-                left -= len(piece)
-                if left <= 0 and at < len(data):
-                    self.flow.pause_reading()
-                    self.flow.resume_reading()
+            if self._parts >= PARTS_PER_TURN and at < len(data):
+                self.flow.pause_reading()
+                self.flow.resume_reading()
         if at < len(data) and not self._refused:
             self._unread += data[at:]
             self._count()
@@ -217,6 +217,7 @@ class Guard(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._parts += 1
         self._body_left = max(0, self._body_left - len(body))
         if not self._refused:
             super().on_body(body)
