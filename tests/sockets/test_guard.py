@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -468,3 +469,28 @@ async def test_a_chunked_body_in_the_smallest_chunks_leaves_others_their_turn() 
         assert (await one.answer()).body == b"hello"
         one.send(b"0\r\n\r\n" + get())
         assert (await one.answer()).body == b"hello"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_more_sockets_than_all_bounds_allow_are_refused_whatever_the_others_do(tls: bool) -> None:
+    """One link, one request, one without a head: the fourth socket would be one without a descriptor of its own."""
+    server, client = certificates() if tls else (None, None)
+    config = configured(websocket={"max_connections": 1}, limits={"http_requests": 1, "unfinished_handshakes": 1})
+    async with staged(config, tls=server) as stage, linked(stage, tls=client) as link:
+        async with AsyncExitStack() as open_sockets:
+            for _ in range(2):
+                peer = await open_sockets.enter_async_context(connection(stage, tls=client))
+                peer.send(get("/events"))
+                await peer.reader.readuntil(b"first")
+            if tls:
+                with pytest.raises(OSError):
+                    await open_sockets.enter_async_context(connection(stage, tls=client))
+            else:
+                fourth = await open_sockets.enter_async_context(connection(stage))
+                assert (await fourth.answer()).status == 503
+            link.say("in")
+            assert await link.hears() == "in"
+        await until(lambda: len(stage.connections) == 1)
+        async with connection(stage, tls=client) as peer:
+            peer.send(get())
+            assert (await peer.answer()).status == 200

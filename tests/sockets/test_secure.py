@@ -136,3 +136,17 @@ async def test_below_tls_too_the_fattest_pays() -> None:
         party.link.send(b"x" * 24 * MIB)
         assert await stage.broker.left() == tuple(OVER_BUDGET)
         await until(lambda: not stage.door.links)
+
+
+async def test_sockets_without_tls_count_in_the_budget() -> None:
+    server, client = certificates()
+    async with staged(configured(limits={"buffered_bytes": 300 * 1024}), tls=server) as stage, connection(stage) as oldest:
+        await until(lambda: len(stage.door.unfinished) == 1)
+        async with connection(stage), connection(stage), connection(stage):
+            assert await oldest.end() == b""
+            await until(lambda: len(stage.door.unfinished) == 3)
+        await until(lambda: not stage.door.budget.bytes)
+        async with linked(stage, tls=client) as link:
+            link.say("in")
+            assert await link.hears() == "in"
+            assert not stage.door.budget.bytes

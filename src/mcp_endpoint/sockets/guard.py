@@ -39,6 +39,8 @@ PARTS_PER_TURN: Final = 256
 """Parts of bodies that one connection may have parsed before the others have their turn; a chunk may be one byte."""
 HIGH_WATER: Final = 16 * 1024
 """Bytes of answers the transport may hold before the application waits: small answers leave in one piece, large ones are watched."""
+TLS_BYTES: Final = 96 * 1024
+"""What a socket costs whose TLS is not up, about: buffers of the loop and of OpenSSL."""
 REQUEST_BYTES: Final = 4 * 1024
 """What a request that waits for its turn costs, about."""
 
@@ -124,12 +126,14 @@ class Guard(HttpToolsProtocol):
         self.securing = True
         raw.set_write_buffer_limits(high=HIGH_WATER)
         self.connections.add(self)
-        self._expect_head()
+        self.door.budget.keep(self, TLS_BYTES)
+        self._enter()
 
     def abandoned(self) -> None:
         """TLS will never be up."""
         self._head_is_over()
         self.door.keepalive.forget(self)
+        self.door.budget.keep(self, 0)
         self.connections.discard(self)
 
     # What the transport calls.
@@ -138,8 +142,11 @@ class Guard(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.flow = Flow(transport, self)
-        self.securing = False
-        self._expect_head()  # over TLS it is expected since the accept
+        if self.securing:
+            self.securing = False
+            self._count()
+        else:
+            self._enter()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_over()
@@ -286,6 +293,8 @@ class Guard(HttpToolsProtocol):
 
     def kept(self) -> int:
         """Bytes kept for this connection."""
+        if self.securing:
+            return TLS_BYTES
         return len(self._unread) + REQUEST_BYTES * len(self.pipeline) + self._unsent()
 
     def pay(self) -> None:
@@ -310,6 +319,12 @@ class Guard(HttpToolsProtocol):
         FlowControl.resume_reading(self.flow)
         self.data_received(rest)
         self._count()
+
+    def _enter(self) -> None:
+        """The socket has been accepted. More of them than all bounds allow are refused, before the process has no descriptor left."""
+        self._expect_head()
+        if len(self.connections) > self.door.most_sockets:
+            self.crowded_out()
 
     def _expect_head(self) -> None:
         if not self._in_head:

@@ -81,6 +81,8 @@ class Door:
         """Links that are closing, the oldest first."""
         self.unfinished: dict[Unfinished, None] = {}
         """Sockets without a complete HTTP head, from their TCP accept on, the oldest first."""
+        self.most_sockets = config.websocket.max_connections + config.limits.http_requests + config.limits.unfinished_handshakes
+        """Sockets of peers at a time, whatever they do: links, requests being answered, and all others."""
         self.refuse_new = False
         """While the server drains nobody comes in: 503."""
         self.counters: Counter[str] = Counter()
