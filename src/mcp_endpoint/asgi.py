@@ -57,7 +57,7 @@ class Bodies:
                     begun, rest = await _beginning(request.stream(), largest)
                     size = len(begun)
                     if rest is None:
-                        await self._in_turn(size)
+                        await self.in_turn(size)
                         return begun
                     while size <= DROPPED * largest and (piece := await anext(rest, None)) is not None:
                         size += len(piece)
@@ -80,8 +80,8 @@ class Bodies:
                 raise _too_slow() from None
         return begun, None if rest is None else _within(rest, idle_seconds)
 
-    async def _in_turn(self, size: int) -> None:
-        """Hand large bodies on one after the other: what is done with all of them at once would keep everybody else waiting."""
+    async def in_turn(self, size: int) -> None:
+        """Wait for a turn of the loop of one's own before work on many bytes: all such work at once would keep everybody else waiting."""
         if size > LARGE_BYTES:
             async with self._turn:
                 await asyncio.sleep(0)

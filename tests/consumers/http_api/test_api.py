@@ -22,6 +22,7 @@ from running import BOUND, KEY, running, settled
 from served import served
 
 from mcp_endpoint.consumers.http_api.api import SECRET_NAMES
+from mcp_endpoint.consumers.http_api.api import Api as Room
 from mcp_endpoint.consumers.http_api.jwt import Bearers
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving.server import Server, create_server
@@ -133,6 +134,29 @@ async def test_a_tool_is_found_wherever_it_is_and_called(tmp_path: Path) -> None
             health = await api.get("/health", token=None)
             assert health.status_code == 200
             assert health.json()["servers"] == dict.fromkeys(urls, "up")
+
+
+async def test_a_list_is_encoded_once_for_all_who_may_see_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    listed = Room._listed
+
+    def counted(known: Any, holder: Any) -> bytes:
+        encoded.append(len(known))
+        return listed(known, holder)
+
+    monkeypatch.setattr(Room, "_listed", staticmethod(counted))
+    async with served(server_of("one").streamable_http_app()) as (port, _):
+        urls = f"http://127.0.0.1:{port}/mcp", "http://127.0.0.1:1/mcp"
+        async with front(tmp_path, *urls, up=1) as api:
+            answers = [(await api.get("/tools/list")).json() for _ in range(3)]
+            assert answers[0]["total"] == 2 and answers.count(answers[0]) == 3
+            assert encoded == [2]
+            for tools, total in (["greet"], 1), (["*l"], 1), ([], 0), (["?"], 0), (["*"], 2):
+                token = Bearers(SECRET, "HS256").make("x", 60, tools)
+                assert (await api.get("/tools/list", token)).json()["total"] == total
+            assert encoded == [2] * 6
+            assert (await api.get("/tools/list", params={"server": urls[0]})).json()["total"] == 2
+            assert encoded == [2] * 6 + [1]
 
 
 @pytest.mark.row("H1")

@@ -46,6 +46,8 @@ PATHS: Final = {"/health": _READ, "/openapi.json": _READ, "/servers": _READ, "/t
 WITHOUT_TOKEN: Final = ("/health", "/openapi.json")
 NO_TOKEN: Final = "没有令牌：请发送 Authorization: Bearer / No token: send Authorization: Bearer"
 BAD_TOKEN: Final = "令牌无效或已过期 / The token is not valid or has expired"
+LISTS: Final = 4
+"""Encoded lists of tools that are kept."""
 HUNG_UP: Final = 499
 """What the request log says of a client that left before its answer; nginx's number."""
 LOGGED_CHARS: Final = 4_000
@@ -150,6 +152,8 @@ class Api:
         self._checker = Checker(config.limits.checked_bytes)
         self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout, addresses)
         self._bodies = bodies
+        self._lists: dict[object, tuple[object, bytes]] = {}
+        """What was asked for, by whom and of which lists (by identity) → these lists, kept so that identities stay theirs; the answer."""
         self._config = config
         self._root = root
         self._kept = kept
@@ -297,6 +301,18 @@ class Api:
             raise Refused(404, str(unknown)) from None
         except Failed as failed:
             raise _refused(failed) from None
+        # Encoded once for all who may see the same: a list may be megabytes.
+        key = (server, holder.tools, holder.servers, tuple((name, id(brought) if brought else 0) for name, brought in known.items()))
+        await self._bodies.in_turn(sum(len(tool.definition) for brought in known.values() for tool in brought.values()))
+        if key not in self._lists:
+            if len(self._lists) >= LISTS:
+                self._lists.clear()
+            self._lists[key] = known, self._listed(known, holder)
+        return self._lists[key][1]
+
+    @staticmethod
+    def _listed(known: Mapping[str, Mapping[str, Tool]], holder: Holder) -> bytes:
+        """The tools that a holder may call, each with its servers, as JSON."""
         tools: dict[str, tuple[Tool, list[str]]] = {}
         distribution: dict[str, list[str]] = {name: [] for name in known}
         for name, brought in known.items():
