@@ -95,11 +95,11 @@ WRONG = [
     Wrong(
         "an answer is looked up in the answering link's own table only",
         "core/endpoint",
-        "            call = calls.get(number)\n            if call is None:\n",
+        "            call = calls.get(number)\n            if call is None and len(calls)",
         "            tables = [other.pending.calls for other in self.providers if number in other.pending.calls]\n"
         "            call = tables[0][number] if tables else None\n"
         "            provider = call.provider or provider if call is not None else provider\n            calls = provider.pending.calls\n"
-        "            if call is None:\n",
+        "            if call is None and len(calls)",
     ),
     Wrong(
         "an answer to an expired or cancelled call is late, not unknown",
@@ -253,7 +253,7 @@ WRONG = [
     Wrong(
         "the list of the real xiaozhi-server is held until a provider is ready",
         "core/endpoint",
-        "return not self.draining and any(fnmatchcase(consumer.name, name) for name in self.settings.hold_empty_list_for)",
+        "return known and not self.draining",
         "return False",
     ),
     Wrong(
@@ -490,12 +490,6 @@ WRONG = [
         "core/catalog",
         "                        self._free()\n",
         "                        pass\n",
-    ),
-    Wrong(
-        "an answer nested too deep is answered at once",
-        "core/endpoint",
-        "                self._fail_too_deep(provider, data)\n",
-        "                pass\n",
     ),
     Wrong(
         "what waited too long for a greeting gives its room back",

@@ -148,6 +148,7 @@ class Broker:
         answer_bytes: int | None = None,
         ask_seconds: float | None = None,
         in_house: bool = False,
+        patient: bool = False,
         only: str = "",
     ) -> Consumer:
         """Somebody who asks is at the endpoint `name`; the rest as for the endpoint."""
@@ -156,7 +157,7 @@ class Broker:
         if in_house:
             link = _Walled(link, lambda why: self._watch.tell("fault", shown, why=why), self._soon)
         consumer = endpoint.attach_consumer(
-            link, self._clock(), answer_bytes=answer_bytes, ask_seconds=ask_seconds, in_house=in_house, only=only
+            link, self._clock(), answer_bytes=answer_bytes, ask_seconds=ask_seconds, in_house=in_house, patient=patient, only=only
         )
         if len(endpoint.consumers) == 1:
             self.on_open(endpoint)

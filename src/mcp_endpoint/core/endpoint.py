@@ -222,12 +222,14 @@ class Endpoint:
         answer_bytes: int | None = None,
         ask_seconds: float | None = None,
         in_house: bool = False,
+        patient: bool = False,
         only: str = "",
     ) -> Consumer:
         """Somebody who asks is here.
 
         `answer_bytes` bounds what it can take in one answer, `ask_seconds` how long it may think about a provider's question (default:
-        what a device can). For one `in_house` the endpoint greets the providers itself. One that sees `only` a label has that label's
+        what a device can). For one `in_house` the endpoint greets the providers itself. The lists of a `patient` one wait for a provider
+        that still starts: it asks for others, who decide how long they wait. One that sees `only` a label has that label's
         tools under their own names, and no others.
         """
         limits = self.limits
@@ -235,6 +237,7 @@ class Endpoint:
         seconds = limits.ask_seconds if ask_seconds is None else ask_seconds
         consumer = Consumer(self, link, limit, seconds, now, self.consumer_says)
         consumer.in_house = in_house
+        consumer.patient = patient
         consumer.only = only
         self.consumers[consumer] = None
         return consumer
@@ -434,7 +437,7 @@ class Endpoint:
         elif call.method == "tools/list":
             if self.catalog.shelves:
                 self._answer_list(call, frame, data)
-            elif self._holds_for(call.consumer):
+            elif self._holds_for(call.consumer) and not call.consumer.patient:
                 self._hold(call)
             else:
                 call.consumer.seen = self.catalog.fingerprint()
@@ -977,7 +980,8 @@ class Endpoint:
     # == holding and parking ===============================================================================================
 
     def _holds_for(self, consumer: Consumer) -> bool:
-        return not self.draining and any(fnmatchcase(consumer.name, name) for name in self.settings.hold_empty_list_for)
+        known = consumer.patient or any(fnmatchcase(consumer.name, name) for name in self.settings.hold_empty_list_for)
+        return known and not self.draining
 
     @property
     def holding(self) -> bool:
@@ -990,6 +994,8 @@ class Endpoint:
         if not self._holds_for(call.consumer) or self._cursor(frame) is not None:
             return False
         call.deadline = NEVER
+        if call.consumer.patient:
+            return not any(provider.answered for provider in self.providers)
         sole = self.sole
         if sole is not None and (sole.answered or sole.state is not State.BARE) and not self._list_is_ours(sole):
             return now < self._quiet_at()  # it is carried, and answered whenever this one provider answers
@@ -1033,16 +1039,19 @@ class Endpoint:
         return min(due, self._ready_at + 2 * seconds)
 
     def _answer_held(self, now: float) -> None:
-        """Answer the held lists if it is time."""
+        """Answer the held lists if it is time; one of a patient consumer as soon as somebody has told its tools."""
         if not self._held:
             return
         due = self._held_until(now)
-        if now < due:
-            self.wake_at(due)
-            return
+        told = any(provider.answered for provider in self.providers)
         held, self._held = self._held, []
         for parked in held:
             call = parked.call
+            assert call.consumer is not None
+            if now < due and not (told and call.consumer.patient):
+                self._held.append(parked)
+                self.wake_at(due)
+                continue
             bare = [provider for provider in self.providers if provider.state is State.BARE and provider not in call.tried]
             if self.catalog.shelves:
                 self._answer_list(call, parse(parked.data, utf8=True), parked.data)
@@ -1051,7 +1060,8 @@ class Endpoint:
                 self.carry(bare[-1], call, parse(parked.data, utf8=True), parked.data)
             else:
                 self._held.append(parked)
-        self._ready_at = NEVER
+        if now >= due:
+            self._ready_at = NEVER
 
     def _park(self, call: Call, data: bytes, now: float) -> None:
         """Let a call wait a moment for its provider to come back."""

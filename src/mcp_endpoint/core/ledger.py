@@ -210,6 +210,7 @@ class Consumer:
         "name",
         "only",
         "owed",
+        "patient",
         "relays",
         "says",
         "seen",
@@ -224,6 +225,7 @@ class Consumer:
         self.answer_bytes = answer_bytes
         self.ask_seconds = ask_seconds  # how long it may think about a provider's question
         self.in_house = False  # its initialize is answered here, never carried
+        self.patient = False  # its lists wait for a provider that still starts, however long
         self.only = ""  # the one label it sees, "" for all
         self.relays = False  # it hands on what came in at another endpoint, where its calls are counted
         self.level = EVERYTHING  # the least important log messages it wants, as an index of `offers.LEVELS`

@@ -60,6 +60,7 @@ class Bridge:
             answer_bytes=limits.provider_message_bytes,
             ask_seconds=limits.progress_seconds,
             in_house=True,
+            patient=True,
         )
         self._consumer.relays = True
         self._provider: Provider = broker.attach_provider(name, shown, _Down(self), server_id=label, house=True, call_seconds=call_seconds)
