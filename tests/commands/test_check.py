@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -549,6 +550,24 @@ async def test_an_address_made_with_another_key_is_found() -> None:
             assert "mcp-endpoint url NAME" in problem.remedy_en
         (problem,) = problems(await look(server.port, Doors(KEY).make_xiaozhi("home"), security=Security(agents=("kitchen",))))
         assert "agent-not-allowed" in problem.en
+
+
+@pytest.mark.parametrize("tool", [False, True])
+async def test_a_free_form_token_is_told_of_and_no_endpoint_of_its_printed_name_is_recommended(tool: bool) -> None:
+    async with running(Config()) as server, contextlib.AsyncExitStack() as stack:
+        if tool:
+            await stack.enter_async_context(attached(server.port, "home"))
+        for given in ("ws://127.0.0.1/mcp_endpoint/mcp/?token=cut/off", "cut/off"):
+            found = await look(server.port, given)
+            (note,) = [one for one in found if "free-form" in one.en]
+            assert note.mark == "note" and "自取的令牌" in note.zh and "mcp-endpoint url NAME" in note.remedy_en
+            assert not any("url opaque-" in one.remedy_en for one in found)
+
+
+async def test_the_placeholder_of_an_example_is_called_so() -> None:
+    async with running(Config()) as server:
+        for given in ("ws://127.0.0.1/mcp_endpoint/mcp/?token=...", "..."):
+            assert any("the placeholder of an example" in one.en for one in problems(await look(server.port, given)))
 
 
 async def test_tools_in_trouble_are_notes() -> None:

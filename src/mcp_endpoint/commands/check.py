@@ -16,13 +16,27 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from websockets.exceptions import WebSocketException
 
 from .. import __version__
 from ..access import tls
-from ..access.addresses import ANYWHERE, PROBE, ROOM, UNKNOWN_HOST, Pair, base_of, console_address, endpoint_addresses, hints, is_loopback
+from ..access.addresses import (
+    ANYWHERE,
+    PROBE,
+    ROOM,
+    UNKNOWN_HOST,
+    Hint,
+    Pair,
+    base_of,
+    console_address,
+    endpoint_addresses,
+    free_form,
+    hints,
+    is_loopback,
+    token_in,
+)
 from ..access.admission import PLACEHOLDER
 from ..access.tokens import NAME, SINGLE_MODULE, Doors, Opened, Refused
 from ..errors import ConfigError, EndpointError
@@ -406,6 +420,13 @@ def _leads_here(config: Config, base: str, public: str) -> Reason | None:
 
 # The tools
 
+_NOT_WHOLE: Final = Hint("it was made with another key, or was not copied whole", "它是用其他密钥制作的，或没有复制完整")
+_EXAMPLE: Final = Hint("it is the placeholder of an example", "它是示例里的占位符")
+_COPY_AGAIN: Final = (
+    "copy the address again: mcp-endpoint url NAME, or from the console",
+    "请重新复制地址：mcp-endpoint url 名称，或从智控台复制",
+)
+
 
 def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterator[Finding]:
     """Which endpoints have tools, and which should have and do not."""
@@ -415,22 +436,24 @@ def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterato
     for one in served:
         for tool in one["tools"]:
             yield _tool(one["endpoint"], tool)
-    wanted = None
+    wanted, free = None, False
     if asked is not None:
         try:
-            wanted = _shown(doors, asked)
+            wanted, free = _shown(doors, asked)
         except Refused as refused:
+            why = _EXAMPLE if refused.why == "placeholder" else _NOT_WHOLE
             yield Finding(
-                f"the token given opens nothing here ({refused.why}): it was made with another key, or was not copied whole",
-                f"给出的令牌在这里无效（{refused.why}）：它是用其他密钥制作的，或没有复制完整",
-                "copy the address again: mcp-endpoint url NAME, or from the console",
-                "请重新复制地址：mcp-endpoint url 名称，或从智控台复制",
+                f"the token given opens nothing here ({refused.why}): {why.en}",
+                f"给出的令牌在这里无效（{refused.why}）：{why.zh}",
+                *_COPY_AGAIN,
             )
             return
+        if free:
+            yield Finding(*free_form(wanted), *_COPY_AGAIN, problem=False)
     asking = [one for one in details if one["devices"] or one.get("sessions")]
     waiting = [one for one in details if not one["tools"] and (one in asking if wanted is None else one["endpoint"] == wanted)]
     if wanted is not None and not any(one["endpoint"] == wanted for one in details):
-        unseen = {"endpoint": wanted, "tools": [], "devices": []}
+        unseen = {"endpoint": wanted, "tools": [], "devices": [], "free_form": free}
         waiting.append(next((one for one in gone if one["endpoint"] == wanted), unseen))
     elsewhere = ", ".join(sorted({one["endpoint"] for one in served}))
     for one in waiting if served else ():
@@ -438,18 +461,23 @@ def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterato
         yield Finding(
             f"no tool at endpoint {name} ({_devices(one).en}), but tools are connected under another token, at: {elsewhere}{_left(one).en}",
             f"接入点 {name} 没有工具端（{_devices(one).zh}），但有工具用另一个令牌连到了：{elsewhere}{_left(one).zh}",
-            f"give tool and device addresses of the same endpoint: mcp-endpoint url {name}",
-            f"请让工具端与使用端使用同一接入点的地址：mcp-endpoint url {name}",
+            f"give tool and device addresses of the same endpoint: mcp-endpoint url {_named(one)}",
+            f"请让工具端与使用端使用同一接入点的地址：mcp-endpoint url {_named(one)}",
         )
     if not served:
         latest = next(iter((*waiting, *gone)), {"endpoint": SINGLE_MODULE})
-        name, left = latest["endpoint"], _left(latest)
+        name, left = _named(latest), _left(latest)
         yield Finding(
             f"no tool is connected{left.en}",
             f"没有工具端连接{left.zh}",
             f"start one: mcp-endpoint pipe -- COMMAND, with the tool address of mcp-endpoint url {name} in MCP_ENDPOINT",
             f"请启动工具端：mcp-endpoint pipe -- 命令，MCP_ENDPOINT 设为 mcp-endpoint url {name} 给出的工具端地址",
         )
+
+
+def _named(endpoint: Mapping[str, Any]) -> str:
+    """What `mcp-endpoint url` is to be asked for: the endpoint, unless a token of free choice has made it."""
+    return "NAME" if endpoint.get("free_form") else str(endpoint["endpoint"])
 
 
 def _tool(endpoint: str, tool: Mapping[str, Any]) -> Finding:
@@ -487,14 +515,11 @@ def _left(one: Mapping[str, Any]) -> Reason:
     return Reason(f"; the last one left endpoint {one['endpoint']} at {told}", f"；上一个于 {told} 离开接入点 {one['endpoint']}")
 
 
-def _shown(doors: Doors, asked: str) -> str:
-    """The printable name of the endpoint that a name, a token or an address means. Raises Refused."""
+def _shown(doors: Doors, asked: str) -> tuple[str, bool]:
+    """The printable name of the endpoint that is meant, and whether a token of free choice has made it. Raises Refused."""
     given = asked.strip().strip("\"'")
-    if "://" in given:
-        given = dict(parse_qsl(urlsplit(given).query)).get("token", "")
-        return doors.open(given, time.time()).shown
-    opened = _opened(doors, given)
-    return given if opened is None else opened.shown
+    opened = doors.open(token_in(given), time.time()) if "://" in given else _opened(doors, given)
+    return (given, False) if opened is None else (opened.shown, opened.kind == "opaque")
 
 
 def _opened(doors: Doors, given: str) -> Opened | None:
