@@ -487,6 +487,32 @@ async def test_a_terminal_that_closes_is_a_stop_like_any_other_and_says_so_twice
     assert await started.ends() == 0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
+async def test_a_terminal_that_is_gone_cannot_be_written_to_and_the_log_file_says_so_once(tmp_path: Path) -> None:
+    """What is written to it fails with EIO from then on; whoever had SIGHUP ignored goes on serving."""
+    master, terminal = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(MAIN), "--root", str(tmp_path), "serve", "--port", "0"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    try:
+        port = await port_in_log(tmp_path)
+        os.close(master)
+        for _ in range(20):
+            await knock(port)
+        assert (await get(port, "/health")).status == 200
+        process.send_signal(signal.SIGHUP)
+        assert await asyncio.wait_for(process.wait(), BOUND) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert in_log(tmp_path).count("控制台无法写入 / the console cannot be written: [Errno 5]") == 1
+    assert "stopped" in in_log(tmp_path)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="descriptors of POSIX")
 async def test_without_stdin_stdout_and_stderr_it_serves_and_ends_as_always(tmp_path: Path) -> None:
     command = f"exec '{sys.executable}' '{MAIN}' --root '{tmp_path}' serve --port 0 <&- >&- 2>&-"

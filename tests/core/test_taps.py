@@ -83,6 +83,13 @@ def test_a_tool_that_says_it_failed_is_told_apart_from_one_that_talks_of_it(said
     assert len(lines) == (outcome != "ok")
 
 
+def test_an_answer_that_is_no_result_of_a_tool_is_an_answer() -> None:
+    stage = Stage()
+    (number,) = stage.carried(call(1, "add"))
+    stage.tool.says(b'{"jsonrpc":"2.0","id":%d,"result":[{"isError":true}]}' % number)
+    assert stage.counts == {("add", "ok"): 1}
+
+
 def test_every_way_a_call_can_fail_is_one_line_without_arguments_or_answers(lines: Lines) -> None:
     stage = Stage(Limits(device_answer_bytes=1024, in_flight_per_consumer=6))
     numbers = stage.carried(*(call(number, f"tool{number}", secret="hush") for number in range(1, 6)))
