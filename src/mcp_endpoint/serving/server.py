@@ -49,8 +49,8 @@ from ..web.app import create_app
 from ..web.metrics import Exposition, Figures
 from ..web.room import Room
 from ..web.status import View
+from . import collector, signals
 from . import sd_notify as notify
-from . import signals
 from .rooms import House, opened
 
 GOODBYE_SECONDS: Final = 2.0
@@ -179,7 +179,9 @@ def _show_nothing(text: str) -> None:
 async def _serve(
     config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket], root: Path, alone: str, show: Callable[[str], None]
 ) -> None:
-    await create_server(config, certificate, root=root, alone=alone, show=show).serve(sockets)
+    server = create_server(config, certificate, root=root, alone=alone, show=show)
+    collector.quiet()
+    await server.serve(sockets)
 
 
 def create_server(
