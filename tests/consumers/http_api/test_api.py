@@ -243,6 +243,32 @@ async def test_a_client_that_hangs_up_cancels_its_call(tmp_path: Path) -> None:
     assert b'"status_code":499' in (tmp_path / "api.jsonl").read_bytes()
 
 
+async def test_one_users_calls_do_not_take_the_place_of_anothers(tmp_path: Path) -> None:
+    api = Api(secret=SECRET, endpoints=("home",), request_log="")
+    config = Config(api=api, server=Settings(key=KEY), limits=Limits(in_flight_per_consumer=4))
+    other = {"Authorization": f"Bearer {Bearers(SECRET, 'HS256').make('another', 60)}"}
+    async with (
+        running(config, root=tmp_path) as server,
+        httpx2.AsyncClient(timeout=BOUND, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}) as client,
+        asyncio.timeout(BOUND),
+    ):
+        url, body = f"http://127.0.0.1:{server.port}/api/tools", {"method": "think"}
+        tool = Tool(server._broker, "think")
+        waiting = [asyncio.create_task(client.post(url, json=body)) for _ in range(2)]
+        while len(calls := [frame["id"] for frame in tool.heard if frame.get("method") == "tools/call"]) < 2:
+            tool.news.clear()
+            await tool.news.wait()
+        refused = await client.post(url, json=body)
+        is_error(refused, 429)
+        assert refused.headers["retry-after"] == "1"
+        tool.answers = lambda frame: text("done") if frame.get("method") == "tools/call" else None
+        assert said(await client.post(url, json=body, headers=other)) == "done"
+        for id in calls:
+            tool.say({"id": id, "result": text("late")})
+        assert [said(answer) for answer in await asyncio.gather(*waiting)] == ["late", "late"]
+        assert said(await client.post(url, json=body)) == "done"
+
+
 class Strict(Tool):
     """A tool whose schema takes a validator all the time it may have."""
 

@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,6 +153,8 @@ class Api:
         self._checker = Checker(config.limits.checked_bytes)
         self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout, addresses)
         self._bodies = bodies
+        self._calling: Counter[str] = Counter()
+        """User → calls that are being answered."""
         self._lists: dict[object, tuple[object, bytes]] = {}
         """What was asked for, by whom and of which lists (by identity) → these lists, kept so that identities stay theirs; the answer."""
         self._config = config
@@ -375,6 +378,10 @@ class Api:
 
     async def _call(self, wanted: Wanted, holder: Holder, hearer: Hearer | None = None) -> bytes:
         """The answer to a call: its result, and who gave it. Raises Refused."""
+        # All users share the API's place at a server's endpoint; nobody takes more than half of it.
+        if self._calling[holder.user] >= max(1, self._config.limits.in_flight_per_consumer // 2):
+            raise Refused(429, TOO_MANY, {"Retry-After": "1"})
+        self._calling[holder.user] += 1
         try:
             done = await self._servers.call(wanted.tool, wanted.arguments, wanted.server, holder.may_use, hearer)
         except NotPermitted:
@@ -385,6 +392,10 @@ class Api:
             raise Refused(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
         except Failed as failed:
             raise _refused(failed) from None
+        finally:
+            self._calling[holder.user] -= 1
+            if not self._calling[holder.user]:
+                del self._calling[holder.user]
         return b'{"result":%b,"server":%b}' % (done.result, msgspec.json.encode(done.server))
 
     # -- the request log -------------------------------------------------------------------------------------------------------
@@ -427,6 +438,7 @@ def _wants_events(request: Request) -> bool:
 
 
 NO_SERVER: Final = "令牌不允许使用有此工具的服务器 / The token does not permit this server, or none with this tool (its claim servers)"
+TOO_MANY: Final = "此用户等待中的调用过多 / Too many calls of this user are waiting (half of limits.in_flight_per_consumer)"
 TOO_OFTEN: Final = "请求过于频繁，请稍后再试 / Too many requests, try again later (api.requests_per_minute)"
 
 
