@@ -33,6 +33,14 @@ def test_a_failure_without_a_hint_says_what_it_has() -> None:
     assert frame is not None and json.loads(frame)["result"]["content"][0]["text"] == "工具端未连接 / none"
 
 
+def test_an_error_that_a_tool_nests_to_the_parsers_limit_is_told_or_left_alone() -> None:
+    """What can just be read cannot always be written: it must not raise into the way of who sent it."""
+    deep = b'{"code":-32003,"message":"m","data":{"source":"broker","x":%b}}'
+    frames = [told("tools/call", b"1", deep % (b"[" * depth + b"]" * depth)) for depth in range(1_010, 850, -1)]
+    assert frames[0] is None and frames[-1] is not None
+    assert any(frame is not None and len(frame) < 500 for frame in frames)
+
+
 @pytest.mark.parametrize("code", [code for code in vars(errors).values() if isinstance(code, errors.Code)])
 @pytest.mark.parametrize("method", ["tools/list", "prompts/get", "initialize"])
 def test_no_code_of_ours_leaves_in_the_range_that_mcp_keeps(code: errors.Code, method: str) -> None:

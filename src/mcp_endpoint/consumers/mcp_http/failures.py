@@ -43,6 +43,13 @@ def told(method: str, id: bytes, error: bytes | msgspec.Raw) -> bytes | None:
     found = ours(error)
     if found is None:
         return None
+    try:
+        return _told(method, id, found)
+    except RecursionError:  # a tool made it look like ours, and as deep as it could be read
+        return _told(method, id, Failure(found.code, found.message, {"source": "broker"}))
+
+
+def _told(method: str, id: bytes, found: Failure) -> bytes:
     if method == "tools/call":
         return jsonrpc.result(id, failed_tool(found))
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (
