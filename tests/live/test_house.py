@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from peers import EXAMPLES, Device, device, text_of, tool, until
 from running import BOUND, Program, program
+from upstream import reply, says, upstream
+from url_server import MAINTENANCE, Small
 
 from mcp_endpoint.access.tokens import Doors
 
@@ -221,8 +223,9 @@ async def test_kill_minus_9_on_the_broker_leaves_no_child_and_no_childs_child(tm
     async with house(tmp_path, file) as running:
         found = await servers(running, one="running", forks="running")
         leashes = [server["pid"] for server in found.values()]
-        alive = [pid for leash in leashes for pid in children(leash)]
-        assert len(alive) == 4
+        async with asyncio.timeout(BOUND):
+            while len(alive := [pid for leash in leashes for pid in children(leash)]) < 4:  # noqa: ASYNC110 - nobody tells that a helper was started
+                await asyncio.sleep(0.02)
         running.process.kill()
         await running.process.wait()
         await gone(*leashes, *alive)
@@ -401,3 +404,22 @@ async def test_each_process_gets_the_next_key_of_its_pool_and_nobody_sees_it(tmp
         assert not [key for key in keys if key in stats + running.log]
         written(tmp_path, one=one | {"credentials": "another"})
         await until(lambda stats: "[credentials.another]" in stats["rooms"]["providers"]["problem"], running)
+
+
+@pytest.mark.row("H9")
+async def test_servers_by_url_recover_without_a_restart(tmp_path: Path) -> None:
+    """One moves every request to `/mcp/` and forgets its sessions, one shows a maintenance page at first."""
+    moved = Small(lambda seen, frame: None if seen.target == "/mcp/" else reply(308, b"", "Location: /mcp/"), tool="pour", sessions=True)
+    async with upstream(moved) as first, upstream(says(MAINTENANCE)) as second:
+        file = written(tmp_path, moved={"url": f"{first.url}/mcp"}, ill={"url": f"{second.url}/mcp"})
+        async with house(tmp_path, file) as running, device(running) as asker:
+            await asker.greets(client="an MCP client")
+            found = await servers(running, moved="running", ill="waiting")
+            assert "(text/html) cannot be read" in found["ill"]["why"] and "Back soon" in found["ill"]["why"]
+            assert await asker.names() == {"pour"}
+            moved.greeted += 1  # it has begun anew, and knows no session of before
+            assert text_of(await asker.calls(3, "pour")) == "poured"
+            assert (await servers(running, moved="running"))["moved"]["attempts"] == 1
+            second.script = Small(tool="stir")
+            await servers(running, moved="running", ill="running")
+            assert await asker.names() == {"pour", "stir"}

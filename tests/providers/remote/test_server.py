@@ -18,6 +18,7 @@ from mcp.server import MCPServer
 from served import served
 from starlette.types import ASGIApp, Receive, Scope, Send
 from upstream import Seen, Upstream, reply, says, upstream
+from url_server import JSON, MAINTENANCE, Small, rpc_error
 
 from mcp_endpoint.consumers.local import Failed, Local
 from mcp_endpoint.core.broker import Broker
@@ -357,56 +358,6 @@ async def test_a_silent_server_is_asked_for_a_word(monkeypatch: pytest.MonkeyPat
         assert (await becomes(one, "waiting"))["why"]
 
 
-class Small:
-    """A server of the handshake era as a script; what `faults` returns is said in its place."""
-
-    def __init__(
-        self, faults: Callable[[Seen, dict[str, Any]], bytes | None] = lambda seen, frame: None, *, sessions: bool = False
-    ) -> None:
-        self.faults = faults
-        self.sessions = sessions
-        self.greeted = 0
-        self.called = 0
-
-    async def __call__(self, seen: Seen, writer: asyncio.StreamWriter) -> None:
-        frame = json.loads(seen.body) if seen.body else {}
-        method = frame.get("method")
-        self.greeted += method == "initialize"
-        fault = self.faults(seen, frame)
-        if fault is not None:
-            writer.write(fault)
-        elif seen.method == "GET":
-            writer.write(reply(405))
-        elif method == "initialize" and self.sessions:
-            writer.write(reply(200, self.answer(frame), JSON, f"Mcp-Session-Id: s{self.greeted}"))
-        elif "id" not in frame:
-            writer.write(reply(202 if seen.method == "POST" else 200))
-        elif self.sessions and seen.all("mcp-session-id") != [f"s{self.greeted}"]:
-            writer.write(reply(404, b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}', JSON))
-        else:
-            self.called += method == "tools/call"
-            writer.write(reply(200, self.answer(frame), JSON))
-        await writer.drain()
-
-    @staticmethod
-    def answer(frame: dict[str, Any]) -> bytes:
-        results: dict[str, Any] = {
-            "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}},
-            "tools/list": {"tools": [{"name": "pour", "inputSchema": {"type": "object"}}]},
-            "tools/call": {"content": [{"type": "text", "text": "poured"}]},
-        }
-        return json.dumps({"jsonrpc": "2.0", "id": frame["id"], "result": results.get(frame["method"], {})}).encode()
-
-
-JSON = "Content-Type: application/json"
-MAINTENANCE = reply(200, b"<html><title>Back soon</title></html>", "Content-Type: text/html")
-
-
-def rpc_error(code: int, message: str, status: int = 200) -> bytes:
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    return reply(status, json.dumps(error).encode(), JSON)
-
-
 # -- recovery ------------------------------------------------------------------------------------------------------------------
 
 
@@ -488,7 +439,7 @@ async def test_an_old_server_that_forgot_the_session_is_greeted_anew_on_a_new_st
         writer.write(reply(202))
         frame = json.loads(seen.body)
         if "id" in frame and b'"hang"' not in seen.body:
-            streams[int(seen.target[-1]) - 1].put_nowait(Small.answer(frame))
+            streams[int(seen.target[-1]) - 1].put_nowait(Small().answer(frame))
 
     broker = house()
     async with upstream(script) as behind, kept(broker, entry(behind.url, wire="sse")) as one, asyncio.timeout(BOUND):
@@ -556,7 +507,7 @@ def _relay_of_sse(odd: Callable[[dict[str, Any]], bytes] = lambda frame: b"") ->
         writer.write(reply(202))
         frame = json.loads(seen.body)
         if "id" in frame:
-            said.put_nowait(odd(frame) if b'"odd"' in seen.body else Small.answer(frame))
+            said.put_nowait(odd(frame) if b'"odd"' in seen.body else Small().answer(frame))
 
     return script
 
