@@ -257,3 +257,19 @@ def test_a_named_pipe_needs_no_reader_and_loses_nothing_that_fits(tmp_path: Path
     file.write(b"when he has left\n")
     file.close()
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="descriptors have names on Linux")
+def test_a_file_that_somebody_else_has_opened_for_us_stays_where_and_as_it_is(tmp_path: Path) -> None:
+    """`/dev/stdout` of a program whose output goes to a file."""
+    path = tmp_path / "redirected"
+    path.touch()
+    path.chmod(0o644)
+    with path.open("a") as redirected:
+        file = RotatingFile(Path(f"/proc/self/fd/{redirected.fileno()}"), 10, 1)
+        for _ in range(3):
+            file.write(b"12345678\n")
+        file.close()
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"12345678\n" * 3
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644

@@ -79,8 +79,8 @@ class RotatingFile:
     def write(self, line: bytes) -> None:
         if self._descriptor < 0:  # the last turn failed
             self._descriptor = self._opened()
-        found = os.fstat(self._descriptor)
-        if stat.S_ISREG(found.st_mode) and found.st_size and found.st_size + len(line) > self._most:
+        size = os.fstat(self._descriptor).st_size
+        if size and size + len(line) > self._most and self._is_ours(self._descriptor):
             self._turn()
         write_all(self._descriptor, b"\n" + line if self._torn else line, self._tear)
         self._torn = False
@@ -99,9 +99,13 @@ class RotatingFile:
         is_fifo = self._path.exists() and stat.S_ISFIFO(self._path.stat().st_mode)
         flags = (os.O_RDWR if is_fifo else os.O_WRONLY) | os.O_APPEND | os.O_CREAT
         descriptor = os.open(self._path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0), FILE_MODE)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if self._is_ours(descriptor):
             self._narrow(self._path)
         return descriptor
+
+    def _is_ours(self, descriptor: int) -> bool:
+        """Whether it is a file to set aside. `/dev/stdout` may lead to one that somebody else has opened, and is itself no name to move."""
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and not str(self._path).startswith(("/dev/", "/proc/"))
 
     def _turn(self) -> None:
         """Set the full file aside, and remove the oldest beyond those that are kept."""
