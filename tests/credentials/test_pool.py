@@ -112,7 +112,7 @@ def test_when_all_that_are_left_rest_those_that_were_told_no_time_are_taken_up_a
     assert taken(keys, 20.0) == "b"
 
 
-@pytest.mark.parametrize("change", ["wake", "lift", "renew", "shorter", "hold"])
+@pytest.mark.parametrize("change", ["wake", "lift", "renew", "shorter"])
 def test_whatever_happens_to_a_key_while_all_wait_counts_at_once(change: str) -> None:
     keys = pool("a", "b")
     first, second = keys.credentials
@@ -127,11 +127,9 @@ def test_whatever_happens_to_a_key_while_all_wait_counts_at_once(change: str) ->
         keys.worked(first, None)
     elif change == "renew":
         keys.renew([*keys.credentials, Credential("c")], {})
-    elif change == "shorter":
+    else:
         keys.rest(first, 429, 0.0, 10.0)
         assert keys.wait(0.0) == 10.0
-    else:
-        keys.hold(first, 0.0)
     assert keys.take(50.0) is not None
 
 
@@ -162,6 +160,17 @@ def test_a_key_set_aside_is_freed_unless_it_has_got_another_rest_since() -> None
     keys.rest(first, 429, 0.0, 5.0)
     keys.free(first, held)
     assert keys.waits(first, 0.0)
+
+
+def test_a_time_that_the_service_named_holds_against_whatever_else_comes_of_requests_side_by_side() -> None:
+    keys = pool("a", "b")
+    first = keys.credentials[0]
+    keys.rest(first, 429, 0.0, 500.0)
+    keys.rest(first, 500, 1.0)
+    keys.free(first, keys.hold(first, 2.0))
+    assert keys.waits(first, 499.0)
+    keys.rest(first, 429, 3.0, 10.0)
+    assert not keys.waits(first, 13.0)
 
 
 def test_another_list_of_keys_takes_over_and_what_is_known_of_a_key_that_stays_stays() -> None:

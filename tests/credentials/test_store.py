@@ -204,6 +204,9 @@ async def test_bans_and_rests_that_an_operator_writes_count_beside_our_own(tmp_p
     assert "by hand" in "".join(told)
     again = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
     assert [figure["state"] for figure in again.figures(9)] == ["available", "resting", "banned"]
+    write_bans(again.bans, Kept())
+    await again.look()
+    assert again.pool.counts(0.0).available == 3
 
 
 def test_the_figures_show_no_key_and_times_in_utc(tmp_path: Path) -> None:

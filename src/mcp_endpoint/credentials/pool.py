@@ -235,8 +235,7 @@ class CredentialPool:
     def hold(self, credential: Credential, now: float) -> Rest:
         """Let a key rest while it is not known whether it is at fault; `free` with what this gives ends it."""
         rest = Rest(now + self._rest_seconds, told=False)
-        self._first = None
-        if credential in self._known:
+        if credential in self._known and not self.waits(credential, now):
             self._resting[credential] = rest
         return rest
 
@@ -251,13 +250,14 @@ class CredentialPool:
         self._resting.pop(credential, None)
 
     def rest(self, credential: Credential, status: int | None, now: float, seconds: float | None = None, *, spent: bool = False) -> None:
-        """Let it rest for as long as the service says (`seconds`), else for the pool's own time."""
+        """Let it rest for as long as the service says (`seconds`), else for the pool's own time, which ends no rest the service named."""
         if credential not in self._known:  # taken out of the list meanwhile
             return
-        own = self._spent_seconds if spent else self._rest_seconds
-        until = now + (own if seconds is None else min(max(seconds, 0.0), LONGEST_REST))
-        self._resting[credential] = Rest(until, told=seconds is not None)
-        self._first = None
+        if seconds is not None or not self.waits(credential, now):
+            own = self._spent_seconds if spent else self._rest_seconds
+            until = now + (own if seconds is None else min(max(seconds, 0.0), LONGEST_REST))
+            self._resting[credential] = Rest(until, told=seconds is not None)
+            self._first = None
         self._tell(Event.REST, credential, status)
 
     def ban(self, credential: Credential, status: int | None, now: float) -> None:
