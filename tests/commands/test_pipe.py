@@ -20,10 +20,10 @@ from running import Program, full_pipe, program
 from vigil import PATIENCE, Vigil
 from websockets.asyncio.client import ClientConnection, connect
 
+from mcp_endpoint import backoff
 from mcp_endpoint.commands import pipe
 from mcp_endpoint.commands.pipe import Options
 from mcp_endpoint.errors import GOING_AWAY, PROVIDER_GONE, RESTARTING, TOOL_ENDED, ConfigError, EndpointError
-from mcp_endpoint.providers import backoff
 from mcp_endpoint.providers.process import child
 from mcp_endpoint.providers.process.child import Command, environment
 

@@ -250,7 +250,7 @@ async def test_a_server_that_cannot_live_is_left_alone_after_a_while_and_tried_a
     main = tmp_path / "main.py"
     main.write_text(
         f"import sys; sys.path.insert(0, {str(EXAMPLES.parent / 'src')!r})\n"
-        "from mcp_endpoint.providers import backoff\nbackoff.LONGEST_SECONDS = 0.01\n"
+        "from mcp_endpoint import backoff\nbackoff.LONGEST_SECONDS = 0.01\n"
         "from mcp_endpoint.commands.main import main\nmain()\n"
     )
     words = ("--root", str(tmp_path), "serve", "--port", "0", "--providers", str(file))

@@ -41,8 +41,8 @@ from ..access.admission import PLACEHOLDER
 from ..access.tokens import NAME, SINGLE_MODULE, Doors, Opened, Refused
 from ..errors import ConfigError, EndpointError
 from ..settings.load import Config, Loaded
+from ..sockets.dial import NoLink, dial
 from ..web.page import REASONS
-from .dial import NoLink, dial
 
 SECONDS: Final = 5.0
 """For each single step."""

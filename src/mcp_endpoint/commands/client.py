@@ -19,7 +19,7 @@ from .. import __version__
 from ..access import tls
 from ..access.addresses import Hint
 from ..errors import METHOD_NOT_FOUND, EndpointError
-from .dial import checked, dial, note
+from ..sockets.dial import checked, dial, note
 
 REVISION: Final = "2025-06-18"
 ANSWER_SECONDS: Final = 310.0

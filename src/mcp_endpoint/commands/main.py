@@ -377,8 +377,8 @@ def stdio(root: Path, endpoint: str) -> None:
 @asynccontextmanager
 async def _attached(root: Path, endpoint: str) -> AsyncIterator[Device]:
     """A device at an endpoint: one with an address, or one of this installation's server."""
+    from ..sockets.dial import NoLink
     from . import client as device
-    from .dial import NoLink
 
     address, certificate = _device_side(root, endpoint)
     try:

@@ -23,15 +23,15 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from ..backoff import Backoff
 from ..errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
 from ..line_writer import Console, LineWriter
 from ..protocol.jsonrpc import Unreadable, unreadable_answer
 from ..providers import mcp_json
-from ..providers.backoff import Backoff
 from ..providers.process.child import CUT_BYTES, LINE_BYTES, Child, Command, environment, message
 from ..serving import signals
-from . import dial
-from .dial import NoLink, readable
+from ..sockets import dial
+from ..sockets.dial import NoLink, readable
 
 ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
 """The environment variable that mcp_pipe and its relatives read."""

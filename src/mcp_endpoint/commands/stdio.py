@@ -25,14 +25,14 @@ from websockets.exceptions import ConnectionClosed
 
 from .. import errors
 from ..access import tls
+from ..backoff import Backoff
 from ..core.ledger import id_of
 from ..core.lifecycle import INITIALIZED
 from ..line_writer import write_all
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Malformed, parse, with_id
-from ..providers.backoff import Backoff
 from ..serving import signals
-from .dial import NoLink, checked, dial, note, readable, shown
+from ..sockets.dial import NoLink, checked, dial, note, readable, shown
 from .pipe import SLOW_CODES, SLOW_STATUSES
 
 LINE_BYTES: Final = 1024 * 1024

@@ -18,8 +18,8 @@ import uvloop
 from loguru import logger
 from vigil import PATIENCE
 
+from mcp_endpoint import backoff
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.providers import backoff
 from mcp_endpoint.providers.mcp_json import Server
 from mcp_endpoint.providers.process import server as stdio
 from mcp_endpoint.providers.process.child import Command, Line, environment, message

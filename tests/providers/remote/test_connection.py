@@ -13,8 +13,8 @@ import pytest
 from upstream import Seen, Upstream, reply, says, upstream
 
 from mcp_endpoint import errors
+from mcp_endpoint.backoff import Backoff
 from mcp_endpoint.protocol import jsonrpc
-from mcp_endpoint.providers.backoff import Backoff
 from mcp_endpoint.providers.remote import connection as module
 from mcp_endpoint.providers.remote.connection import Ended, HttpSse, StreamableHttp
 from mcp_endpoint.providers.remote.failure import Failure

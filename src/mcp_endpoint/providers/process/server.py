@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 from loguru import logger
 from msgspec.structs import replace
 
+from ...backoff import KEPT_FIRST_SECONDS, Backoff
 from ...core.broker import Broker
 from ...core.lifecycle import Provider
 from ...credentials.pool import Credential
@@ -25,7 +26,6 @@ from ...credentials.store import Keyring
 from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, EndpointError, Goodbye
 from ...log import BLOT
 from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
-from ..backoff import KEPT_FIRST_SECONDS, Backoff
 from ..mcp_json import Server, mask
 from ..tool_filter import Sieve
 from .child import LINE_BYTES, Child, Command, Line, message

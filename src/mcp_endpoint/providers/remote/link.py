@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from ... import errors
+from ...backoff import Backoff
 from ...core.catalog import read_page
 from ...core.endpoint import LIST_CHANGED
 from ...core.ledger import Counters
@@ -20,7 +21,6 @@ from ...core.lifecycle import INITIALIZED, Provider
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse
 from ...protocol.stateless import fields, objects
-from ..backoff import Backoff
 from ..tool_filter import Sieve
 from .connection import read
 from .failure import Failure, unreadable, words

@@ -26,6 +26,7 @@ from loguru import logger
 from msgspec import UNSET
 
 from ... import __version__
+from ...backoff import Backoff
 from ...core.broker import Broker
 from ...core.ledger import CANCELLED
 from ...core.lifecycle import INITIALIZED, own_hello, read_welcome
@@ -34,7 +35,6 @@ from ...errors import Goodbye
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, parse
 from ...protocol.stateless import REVISION, fields, knows_only_stateless, objects, text
-from ..backoff import Backoff
 from ..mcp_json import Server, Wire, mask
 from ..tool_filter import Sieve
 from .connection import Ended, HttpSse, StreamableHttp

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 from gate import TOKEN, Gate
 
-from mcp_endpoint.commands import dial
-from mcp_endpoint.commands.dial import NoLink
 from mcp_endpoint.errors import ConfigError
+from mcp_endpoint.sockets import dial
+from mcp_endpoint.sockets.dial import NoLink
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_endpoint.providers.backoff import FIRST_SECONDS, LONGEST_SECONDS, SLOW_FIRST_SECONDS, SLOW_LONGEST_SECONDS, WORKED_SECONDS, Backoff
+from mcp_endpoint.backoff import FIRST_SECONDS, LONGEST_SECONDS, SLOW_FIRST_SECONDS, SLOW_LONGEST_SECONDS, WORKED_SECONDS, Backoff
 
 
 def _never() -> float:
