@@ -135,13 +135,18 @@ def configured(
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
-    """The HTTP application: says hello, after a signal, in 8 MiB or as a stream of events if the path asks for it."""
+    """The HTTP application: says hello, after a signal, in 8 MiB, in eight pieces or as a stream of events if the path asks for it."""
     path = scope["path"]
     if path == "/slow":
         await scope["state"]["go"].wait()
     if path == "/big":
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % BIG)]})
         await send({"type": "http.response.body", "body": b"x" * BIG})
+        return
+    if path == "/pieces":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % BIG)]})
+        for left in range(8, 0, -1):
+            await send({"type": "http.response.body", "body": b"x" * (BIG // 8), "more_body": left > 1})
         return
     if path == "/events":
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})

@@ -494,3 +494,17 @@ async def test_more_sockets_than_all_bounds_allow_are_refused_whatever_the_other
         async with connection(stage, tls=client) as peer:
             peer.send(get())
             assert (await peer.answer()).status == 200
+
+
+async def test_who_is_cut_off_hears_it_at_once_and_nobody_answers_it_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    """The first of two requests waits for its reader: uvicorn alone would tell only the second that the peer is gone."""
+    async with staged(configured(limits={"stalled_seconds": 0.3})) as stage, connection(stage, small=True) as peer:
+        deaf(peer)
+        peer.send(get("/pieces") + get("/slow"))
+        await stands_still_writing(stage)
+        await until(lambda: not (stage.connections or stage.server.server_state.tasks))
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionResetError):
+            while await peer.reader.read(65_536):
+                pass
+    assert not caplog.records

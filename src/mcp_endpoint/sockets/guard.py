@@ -19,7 +19,7 @@ import httptools
 from loguru import logger
 from uvicorn.config import Config as UvicornConfig
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from ..access.addresses import is_loopback
@@ -27,7 +27,7 @@ from ..access.admission import Refusal, host_of
 from ..settings.load import Config
 from .handshake import Door
 from .keepalive import NEVER, STEPS
-from .link import Link
+from .link import Link, reset
 
 LINGER_SECONDS: Final = 2.0
 """How long a refused peer may take to read the answer before the socket is cut off."""
@@ -114,6 +114,8 @@ class Guard(HttpToolsProtocol):
         self._unread = b""
         """What has come while nothing is read."""
         self._refused = False
+        self._answered: RequestResponseCycle | None = None
+        """The request that is being answered; `cycle` is the one read last."""
         self._stuck = 0.0
         """Since when no byte of an answer has moved; 0 if none waits."""
         self._stuck_bytes = 0
@@ -150,6 +152,7 @@ class Guard(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_over()
+        self._hang_up()
         self._unread = b""
         self.pipeline.clear()
         self.door.keepalive.forget(self)
@@ -222,6 +225,8 @@ class Guard(HttpToolsProtocol):
             self._refuse(Refusal(421, "host not allowed", HOST, "Host not allowed"))
         else:
             super().on_headers_complete()
+            if not self.pipeline:
+                self._answered = self.cycle
 
     def on_body(self, body: bytes) -> None:
         self._parts += 1
@@ -236,6 +241,7 @@ class Guard(HttpToolsProtocol):
     # What uvicorn calls.
 
     def on_response_complete(self) -> None:
+        self._answered = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
         if self.transport.is_closing() or self._unsent() > HIGH_WATER:
             self._watch_answer()
@@ -379,8 +385,20 @@ class Guard(HttpToolsProtocol):
         logger.debug("连接已切断 / the connection is cut", peer=self.peer, reason=reason)
         self._abort()
 
+    def _hang_up(self) -> None:
+        """Whoever answers hears that nobody listens; uvicorn tells only the request read last."""
+        answered, self._answered = self._answered, None
+        if answered is not None and not answered.response_complete:
+            answered.disconnected = True
+            answered.message_event.set()
+
     def _abort(self) -> None:
-        (self.transport if self.raw is None else self.raw).abort()
+        self._hang_up()
+        lowest = self.transport if self.raw is None else self.raw
+        if self._stuck:
+            reset(lowest)
+        else:
+            lowest.abort()
 
     def _upgrade(self, rest: bytes) -> None:
         """The head asked for another protocol: a WebSocket becomes a link, anything else stays HTTP/1.1 (RFC 9110 §7.8)."""

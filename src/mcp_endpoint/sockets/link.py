@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, cast
 
@@ -306,7 +309,7 @@ class Link(Frames, asyncio.Protocol):
     def cut(self) -> None:
         """Drop the socket at once."""
         if self._transport is not None:
-            self._transport.abort()
+            reset(self._transport if self.raw is None else self.raw)
 
     # What the budget calls.
 
@@ -566,6 +569,15 @@ def make_link_class(door: Door) -> type[Link]:
     """The class for uvicorn's `ws=`: links of this door, all on one event loop."""
     PROTOCOL_LOGGER.setLevel(logging.ERROR)
     return type("Link", (Link,), {"__slots__": (), "door": door})
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Drop the socket, and with it what its kernel holds for a peer that does not read; such a peer would keep that for minutes."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):  # it is gone already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def _unread(fault: BaseException | None) -> Refusal:
