@@ -49,7 +49,10 @@ OFFERED = {
 }
 DECLARED: dict[str, Any] = {"tools": {}, "resources": {"subscribe": True}, "prompts": {}, "logging": {}}
 REPEATABLE = "t1"
-CHARACTERS = st.sampled_from(["slow", "slow", "slow", "good", "good", "sleepy", "bare", "silent", "dying", "insisting"])
+CHARACTERS = st.sampled_from(["slow", "slow", "slow", "good", "good", "sleepy", "bare", "silent", "dying", "insisting", "odd", "garbled"])
+ANSWERS_ALL = ("good", "bare", "insisting", "lost", "odd", "garbled")
+BEFORE = (b"", b"\xef\xbb\xbf", b"Loading... ")
+"""What a tool of odd spelling writes before its answers."""
 SENSELESS = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1,"requestId":1}}'
 NONSENSE = [b"garbage", SENSELESS, b"[]", b'{"jsonrpc":"2.0","id":null,"method":"m"}', b'{"jsonrpc":"2.0","id":[1],"method":"m"}']
 NOISE = [b"noise\n", b"{}", b"[]", b'{"jsonrpc":"2.0","result":{}}', b'{"jsonrpc":"2.0","id":1}']
@@ -296,7 +299,15 @@ class Tool(Party):
         """Whether it answers what it has now without being told to; a slow one does so in handshakes only."""
         if self.character == "slow":
             return bool(self.todo) and self.todo[0][1] in ("initialize", "tools/list")
-        return bool(self.todo) and self.character in ("good", "bare", "insisting", "lost")
+        return bool(self.todo) and self.character in ANSWERS_ALL
+
+    def says(self, frame: bytes | dict[str, Any]) -> None:
+        """One of odd spelling gives numbers back as texts or fractions, leaves `jsonrpc` out, or begins with what is no JSON."""
+        if self.character == "odd" and isinstance(frame, dict) and "method" not in frame:
+            id = (str(frame["id"]), float(frame["id"]), frame["id"])[self.serial % 3]
+            odd = {name: value for name, value in (frame | {"id": id}).items() if name != "jsonrpc" or self.serial % 2}
+            frame = BEFORE[self.serial % 3] + json.dumps(odd, ensure_ascii=False).encode()
+        super().says(frame)
 
     def works(self, which: int = 0) -> None:
         """Answer one of the requests it has."""
@@ -319,6 +330,8 @@ class Tool(Party):
                 for name in self.tools
             ]
             self.says({"jsonrpc": "2.0", "result": {"tools": tools}, "id": id})
+        elif self.character == "garbled":
+            self.says(b'{"jsonrpc":"2.0","id":%d,"result":{"mark":"%b","mean":NaN}}' % (id, mark.encode()))
         elif method == "tools/call" and self.character == "insisting" and not self.initializes:
             self.world.excused.add((params or {}).get("mark", ""))
             self.says({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": mark}})
@@ -796,7 +809,7 @@ class Lives(RuleBasedStateMachine):
                 waiting = [request.method for requests in device.asked.values() for request in requests if request.open]
                 assert XIAOZHI in device.names and device.open() <= waiting.count("tools/list"), "a request was never answered"
                 ready = [tool for tool in self.tools if tool.endpoint == device.endpoint]
-                assert not any(tool.character in ("good", "slow") for tool in ready), "a list was held beside a tool"
+                assert not any(tool.character in ("good", "slow", "odd", "garbled") for tool in ready), "a list was held beside a tool"
         assert not any(tool.questions for tool in self.tools), "a question was never answered"
         if self.count % 2:
             self.broker.drain()
