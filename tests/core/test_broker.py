@@ -335,6 +335,9 @@ def test_a_fault_of_a_consumer_within_the_house_ends_it_and_never_reaches_who_se
     provider.says(provider, b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}', stage.now, True)
     assert [frame["method"] for frame in healthy.heard] == ["notifications/message"]
     assert faulty.closed == 0, "not in the turn of who sent"
+    for consumer in stage.broker.endpoints["agent:a"].consumers:
+        consumer.link.ping()
+        assert consumer.link.queued == 0
     for timer in [timer for timer in stage.timers if timer.when <= stage.now]:
         timer.ring()
     assert faulty.closed == 1011

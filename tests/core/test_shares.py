@@ -34,7 +34,9 @@ def test_what_is_used_is_last_and_of_equals_the_endpoint_unused_for_longest_is_f
     assert list(shares.largest("new")) == [2]
     shares.add("two", 3)
     shares.touch("two", 2)
-    assert list(shares.largest("two")) == list(shares.largest("one")) == [3, 2]
+    assert list(shares.largest("two")) == list(shares.largest("one")) == shares.of("two") == [3, 2]
+    shares.remove("one", 1)
+    assert shares.of("one") == [] and shares.count("one") == 0
     assert not Shares[int]().largest("new") and Shares[int]().gives_way("new") is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -64,11 +65,8 @@ class _Walled:
 
 def _place(error: Exception) -> str:
     """What went wrong, and where in our code; nothing of what was sent."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}" if trace is not None else "?"
-    return f"{type(error).__name__} in {where}"
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    return f"{type(error).__name__} in {frame.f_code.co_qualname}:{line}"
 
 
 class Broker:
