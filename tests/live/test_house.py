@@ -163,15 +163,11 @@ async def test_a_broken_edit_changes_nothing_and_says_where_it_is_broken(tmp_pat
         await asker.greets(client="an MCP client")
         before = text_of(await asker.calls(1, "a"))
         good = file.read_text()
-        for broken, where in (
-            ('{\n "mcpServers": {\n  "one" {}}}', ":3:9"),
-            ('{\n "mcpServers": {\n  "one": {"args": []}}}', ":3:3"),
-        ):
-            file.write_text(broken)
-            stats = await until(lambda stats, where=where: where in stats["rooms"]["providers"]["problem"], running)
-            assert f"{file}{where}" in stats["rooms"]["providers"]["problem"]
-            assert f"{file}{where}" in running.log
-            assert text_of(await asker.calls(2, "a")) == before
+        file.write_text('{\n "mcpServers": {\n  "one" {}}}')
+        stats = await until(lambda stats: ":3:9" in stats["rooms"]["providers"]["problem"], running)
+        assert f"{file}:3:9" in stats["rooms"]["providers"]["problem"]
+        assert f"{file}:3:9" in running.log
+        assert text_of(await asker.calls(2, "a")) == before
         file.unlink()
         await until(lambda stats: "cannot be read" in stats["rooms"]["providers"]["problem"], running)
         file.write_text(good)
@@ -181,10 +177,10 @@ async def test_a_broken_edit_changes_nothing_and_says_where_it_is_broken(tmp_pat
 
 async def test_a_file_that_is_broken_at_the_start_is_one_clear_message(tmp_path: Path) -> None:
     file = tmp_path / "mcp.json"
-    file.write_text('{"mcpServers": {"a": {"url": 3}}}')
+    file.write_text('{"mcpServers": {"a": {"url": 3}')
     async with program(tmp_path, "--root", str(tmp_path), "serve", "--port", "0", "--providers", str(file)) as running:
         assert await running.ends() == 78
-        assert f"{file}:1:17: " in running.log
+        assert f"{file}:1:32: " in running.log
         assert "Traceback" not in running.log
 
 
@@ -403,7 +399,7 @@ async def test_each_process_gets_the_next_key_of_its_pool_and_nobody_sees_it(tmp
         assert "using *** now" in stats
         assert not [key for key in keys if key in stats + running.log]
         written(tmp_path, one=one | {"credentials": "another"})
-        await until(lambda stats: "[credentials.another]" in stats["rooms"]["providers"]["problem"], running)
+        await until(lambda stats: "[credentials.another]" in stats["rooms"]["providers"]["servers"][0].get("why", ""), running)
 
 
 @pytest.mark.row("H9")

@@ -155,6 +155,13 @@ class Stage:
         servers = {name: {"url": f"http://{entry}"} if isinstance(entry, str) else entry for name, entry in urls.items()}
         self.file.write_text(json.dumps({"mcpServers": servers}))
 
+    def server(self, name: str) -> dict[str, Any]:
+        """What the room tells of one server."""
+        return next(one for one in self.room.describe()["servers"] if one["name"] == name)
+
+    def states(self) -> dict[str, str]:
+        return {one["name"]: one["state"] for one in self.room.describe()["servers"]}
+
     async def until(self, true: Callable[[], Any]) -> None:
         async with asyncio.timeout(PATIENCE):
             while not true():  # noqa: ASYNC110 - the room tells nobody
@@ -279,11 +286,9 @@ async def test_a_timeout_that_changes_takes_new_bridges_and_an_endpoint_that_is_
 
 async def test_replicas_need_the_same_endpoints(tmp_path: Path) -> None:
     pair = {"a": {"url": "http://x/add", "label": "pair"}, "b": {"url": "http://y/add", "label": "pair", "endpoints": "shop"}}
-    stage = Stage(tmp_path)
-    stage.writes(**pair)
-    with pytest.raises(ConfigError, match='same "endpoints"'):
-        await stage.room.start()
-    await stage.room.stop()
+    async with opened(tmp_path, **pair) as stage:
+        assert stage.states()["b"] == "error"
+        assert 'same "endpoints"' in stage.server("b")["why"]
     pair["b"]["endpoints"] = "*"
     async with opened(tmp_path, **pair) as stage:
         device = Device(stage.broker, "home")
@@ -293,22 +298,48 @@ async def test_replicas_need_the_same_endpoints(tmp_path: Path) -> None:
         device.leaves()
 
 
-async def test_what_cannot_be_made_changes_nothing(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_taken_changes_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path, a="x/add") as stage:
         await stage.until(lambda: stage.told == ["start http://x/add"])
         stage.missing = True
         stage.writes(b="x/sub")
         await stage.until(lambda: stage.room.describe()["problem"] == "未安装 / not installed")
         stage.missing = False
-        command = {"command": sys.executable, "args": [str(SMALL)], "credentials": "none", "place": "env:KEY"}
-        stage.writes(b=command)
-        await stage.until(lambda: "[credentials.none]" in stage.room.describe()["problem"])
         stage.file.unlink()
         await stage.until(lambda: "cannot be read" in stage.room.describe()["problem"])
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(stage.file)
+            await stage.until(lambda: "no regular file" in stage.room.describe()["problem"])
+            stage.file.unlink()
         assert stage.told == ["start http://x/add"]
         stage.writes(a="x/add")
         await stage.until(lambda: not stage.room.describe()["problem"])
         assert stage.told == ["start http://x/add"]
+
+
+async def test_an_entry_that_cannot_be_used_is_one_server_that_does_not_run(tmp_path: Path) -> None:
+    nobodys_pool = {"command": sys.executable, "args": [str(SMALL)], "credentials": "none", "place": "env:KEY"}
+    async with opened(tmp_path, good="x/add", unset={"command": "${NOBODY_SET_ME}"}, poor=nobodys_pool) as stage:
+        await stage.until(lambda: stage.told == ["start http://x/add"])
+        assert stage.states() | {"good": ""} == {"good": "", "unset": "error", "poor": "error"}
+        assert "mcp.json:" in stage.server("unset")["why"] and "NOBODY_SET_ME" in stage.server("unset")["why"]
+        assert "[credentials.none]" in stage.server("poor")["why"]
+        assert stage.room.conditions()["unset"]["state"] == "error"
+        assert stage.room.states()["error"] == 2
+        assert not stage.room.describe()["problem"]
+        device = Device(stage.broker, "home")
+        await device.greets()
+        assert await device.names() == {"add"}
+        device.leaves()
+        # A mistake in a later edit ends the server it is in and no other; the next edit brings it back.
+        stage.writes(good="x/add", unset="x/sub")
+        await stage.until(lambda: stage.told == ["start http://x/add", "start http://x/sub"])
+        stage.writes(good="x/add", unset={"url": 3})
+        await stage.until(lambda: stage.told[2:] == ["stop http://x/sub"])
+        assert "url is a number, expected a text" in stage.server("unset")["why"]
+        stage.writes(good="x/add", unset="x/sub")
+        await stage.until(lambda: stage.told[3:] == ["start http://x/sub"])
+        assert "error" not in stage.room.states()
 
 
 async def test_one_that_was_given_up_begins_anew_when_the_file_is_saved(tmp_path: Path) -> None:

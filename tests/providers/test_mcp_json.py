@@ -116,7 +116,7 @@ def test_nothing_that_may_be_a_secret_is_printed(tmp_path: Path) -> None:
         },
     )
     a, b, c = found.servers.values()
-    assert repr(found) == "Found(servers={'a': <Server 'a'>, 'b': <Server 'b'>, 'c': <Server 'c'>}, left_out=())"
+    assert repr(found) == "Found(servers={'a': <Server 'a'>, 'b': <Server 'b'>, 'c': <Server 'c'>}, left_out=(), wrong={})"
     assert mask(a)("s3cret-s3cret long-value 1") == "*** *** 1"
     assert (
         mask(b)("get https://me:password@x/mcp?key=query-value&n=1 with Bearer abcdefgh") == "get https://me:***@x/mcp?key=***&n=1 with ***"
@@ -167,9 +167,22 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
         ('{\n  "名": "你", x}', "mcp.json:2:13", "malformed"),
         ("[]", "mcp.json", "mcpServers"),
         ("{}", "mcp.json", "mcpServers"),
-        ('{"mcpServers": {"a": {"command": "x"}, "a": {"command": "y"}}}', "mcp.json", "a"),
-        ('{"mcpServers": {\n"啊": {"command": "x"},\n  "a": {"args": []}}}', "mcp.json:3:3", 'mcpServers.a: has no "command"'),
-        ('{"mcpServers": {"a": {"command": ["x"]}}}', "mcp.json:1:17", "Expected"),
+    ],
+)
+def test_a_file_that_is_no_block_is_told_with_its_place(tmp_path: Path, text: str, place: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _read(tmp_path, None, text=text)
+    assert caught.value.place == str(tmp_path / place)
+    assert words in caught.value.en
+    assert caught.value.zh != caught.value.en
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('{"mcpServers": {"a": {"command": "x"}, "a": {"command": "y"}}}', "mcp.json:1:17", "twice"),
+        ('{"mcpServers": {\n"啊": {"command": "x"},\n  "a": {"args": []}}}', "mcp.json:3:3", 'has no "command"'),
+        ('{"mcpServers": {"a": {"command": ["x"]}}}', "mcp.json:1:17", "command is a list […], expected a text"),
         ('{"mcpServers": {"a": {"command": "x", "args": ["${NONE}"]}}}', "mcp.json:1:17", "NONE"),
         ('{"mcpServers": {"": {"command": "x"}}}', "mcp.json:1:17", "name"),
         ('{"mcpServers": {"a": {"command": "x", "label": "\\n"}}}', "mcp.json:1:17", "label"),
@@ -183,14 +196,69 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
         ('{"mcpServers": {"a": {"url": "http://x", "place": "env:X", "credentials": "p"}}}', "mcp.json:1:17", "bearer"),
         ('{"mcpServers": {"a": {"command": "x", "place": "bearer", "credentials": "p"}}}', "mcp.json:1:17", "env:NAME"),
         ('{"mcpServers": {"a": {"command": "x", "timeout": 0}}}', "mcp.json:1:17", "timeout"),
+        ('{"mcpServers": {"a": {"command": "x", "env": {"K": null}}}}', "mcp.json:1:17", "take the line out"),
+        ('{"mcpServers": {"a": {"command": "x", "env": {"K": true}}}}', "mcp.json:1:17", "put it in quotes"),
+        ('{"mcpServers": {"a": {"command": "x", "timeout": "30"}}}', "mcp.json:1:17", "without quotes"),
+        ('{"mcpServers": {"a": {"command": "x", "args": null}}}', "mcp.json:1:17", "args is null"),
+        ('{"mcpServers": {"a": "x"}}', "mcp.json:1:17", "is a text, expected an object"),
+        ('{"servers": {"a": {"command": "x", "args": ["${input:key}"]}}}', "mcp.json:1:14", "servers.a: has the placeholder ${input:key}"),
+        ('{"mcpServers": {"a": {"url": "http://x", "headers": {"K": "Bearer ${nobody fills this"}}}}', "mcp.json:1:17", "placeholder"),
+        ('{"mcpServers": {"a": {"command": "x", "env": {"K": "${config:a.b}"}}}}', "mcp.json:1:17", "${config:a.b}"),
+        ('{"mcpServers": {"a": {"command": "x", "envFile": "none.env"}}}', "mcp.json:1:17", "none.env does not exist"),
+        ('{"mcpServers": {"a": {"command": "x", "envFile": "bad.env"}}}', "mcp.json:1:17", "bad.env:2: expected NAME=VALUE"),
+        ('{// one\n"mcpServers": {/* "a" */\n"a": {"command": "x", "url": "http://x",},},}', "mcp.json:3:1", "both"),
     ],
 )
-def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, place: str, words: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        _read(tmp_path, None, text=text)
-    assert caught.value.place == str(tmp_path / place)
-    assert words in caught.value.en
-    assert caught.value.zh != caught.value.en
+def test_a_mistake_is_one_entry_that_does_not_run(tmp_path: Path, text: str, place: str, words: str) -> None:
+    (tmp_path / "bad.env").write_text("A=1\nnonsense\n")
+    found = _read(tmp_path, None, text=text)
+    [(name, error)] = found.wrong.items()
+    assert name not in found.servers
+    assert error.place == str(tmp_path / place)
+    assert words in error.en
+    assert error.en.startswith(("mcpServers." + name, "servers." + name))
+    assert error.zh != error.en
+    # Beside a good one it harms nobody, and switched off it is no mistake.
+    block = "mcpServers" if "mcpServers" in text else "servers"
+    beside = _read(tmp_path, None, text=text.replace(f'"{block}": {{', f'"{block}": {{"good": {{"command": "y"}}, ', 1))
+    assert set(beside.servers) == {"good", *found.servers} and list(beside.wrong) == [name]
+
+
+@pytest.mark.parametrize("rest", ['"command": 7', '"url": "ftp://x"', '"args": null', '"command": "${NONE}"'])
+def test_a_disabled_entry_is_no_mistake_whatever_it_says(tmp_path: Path, rest: str) -> None:
+    found = _read(tmp_path, None, text='{"mcpServers": {"a": {"disabled": true, %s}, "b": {"enabled": false, %s}}}' % (rest, rest))
+    assert [en for en, _ in found.left_out] == ["a: disabled", "b: disabled"]
+    assert not found.wrong
+
+
+def test_comments_and_last_commas_are_read_as_in_vs_code(tmp_path: Path) -> None:
+    text = '''// the servers of the house
+    {
+      /* two
+         lines */
+      "servers": {
+        "a": {"command": "x", "args": ["http://x//y", "/* no */", ",}", "\\\\\\"//",]}, // a remark, with "quotes"
+      },
+    }
+    // the end'''
+    assert _command(_read(tmp_path, None, text=text), "a").args == ("http://x//y", "/* no */", ",}", '\\"//')
+
+
+def test_the_words_of_other_programs(tmp_path: Path) -> None:
+    found = _read(tmp_path, {"gemini": {"httpUrl": "http://x/mcp"}, "windsurf": {"serverUrl": "http://y/mcp"}})
+    assert [(server.wire, server.url) for server in found.servers.values()] == [("http", "http://x/mcp"), ("any", "http://y/mcp")]
+
+
+def test_variables_of_an_env_file_are_the_servers_own(tmp_path: Path) -> None:
+    (tmp_path / "own.env").write_text("KEY='a secret value'\nLEVEL=1\n")
+    found = _read(tmp_path, {"a": {"command": "x", "envFile": "own.env", "env": {"LEVEL": "2"}}})
+    assert _command(found, "a").env == {"PATH": "/bin", "HOME": "/home/me", "KEY": "a secret value", "LEVEL": "2"}
+    assert mask(found.servers["a"])("a secret value") == "***"
+
+
+def test_what_belongs_to_a_shell_is_left_to_it(tmp_path: Path) -> None:
+    words = ["-c", "echo ${A%.*} ${#A} ${A:1:2} $HOME $(date)"]
+    assert _command(_read(tmp_path, {"a": {"command": "sh", "args": words}}), "a").args == tuple(words)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def block_of_commands(file: Path, environ: Mapping[str, str]) -> dict[str, Comma
     found = mcp_json.read(file, environ)
     for en, zh in found.left_out:
         tell(f"{readable(zh)} / {readable(en)}")
+    for error in found.wrong.values():
+        tell(f"{readable(error.place)}: 已跳过，{readable(error.zh)} / left out, {readable(error.en)}")
     for name, server in found.servers.items():
         if server.command is None:
             en, zh = "reached by URL, which is for [providers] file; left out", "以 URL 访问的服务器请用 [providers] file，已跳过"

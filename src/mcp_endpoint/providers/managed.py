@@ -2,8 +2,8 @@
 
 Each label has an endpoint of its own, `server:LABEL`, where its servers are providers (several of them: replicas), and which a keeper
 keeps alive. An endpoint of the outside gets a bridge to every label that is meant for it as soon as somebody asks there, and loses it
-with the last who asks. The file is looked at several times a second; an edit touches the entries it changed and no other, and one that
-cannot be used changes nothing.
+with the last who asks. The file is looked at several times a second; an edit touches the entries it changed and no other. An entry that
+cannot be used does not run and is shown in state `error`; a file that cannot be read changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 from loguru import logger
@@ -35,7 +35,7 @@ from ..protocol.jsonrpc import Part
 from ..settings.load import Providers as Settings
 from . import mcp_json
 from .bridge import Bridge
-from .mcp_json import Server
+from .mcp_json import Found, Server
 from .process import usage
 from .process.server import Managed, sessions
 
@@ -61,7 +61,8 @@ class Kept(Protocol):
     def describe(self) -> dict[str, Any]:
         """What an operator may know of it, ready for JSON; no secret is in it.
 
-        Its `state` is `starting`, `running`, `waiting` for the next attempt, `stopped` (given up, until somebody starts it anew) or `off`.
+        Its `state` is `starting`, `running`, `waiting` for the next attempt, `stopped` (given up, until somebody starts it again) or `off`.
+        An entry that cannot be used is kept by nobody and has the state `error`.
         """
 
 
@@ -132,6 +133,23 @@ class _Roof:
         self.keeper.leave()
 
 
+class _Wrong(NamedTuple):
+    """An entry of the file that cannot be used."""
+
+    why: str
+    since: float
+
+    def condition(self) -> dict[str, Any]:
+        """As `condition` says it of a server."""
+        since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
+        return {"state": "error", "reason": self.why, "since": since, "wire": "", "last_error": self.why}
+
+
+def _said(error: EndpointError) -> str:
+    """An error in both languages, with its place."""
+    return f"{f'{error.place}: ' if error.place else ''}{error.zh} / {error.en}"
+
+
 class Providers:
     """The room of the servers; one per broker."""
 
@@ -159,6 +177,7 @@ class Providers:
         self._rings = rings
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, Kept] = {}
+        self._wrong: dict[str, _Wrong] = {}
         self._roofs: dict[str, _Roof] = {}
         self._open: dict[str, str] = {}
         """Name → printable name of the endpoints where somebody asks."""
@@ -180,9 +199,9 @@ class Providers:
         return False
 
     async def start(self) -> None:
-        """Start every server of the file. Raises ConfigError for a file that cannot be used."""
+        """Start every server of the file. Raises ConfigError for a file that cannot be read, EndpointError for a missing package."""
         self._stamp = self._stamped()
-        self._take(mcp_json.read(self._file, self._environ).servers)
+        self._take(mcp_json.read(self._file, self._environ))
         self._broker.on_open = self._opened
         self._broker.on_idle = self._idle
         self._watching = self._loop.create_task(self._watch())
@@ -226,27 +245,34 @@ class Providers:
 
     def _read_again(self) -> None:
         try:
-            self._take(mcp_json.read(self._file, self._environ).servers)
+            self._take(mcp_json.read(self._file, self._environ))
         except EndpointError as error:
-            where = f"{error.place}: " if error.place else ""
-            self._problem = f"{where}{error.zh} / {error.en}"
+            self._problem = _said(error)
             logger.error("配置有误，仍用原来的服务器 / not usable, the servers stay as they were: {}", self._problem)
         else:
             self._problem = ""
 
-    def _take(self, servers: Mapping[str, Server]) -> None:
-        """Make it so: `servers` and no others. Raises EndpointError before anything is done."""
-        patterns = self._patterns(servers)
+    def _take(self, found: Found) -> None:
+        """Make it so: the servers of `found` and no others. Raises EndpointError for a missing package, before anything is done."""
+        wrong = dict(found.wrong)
+        patterns = self._patterns(found.servers, wrong)
+        servers: dict[str, Server] = {}
         fresh: dict[str, Kept] = {}
-        for name, server in servers.items():
+        for name, server in found.servers.items():
             kept = self._kept.get(name)
             # Which endpoints it serves is no reason to disturb it.
-            if (
+            if name not in wrong and (
                 kept is None
                 or kept.describe()["state"] == "stopped"
                 or replace(kept.server, endpoints=None) != replace(server, endpoints=None)
             ):
-                fresh[name] = self._made(server)
+                try:
+                    fresh[name] = self._made(server)
+                except ConfigError as error:
+                    wrong[name] = error
+            if name not in wrong:
+                servers[name] = server
+        self._tell_wrong(wrong)
         gone = {name: kept for name, kept in self._kept.items() if name not in servers}
         for name, kept in gone.items():
             del self._kept[name]
@@ -256,7 +282,8 @@ class Providers:
             self._kept[name] = kept
             self._turn(name, before, kept)
         self._kept = {name: self._kept[name] for name in servers}
-        for label in [label for label in self._roofs if label not in patterns]:
+        labels = {server.label for server in servers.values()}
+        for label in [label for label in self._roofs if label not in labels]:
             self._roofs.pop(label).leave()
         for server in servers.values():
             if server.label not in self._roofs:
@@ -271,7 +298,19 @@ class Providers:
         self._span()
         if self._settling is None or self._settling.done():
             self._settling = self._loop.create_task(self._settle())
-        logger.info("服务器 / servers", file=self._file.name, servers=len(servers), started=len(fresh), ended=len(gone))
+        logger.info(
+            "服务器 / servers", file=self._file.name, servers=len(servers), started=len(fresh), ended=len(gone), not_usable=len(wrong)
+        )
+
+    def _tell_wrong(self, wrong: Mapping[str, ConfigError]) -> None:
+        """Remember what cannot be used, and say what is new of it."""
+        before, self._wrong = self._wrong, {}
+        for name, error in wrong.items():
+            known = before.get(name)
+            if known is None or known.why != _said(error):
+                known = _Wrong(_said(error), time.time())
+                logger.error("该服务器配置有误，未运行 / this server cannot be used and does not run: {}", known.why, server=name)
+            self._wrong[name] = known
 
     async def _settle(self) -> None:
         """Let the bridges of new labels go as soon as a server of theirs has told its tools, or has failed to start."""
@@ -290,15 +329,15 @@ class Providers:
         kept = [kept for kept in self._kept.values() if kept.server.label == roof.server.label]
         return all(one.describe()["state"] in ("waiting", "stopped") for one in kept)
 
-    def _patterns(self, servers: Mapping[str, Server]) -> dict[str, tuple[str, ...]]:
-        """Label → the endpoints it serves. Raises ConfigError where the servers of one label differ."""
+    def _patterns(self, servers: Mapping[str, Server], wrong: dict[str, ConfigError]) -> dict[str, tuple[str, ...]]:
+        """Label → the endpoints it serves; a server that differs from an earlier one of its label is `wrong`."""
         patterns: dict[str, tuple[str, ...]] = {}
-        for server in servers.values():
+        for name, server in servers.items():
             mine = self._settings.endpoints if server.endpoints is None else server.endpoints
             if patterns.setdefault(server.label, mine) != mine:
-                raise ConfigError(
-                    f'mcpServers.{server.name}: servers with the label "{server.label}" need the same "endpoints"',
-                    f'mcpServers.{server.name}：label 为 "{server.label}" 的服务器，"endpoints" 须相同',
+                wrong[name] = ConfigError(
+                    f'mcpServers.{name}: servers with the label "{server.label}" need the same "endpoints"',
+                    f'mcpServers.{name}：label 为 "{server.label}" 的服务器，"endpoints" 须相同',
                     place=str(self._file),
                 )
         return patterns
@@ -376,11 +415,11 @@ class Providers:
             told = condition(kept)
             if found.get(kept.server.label, {}).get("state") != "running":
                 found[kept.server.label] = told
-        return found
+        return {name: one.condition() for name, one in self._wrong.items()} | found
 
     def states(self) -> Mapping[str, int]:
         """State → how many servers are in it."""
-        return Counter(kept.describe()["state"] for kept in self._kept.values())
+        return Counter([*(kept.describe()["state"] for kept in self._kept.values()), *("error" for _ in self._wrong)])
 
     # -- looking in --------------------------------------------------------------------------------------------------------
 
@@ -390,8 +429,17 @@ class Providers:
         return {
             "file": str(self._settings.file),
             "problem": self._problem,
-            "servers": [self._described(name, kept, used) for name, kept in self._kept.items()],
+            "servers": [
+                *(self._described(name, kept, used) for name, kept in self._kept.items()),
+                *(self._described_wrong(name, one) for name, one in self._wrong.items()),
+            ],
         }
+
+    @staticmethod
+    def _described_wrong(name: str, one: _Wrong) -> dict[str, Any]:
+        told = one.condition()
+        nothing: dict[str, Any] = {"serves": [], "endpoints": [], "tools": []}
+        return {"name": name, "label": name, "wire": "", "since": told["since"], "state": "error", "why": one.why, **nothing}
 
     def _described(self, name: str, kept: Kept, used: Mapping[int, usage.Usage]) -> dict[str, Any]:
         roof = self._roofs[kept.server.label]

@@ -1,8 +1,14 @@
-"""Reads the `mcpServers` block that Claude Desktop, Cursor, mcp_pipe and others share."""
+"""Reads the block of servers that Claude Desktop, Cursor, VS Code, Gemini, mcp_pipe and others share.
+
+The block is called `mcpServers`, or `servers` (VS Code). Comments and commas before a closing bracket are allowed, as in VS Code's JSON.
+One entry that cannot be used is one server that does not run: it is given with its place and the remedy, and the others are read.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -12,8 +18,10 @@ import msgspec
 
 from ..core.broker import INNER
 from ..errors import ConfigError
+from ..files import read_bytes
 from ..log import BLOT
 from ..protocol.jsonrpc import Malformed, members
+from ..settings import env_file
 from .process.child import Command, environment
 
 Wire = Literal["stdio", "http", "sse", "any"]
@@ -28,10 +36,26 @@ SECRET_CHARS: Final = 6
 """A value shorter than this is no secret and is not looked for in what a server says: `1`, `true` and `info` are everywhere."""
 
 _VARIABLE: Final = re.compile(r"\$\{(?:env:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<otherwise>[^}]*))?\}")
+_PLACEHOLDER: Final = re.compile(r"\$\{[A-Za-z][A-Za-z0-9_.-]*(?::[A-Za-z][^}]*)?\}")
+"""What is left in an argument when every variable is filled in: `${input:key}` of VS Code. Other uses of `${` belong to a shell."""
+_ASIDE: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*.*?\*/', re.DOTALL)
+_LAST_COMMA: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|,(?=\s*[}\]])')
+_WRONG_TYPE: Final = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _URL: Final = re.compile(r"https?://[^/?#\s][^\s]*")
 _PLACE: Final = re.compile(r"bearer|(?:query|header|env):[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+_KINDS: Final = {
+    "null": ("null", "null"),
+    "bool": ("true or false", "true 或 false"),
+    "str": ("a text", "文本"),
+    "int": ("a number", "数字"),
+    "float": ("a number", "数字"),
+    "array": ("a list […]", "列表 […]"),
+    "object": ("an object {…}", "对象 {…}"),
+}
+"""What msgspec calls a JSON value, in words."""
 
 Word = str | int | float
 
@@ -44,7 +68,10 @@ class _Entry(msgspec.Struct):
     env: dict[str, Word] | None = None
     cwd: str | None = None
     url: str | None = None
+    http_url: str | None = msgspec.field(default=None, name="httpUrl")
+    server_url: str | None = msgspec.field(default=None, name="serverUrl")
     headers: dict[str, Word] | None = None
+    env_file: str | None = msgspec.field(default=None, name="envFile")
     type: str | None = None
     transport: str | None = None
     transport_type: str | None = msgspec.field(default=None, name="transportType")
@@ -59,8 +86,16 @@ class _Entry(msgspec.Struct):
     place: str | None = None
 
 
+class _Switches(msgspec.Struct):
+    """Whether an entry is switched off, whatever else is wrong with it."""
+
+    disabled: object = None
+    enabled: object = None
+
+
 class _Block(msgspec.Struct):
-    servers: dict[str, msgspec.Raw] = msgspec.field(name="mcpServers")
+    mcp_servers: dict[str, msgspec.Raw] | None = msgspec.field(default=None, name="mcpServers")
+    servers: dict[str, msgspec.Raw] | None = None
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,68 +140,90 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(NamedTuple):
-    """What a file holds: the servers by name, and what was left out, said in (English, Chinese)."""
+    """What a file holds: the servers by name, what is switched off, said in (English, Chinese), and what is wrong with the others."""
 
     servers: Mapping[str, Server]
     left_out: tuple[tuple[str, str], ...]
+    wrong: Mapping[str, ConfigError]
 
 
 def read(file: Path, environ: Mapping[str, str]) -> Found:
     """The servers of `file`.
 
-    `${VAR}`, `${env:VAR}` and `${VAR:-otherwise}` stand for variables of `environ` in `command`, `args`, `env`, `cwd`, `url` and
-    `headers`; a relative `cwd` starts at the file's folder. Raises ConfigError, with file:line:column where there is one, for a file that
-    cannot be read or understood.
+    `${VAR}`, `${env:VAR}` and `${VAR:-otherwise}` stand for variables of `environ` in `command`, `args`, `env`, `envFile`, `cwd`, `url` and
+    `headers`; a relative `cwd` or `envFile` starts at the file's folder. Raises ConfigError, with file:line:column where there is one, for
+    a file that cannot be read or is no such block.
     """
     try:
-        text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        text = read_bytes(file).removeprefix(b"\xef\xbb\xbf")
         text.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", f"无法读取：{error}", place=str(file)) from error
+    text = _without_remarks(text)
     try:
         block = msgspec.json.decode(text, type=_Block)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(
             f'is not a JSON object with an "mcpServers" block: {error}',
             f'不是带 "mcpServers" 的 JSON 对象：{error}',
             place=_broken_at(file, text, error),
         ) from error
+    key = "servers" if block.mcp_servers is None else "mcpServers"
+    entries = block.servers if block.mcp_servers is None else block.mcp_servers
+    if entries is None:
+        raise ConfigError('has no "mcpServers" block', '缺少 "mcpServers"', place=str(file))
     servers: dict[str, Server] = {}
     left_out: list[tuple[str, str]] = []
-    places = _places(file, text)
-    for name, raw in block.servers.items():
-        entry = _Reading(name, places.get(name, str(file)), file, environ)
-        server = entry.server(raw)
-        if server is None:
-            left_out.append((f"{name}: disabled", f"{name}：已停用"))
+    wrong: dict[str, ConfigError] = {}
+    places, repeated = _places(file, text, key)
+    for name, raw in entries.items():
+        reading = _Reading(name, f"{key}.{name}", places.get(name, str(file)), file, environ)
+        try:
+            if name in repeated:
+                raise reading.wrong("stands there twice: give one of them another name", "出现了两次，请改名")
+            server = reading.server(raw)
+        except ConfigError as error:
+            wrong[name] = error
         else:
-            servers[name] = server
-    return Found(servers, tuple(left_out))
+            if server is None:
+                left_out.append((f"{name}: disabled", f"{name}：已停用"))
+            else:
+                servers[name] = server
+    return Found(servers, tuple(left_out), wrong)
+
+
+def _without_remarks(text: bytes) -> bytes:
+    """JSON with comments and last commas as JSON of the same length, so that places stay what they are."""
+    if b"//" in text or b"/*" in text:
+        text = _ASIDE.sub(lambda found: found[0] if found[0][:1] == b'"' else re.sub(rb"[^\r\n]", b" ", found[0]), text)
+    return _LAST_COMMA.sub(lambda found: found[0] if found[0][:1] == b'"' else b" ", text)
 
 
 class _Reading:
     """One entry on its way to a Server: its name and place for complaints, and what its variables stood for."""
 
-    def __init__(self, name: str, place: str, file: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, name: str, path: str, place: str, file: Path, environ: Mapping[str, str]) -> None:
         self._name = name
+        self._path = path
         self._place = place
         self._file = file
         self._environ = environ
         self._filled: set[str] = set()
 
     def server(self, raw: msgspec.Raw) -> Server | None:
-        """The entry as a Server; None if it is switched off."""
+        """The entry as a Server; None if it is switched off. Raises ConfigError for one that cannot be used."""
         try:
+            switches = msgspec.json.decode(raw, type=_Switches)
+            if switches.disabled is True or switches.enabled is False:
+                return None
             entry = msgspec.json.decode(raw, type=_Entry)
-        except msgspec.ValidationError as error:
-            raise self._wrong(f"cannot be used: {error}", f"无法使用：{error}") from error
-        if entry.disabled or entry.enabled is False:
-            return None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise self._unusable(error) from error
         if _NAME.fullmatch(self._name) is None:
-            raise self._wrong("its name has to be 1 to 64 printable characters", "名称须为 1 到 64 个可见字符")
+            raise self.wrong("its name has to be 1 to 64 printable characters", "名称须为 1 到 64 个可见字符")
         label = entry.label or self._name
         if _NAME.fullmatch(label) is None:
-            raise self._wrong('its "label" has to be 1 to 64 printable characters', '"label" 须为 1 到 64 个可见字符')
+            raise self.wrong('its "label" has to be 1 to 64 printable characters', '"label" 须为 1 到 64 个可见字符')
         wire = self._wire(entry)
         command = self._command(entry) if wire == "stdio" else None
         url = "" if wire == "stdio" else self._url(entry)
@@ -191,71 +248,121 @@ class _Reading:
     def _wire(self, entry: _Entry) -> Wire:
         said = entry.type or entry.transport or entry.transport_type
         if said is None:
-            if entry.command and entry.url:
-                raise self._wrong('has both "command" and "url"; say which by "type"', '同时有 "command" 和 "url"，请用 "type" 说明用哪个')
-            return "any" if entry.url else "stdio"
+            url = entry.url or entry.http_url or entry.server_url
+            if entry.command and url:
+                raise self.wrong('has both "command" and "url"; say which by "type"', '同时有 "command" 和 "url"，请用 "type" 说明用哪个')
+            if entry.http_url:
+                return "http"  # Gemini's word for Streamable HTTP
+            return "any" if url else "stdio"
         wire = WIRES.get(said.lower().replace("-", "").replace("_", ""))
         if wire is None:
-            raise self._wrong(
+            raise self.wrong(
                 f'type "{said}" is none of stdio, sse, http, streamable-http', f'type "{said}" 不是 stdio、sse、http、streamable-http'
             )
         return wire
 
     def _command(self, entry: _Entry) -> Command:
         if not entry.command:
-            raise self._wrong('has no "command"', '缺少 "command"')
+            raise self.wrong('has no "command"', '缺少 "command"')
+        own = self._of_file(entry) | {key: self._fill(text, whole=True) for key, text in (entry.env or {}).items()}
         return Command(
             program=self._fill(entry.command),
             args=tuple(self._fill(word) for word in entry.args),
-            env=environment(self._environ, {key: self._fill(text) for key, text in (entry.env or {}).items()}),
-            cwd=None if entry.cwd is None else str(self._file.parent / self._fill(entry.cwd)),
+            env=environment(self._environ, own),
+            cwd=None if entry.cwd is None else str(self._file.parent / self._fill(entry.cwd, whole=True)),
         )
 
+    def _of_file(self, entry: _Entry) -> dict[str, str]:
+        """The variables of its `envFile`."""
+        if entry.env_file is None:
+            return {}
+        path = self._file.parent / self._fill(entry.env_file, whole=True)
+        try:
+            if not path.exists():
+                raise self.wrong(f'its "envFile" {entry.env_file} does not exist', f'"envFile" {entry.env_file} 不存在')
+            found = env_file.read(path, str(path))
+        except ConfigError as error:
+            raise error if error.place == self._place else self.wrong(
+                f'its "envFile": {error.place}: {error.en}', f'"envFile"：{error.place}：{error.zh}'
+            ) from error
+        self._filled.update(found.values())
+        return found
+
     def _url(self, entry: _Entry) -> str:
-        url = self._fill(entry.url or "").strip()
+        url = self._fill(entry.http_url or entry.url or entry.server_url or "", whole=True).strip()
         if not url:
-            raise self._wrong('has no "url"', '缺少 "url"')
+            raise self.wrong('has no "url"', '缺少 "url"')
         if not _URL.fullmatch(url):
-            raise self._wrong('its "url" has to begin with http:// or https://', '"url" 须以 http:// 或 https:// 开头')
+            raise self.wrong('its "url" has to begin with http:// or https://', '"url" 须以 http:// 或 https:// 开头')
         return url
 
     def _headers(self, entry: _Entry) -> dict[str, str]:
-        headers = {name: self._fill(value) for name, value in (entry.headers or {}).items()}
+        headers = {name: self._fill(value, whole=True) for name, value in (entry.headers or {}).items()}
         for name, value in headers.items():
             if _HEADER.fullmatch(name) is None or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
-                raise self._wrong(f"the header {name!r} cannot be sent", f"请求头 {name!r} 无法发送")
+                raise self.wrong(f"the header {name!r} cannot be sent", f"请求头 {name!r} 无法发送")
         return headers
 
     def _credential_place(self, entry: _Entry, wire: Wire) -> str:
         place = entry.place or ""
         if bool(place) != bool(entry.credentials):
-            raise self._wrong('"credentials" and "place" go together', '"credentials" 与 "place" 必须同时给出')
+            raise self.wrong('"credentials" and "place" go together', '"credentials" 与 "place" 必须同时给出')
         if place and (_PLACE.fullmatch(place) is None or place.startswith("env:") != (wire == "stdio")):
             wanted = "env:NAME" if wire == "stdio" else "query:NAME, header:NAME or bearer"
-            raise self._wrong(f'its "place" has to be {wanted}', f'"place" 须为 {wanted.replace(" or ", " 或 ")}')
+            raise self.wrong(f'its "place" has to be {wanted}', f'"place" 须为 {wanted.replace(" or ", " 或 ")}')
         return place
 
     def _timeout(self, given: float | None) -> float | None:
         if given is None:
             return None
         if given <= 0:
-            raise self._wrong('its "timeout" has to be more than 0 seconds', '"timeout" 须大于 0 秒')
+            raise self.wrong('its "timeout" has to be more than 0 seconds', '"timeout" 须大于 0 秒')
         return min(given / 1000 if given >= MILLISECONDS_FROM else given, LONGEST_CALL_SECONDS)
 
-    def _fill(self, text: Word) -> str:
-        return _VARIABLE.sub(self._value, str(text))
+    def _fill(self, text: Word, *, whole: bool = False) -> str:
+        """`text` with its variables filled in. With `whole` nothing of the form `${…}` may be left."""
+        given = str(text)
+        left = _VARIABLE.sub("", given)
+        placeholder = re.search(r"\$\{[^}]*\}?", left) if whole else _PLACEHOLDER.search(left)
+        if placeholder is not None:
+            shown = placeholder[0]
+            raise self.wrong(
+                f"has the placeholder {shown}, which nobody fills in here: write the value, or ${{NAME}} for an environment variable",
+                f"含有占位符 {shown}，这里无人填写：请写上值，或用 ${{名称}} 引用环境变量",
+            )
+        return _VARIABLE.sub(self._value, given)
 
     def _value(self, variable: re.Match[str]) -> str:
         name, otherwise = variable["name"], variable["otherwise"]
         if otherwise is not None and not self._environ.get(name):
             return otherwise
         if name not in self._environ:
-            raise self._wrong(f"needs the environment variable {name}, which is not set", f"需要环境变量 {name}，但它没有设置")
+            raise self.wrong(f"needs the environment variable {name}, which is not set", f"需要环境变量 {name}，但它没有设置")
         self._filled.add(self._environ[name])
         return self._environ[name]
 
-    def _wrong(self, en: str, zh: str) -> ConfigError:
-        return ConfigError(f"mcpServers.{self._name}: {en}", f"mcpServers.{self._name}：{zh}", place=self._place)
+    def wrong(self, en: str, zh: str) -> ConfigError:
+        """This entry's mistake, with its place."""
+        return ConfigError(f"{self._path}: {en}", f"{self._path}：{zh}", place=self._place)
+
+    def _unusable(self, error: Exception) -> ConfigError:
+        """What msgspec says of a wrong type, with the member's name in front and the remedy behind."""
+        said = _WRONG_TYPE.fullmatch(str(error))
+        if said is None:
+            return self.wrong(f"cannot be used: {error}", f"无法使用：{error}")
+        member = (said["path"] or "").removeprefix("$").removeprefix(".")
+        got, wanted = said["got"], [kind for kind in said["wanted"].split(" | ") if kind != "null"]
+        names = list(dict.fromkeys(_KINDS.get(kind, (kind, kind)) for kind in wanted))
+        got_en, got_zh = _KINDS.get(got, (got, got))
+        en = f"{f'{member} ' if member else ''}is {got_en}, expected {' or '.join(name for name, _ in names)}"
+        zh = f"{f'{member} ' if member else ''}是 {got_zh}，应为{'或'.join(name for _, name in names)}"
+        if got == "null":
+            en, zh = f"{en}: give it a value or take the line out", f"{zh}：请写上值或删除这一行"
+        elif "str" in wanted:
+            en, zh = f"{en}: put it in quotes", f"{zh}：请加上引号"
+        elif "float" in wanted and got == "str":
+            en, zh = f"{en}: write it without quotes", f"{zh}：请去掉引号"
+        return self.wrong(en, zh)
 
 
 def _secrets_of(url: str) -> set[str]:
@@ -268,16 +375,22 @@ def _patterns(given: str | list[str] | None) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given or ())
 
 
-def _places(file: Path, text: bytes) -> dict[str, str]:
-    """Where each entry stands. Raises ConfigError for a name that is there twice: only one of them would count."""
+def _places(file: Path, text: bytes, key: str) -> tuple[dict[str, str], set[str]]:
+    """Where each entry stands, and which names stand there twice. Raises ConfigError where the block itself does."""
     try:
-        start, end = members(text)["mcpServers"][1:]
-        return {name: _at(file, text, start + span.key) for name, span in members(text[start:end]).items()}
+        start, end = members(text)[key][1:]
     except Malformed as error:
-        raise ConfigError(f'"mcpServers" cannot be used: {error}', f'"mcpServers" 无法使用：{error}', place=str(file)) from error
+        raise ConfigError(f'"{key}" cannot be used: {error}', f'"{key}" 无法使用：{error}', place=str(file)) from error
+    block = text[start:end]
+    try:
+        return {name: _at(file, text, start + span.key) for name, span in members(block).items()}, set()
+    except Malformed:
+        names = Counter(name for name, _ in json.loads(block, object_pairs_hook=list))
+        spelled = {name: block.find(json.dumps(name, ensure_ascii=False).encode()) for name in names}
+        return {name: _at(file, text, start + max(at, 0)) for name, at in spelled.items()}, {name for name in names if names[name] > 1}
 
 
-def _broken_at(file: Path, text: bytes, error: msgspec.DecodeError) -> str:
+def _broken_at(file: Path, text: bytes, error: Exception) -> str:
     """The place of the byte that msgspec names in its message; the end where the file breaks off; the file alone where it names none."""
     named = re.search(r"\(byte (\d+)\)", str(error))
     if named is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from ..errors import ConfigError
+from ..settings import env_file
 from ..settings.load import Config, CredentialSettings, GatewaySettings
 
 AVIATION: Final = GatewaySettings(
@@ -56,7 +55,6 @@ API_VARIABLES: Final = {
     "JWT_ISSUER": "api.issuer",
     "JWT_AUDIENCE": "api.audience",
 }
-_ASSIGNMENT: Final = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 
 
 def variables(name: str, root: Path, environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -81,29 +79,5 @@ def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_dot_env(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ`, and what `.env` says where it does not. Raises ConfigError for a line that is none."""
-    try:
-        text = (root / DOT_ENV).read_text("utf-8-sig")
-    except FileNotFoundError:
-        return dict(environ)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = type(error).__name__
-        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=DOT_ENV) from error
-    found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
-            continue
-        assignment = _ASSIGNMENT.fullmatch(stripped)
-        if assignment is None:
-            raise ConfigError("expected NAME=VALUE", "应为 名称=值", place=f"{DOT_ENV}:{number}")
-        value = assignment["value"]
-        if value[:1] in ("'", '"'):
-            quoted, _, rest = value[1:].partition(value[0])
-            if len(value) < 2 or (rest.strip() and not rest.strip().startswith("#")) or value[0] not in value[1:]:
-                raise ConfigError("a quote is not closed", "引号没有闭合", place=f"{DOT_ENV}:{number}")
-            value = quoted
-        else:
-            value = re.split(r"\s+#", value, maxsplit=1)[0].strip()
-        found[assignment["name"]] = value
-    return found | {name: value for name, value in environ.items() if value}
+    """`environ`, and what `.env` says where it does not. Raises ConfigError as `env_file.read` does."""
+    return env_file.read(root / DOT_ENV, DOT_ENV) | {name: value for name, value in environ.items() if value}

@@ -78,6 +78,7 @@ _SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "running": ("good", "running", "运行中"),
     "waiting": ("warn", "away, tried again in a moment", "暂不可用，稍后重试"),
     "stopped": ("bad", "ended too often, left alone; save the file to try again", "连续退出，已停止；保存配置文件即可重试"),
+    "error": ("bad", "its entry cannot be used", "配置项有误，未运行"),
 }
 """State of a server of the house → its colour and its words."""
 REASONS: Final[Mapping[str, str]] = {

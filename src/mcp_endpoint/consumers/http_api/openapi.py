@@ -48,7 +48,7 @@ def document(prefix: str) -> dict[str, Any]:
             "server": _TEXT,
             "status": {"enum": ["up", "down"]},
             "tools": {"type": "array", "items": _TEXT},
-            "state": {"type": "string", "description": "of a managed server: starting, running, waiting, stopped or off"},
+            "state": {"type": "string", "description": "of a managed server: starting, running, waiting, stopped, off or error"},
             "reason": {"type": "string", "description": "why it is in this state"},
             "since": {"type": "string", "format": "date-time"},
             "wire": {"type": "string", "description": "stdio, http, sse, or any while that is being found out"},

@@ -1,0 +1,24 @@
+"""Reads regular files of a bounded size, so that nobody ever waits for a pipe or a device that took a file's place."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Bytes a file of settings or keys may have; read on the loop, one of this size takes a few milliseconds."""
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file. Raises OSError, also for what is no regular file (a FIFO, a device) and for more than `most` bytes."""
+    # Opening a FIFO waits for a writer, and O_NONBLOCK does not; on a regular file it has no effect (open(2)).
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(0, "this is no regular file", str(path))
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(0, f"this has more than {most} bytes", str(path))
+    return data

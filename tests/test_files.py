@@ -1,0 +1,41 @@
+"""What stands in the place of a file cannot make its reader wait."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from mcp_endpoint.files import read_bytes
+
+
+def test_a_file_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    assert read_bytes(tmp_path / "a", 10) == b"x" * 10
+
+
+def test_a_file_of_more_bytes_than_allowed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 11)
+    with pytest.raises(OSError, match="more than 10 bytes"):
+        read_bytes(tmp_path / "a", 10)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX has FIFOs")
+def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(OSError, match="no regular file"):
+        read_bytes(tmp_path / "a")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX opens directories")
+def test_a_folder_and_a_device_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError):
+            read_bytes(path)
+
+
+def test_a_file_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "a")
