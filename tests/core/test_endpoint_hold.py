@@ -304,6 +304,34 @@ def test_a_tool_that_never_answers_a_greeting_may_still_have_a_list() -> None:
     assert names_heard(device) == ["late"]
 
 
+def test_a_bare_tool_that_refuses_its_list_is_not_asked_again() -> None:
+    """The device waits for somebody who has one."""
+    play = Play()
+    device = asks_once(play)
+    odd = play.tool()
+    odd.says(failure(odd.hear()["id"], -32603))
+    play.wait(1.1)
+    odd.says(failure(odd.hear()["id"], -32603))
+    play.tool().leaves()
+    play.wait(30)
+    odd.hears_nothing()
+    Process(play, "good", 0).works()
+    play.wait(1.1)
+    assert names_heard(device) == ["good"]
+
+
+def test_a_list_of_somebody_who_is_not_held_for_goes_to_the_newest_of_bare_tools() -> None:
+    play = Play()
+    device = play.ready_device()
+    tools = [play.tool(), play.tool()]
+    for tool in tools:
+        tool.says(failure(tool.hear()["id"], -32603))
+    device.says(request(2, "tools/list"))
+    asked = tools[1].hear()
+    tools[1].says(answer(asked["id"], tools=[tool_named("a")]))
+    device.hears(answer(2, tools=[tool_named("a")]))
+
+
 def test_a_lone_tool_that_was_silent_before_is_asked_as_it_is_by_the_next_device() -> None:
     play = Play()
     odd = play.tool()

@@ -689,7 +689,7 @@ class Lives(RuleBasedStateMachine):
         elif how == "zero":
             id = -(number % 3)
         elif how == "string":
-            id = str(number % 5)
+            id = f"n{number % 5}"
         if how == "progress":
             tokens = [token for device in self.devices for token in device.tokens]
             tool.says({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": id, "mark": mark}})
