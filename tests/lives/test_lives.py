@@ -303,7 +303,7 @@ class Tool(Party):
 
     def says(self, frame: bytes | dict[str, Any]) -> None:
         """One of odd spelling gives numbers back as texts or fractions, leaves `jsonrpc` out, or begins with what is no JSON."""
-        if self.character == "odd" and isinstance(frame, dict) and "method" not in frame:
+        if self.character == "odd" and isinstance(frame, dict) and isinstance(frame.get("id"), int) and "method" not in frame:
             id = (str(frame["id"]), float(frame["id"]), frame["id"])[self.serial % 3]
             odd = {name: value for name, value in (frame | {"id": id}).items() if name != "jsonrpc" or self.serial % 2}
             frame = BEFORE[self.serial % 3] + json.dumps(odd, ensure_ascii=False).encode()
