@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_endpoint.files import read_bytes
+from mcp_endpoint.files import read_bytes, why_not
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -32,10 +32,19 @@ def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX opens directories")
 def test_a_folder_and_a_device_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero")):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="no regular file"):
             read_bytes(path)
 
 
 def test_a_file_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "a")
+
+
+def test_why_a_file_cannot_be_read_is_said_without_its_path_in_both_languages(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        read_bytes(tmp_path / "a")
+    assert why_not(missing.value) == ("it does not exist", "文件不存在")
+    assert why_not(UnicodeDecodeError("utf-8", b"abc\xff", 3, 4, "x"))[0] == "it is not UTF-8 (byte 3)"
+    assert why_not(OSError(0, "this is no regular file", "a"))[0] == "this is no regular file"
+    assert why_not(OSError())[0] == "OSError"

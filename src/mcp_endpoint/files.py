@@ -15,10 +15,20 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file. Raises OSError, also for what is no regular file (a FIFO, a device) and for more than `most` bytes."""
     # Opening a FIFO waits for a writer, and O_NONBLOCK does not; on a regular file it has no effect (open(2)).
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(0, "this is no regular file", str(path))
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(0, "this is no regular file", str(path))
         data = file.read(most + 1)
     if len(data) > most:
         raise OSError(0, f"this has more than {most} bytes", str(path))
     return data
+
+
+def why_not(error: OSError | UnicodeDecodeError) -> tuple[str, str]:
+    """Why a file could not be read, in English and Chinese, without its path."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (byte {error.start})", f"不是 UTF-8 编码（第 {error.start} 字节）"
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist", "文件不存在"
+    return error.strerror or type(error).__name__, error.strerror or type(error).__name__

@@ -7,54 +7,30 @@ import contextlib
 import json
 import re
 import socket
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import certificate
-from running import BOUND, KEY, MAIN, SOURCES, program, running, settled
+from checking import checked, free_port, live, loaded, look, notes, problems
+from running import BOUND, KEY, SOURCES, program, running, settled
 from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint.access import tls
 from mcp_endpoint.access.addresses import endpoint_addresses
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import check
-from mcp_endpoint.commands.check import Finding, findings, local_addresses, local_base, mistake
+from mcp_endpoint.commands.check import findings, local_addresses, local_base, mistake
+from mcp_endpoint.commands.finding import Finding
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving.server import bind, create_server
-from mcp_endpoint.settings.load import Config, Loaded, Security, Server
+from mcp_endpoint.settings.load import Config, Security, Server
 
 OTHER_KEY = KEY[::-1]
-LIVE = "data/.mcp-endpoint-server.cfg"
-
-
-def loaded(*warnings: tuple[str, str], security: Security | None = None, **server: Any) -> Loaded:
-    config = Config(server=Server(**({"key": KEY} | server)), security=security or Security())
-    return Loaded(config, SOURCES, warnings, Path(LIVE))
-
-
-async def look(port: int, asked: str | None = None, *, contained: bool = False, **settings: Any) -> list[Finding]:
-    """Everything found about a server of this process, from a thread of its own, as a command would."""
-    found = await asyncio.to_thread(lambda: list(findings(loaded(port=port, **settings), asked, contained=contained)))
-    for finding in found:
-        assert finding.en
-        assert bool(finding.remedy_en) == bool(finding.remedy_zh)
-        assert re.search("[一-龥]", finding.zh + finding.remedy_zh)
-        assert KEY not in str(finding)
-    return found
-
-
-def problems(found: list[Finding]) -> list[Finding]:
-    return [finding for finding in found if finding.mark == "PROBLEM"]
-
-
-def notes(found: list[Finding]) -> list[Finding]:
-    return [finding for finding in found if finding.mark == "note"]
 
 
 @contextmanager
@@ -83,12 +59,6 @@ def other_program(answer: bytes | Callable[[bytes], bytes] | None) -> Iterator[i
             thread.join(BOUND)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def http_answer(status: str, body: bytes = b"", *headers: str) -> bytes:
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
@@ -103,29 +73,6 @@ async def attached(port: int, name: str, side: str = "tool", query: str = "") ->
 
 
 # The whole command against the program in a process of its own
-
-
-async def checked(root: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> tuple[int | None, str]:
-    """Status and output of `mcp-endpoint check`, outside of any container."""
-    code = (
-        "import sys; from mcp_endpoint.access import addresses; "
-        "from mcp_endpoint.commands import main as cli; real = addresses.in_container; "
-        "addresses.in_container = lambda environ: 'container' in environ; cli.main(arguments=sys.argv[1:])"
-    )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", code, "--root", str(root), "check", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={"PYTHONPATH": str(MAIN.parent / "src"), "PATH": "", **(environ or {})},
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), BOUND)
-    return process.returncode, output.decode()
-
-
-def live(root: Path, text: str) -> None:
-    (root / LIVE).parent.mkdir(exist_ok=True)
-    (root / LIVE).write_text(text, "utf-8")
 
 
 async def test_an_installation_from_nothing_to_a_tool_is_told_what_it_lacks_at_each_step(tmp_path: Path) -> None:
@@ -587,7 +534,12 @@ async def test_tools_in_trouble_are_notes() -> None:
 
 @pytest.mark.parametrize(
     ("host", "base"),
-    [("0.0.0.0", "http://127.0.0.1:8004"), ("::", "http://[::1]:8004"), ("192.0.2.3", "http://192.0.2.3:8004"), ("", "http://127.0.0.1:8004")],
+    [
+        ("0.0.0.0", "http://127.0.0.1:8004"),
+        ("::", "http://[::1]:8004"),
+        ("192.0.2.3", "http://192.0.2.3:8004"),
+        ("", "http://127.0.0.1:8004"),
+    ],
 )
 def test_a_server_that_listens_everywhere_is_reached_at_home(host: str, base: str) -> None:
     assert local_base(Config(server=Server(host=host))) == base

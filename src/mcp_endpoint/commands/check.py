@@ -1,6 +1,7 @@
 """Looks at an installation as its users do, and says what is wrong together with the remedy.
 
-Each step looks at one thing: configuration, port, key, a round trip through the running server, the address others use, the tools.
+Each step looks at one thing: configuration, port, key, the servers it brings itself, a round trip through the running server, the address
+others use, the tools.
 A step whose ground is missing is left out: without a server there is no key to try. The key is shown to the server of this machine, and
 to a public address only after a call has proved that it leads to the same server.
 """
@@ -10,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import secrets
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -43,6 +47,8 @@ from ..errors import ConfigError, EndpointError
 from ..settings.load import Config, Loaded
 from ..sockets.dial import NoLink, dial
 from ..web.page import REASONS
+from . import check_servers
+from .finding import Finding, Reason, reason_of
 
 SECONDS: Final = 5.0
 """For each single step."""
@@ -53,35 +59,12 @@ BODY_BYTES: Final = 64 * 1024 * 1024
 REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 
 
-class Finding(NamedTuple):
-    """What one step saw, and what to do about it where something is to be done."""
-
-    en: str
-    zh: str
-    remedy_en: str = ""
-    remedy_zh: str = ""
-    problem: bool = True
-    """With a remedy: whether the installation is broken without it, or just could be better."""
-
-    @property
-    def mark(self) -> str:
-        """How it is shown: `ok`, `note` or `PROBLEM`."""
-        return "ok" if not self.remedy_en else "PROBLEM" if self.problem else "note"
-
-
 class Answer(NamedTuple):
     """What came back from a plain request."""
 
     status: int
     body: bytes
     location: str = ""
-
-
-class Reason(NamedTuple):
-    """Why something did not work, in both languages."""
-
-    en: str
-    zh: str
 
 
 def local_base(config: Config) -> str:
@@ -118,18 +101,22 @@ def local_addresses(config: Config, given: str) -> Pair:
 
 def mistake(error: ConfigError) -> Finding:
     """A configuration that cannot be read."""
-    place = f"{error.place}: " if error.place else ""
-    return Finding(f"{place}{error.en}", f"{place}{error.zh}", f"edit the configuration, {error.place or 'see above'}", "请修改配置")
+    return Finding(*reason_of(error), f"edit the configuration, {error.place or 'see above'}", "请修改配置")
 
 
-def findings(loaded: Loaded, asked: str | None, *, contained: bool) -> Iterator[Finding]:
+def findings(
+    loaded: Loaded, asked: str | None, *, contained: bool, root: Path = Path(), environ: Mapping[str, str] = os.environ
+) -> Iterator[Finding]:
     """Everything there is to say about the installation of `loaded`, in the order it was looked at.
 
-    `asked` is the endpoint that should have tools: its name, a token or an address; None looks at all of them.
+    `asked` is the endpoint that should have tools: its name, a token or an address; None looks at all of them. Relative files of the
+    configuration start at `root`, and `${VAR}` in them stands for variables of `environ`. Raises ConfigError for a certificate that cannot
+    be read.
     """
     config = loaded.config
     yield from _configuration(loaded)
     if not config.server.key:
+        yield from check_servers.of_files(config, root, environ).findings
         yield Finding(
             "there is no key yet, so no token can be made",
             "还没有密钥，无法制作令牌",
@@ -144,7 +131,16 @@ def findings(loaded: Loaded, asked: str | None, *, contained: bool) -> Iterator[
         return
     missing = _listening(loaded, base)
     if missing:
-        yield missing
+        files = check_servers.of_files(config, root, environ)
+        yield from files.findings
+        yield (
+            missing
+            if not files.fatal
+            else missing._replace(
+                remedy_en=f"mend first what the server does not start with, see above; then: {missing.remedy_en}",
+                remedy_zh=f"请先改正上面使服务器无法启动的问题，然后：{missing.remedy_zh}",
+            )
+        )
         return
     yield Finding(f"the server runs at {base}", f"服务器运行于 {base}")
     stats = _stats(config, base)
@@ -152,6 +148,7 @@ def findings(loaded: Loaded, asked: str | None, *, contained: bool) -> Iterator[
         yield stats
         return
     yield from _state(stats)
+    yield from check_servers.of_stats(config, stats)
     trip = _round_trip(config, base)
     yield trip
     if trip.mark == "ok":
@@ -301,9 +298,7 @@ def _round_trip(config: Config, base: str) -> Finding:
     began = time.monotonic()
     reason = asyncio.run(_call(config, base, base, _trust(config)))
     if reason:
-        return Finding(
-            f"a call did not come through the server: {reason.en}", f"一次调用未能通过服务器：{reason.zh}", *_LOOK_INTO_THE_LOG
-        )
+        return Finding(f"a call did not come through the server: {reason.en}", f"一次调用未能通过服务器：{reason.zh}", *_LOOK_INTO_THE_LOG)
     took = f"{(time.monotonic() - began) * 1000:.0f} ms"
     return Finding(f"a call went through the server and back ({took})", f"一次调用已往返通过服务器（{took}）")
 
@@ -403,9 +398,7 @@ def _leads_here(config: Config, base: str, public: str) -> Reason | None:
             return Reason(f"it redirects to {greeting.location}", f"它重定向到 {greeting.location}")
         told = _json(greeting).get("result")
         if greeting.status != 200 or not isinstance(told, dict) or "status" not in told:
-            return Reason(
-                f"another program answers there (HTTP {greeting.status})", f"在该地址应答的是其他程序（HTTP {greeting.status}）"
-            )
+            return Reason(f"another program answers there (HTTP {greeting.status})", f"在该地址应答的是其他程序（HTTP {greeting.status}）")
         reason = asyncio.run(_call(config, base, public, None))
         if reason:
             return reason
@@ -455,8 +448,13 @@ def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterato
     if wanted is not None and not any(one["endpoint"] == wanted for one in details):
         unseen = {"endpoint": wanted, "tools": [], "devices": [], "free_form": free}
         waiting.append(next((one for one in gone if one["endpoint"] == wanted), unseen))
-    elsewhere = ", ".join(sorted({one["endpoint"] for one in served}))
-    for one in waiting if served else ():
+    managed = check_servers.served(stats)
+    covered = {
+        one["endpoint"] for one in waiting if any(fnmatchcase(one["endpoint"], pattern) for some in managed.values() for pattern in some)
+    }
+    waiting = [one for one in waiting if one["endpoint"] not in covered]
+    elsewhere = ", ".join(sorted({one["endpoint"] for one in served} | {f"server {name}" for name in managed}))
+    for one in waiting if served or managed else ():
         name = one["endpoint"]
         yield Finding(
             f"no tool at endpoint {name} ({_devices(one).en}), but tools are connected under another token, at: {elsewhere}{_left(one).en}",
@@ -464,7 +462,7 @@ def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterato
             f"give tool and device addresses of the same endpoint: mcp-endpoint url {_named(one)}",
             f"请让工具端与使用端使用同一接入点的地址：mcp-endpoint url {_named(one)}",
         )
-    if not served:
+    if not served and not managed:
         latest = next(iter((*waiting, *gone)), {"endpoint": SINGLE_MODULE})
         name, left = _named(latest), _left(latest)
         yield Finding(

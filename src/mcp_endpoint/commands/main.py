@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -27,6 +27,7 @@ from ..settings import load as config
 
 if TYPE_CHECKING:
     from .client import Device, Result, Tool
+    from .finding import Finding
 
 NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
 
@@ -273,21 +274,26 @@ def url(root: Path, endpoint: str) -> None:
 
 @command.command(help="检查安装，指出问题与解决办法 / Look for what is wrong, and say what to do about it.")
 @click.argument("endpoint", metavar="[URL|TOKEN|NAME]", required=False)
+@click.option("--providers", metavar="FILE", help="如同传给 serve / As given to serve.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
 @click.option("--alive", is_flag=True, help="只看服务器是否应答，用于容器健康检查 / Only whether the server answers; for health checks.")
 @click.pass_obj
-def check(root: Path, endpoint: str | None, settings: tuple[str, ...], alive: bool) -> None:
+def check(root: Path, endpoint: str | None, providers: str | None, settings: tuple[str, ...], alive: bool) -> None:
     from . import check as looks  # only this command needs it
 
-    try:
-        loaded = _rooted(config.load(root, os.environ, _overrides(settings, {})), root)
-        if alive:
-            sys.exit(0 if looks.answers(loaded.config) else EXIT_FAILURE)
-        found = looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ))
-    except ConfigError as mistake:
-        found = iter((looks.mistake(mistake),))
+    file = None if providers is None else str(Path(providers).absolute())
+
+    def found() -> Iterator[Finding]:
+        try:
+            loaded = _rooted(config.load(root, os.environ, _overrides(settings, {"providers.file": file})), root)
+            if alive:
+                sys.exit(0 if looks.answers(loaded.config) else EXIT_FAILURE)
+            yield from looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ), root=root)
+        except ConfigError as mistake:
+            yield looks.mistake(mistake)
+
     problems = 0
-    for finding in found:
+    for finding in found():
         click.echo(f"[{finding.mark}] {log.escape(finding.zh)}\n{' ' * (len(finding.mark) + 3)}{log.escape(finding.en)}")
         if finding.remedy_en:
             click.echo(f"    → {log.escape(finding.remedy_zh)}\n    → {log.escape(finding.remedy_en)}")

@@ -18,7 +18,7 @@ import msgspec
 
 from ..core.broker import INNER
 from ..errors import ConfigError
-from ..files import read_bytes
+from ..files import read_bytes, why_not
 from ..log import BLOT
 from ..protocol.jsonrpc import Malformed, members
 from ..settings import env_file
@@ -158,7 +158,8 @@ def read(file: Path, environ: Mapping[str, str]) -> Found:
         text = read_bytes(file).removeprefix(b"\xef\xbb\xbf")
         text.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", f"无法读取：{error}", place=str(file)) from error
+        en, zh = why_not(error)
+        raise ConfigError(f"cannot be read: {en}", f"无法读取：{zh}", place=str(file)) from error
     text = _without_remarks(text)
     try:
         block = msgspec.json.decode(text, type=_Block)
@@ -282,8 +283,10 @@ class _Reading:
                 raise self.wrong(f'its "envFile" {entry.env_file} does not exist', f'"envFile" {entry.env_file} 不存在')
             found = env_file.read(path, str(path))
         except ConfigError as error:
-            raise error if error.place == self._place else self.wrong(
-                f'its "envFile": {error.place}: {error.en}', f'"envFile"：{error.place}：{error.zh}'
+            raise (
+                error
+                if error.place == self._place
+                else self.wrong(f'its "envFile": {error.place}: {error.en}', f'"envFile"：{error.place}：{error.zh}')
             ) from error
         self._filled.update(found.values())
         return found
