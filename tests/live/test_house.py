@@ -302,6 +302,40 @@ async def test_a_tool_that_is_not_shown_stands_in_no_list_and_cannot_be_called(t
             assert (await asker.calls(2, name))["error"]["code"] == -32602
 
 
+async def test_tools_have_other_names_outside_and_an_edit_of_them_starts_nothing_again(tmp_path: Path) -> None:
+    """As a process and by URL: lists, calls, /stats and the HTTP API know the new names alone, each server its own."""
+    tools = {"environment": {"name": "读变量", "description": "reads"}, "die": {"enabled": False}, "gone": {"name": "never"}}
+    async with upstream(Small(tool="pour")) as far:
+        entries = {
+            "near": small("near", "environment", "die", env={"CITY": "杭州"}, tools=tools),
+            "far": {"url": f"{far.url}/mcp", "tools": {"pour": {"name": "倒水"}}},
+        }
+        async with house(tmp_path, written(tmp_path, **entries)) as running, device(running) as asker:
+            await asker.greets(client="an MCP client")
+            assert await asker.names() == {"读变量", "倒水"}
+            assert text_of(await asker.calls(3, "读变量", variable="CITY")) == "杭州"
+            assert text_of(await asker.calls(4, "倒水")) == "poured"
+            for name in ("environment", "die", "pour"):
+                assert (await asker.calls(5, name))["error"]["code"] == -32602
+            found = await servers(running, near="running", far="running")
+            assert (found["near"]["tools"], found["far"]["tools"]) == (["读变量"], ["倒水"])
+            [problem] = found["near"]["tools_not_changed"]
+            assert "tools.gone: the server has no tool of this name" in problem and "tools_not_changed" not in found["far"]
+            assert running.log.count("tools.gone: the server has no tool of this name") == 1
+
+            entries["near"]["tools"] = {"environment": {"name": "getenv"}}
+            entries["far"] = {"url": f"{far.url}/mcp"}
+            written(tmp_path, **entries)
+            async with asyncio.timeout(BOUND):
+                while await asker.names() != {"getenv", "die", "pour"}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert text_of(await asker.calls(6, "getenv", variable="CITY")) == "杭州"
+            assert (await asker.calls(7, "读变量"))["error"]["code"] == -32602
+            again = await servers(running, near="running", far="running")
+            assert (again["near"]["pid"], again["far"]["attempts"]) == (found["near"]["pid"], 1)
+            assert "tools_not_changed" not in again["near"]
+
+
 async def test_servers_are_brought_to_the_endpoints_they_are_for(tmp_path: Path) -> None:
     file = written(
         tmp_path,

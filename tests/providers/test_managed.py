@@ -61,6 +61,10 @@ class Far:
         self.state = "running"
         self.party = self.broker.attach_provider(self.server.endpoint, self.server.shown, self, server_id=self.server.label)
 
+    def change_tools(self, server: Server) -> None:
+        self.told.append(f"change {server.url}")
+        self.server = server
+
     async def stop(self) -> None:
         await self.may_stop.wait()
         self.told.append(f"stop {self.server.url}")
@@ -244,9 +248,10 @@ async def test_an_edit_touches_what_it_changed_and_nothing_else(tmp_path: Path) 
         assert await device.names() == {"add", "sub", "mul"}
         stage.told.clear()
         first = stage.far["a"]
-        stage.writes(a={"url": "http://x/add", "endpoints": ["*"]}, b="x/neg", d="x/div")
-        await stage.until(lambda: len(stage.told) == 4)
-        assert sorted(stage.told) == ["start http://x/div", "start http://x/neg", "stop http://x/mul", "stop http://x/sub"]
+        stage.writes(a={"url": "http://x/add", "endpoints": ["*"], "tools": {"add": {"name": "plus"}}}, b="x/neg", d="x/div")
+        await stage.until(lambda: len(stage.told) == 5)
+        starts = ["start http://x/div", "start http://x/neg", "stop http://x/mul", "stop http://x/sub"]
+        assert sorted(stage.told) == ["change http://x/add", *starts]
         assert stage.told.index("stop http://x/sub") < stage.told.index("start http://x/neg")
         assert stage.far["a"] is first
         await stage.until(lambda: device.changes)

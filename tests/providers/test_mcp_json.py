@@ -10,6 +10,7 @@ import pytest
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.providers.mcp_json import Found, mask, read
 from mcp_endpoint.providers.process.child import Command
+from mcp_endpoint.providers.tool_filter import ToolChange
 
 OURS = {"PATH": "/bin", "HOME": "/home/me", "AWS_SECRET_ACCESS_KEY": "s3cret-s3cret", "CITY": "杭州"}
 
@@ -206,6 +207,28 @@ def test_a_file_that_is_no_block_is_told_with_its_place(tmp_path: Path, text: st
         ('{"mcpServers": {"a": {"command": "x", "env": {"K": "${config:a.b}"}}}}', "mcp.json:1:17", "${config:a.b}"),
         ('{"mcpServers": {"a": {"command": "x", "envFile": "none.env"}}}', "mcp.json:1:17", "none.env does not exist"),
         ('{"mcpServers": {"a": {"command": "x", "envFile": "bad.env"}}}', "mcp.json:1:17", "bad.env:2: expected NAME=VALUE"),
+        ('{"mcpServers": {"a": {"command": "x", "tools": ["get_a"]}}}', "mcp.json:1:17", '"allow" and "deny"'),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": "u"}}}}', "mcp.json:1:17", "a: tools.t is a text, expected an object"),
+        (
+            '{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": 7}}}}}',
+            "mcp.json:1:17",
+            "tools.t.name is a number, expected a text",
+        ),
+        (
+            '{"mcpServers": {"a": {"command": "x", "tools": {"t": {"enabled": "no"}}}}}',
+            "mcp.json:1:17",
+            "t.enabled is a text, expected true or",
+        ),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"title": "T"}}}}}', "mcp.json:1:17", "unknown field `title`"),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {}, "t": {}}}}}', "mcp.json:1:17", "twice"),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "a.b"}}}}}', "mcp.json:1:17", "'a.b': devices take 1 to 64"),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": ""}}}}}', "mcp.json:1:17", "devices take 1 to 64"),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "u"}, "u": {}}}}}', "mcp.json:1:17", 'named "u" too'),
+        (
+            '{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "u"}, "v": {"name": "u"}}}}}',
+            "mcp.json:1:17",
+            "tools.v: another tool",
+        ),
         ('{// one\n"mcpServers": {/* "a" */\n"a": {"command": "x", "url": "http://x",},},}', "mcp.json:3:1", "both"),
     ],
 )
@@ -224,6 +247,20 @@ def test_a_mistake_is_one_entry_that_does_not_run(tmp_path: Path, text: str, pla
     assert set(beside.servers) == {"good", *found.servers} and list(beside.wrong) == [name]
 
 
+def test_the_tools_of_a_server_may_have_other_names(tmp_path: Path) -> None:
+    tools = {"get": {"name": "查天气-" + "x" * 60, "description": "d"}, "off": {"enabled": False}, "x": {"name": "off"}, "as it is": {}}
+    far = {"url": "http://x"}
+    found = _read(tmp_path, {"a": {"command": "x", "tools": tools}, "b": far | {"tools": ["*"]}, "c": far | {"tools": None}})
+    assert not found.wrong
+    assert found.servers["a"].tools == {
+        "get": ToolChange(name="查天气-" + "x" * 60, description="d"),
+        "off": ToolChange(enabled=False),
+        "x": ToolChange(name="off"),
+        "as it is": ToolChange(),
+    }
+    assert found.servers["b"].tools == found.servers["c"].tools == {}
+
+
 @pytest.mark.parametrize("rest", ['"command": 7', '"url": "ftp://x"', '"args": null', '"command": "${NONE}"'])
 def test_a_disabled_entry_is_no_mistake_whatever_it_says(tmp_path: Path, rest: str) -> None:
     found = _read(tmp_path, None, text='{"mcpServers": {"a": {"disabled": true, %s}, "b": {"enabled": false, %s}}}' % (rest, rest))
@@ -232,7 +269,7 @@ def test_a_disabled_entry_is_no_mistake_whatever_it_says(tmp_path: Path, rest: s
 
 
 def test_comments_and_last_commas_are_read_as_in_vs_code(tmp_path: Path) -> None:
-    text = '''// the servers of the house
+    text = """// the servers of the house
     {
       /* two
          lines */
@@ -240,7 +277,7 @@ def test_comments_and_last_commas_are_read_as_in_vs_code(tmp_path: Path) -> None
         "a": {"command": "x", "args": ["http://x//y", "/* no */", ",}", "\\\\\\"//",]}, // a remark, with "quotes"
       },
     }
-    // the end'''
+    // the end"""
     assert _command(_read(tmp_path, None, text=text), "a").args == ("http://x//y", "/* no */", ",}", '\\"//')
 
 

@@ -58,6 +58,9 @@ class Kept(Protocol):
     async def stop(self) -> None:
         """End, within a few seconds, for good."""
 
+    def change_tools(self, server: Server) -> None:
+        """Go on as `server`, which differs from the present one in nothing but `tools` and `endpoints`."""
+
     def describe(self) -> dict[str, Any]:
         """What an operator may know of it, ready for JSON; no secret is in it.
 
@@ -143,6 +146,11 @@ class _Wrong(NamedTuple):
         """As `condition` says it of a server."""
         since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
         return {"state": "error", "reason": self.why, "since": since, "wire": "", "last_error": self.why}
+
+
+def _disturbs(before: Server, after: Server) -> bool:
+    """Whether a server has to be started again: which endpoints it serves and how its tools are shown is no reason to."""
+    return replace(before, endpoints=None, tools={}) != replace(after, endpoints=None, tools={})
 
 
 def _said(error: EndpointError) -> str:
@@ -260,12 +268,7 @@ class Providers:
         fresh: dict[str, Kept] = {}
         for name, server in found.servers.items():
             kept = self._kept.get(name)
-            # Which endpoints it serves is no reason to disturb it.
-            if name not in wrong and (
-                kept is None
-                or kept.describe()["state"] == "stopped"
-                or replace(kept.server, endpoints=None) != replace(server, endpoints=None)
-            ):
+            if name not in wrong and (kept is None or kept.describe()["state"] == "stopped" or _disturbs(kept.server, server)):
                 try:
                     fresh[name] = self._made(server)
                 except ConfigError as error:
@@ -282,6 +285,9 @@ class Providers:
             self._kept[name] = kept
             self._turn(name, before, kept)
         self._kept = {name: self._kept[name] for name in servers}
+        for name, kept in self._kept.items():
+            if kept.server.tools != servers[name].tools:
+                kept.change_tools(servers[name])
         labels = {server.label for server in servers.values()}
         for label in [label for label in self._roofs if label not in labels]:
             self._roofs.pop(label).leave()

@@ -15,14 +15,17 @@ from typing import Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
+from msgspec import UNSET
 
 from ..core.broker import INNER
+from ..core.catalog import NAME_CHARS
 from ..errors import ConfigError
 from ..files import read_bytes, why_not
 from ..log import BLOT
 from ..protocol.jsonrpc import Malformed, members
 from ..settings import env_file
 from .process.child import Command, environment
+from .tool_filter import ToolChange, collisions
 
 Wire = Literal["stdio", "http", "sse", "any"]
 """How a server is spoken to; `any` is a URL whose entry does not say: Streamable HTTP, else HTTP+SSE."""
@@ -42,6 +45,8 @@ _ASIDE: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*.*?\*/', re.DOTA
 _LAST_COMMA: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|,(?=\s*[}\]])')
 _WRONG_TYPE: Final = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
+_TOOL_NAME: Final = re.compile(rf"[A-Za-z0-9_\u4e00-\u9fff-]{{1,{NAME_CHARS}}}")
+"""A name that every device takes: xiaozhi-server replaces all other characters, and language models take no longer one."""
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _URL: Final = re.compile(r"https?://[^/?#\s][^\s]*")
 _PLACE: Final = re.compile(r"bearer|(?:query|header|env):[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -81,6 +86,7 @@ class _Entry(msgspec.Struct):
     endpoints: str | list[str] | None = None
     allow: str | list[str] | None = None
     deny: str | list[str] | None = None
+    tools: msgspec.Raw | msgspec.UnsetType = UNSET
     label: str | None = None
     credentials: str | None = None
     place: str | None = None
@@ -115,6 +121,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of the tools that are shown; none is all of them."""
     deny: tuple[str, ...] = ()
     """Patterns of the tools that are not."""
+    tools: Mapping[str, ToolChange] = {}
+    """What is changed of how its tools are shown, by its own names for them."""
     credentials: str = ""
     """The pool of `[credentials.NAME]` it draws from."""
     place: str = ""
@@ -240,6 +248,7 @@ class _Reading:
             endpoints=None if entry.endpoints is None else _patterns(entry.endpoints),
             allow=_patterns(entry.allow),
             deny=_patterns(entry.deny),
+            tools=self._tools(entry.tools),
             credentials=entry.credentials or "",
             place=self._credential_place(entry, wire),
             timeout=self._timeout(entry.timeout),
@@ -315,6 +324,38 @@ class _Reading:
             raise self.wrong(f'its "place" has to be {wanted}', f'"place" 须为 {wanted.replace(" or ", " 或 ")}')
         return place
 
+    def _tools(self, given: msgspec.Raw | msgspec.UnsetType) -> dict[str, ToolChange]:
+        if given is UNSET or msgspec.json.decode(given) in (None, ["*"]):
+            return {}  # GitHub Copilot writes ["*"] for all of them
+        try:
+            named = msgspec.json.decode(given, type=dict[str, msgspec.Raw])
+            members(given)
+        except msgspec.ValidationError:
+            raise self.wrong(
+                '"tools" has to be an object {"name": {…}}; which tools are shown, "allow" and "deny" say',
+                '"tools" 须为对象 {"名称": {…}}；显示哪些工具请用 "allow" 和 "deny"',
+            ) from None
+        except Malformed as error:
+            raise self.wrong(f'"tools" cannot be used: {error}', f'"tools" 无法使用：{error}') from error
+        changes: dict[str, ToolChange] = {}
+        for name, raw in named.items():
+            try:
+                changes[name] = msgspec.json.decode(raw, type=ToolChange)
+            except msgspec.DecodeError as error:
+                raise self._unusable(error, f"tools.{name}") from error
+            new = changes[name].name
+            if new is not None and _TOOL_NAME.fullmatch(new) is None:
+                raise self.wrong(
+                    f"tools.{name}.name {new!r}: devices take 1 to {NAME_CHARS} letters, digits, _, - and Chinese characters",
+                    f"tools.{name}.name {new!r}：设备只接受 1 到 {NAME_CHARS} 个字母、数字、_、- 和汉字",
+                )
+        for own, name in collisions(changes):
+            raise self.wrong(
+                f'tools.{own}: another tool is named "{name}" too: give one of them another name',
+                f'tools.{own}：另一个工具也名为 "{name}"，请为其中一个改名',
+            )
+        return changes
+
     def _timeout(self, given: float | None) -> float | None:
         if given is None:
             return None
@@ -348,12 +389,13 @@ class _Reading:
         """This entry's mistake, with its place."""
         return ConfigError(f"{self._path}: {en}", f"{self._path}：{zh}", place=self._place)
 
-    def _unusable(self, error: Exception) -> ConfigError:
-        """What msgspec says of a wrong type, with the member's name in front and the remedy behind."""
+    def _unusable(self, error: Exception, within: str = "") -> ConfigError:
+        """What msgspec says of a wrong type `within` a member of the entry, with the member's name in front and the remedy behind."""
         said = _WRONG_TYPE.fullmatch(str(error))
         if said is None:
-            return self.wrong(f"cannot be used: {error}", f"无法使用：{error}")
-        member = (said["path"] or "").removeprefix("$").removeprefix(".")
+            en, zh = (f"{within}: ", f"{within}：") if within else ("", "")
+            return self.wrong(f"{en}cannot be used: {error}", f"{zh}无法使用：{error}")
+        member = (within + (said["path"] or "").removeprefix("$")).removeprefix(".")
         got, wanted = said["got"], [kind for kind in said["wanted"].split(" | ") if kind != "null"]
         names = list(dict.fromkeys(_KINDS.get(kind, (kind, kind)) for kind in wanted))
         got_en, got_zh = _KINDS.get(got, (got, got))
@@ -363,7 +405,7 @@ class _Reading:
             en, zh = f"{en}: give it a value or take the line out", f"{zh}：请写上值或删除这一行"
         elif "str" in wanted:
             en, zh = f"{en}: put it in quotes", f"{zh}：请加上引号"
-        elif "float" in wanted and got == "str":
+        elif got == "str" and ("float" in wanted or "bool" in wanted):
             en, zh = f"{en}: write it without quotes", f"{zh}：请去掉引号"
         return self.wrong(en, zh)
 

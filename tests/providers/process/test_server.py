@@ -209,7 +209,7 @@ async def test_odd_spellings_of_an_answer_mean_the_same_as_on_a_socket(server: S
 def test_a_list_under_an_id_of_another_type_is_filtered_all_the_same() -> None:
     """A server that gives ids back as strings must not show what its entry denies."""
     sieve = Sieve((), ("hidden",))
-    assert sieve.refused(b'{"jsonrpc":"2.0","id":3,"method":"tools/list"}') is None
+    assert not sieve.checked(b'{"jsonrpc":"2.0","id":3,"method":"tools/list"}').refused
     heard = message(Line(b'{"jsonrpc":"2.0","id":"3","result":{"tools":[{"name":"hidden"},{"name":"seen"}]}}'))
     assert heard is not None and b"hidden" not in sieve.passed(heard)
 

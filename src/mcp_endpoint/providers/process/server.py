@@ -20,11 +20,13 @@ from msgspec.structs import replace
 
 from ...backoff import KEPT_FIRST_SECONDS, Backoff
 from ...core.broker import Broker
+from ...core.endpoint import LIST_CHANGED
 from ...core.lifecycle import Provider
 from ...credentials.pool import Credential
 from ...credentials.store import Keyring
 from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, EndpointError, Goodbye
 from ...log import BLOT
+from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
 from ..mcp_json import Server, mask
 from ..tool_filter import Sieve
@@ -68,12 +70,11 @@ class _Lifeline:
         if self._sieve.open:
             self._child.write(first, second)
             return
-        data = b"".join((first, second))
-        refusal = self._sieve.refused(data)
-        if refusal is None:
-            self._child.write(data)
+        data, refused = self._sieve.checked(first, second)
+        if refused:
+            self._loop.call_soon(self.say, data)
         else:
-            self._loop.call_soon(self._say, refusal)
+            self._child.write(data)
 
     def hear(self, line: Line) -> None:
         """One line of the process."""
@@ -83,11 +84,12 @@ class _Lifeline:
             self._noise(line, f"an answer that cannot be read ({unreadable.why})")
             data = unreadable_answer(unreadable)
         if data is not None:
-            self._say(data if self._sieve.open else self._sieve.passed(data))
+            self.say(data if self._sieve.open else self._sieve.passed(data))
         elif line.data.strip():
             self._noise(line, "not JSON-RPC" if line.whole else f"more than {LINE_BYTES} bytes in one line")
 
-    def _say(self, data: bytes) -> None:
+    def say(self, data: bytes) -> None:
+        """A message to the endpoint, of the server or in its name."""
         if self.provider is not None:
             self.provider.says(self.provider, data, self._loop.time(), True)
 
@@ -111,6 +113,7 @@ class Managed:
         self._loop = asyncio.get_running_loop()
         self._key: Credential | None = None
         self._entry_mask = mask(server)
+        self._sieve = Sieve(server.allow, server.deny, server.tools, server.name)
         self._words = Words(self._mask, lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
         self._task: asyncio.Task[None] | None = None
         self._child: Child | None = None
@@ -133,6 +136,13 @@ class Managed:
             await asyncio.wait((task,))
         self._move("off", "")
 
+    def change_tools(self, server: Server) -> None:
+        """Its entry is now `server`, which differs in `tools` alone: the process goes on, and its list is asked for anew."""
+        self.server = server
+        self._sieve.change(server.tools)
+        if self._link is not None:
+            self._link.say(jsonrpc.notification(LIST_CHANGED))
+
     @property
     def session(self) -> int | None:
         """The session of its processes, for `usage`; None while there is none."""
@@ -150,6 +160,8 @@ class Managed:
             "last_error": self._last_error,
             "said": self._words.last(SAID_SHOWN),
         }
+        if self._sieve.problems:
+            found["tools_not_changed"] = list(self._sieve.problems)
         if self._child is not None:
             found["pid"] = self._child.session
         if self._link is not None and self._link.provider is not None:
@@ -191,7 +203,8 @@ class Managed:
     async def _live(self) -> tuple[str, str]:
         """One process from its start to its end; why it ended, in English and Chinese."""
         assert self.server.command is not None
-        link = _Lifeline(Sieve(self.server.allow, self.server.deny), self._noise, self._loop)
+        self._sieve.begin()
+        link = _Lifeline(self._sieve, self._noise, self._loop)
         try:
             child = await Child.start(self._command(self.server.command), self._words.hear, link.hear)
         except EndpointError as error:

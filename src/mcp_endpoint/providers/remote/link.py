@@ -104,14 +104,17 @@ class ServerLink:
         if frame.method == "initialize" and id and self.welcome:
             reply = parse(self.welcome, utf8=True)
             self._loop.call_soon(self.say, b"".join(jsonrpc.with_id(self.welcome, reply, id)))
-        elif frame.method == INITIALIZED and self.version:
+            return
+        if frame.method == INITIALIZED and self.version:
             return  # said already
-        elif frame.method == STREAMS:
+        if frame.method == STREAMS:
             self._listens = {id: data}
             self._listened = self._loop.time()
             self._put(data)
-        elif (refusal := self.sieve.refused(data)) is not None:
-            self._loop.call_soon(self.say, refusal)
+            return
+        data, refused = self.sieve.checked(data)
+        if refused:
+            self._loop.call_soon(self.say, data)
         else:
             if frame.method == "tools/list" and id:
                 self._lists[id] = None

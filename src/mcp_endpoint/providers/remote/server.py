@@ -80,6 +80,7 @@ class Upstream:
         self._ring = ring
         self._draw = draw
         self._mask = mask(server)
+        self._sieve = Sieve(server.allow, server.deny, server.tools, server.name)
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._state: State = "off"
@@ -104,6 +105,13 @@ class Upstream:
             await asyncio.wait((task,))
         self._move("off", "")
 
+    def change_tools(self, server: Server) -> None:
+        """Its entry is now `server`, which differs in `tools` alone: the connection goes on, and its list is asked for anew."""
+        self.server = server
+        self._sieve.change(server.tools)
+        if self._link is not None:
+            self._link.changed()
+
     def describe(self) -> dict[str, Any]:
         """What an operator may know of it, ready for JSON; of its address no more than the host."""
         found: dict[str, Any] = {
@@ -115,6 +123,8 @@ class Upstream:
             "why": self._why or (self._link.why_list if self._link is not None else ""),
             "last_error": self._last_error,
         }
+        if self._sieve.problems:
+            found["tools_not_changed"] = list(self._sieve.problems)
         if self._milliseconds is not None:
             found["milliseconds"] = round(self._milliseconds, 1)
         if self._link is not None and self._link.provider is not None:
@@ -188,7 +198,8 @@ class Upstream:
 
     async def _converse(self, carrier: Carrier, wire: Wire) -> Failure:
         """Connect, shake hands, attach, carry; gives why it ended."""
-        link = ServerLink(Sieve(self.server.allow, self.server.deny), self._loop, self._draw, self._mask, self._broker.counters)
+        self._sieve.begin()
+        link = ServerLink(self._sieve, self._loop, self._draw, self._mask, self._broker.counters)
         tasks: set[asyncio.Task[Any]] = set()
 
         def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
