@@ -64,6 +64,7 @@ async def test_a_tool_killed_in_a_call_answers_it_and_is_back_in_the_same_sessio
             answer = await asyncio.wait_for(future, BOUND)
             assert answer["error"]["code"] == -32003 and answer["error"]["data"]["delivered"] is True and "result" not in answer
         async with tool(running, pythons[python], HERE / "slow_server.py"):
+            await until(lambda stats: any(found["functions"] for found in stats["endpoint_details"][0]["tools"]), running)
             assert text_of(await asker.calls(1, "sleep", seconds=0)) == "slept 0"
 
 

@@ -30,7 +30,7 @@ def request(*authorization: str, query: str = "") -> Request:
 
 
 def claims(**more: Any) -> dict[str, Any]:
-    return {"user_id": "test_user", "iat": int(time.time()), "exp": int(time.time()) + 60, "iss": "mcp-proxy"} | more
+    return {"user_id": "test_user", "iat": int(time.time()), "exp": int(time.time()) + 3600, "iss": "mcp-proxy"} | more
 
 
 def encoded(part: dict[str, Any]) -> str:
