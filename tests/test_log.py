@@ -21,7 +21,7 @@ from loguru import logger
 
 from mcp_endpoint import log
 from mcp_endpoint.access.tokens import Doors
-from mcp_endpoint.settings.load import Logging, Server
+from mcp_endpoint.settings.schema import Logging, Server
 
 KEY = "Canary0Canary1Canary2Canary3Cana"
 XIAOZHI = Doors(KEY).make_xiaozhi("single_module")

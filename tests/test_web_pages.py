@@ -15,8 +15,8 @@ from upstream import Upstream, reply, says, upstream
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.consumers.http_api.jwt import Bearers
 from mcp_endpoint.serving.server import Server
-from mcp_endpoint.settings.load import Api, Config, GatewaySettings, Security
-from mcp_endpoint.settings.load import Server as Settings
+from mcp_endpoint.settings.schema import Api, Config, GatewaySettings, Security
+from mcp_endpoint.settings.schema import Server as Settings
 
 SECRET = "0123456789abcdef0123456789abcdefXYZ"
 JWT = Bearers(SECRET, "HS256").make("page", 600)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from loguru import logger
 
 from .line_writer import Console, LineWriter, RotatingFile, Sink
-from .settings.load import Logging, Server
+from .settings.schema import Logging, Server
 
 if TYPE_CHECKING:
     from loguru import Record

@@ -24,7 +24,7 @@ from mcp_endpoint.access.addresses import (
     without_secrets,
 )
 from mcp_endpoint.access.tokens import SINGLE_MODULE, Doors
-from mcp_endpoint.settings.load import Server
+from mcp_endpoint.settings.schema import Server
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 

@@ -9,7 +9,7 @@ import pytest
 
 from mcp_endpoint.access.admission import BadTokens, Origin, Porter, Refusal, Values, Whence, host_of
 from mcp_endpoint.access.tokens import Doors, Opened
-from mcp_endpoint.settings.load import Config, Limits, Security, Server
+from mcp_endpoint.settings.schema import Config, Limits, Security, Server
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 DOORS = Doors(KEY)

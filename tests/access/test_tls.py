@@ -12,7 +12,7 @@ from certificates import certificate
 
 from mcp_endpoint.access.tls import serving, trusting
 from mcp_endpoint.errors import ConfigError
-from mcp_endpoint.settings.load import Server
+from mcp_endpoint.settings.schema import Server
 
 
 def test_without_a_certificate_there_is_no_tls() -> None:

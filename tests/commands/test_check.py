@@ -28,7 +28,7 @@ from mcp_endpoint.commands.finding import Finding
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving.server import bind, create_server
-from mcp_endpoint.settings.load import Config, Security, Server
+from mcp_endpoint.settings.schema import Config, Security, Server
 
 OTHER_KEY = KEY[::-1]
 
@@ -252,7 +252,7 @@ async def test_two_checks_at_once_do_not_meet() -> None:
 
 
 async def test_a_full_server_lets_no_call_through() -> None:
-    from mcp_endpoint.settings.load import WebSocket
+    from mcp_endpoint.settings.schema import WebSocket
 
     async with running(Config(websocket=WebSocket(max_connections=1))) as server, attached(server.port, "home"):
         found = problems(await look(server.port))

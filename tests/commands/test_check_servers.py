@@ -24,7 +24,7 @@ from mcp_endpoint.commands.finding import Finding
 from mcp_endpoint.credentials.pool import Credential
 from mcp_endpoint.credentials.store import Ban, Kept, write_bans
 from mcp_endpoint.errors import EXIT_CONFIG, EndpointError
-from mcp_endpoint.settings.load import Config, CredentialSettings, GatewaySettings, Providers
+from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings, Providers
 
 ENVIRON = {"PATH": os.environ["PATH"], "SECRET": "hunter22"}
 CALCULATOR = {"command": sys.executable, "args": [str(Path(__file__).parents[2] / "examples" / "calculator.py")]}

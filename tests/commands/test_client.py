@@ -19,8 +19,8 @@ from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import client as device
 from mcp_endpoint.errors import EndpointError
 from mcp_endpoint.serving.server import bind, create_server
-from mcp_endpoint.settings.load import Config
-from mcp_endpoint.settings.load import Server as ServerSettings
+from mcp_endpoint.settings.schema import Config
+from mcp_endpoint.settings.schema import Server as ServerSettings
 
 TOKEN = Doors(KEY).make_signed("home")
 

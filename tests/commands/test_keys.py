@@ -15,7 +15,7 @@ from mcp_endpoint.commands import keys
 from mcp_endpoint.credentials.pool import Credential
 from mcp_endpoint.credentials.store import Ban, Kept, read_bans, stamp_of, write_bans
 from mcp_endpoint.errors import ConfigError, EndpointError
-from mcp_endpoint.settings.load import Config, CredentialSettings, Providers, Server
+from mcp_endpoint.settings.schema import Config, CredentialSettings, Providers, Server
 
 SECRETS = ["sk-" + letter * 40 for letter in "abc"]
 CREDENTIALS = [Credential(secret) for secret in SECRETS]

@@ -25,6 +25,7 @@ from mcp_endpoint import __version__
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings import load as config
+from mcp_endpoint.settings.schema import Config
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 OLD = f"""# 服务器
@@ -388,7 +389,7 @@ async def answer(link: ClientConnection) -> None:
 @asynccontextmanager
 async def installation(root: Path, *, tool: bool = True) -> AsyncIterator[None]:
     """A server of this process that the configuration at `root` describes, with a tool at the single module's endpoint."""
-    async with running(config.Config()) as server:
+    async with running(Config()) as server:
         live(root).write_text(f'[server]\nkey = "{KEY}"\nport = {server.port}\n', "utf-8")
         if not tool:
             yield
@@ -510,7 +511,7 @@ def test_without_a_key_or_with_a_token_that_opens_nothing_nothing_is_asked_or_ma
 
 
 async def test_ctrl_c_cancels_the_call_and_ends_with_130(root: Path) -> None:
-    async with running(config.Config()) as server:
+    async with running(Config()) as server:
         live(root).write_text(f'[server]\nkey = "{KEY}"\nport = {server.port}\n', "utf-8")
         token = Doors(KEY).make_xiaozhi("single_module").replace("+", "%2B")
         async with connect(f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/?token={token}") as tool, asyncio.timeout(BOUND):

@@ -16,7 +16,7 @@ import uvicorn
 
 from mcp_endpoint.access.admission import Porter
 from mcp_endpoint.access.tokens import Doors
-from mcp_endpoint.settings.load import Config, Limits, Server, WebSocket
+from mcp_endpoint.settings.schema import Config, Limits, Server, WebSocket
 from mcp_endpoint.sockets import frames
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Door

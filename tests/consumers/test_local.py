@@ -13,7 +13,7 @@ import pytest
 from mcp_endpoint.consumers.local import Failed, Local
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.ledger import Part
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 BOUND = 10.0
 

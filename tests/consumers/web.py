@@ -16,8 +16,8 @@ from mcp_endpoint.consumers.mcp_http.route import McpHttp
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.lifecycle import Provider
 from mcp_endpoint.serving.server import Server
-from mcp_endpoint.settings.load import Config, Limits, Security
-from mcp_endpoint.settings.load import Server as Settings
+from mcp_endpoint.settings.schema import Config, Limits, Security
+from mcp_endpoint.settings.schema import Server as Settings
 
 DOORS = Doors(KEY)
 TOKEN = DOORS.make_signed("home")

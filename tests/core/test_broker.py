@@ -14,7 +14,7 @@ from plays import initialize, request
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.ledger import Consumer
 from mcp_endpoint.core.lifecycle import Provider
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 
 class Timer:

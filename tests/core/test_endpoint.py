@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.settings.load import Limits
+from mcp_endpoint.settings.schema import Limits
 
 INTEGERS = [
     b"0",

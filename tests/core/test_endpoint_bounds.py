@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plays import INITIALIZED, Actor, Play, answer, call, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.settings.load import MIB, Limits
+from mcp_endpoint.settings.schema import MIB, Limits
 
 
 def bare_pair(limits: Limits | None = None) -> tuple[Play, Actor, Actor]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from plays import INITIALIZED, Actor, Play, answer, call, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.settings.load import EndpointSettings, ToolSettings
+from mcp_endpoint.settings.schema import EndpointSettings, ToolSettings
 
 CHANGED = notification("notifications/tools/list_changed")
 XIAOZHI = "XiaozhiMCPEndpointClient"

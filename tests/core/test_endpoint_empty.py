@@ -6,7 +6,7 @@ import pytest
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
 from mcp_endpoint.core.endpoint import Farewell
-from mcp_endpoint.settings.load import EndpointSettings
+from mcp_endpoint.settings.schema import EndpointSettings
 
 CHANGED = notification("notifications/tools/list_changed")
 XIAOZHI = "XiaozhiMCPEndpointClient"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 CALCULATOR = tool_named("calculator")
 

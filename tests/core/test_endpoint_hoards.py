@@ -12,7 +12,7 @@ from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.catalog import NAMES_PER_TOOL
 from mcp_endpoint.core.endpoint import KEPT_BYTES, METHOD_CHARS
 from mcp_endpoint.core.lifecycle import NAME_CHARS, WELCOME_BYTES, read_hello, read_welcome
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 BIG = "x" * 900
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from plays import INITIALIZED, Actor, Play, answer, failure, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.settings.load import EndpointSettings
+from mcp_endpoint.settings.schema import EndpointSettings
 
 XIAOZHI = "XiaozhiMCPEndpointClient"
 

@@ -7,7 +7,7 @@ from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, n
 
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.endpoint import Endpoint
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 CHANGED = notification("notifications/tools/list_changed")
 

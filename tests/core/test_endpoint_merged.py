@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 CHANGED = notification("notifications/tools/list_changed")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from plays import Actor, Play, answer, call, initialize
 
-from mcp_endpoint.settings.load import EndpointSettings, ToolSettings
+from mcp_endpoint.settings.schema import EndpointSettings, ToolSettings
 
 
 def _tool(play: Play, seconds: float | None, server_id: str = "") -> Actor:

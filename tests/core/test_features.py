@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plays import Actor, Play, answer, failure, notification, request
 
 from mcp_endpoint.core.features import fits
-from mcp_endpoint.settings.load import Limits
+from mcp_endpoint.settings.schema import Limits
 
 
 def prompt(name: str) -> dict[str, Any]:

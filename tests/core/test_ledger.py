@@ -14,7 +14,7 @@ from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, n
 from mcp_endpoint import errors
 from mcp_endpoint.core.ledger import MAX_ID, TOKEN_CHARS, Call, Counters, Pending, id_of, is_open, number_of, number_text, outgoing
 from mcp_endpoint.protocol.jsonrpc import Frame, Malformed, parse
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 
 def pair(limits: Limits | None = None, settings: EndpointSettings | None = None) -> tuple[Play, Actor, Actor]:

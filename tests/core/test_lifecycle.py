@@ -26,7 +26,7 @@ from mcp_endpoint.core.lifecycle import (
     read_welcome,
     welcome_from,
 )
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 # -- the table ---------------------------------------------------------------------------------------------------------------
 

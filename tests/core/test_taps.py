@@ -12,7 +12,7 @@ from plays import INITIALIZED, Play, answer, call, failure, initialize, request,
 from mcp_endpoint.core.taps import BOUNDS, OTHER, Calls
 from mcp_endpoint.serving import server as module
 from mcp_endpoint.serving.server import CallLog
-from mcp_endpoint.settings.load import Limits
+from mcp_endpoint.settings.schema import Limits
 
 Lines = list[Mapping[str, Any]]
 

@@ -17,7 +17,7 @@ from mcp_endpoint.credentials.pool import Credential
 from mcp_endpoint.credentials.refusals import Answer
 from mcp_endpoint.credentials.store import Kept, Keyring, keyring, read_bans, stamp_of, write_bans
 from mcp_endpoint.errors import ConfigError
-from mcp_endpoint.settings.load import CredentialSettings
+from mcp_endpoint.settings.schema import CredentialSettings
 
 KEYS = [f"sk-{letter * 40}" for letter in "abc"]
 

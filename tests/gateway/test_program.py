@@ -142,7 +142,7 @@ async def test_without_its_packages_the_gateway_says_how_to_install_them(tmp_pat
 async def test_who_configures_no_gateway_loads_none_of_its_packages(tmp_path: Path) -> None:
     code = """
 import asyncio, pathlib, sys
-from mcp_endpoint.settings.load import Config, Server
+from mcp_endpoint.settings.schema import Config, Server
 from mcp_endpoint.serving.server import create_server
 
 async def make():

@@ -18,8 +18,8 @@ from running import BOUND, KEY, running
 from upstream import Seen, Upstream, reply, says, upstream
 
 from mcp_endpoint.gateway import proxy
-from mcp_endpoint.settings.load import Config, CredentialSettings, GatewaySettings, Limits, Security
-from mcp_endpoint.settings.load import Server as Settings
+from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings, Limits, Security
+from mcp_endpoint.settings.schema import Server as Settings
 
 KEYS = [f"sk-{letter * 40}" for letter in "abcdef"]
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "book", "arguments": {}}}

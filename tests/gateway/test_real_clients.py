@@ -14,7 +14,7 @@ from running import BOUND, running
 from served import served
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_endpoint.settings.load import Config, CredentialSettings, GatewaySettings
+from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings
 
 KEYS = [f"sk-{letter * 40}" for letter in "ab"]
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from upstream import Upstream, reply, says, upstream
 
 from mcp_endpoint.serving.server import Server
-from mcp_endpoint.settings.load import Api, Config, CredentialSettings, GatewaySettings, Limits, Providers, Security
+from mcp_endpoint.settings.schema import Api, Config, CredentialSettings, GatewaySettings, Limits, Providers, Security
 
 PAGE = Path(__file__).with_name("foreign_page.html")
 SMALL = Path(__file__).parents[1] / "support" / "small_server.py"

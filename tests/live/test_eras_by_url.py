@@ -25,7 +25,7 @@ from test_eras_met import World as Met
 
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.protocol.stateless import REVISION
-from mcp_endpoint.settings.load import Config, Providers
+from mcp_endpoint.settings.schema import Config, Providers
 
 TOKEN = Doors(KEY).make_signed("kitchen")
 WIRES = ("handshake", "stateless", "sse")

@@ -27,7 +27,7 @@ from websockets.asyncio.client import connect
 
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.protocol.stateless import REVISION
-from mcp_endpoint.settings.load import Config
+from mcp_endpoint.settings.schema import Config
 
 TOKEN = Doors(KEY).make_signed("kitchen")
 EMPTY: dict[str, Any] = {"type": "object", "properties": {}}

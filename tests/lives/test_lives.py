@@ -24,7 +24,7 @@ from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.endpoint import Endpoint
 from mcp_endpoint.core.ledger import Ask, Call, Parked
 from mcp_endpoint.core.lifecycle import Waiting
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 MARK = re.compile(r"<(E\d)\.([A-Z])(\d+)\.(\d+)>")  # endpoint, kind of who made it (D device, T tool, F forger), its number, a serial
 XIAOZHI = "XiaozhiMCPEndpointClient"

@@ -27,7 +27,7 @@ from websockets.exceptions import InvalidStatus
 
 from mcp_endpoint.errors import EXIT_CONFIG
 from mcp_endpoint.serving.standalone import ROOMS
-from mcp_endpoint.settings.load import Server, WebSocket
+from mcp_endpoint.settings.schema import Server, WebSocket
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -22,7 +22,8 @@ from mcp_endpoint.access.addresses import announcement
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings import load as config
-from mcp_endpoint.settings.load import SETTINGS, TOOL_TIMEOUT, Config, Server
+from mcp_endpoint.settings.load import SETTINGS, TOOL_TIMEOUT
+from mcp_endpoint.settings.schema import Config, Server
 from mcp_endpoint.sockets import link
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ HANGS = {
     "waits": "import asyncio\nasync def test_hangs():\n    await asyncio.Event().wait()\n",
     "spins in the loop": "import asyncio\nasync def test_hangs():\n    async with asyncio.timeout(1):\n        while True: pass\n",
     "serves": (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom mcp_endpoint.settings.load import Config\nfrom running import running\n"
+        "import asyncio, sys\nfrom pathlib import Path\nfrom mcp_endpoint.settings.schema import Config\nfrom running import running\n"
         "async def test_hangs():\n    async with running(Config(), root=Path(sys.argv[0]).parent / 'nowhere'):\n"
         "        print('it hangs', file=sys.__stderr__, flush=True)\n        await asyncio.Event().wait()\n"
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mcp_endpoint.settings.load import Limits
+from mcp_endpoint.settings.schema import Limits
 
 TESTS = Path(__file__).parents[1]
 SOURCE = TESTS.parent / "src" / "mcp_endpoint"

@@ -12,7 +12,7 @@ from plays import INITIALIZED, answer, call, failure, initialize, notification, 
 
 from mcp_endpoint.core.broker import INNER, Broker
 from mcp_endpoint.providers.bridge import Bridge
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 
 class Timer:

@@ -25,8 +25,8 @@ from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.providers import managed as house
 from mcp_endpoint.providers.managed import Kept, Providers
 from mcp_endpoint.providers.mcp_json import Server
-from mcp_endpoint.settings.load import EndpointSettings, Limits
-from mcp_endpoint.settings.load import Providers as Settings
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import Providers as Settings
 
 SMALL = Path(__file__).parents[1] / "support" / "small_server.py"
 

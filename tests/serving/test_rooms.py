@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from mcp_endpoint.errors import EndpointError
 from mcp_endpoint.serving import rooms
 from mcp_endpoint.serving import server as module
-from mcp_endpoint.settings.load import Config, Server
+from mcp_endpoint.settings.schema import Config, Server
 
 KEY = "0123456789abcdef0123456789abcdef"
 

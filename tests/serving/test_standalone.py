@@ -15,7 +15,7 @@ from running import BOUND, MAIN, Program, get, program
 
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.serving import standalone as rooms
-from mcp_endpoint.settings.load import Config, CredentialSettings
+from mcp_endpoint.settings.schema import Config, CredentialSettings
 
 SECRET = "0123456789abcdef0123456789abcdefXYZ"
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings import ini as config_ini
 from mcp_endpoint.settings import load as config
-from mcp_endpoint.settings.load import FILE, SETTINGS, Config, Setting
+from mcp_endpoint.settings.load import FILE, SETTINGS, Setting
+from mcp_endpoint.settings.schema import Config, Server
 
 DOCUMENTED = """\
 [server]
@@ -200,7 +201,7 @@ def test_a_name_the_program_does_not_know_is_a_warning_with_its_place(tmp_path: 
     loaded = load(tmp_path, "[server]\nhost = localhost\nprot = 1\n[old]\nx = 1\n")
     assert [en.partition(" ")[0] for en, _ in loaded.warnings[1:]] == [f"{FILE}:3:1:", f"{FILE}:5:1:"]
     assert '"port"' in loaded.warnings[1][0]
-    assert loaded.config == Config(server=config.Server(host="localhost"))
+    assert loaded.config == Config(server=Server(host="localhost"))
 
 
 # Rewriting

@@ -17,7 +17,7 @@ from sockets.peerframes import TEXT, frame
 
 from mcp_endpoint.access.admission import Porter
 from mcp_endpoint.access.tokens import Doors
-from mcp_endpoint.settings.load import Config, Limits, Security, Server, WebSocket
+from mcp_endpoint.settings.schema import Config, Limits, Security, Server, WebSocket
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Door
 from mcp_endpoint.sockets.link import Link, make_link_class

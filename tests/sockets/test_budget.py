@@ -10,7 +10,7 @@ from sockets.peerframes import PING, TEXT, frame
 from sockets.stage import TOOL, Peer, configured, linked, staged, until
 
 from mcp_endpoint.errors import NOT_READING, OVER_BUDGET, SLOW_MESSAGE, Goodbye
-from mcp_endpoint.settings.load import Limits
+from mcp_endpoint.settings.schema import Limits
 from mcp_endpoint.sockets.budget import Budget
 from mcp_endpoint.sockets.keepalive import NEVER
 

@@ -17,7 +17,7 @@ from mcp_endpoint.access.admission import BadTokens, Porter, Refusal, host_of
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.errors import CROWDED_OUT, RESTARTING
 from mcp_endpoint.log import setup
-from mcp_endpoint.settings.load import Config, Logging, Server
+from mcp_endpoint.settings.schema import Config, Logging, Server
 from mcp_endpoint.sockets.handshake import Admission, Door
 
 DOORS = Doors(KEY)

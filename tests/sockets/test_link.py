@@ -12,7 +12,7 @@ from sockets.stage import DEVICE, TOOL, Party, certificates, configured, linked,
 
 from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, TOO_BIG
 from mcp_endpoint.log import setup
-from mcp_endpoint.settings.load import Logging, Server
+from mcp_endpoint.settings.schema import Logging, Server
 from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
 from mcp_endpoint.sockets.link import Link
 

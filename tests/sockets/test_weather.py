@@ -16,7 +16,7 @@ from sockets.weather import Weather, weather
 from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.settings.load import EndpointSettings
+from mcp_endpoint.settings.schema import EndpointSettings
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 CALL_SECONDS = 1.0

@@ -14,7 +14,8 @@ from running import BOUND, KEY, MAIN, SOURCES
 
 from mcp_endpoint.commands.check import findings
 from mcp_endpoint.commands.finding import Finding
-from mcp_endpoint.settings.load import Config, Loaded, Security, Server
+from mcp_endpoint.settings.load import Loaded
+from mcp_endpoint.settings.schema import Config, Security, Server
 
 LIVE = "data/.mcp-endpoint-server.cfg"
 

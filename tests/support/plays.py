@@ -14,7 +14,7 @@ from typing import Any
 
 from mcp_endpoint.core.endpoint import Endpoint
 from mcp_endpoint.core.ledger import Counters
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 
 def request(id: Any, method: str, **params: Any) -> dict[str, Any]:

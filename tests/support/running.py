@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from mcp_endpoint.serving.server import Server, bind, create_server
-from mcp_endpoint.settings.load import Config
+from mcp_endpoint.settings.schema import Config
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"

@@ -9,7 +9,7 @@ from asgi import request
 from starlette.applications import Starlette
 
 from mcp_endpoint.access.tokens import Doors
-from mcp_endpoint.settings.load import Config, Security, Server
+from mcp_endpoint.settings.schema import Config, Security, Server
 from mcp_endpoint.web.app import create_app
 from mcp_endpoint.web.status import View
 

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from mcp_endpoint import __version__
 from mcp_endpoint.access.tokens import Doors
-from mcp_endpoint.settings.load import Config, Server
+from mcp_endpoint.settings.schema import Config, Server
 from mcp_endpoint.web.app import create_app
 from mcp_endpoint.web.status import View
 

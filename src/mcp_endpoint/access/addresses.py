@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from ..settings.load import Server
+from ..settings.schema import Server
 from .tokens import SINGLE_MODULE, Doors, refused_by_xiaozhi
 
 ROOM: Final = "/mcp_endpoint"

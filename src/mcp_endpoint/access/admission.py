@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from ..settings.load import Config
+from ..settings.schema import Config
 from .addresses import is_loopback
 from .tokens import Doors, Opened, Refused
 

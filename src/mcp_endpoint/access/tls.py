@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping
 
 from ..errors import ConfigError
-from ..settings.load import Server
+from ..settings.schema import Server
 
 
 def serving(settings: Server, sources: Mapping[str, str]) -> ssl.SSLContext | None:

@@ -44,7 +44,8 @@ from ..access.addresses import (
 from ..access.admission import PLACEHOLDER
 from ..access.tokens import NAME, SINGLE_MODULE, Doors, Opened, Refused
 from ..errors import ConfigError, EndpointError
-from ..settings.load import Config, Loaded
+from ..settings.load import Loaded
+from ..settings.schema import Config
 from ..sockets.dial import NoLink, dial
 from ..web.page import REASONS
 from . import check_servers

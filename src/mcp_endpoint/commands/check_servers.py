@@ -26,7 +26,7 @@ from ..providers import mcp_json
 from ..providers.managed import Kept
 from ..providers.mcp_json import Server
 from ..serving.rooms import imported
-from ..settings.load import Config, CredentialSettings, GatewaySettings
+from ..settings.schema import Config, CredentialSettings, GatewaySettings
 from ..web.page import REASONS
 from .finding import Finding, Reason, reason_of, split
 

@@ -16,7 +16,7 @@ from ..credentials.pool import Credential
 from ..credentials.store import Kept, bans_file, moment_of, read_bans, read_keys, stamp_of, write_bans
 from ..errors import ConfigError, EndpointError
 from ..serving.standalone import ROOMS
-from ..settings.load import Config, CredentialSettings
+from ..settings.schema import Config, CredentialSettings
 from . import check
 
 SHORTEST: Final = 4

@@ -24,6 +24,7 @@ from ..errors import EXIT_FAILURE, ConfigError, EndpointError
 from ..serving.standalone import API_VARIABLES, ROOMS, variables, with_dot_env
 from ..serving.standalone import overrides as for_alone
 from ..settings import load as config
+from ..settings.schema import Config
 
 if TYPE_CHECKING:
     from .client import Device, Result, Tool
@@ -490,7 +491,7 @@ def _doors(root: Path) -> tokens.Doors:
     return tokens.Doors(settings.server.key, agents=settings.security.agents)
 
 
-def _value(loaded: config.Config, name: str) -> object:
+def _value(loaded: Config, name: str) -> object:
     """The value of a setting by its full name."""
     if name.startswith("endpoint.tools."):
         return loaded.endpoint.tools[name.removeprefix("endpoint.tools.").removesuffix(".timeout")].timeout

@@ -17,7 +17,7 @@ from ..core.lifecycle import INITIALIZED, LATEST
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Part
 from ..protocol.stateless import INTERNAL
-from ..settings.load import Limits
+from ..settings.schema import Limits
 
 PAGES: Final = 1_000
 """Most pages of a list that are asked for, so that an endless one ends."""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from .. import __version__
 from ..errors import INTERNAL
 from ..protocol.jsonrpc import Part
-from ..settings.load import EndpointSettings, Limits
+from ..settings.schema import EndpointSettings, Limits
 from .endpoint import Endpoint, Farewell
 from .ledger import NEVER, Consumer, Counters, Link, Tap, Watch
 from .lifecycle import Provider

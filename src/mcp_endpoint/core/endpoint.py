@@ -47,7 +47,7 @@ from ..protocol.jsonrpc import (
     unread,
     with_id,
 )
-from ..settings.load import EndpointSettings, Limits
+from ..settings.schema import EndpointSettings, Limits
 from .catalog import Catalog, Shelf, is_repeatable
 from .features import CHANGED, KINDS, MESSAGE, SHARED, UPDATED, Offers
 from .ledger import (

@@ -21,7 +21,7 @@ from .. import errors
 from ..errors import Code
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import BACKSLASH, CR, LF, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
-from ..settings.load import Limits
+from ..settings.schema import Limits
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint

@@ -28,7 +28,7 @@ from .. import errors
 from ..protocol import jsonrpc
 from ..protocol import stateless as eras
 from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
-from ..settings.load import EndpointSettings, Limits
+from ..settings.schema import EndpointSettings, Limits
 from .catalog import Tool, read_page
 from .ledger import CAPABILITIES_OF_ASKS, NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ..settings.load import Limits
+from ..settings.schema import Limits
 from .ledger import Call
 
 OTHER: Final = "other"

@@ -22,7 +22,8 @@ import msgspec
 from loguru import logger
 
 from ..errors import ConfigError
-from ..settings.load import CredentialSettings, write
+from ..settings.load import write
+from ..settings.schema import CredentialSettings
 from .pool import Credential, CredentialPool, Event
 from .rotation import Rotation
 

@@ -43,7 +43,7 @@ from ..credentials.pool import Credential
 from ..credentials.refusals import Answer
 from ..credentials.rotation import Rotation, route_of
 from ..credentials.store import ALL_GONE, KEYS_SHOWN, Keyring
-from ..settings.load import Config, GatewaySettings
+from ..settings.schema import Config, GatewaySettings
 from .rewrite import KEY_HEADER, Aim, Scrub, climbs, homeward, outward, unkeyed
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -32,7 +32,7 @@ from ..credentials.store import Keyring
 from ..errors import GOING_AWAY, ConfigError, EndpointError
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Part
-from ..settings.load import Providers as Settings
+from ..settings.schema import Providers as Settings
 from . import mcp_json
 from .bridge import Bridge
 from .mcp_json import Found, Server

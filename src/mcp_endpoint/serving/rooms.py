@@ -28,7 +28,7 @@ from ..credentials.store import KEYS_SHOWN, Keyring, keyring
 from ..errors import ConfigError, EndpointError
 from ..providers.managed import Kept, Providers, condition
 from ..providers.mcp_json import Server
-from ..settings.load import Config
+from ..settings.schema import Config
 from ..web.room import Room
 
 LOOK_SECONDS: Final = 0.5

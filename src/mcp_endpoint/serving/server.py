@@ -38,8 +38,9 @@ from ..core.taps import OK, Calls
 from ..errors import RESTARTING, ConfigError, EndpointError
 from ..line_writer import Console
 from ..providers.managed import Providers
-from ..settings.load import Config, Loaded, Prepared
-from ..settings.load import Server as ServerSettings
+from ..settings.load import Loaded, Prepared
+from ..settings.schema import Config
+from ..settings.schema import Server as ServerSettings
 from ..sockets.buffers import keep_large_buffers
 from ..sockets.guard import make_guard_class
 from ..sockets.handshake import Door

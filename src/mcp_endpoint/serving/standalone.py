@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from ..settings import env_file
-from ..settings.load import Config, CredentialSettings, GatewaySettings
+from ..settings.schema import Config, CredentialSettings, GatewaySettings
 
 AVIATION: Final = GatewaySettings(
     name="gateway",

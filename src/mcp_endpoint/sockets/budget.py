@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..errors import SLOW_MESSAGE, Goodbye
-from ..settings.load import Limits
+from ..settings.schema import Limits
 from .keepalive import NEVER, Keepalive
 
 

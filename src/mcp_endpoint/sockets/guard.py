@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 
 from ..access.addresses import is_loopback
 from ..access.admission import Refusal, host_of
-from ..settings.load import Config
+from ..settings.schema import Config
 from .handshake import Door
 from .keepalive import NEVER, STEPS
 from .link import Link, reset

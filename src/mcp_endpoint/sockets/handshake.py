@@ -18,7 +18,7 @@ from ..core.shares import Shares
 from ..errors import CROWDED_OUT, Goodbye
 from ..log import LineQuota
 from ..protocol import stateless as eras
-from ..settings.load import Config
+from ..settings.schema import Config
 from .budget import Budget
 from .keepalive import Keepalive
 

@@ -17,7 +17,7 @@ import math
 from typing import Final, Protocol
 
 from ..errors import KEEPALIVE, NOT_READING, Goodbye
-from ..settings.load import Limits, WebSocket
+from ..settings.schema import Limits, WebSocket
 
 NEVER: Final = math.inf
 COARSEST: Final = 0.5

@@ -18,7 +18,7 @@ from prometheus_client.exposition import generate_latest
 from .. import __version__
 from ..core.taps import BOUNDS, EndpointCalls
 from ..credentials.store import moment_of
-from ..settings.load import Limits
+from ..settings.schema import Limits
 
 PREFIX: Final = "mcp_endpoint_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

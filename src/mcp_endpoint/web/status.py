@@ -20,7 +20,7 @@ from ..access.addresses import ROOM, console_address, endpoint_addresses, hints,
 from ..access.admission import FORWARDED, Origins, refused_page
 from ..access.tokens import SINGLE_MODULE, Doors
 from ..errors import NOT_ALLOWED
-from ..settings.load import Config
+from ..settings.schema import Config
 from . import page
 
 NO_STORE: Final = {"Cache-Control": "no-store"}

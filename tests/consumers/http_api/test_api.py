@@ -26,8 +26,8 @@ from mcp_endpoint.consumers.http_api.api import Api as Room
 from mcp_endpoint.consumers.http_api.jwt import Bearers
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving.server import Server, create_server
-from mcp_endpoint.settings.load import Api, Config, Limits
-from mcp_endpoint.settings.load import Server as Settings
+from mcp_endpoint.settings.schema import Api, Config, Limits
+from mcp_endpoint.settings.schema import Server as Settings
 
 SECRET = "0123456789abcdef0123456789abcdefXYZ"
 TOKEN = Bearers(SECRET, "HS256").make("tester", 3600)

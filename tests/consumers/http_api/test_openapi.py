@@ -15,7 +15,7 @@ from running import BOUND, running
 
 from mcp_endpoint.consumers.http_api.jwt import Bearers
 from mcp_endpoint.consumers.http_api.openapi import document
-from mcp_endpoint.settings.load import Api, Config
+from mcp_endpoint.settings.schema import Api, Config
 
 SECRET = "0123456789abcdef0123456789abcdefXYZ"
 

@@ -16,7 +16,7 @@ from mcp_endpoint.consumers.http_api.servers import Check, NotPermitted, Servers
 from mcp_endpoint.consumers.local import Failed
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.ledger import Part
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 Answer = Callable[[Any], dict[str, Any] | None]
 

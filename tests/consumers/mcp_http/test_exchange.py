@@ -15,7 +15,7 @@ from mcp_endpoint.consumers.mcp_http.caller import Seat
 from mcp_endpoint.consumers.mcp_http.envelope import Asked
 from mcp_endpoint.consumers.mcp_http.exchange import Envoy
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 
 class Quiet:

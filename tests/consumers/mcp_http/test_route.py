@@ -18,8 +18,8 @@ from mcp_endpoint.access.admission import Porter
 from mcp_endpoint.asgi import Bodies
 from mcp_endpoint.consumers.mcp_http.caller import Seat
 from mcp_endpoint.consumers.mcp_http.route import McpHttp, Visit, is_stateless
-from mcp_endpoint.settings.load import Config, Limits
-from mcp_endpoint.settings.load import Server as Settings
+from mcp_endpoint.settings.schema import Config, Limits
+from mcp_endpoint.settings.schema import Server as Settings
 
 HELLO = request(0, "initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}})
 

@@ -25,7 +25,7 @@ from mcp_endpoint.providers.process import server as stdio
 from mcp_endpoint.providers.process.child import Command, Line, environment, message
 from mcp_endpoint.providers.process.server import CRASHES, Managed, sessions
 from mcp_endpoint.providers.tool_filter import Sieve
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 SMALL = Path(__file__).parents[2] / "support" / "small_server.py"
 ODD = Path(__file__).parents[2] / "support" / "odd_server.py"

@@ -27,7 +27,7 @@ from mcp_endpoint.providers.mcp_json import Server
 from mcp_endpoint.providers.remote import server as module
 from mcp_endpoint.providers.remote import transport as carrying
 from mcp_endpoint.providers.remote.server import Upstream as Kept
-from mcp_endpoint.settings.load import CredentialSettings, EndpointSettings, Limits
+from mcp_endpoint.settings.schema import CredentialSettings, EndpointSettings, Limits
 
 BOUND = 20.0
 KEYS = [f"sk-{letter * 40}" for letter in "abc"]

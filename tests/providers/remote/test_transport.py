@@ -17,7 +17,7 @@ from mcp_endpoint.credentials.store import Keyring, keyring
 from mcp_endpoint.providers.remote import transport as module
 from mcp_endpoint.providers.remote.failure import Failure
 from mcp_endpoint.providers.remote.transport import Carrier, failure_of
-from mcp_endpoint.settings.load import CredentialSettings
+from mcp_endpoint.settings.schema import CredentialSettings
 
 KEYS = [f"sk-{letter * 40}" for letter in "abc"]
 CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call"}'

@@ -32,7 +32,7 @@ from ...core.catalog import Tool
 from ...errors import EndpointError
 from ...line_writer import Console, LineWriter, RotatingFile, Sink
 from ...log import BLOT, lines_to, redact
-from ...settings.load import Config
+from ...settings.schema import Config
 from ..local import Failed
 from .arguments import Checker, Wrong
 from .event_stream import MEDIA_TYPE, EventStream

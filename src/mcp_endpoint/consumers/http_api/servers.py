@@ -17,7 +17,7 @@ from ...core.broker import Broker
 from ...core.catalog import Tool, is_repeatable
 from ...core.lifecycle import State
 from ...errors import PROVIDER_GONE, TIMED_OUT
-from ...settings.load import Limits
+from ...settings.schema import Limits
 from ..local import Failed, Local
 
 LIST_SECONDS: Final = 8.0

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...core.broker import Broker
-from ...settings.load import Limits
+from ...settings.schema import Limits
 
 
 class Seat(NamedTuple):

@@ -21,7 +21,7 @@ from ...core.lifecycle import INITIALIZED, LATEST
 from ...protocol import jsonrpc
 from ...protocol import stateless as eras
 from ...protocol.jsonrpc import Frame, Malformed, Part
-from ...settings.load import Limits
+from ...settings.schema import Limits
 from .caller import Seat
 from .envelope import Asked
 from .streams import Store

@@ -28,7 +28,7 @@ from ...asgi import Bodies, BodyRefused
 from ...core.broker import Broker
 from ...core.lifecycle import HANDSHAKE_REVISIONS
 from ...core.shares import Shares
-from ...settings.load import Limits
+from ...settings.schema import Limits
 from .caller import Era, Seat
 from .http_sse import MESSAGES, STREAM, HttpSse
 from .sessions import SESSION, VERSION, Sessions

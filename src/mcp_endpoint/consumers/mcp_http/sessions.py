@@ -36,7 +36,7 @@ from ...errors import Code
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, id_key, members, place_in_params
 from ...protocol.stateless import INTERNAL
-from ...settings.load import Limits
+from ...settings.schema import Limits
 from . import failures
 from .caller import Seat
 from .streams import Connection, Events, Store, Stream, event_of

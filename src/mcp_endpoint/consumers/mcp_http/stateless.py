@@ -33,7 +33,7 @@ from ...core.shares import Shares
 from ...protocol import jsonrpc
 from ...protocol import stateless as eras
 from ...protocol.jsonrpc import Frame, Malformed
-from ...settings.load import Limits
+from ...settings.schema import Limits
 from . import envelope, failures, request_state
 from .caller import Seat
 from .envelope import STATUS, Asked, Refused

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...protocol import jsonrpc
-from ...settings.load import Limits
+from ...settings.schema import Limits
 
 COMMENT_SECONDS: Final = 15.0
 """Silence after which a connection gets a comment: proxies cut what is silent for 60 s, some for 30 s."""
