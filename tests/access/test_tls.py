@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -19,7 +20,7 @@ def test_without_a_certificate_there_is_no_tls() -> None:
     assert serving(Server(), {}) is None
 
 
-@pytest.mark.parametrize("trouble", ["missing", "not PEM", "of another key", "with a passphrase", "not readable as a path"])
+@pytest.mark.parametrize("trouble", ["missing", "not PEM", "of another key", "with a passphrase", "not readable as a path", "FIFO"])
 def test_a_certificate_that_cannot_be_used_is_told_with_both_files(trouble: str, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     if trouble == "missing":
@@ -30,6 +31,9 @@ def test_a_certificate_that_cannot_be_used_is_told_with_both_files(trouble: str,
         _, key = certificate(tmp_path, "other")
     elif trouble == "with a passphrase":
         cert, key = certificate(tmp_path, "locked", b"open sesame")
+    elif trouble == "FIFO":  # whoever opens one waits for its writer
+        key = str(tmp_path / "fifo")
+        os.mkfifo(key)
     else:
         cert = "a\0b"
     with pytest.raises(ConfigError) as refused:
@@ -67,6 +71,14 @@ def test_the_servers_own_certificate_is_recognised_under_any_name_and_no_other(t
     shaken(context, trusting(cert))
     with pytest.raises(ssl.SSLCertVerificationError):
         shaken(context, trusting(other))
+
+
+def test_a_certificate_file_that_is_a_fifo_or_no_certificate_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "text").write_text("你好")
+    for name in ("fifo", "text"):
+        with pytest.raises(ConfigError):
+            trusting(str(tmp_path / name))
 
 
 def test_a_certificate_file_that_is_gone_is_told(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from loguru import logger
 
 from mcp_endpoint.credentials import store as module
 from mcp_endpoint.credentials.pool import Credential
 from mcp_endpoint.credentials.refusals import Answer
-from mcp_endpoint.credentials.store import Kept, Keyring, keyring, read_bans, stamp_of, write_bans
+from mcp_endpoint.credentials.store import Ban, Kept, Keyring, keyring, read_bans, stamp_of, write_bans
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings.schema import CredentialSettings
 
@@ -83,7 +84,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, monkeypatc
     with pytest.raises(ConfigError, match="cannot be read"):
         ring(tmp_path, file="keys")
     monkeypatch.setattr(module, "FILE_BYTES", 1)
-    with pytest.raises(ConfigError, match="larger than"):
+    with pytest.raises(ConfigError, match="more than 1 bytes"):
         ring(tmp_path, file="keys")
 
 
@@ -184,8 +185,30 @@ async def test_an_edit_is_taken_over_and_what_cannot_be_used_changes_nothing(tmp
     if hasattr(os, "mkfifo"):
         os.mkfifo(accounts)
         await found.look()
-        assert "is no file" in "".join(told)
+        assert "no regular file" in "".join(told)
     assert secrets(found) == [KEYS[1], KEYS[0]]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has FIFOs")
+async def test_bans_in_whose_place_stands_a_fifo_or_a_huge_file_stay_as_they_were(tmp_path: Path, told: list[str]) -> None:
+    found = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
+    refuse(found, found.pool.credentials[0])
+    found.bans.unlink()
+    os.mkfifo(found.bans)
+    await found.look()
+    assert "no regular file" in "".join(told)
+    found.bans.unlink()
+    with found.bans.open("wb") as file:
+        file.truncate(module.BANS_BYTES + 1)
+    await found.look()
+    assert f"more than {module.BANS_BYTES} bytes" in "".join(told)
+    assert found.pool.counts(0.0).banned == 1
+
+
+def test_the_bans_of_a_full_pool_fit_into_the_file_that_is_read() -> None:
+    ban = Ban("2026-01-01T00:00:00Z", 401)
+    size = len(msgspec.json.format(msgspec.json.encode(Kept(banned={f"{number:064}": ban for number in range(100)})), indent=1))
+    assert size / 100 <= module.BANS_BYTES / module.MOST
 
 
 async def test_bans_and_rests_that_an_operator_writes_count_beside_our_own(tmp_path: Path, told: list[str]) -> None:

@@ -32,7 +32,7 @@ def test_a_line_that_is_no_assignment_is_told_with_its_place(tmp_path: Path, lin
 
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff\n")
-    with pytest.raises(ConfigError, match="UnicodeDecodeError"):
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
         read(tmp_path / ".env", ".env")
 
 

@@ -285,6 +285,16 @@ def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
     assert raised.value.place == FILE
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has FIFOs")
+def test_a_file_in_whose_place_stands_a_fifo_is_a_complaint_and_nobody_waits(tmp_path: Path) -> None:
+    (tmp_path / FILE).parent.mkdir()
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(ConfigError, match="no regular file"):
+        config.load(tmp_path, {})
+    with pytest.raises(ConfigError, match="no regular file"):
+        config.prepare(tmp_path)
+
+
 def test_a_data_folder_that_is_a_file_holds_no_configuration(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     assert config.load(tmp_path, {}).config == Config()

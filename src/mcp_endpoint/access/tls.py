@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..errors import ConfigError
+from ..files import read_bytes
 from ..settings.schema import Server
 
 
@@ -17,6 +19,8 @@ def serving(settings: Server, sources: Mapping[str, str]) -> ssl.SSLContext | No
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
+        for path in (settings.tls_cert, settings.tls_key):
+            read_bytes(Path(path))  # OpenSSL would wait for the writer of a FIFO
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=_no_passphrase)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "strerror", None) or str(error)
@@ -39,9 +43,9 @@ def trusting(certificate: str) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        context.load_verify_locations(certificate)
-    except OSError as error:
-        reason = error.strerror or str(error)
+        context.load_verify_locations(cadata=read_bytes(Path(certificate)).decode("ascii", "ignore"))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"tls_cert {certificate!r} cannot be read: {reason}", f"无法读取 tls_cert {certificate!r}：{reason}") from error
     return context
 

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from .. import __version__, log
 from ..access import addresses, tokens
 from ..errors import EXIT_FAILURE, ConfigError, EndpointError
+from ..files import read_bytes
 from ..serving.standalone import API_VARIABLES, ROOMS, variables, with_dot_env
 from ..serving.standalone import overrides as for_alone
 from ..settings import load as config
@@ -516,7 +517,7 @@ def _shown(name: str, value: object) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError("there is no such file, so nothing to convert", "没有这个文件，无需转换", place=config.FILE) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import stat
 import time
 from calendar import timegm
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import msgspec
 from loguru import logger
 
 from ..errors import ConfigError
+from ..files import read_bytes, why_not
 from ..settings.load import write
 from ..settings.schema import CredentialSettings
 from .pool import Credential, CredentialPool, Event
@@ -30,7 +30,9 @@ from .rotation import Rotation
 MOST: Final = 100_000
 """Keys of one pool."""
 FILE_BYTES: Final = 64 * 1024 * 1024
-"""Largest file of keys that is read."""
+"""Largest file of keys that is read; it is read beside the loop."""
+BANS_BYTES: Final = 160 * MOST
+"""Largest file of bans: it is read on the loop, and one banned key of a pool takes 140 bytes."""
 KEYS_SHOWN: Final = 100
 """Keys of one pool that are shown one by one."""
 ACCOUNT_MARK: Final = "sk-"
@@ -296,17 +298,12 @@ def _sources(name: str, settings: CredentialSettings, root: Path, environ: Mappi
 
 def _text(path: Path, shown: str) -> str:
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # reading a FIFO would wait for its writer
-            raise ConfigError("is no file", "不是普通文件", place=shown)
-        if found.st_size > FILE_BYTES:
-            raise ConfigError(f"larger than {FILE_BYTES} bytes", f"超过 {FILE_BYTES} 字节", place=shown)
-        return path.read_text("utf-8-sig")
+        return read_bytes(path, FILE_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"there is no such file ({NONE_FOUND})", f"没有这个文件（{NONE_FOUND}）", place=shown) from error
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=shown) from error
+        en, zh = why_not(error)
+        raise ConfigError(f"cannot be read: {en}", f"无法读取：{zh}", place=shown) from error
 
 
 def _accounts(source: _Source) -> list[Credential]:
@@ -344,15 +341,14 @@ def _skipped(source: _Source, number: int) -> None:
 def read_bans(path: Path) -> Kept:
     """The file of bans; an empty one where there is none. Raises ConfigError when it cannot be read."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise IsADirectoryError
-        return msgspec.json.decode(path.read_bytes(), type=Kept)
+        return msgspec.json.decode(read_bytes(path, BANS_BYTES), type=Kept)
     except FileNotFoundError:
         return Kept()
     except (OSError, msgspec.DecodeError) as error:
+        en, zh = why_not(error) if isinstance(error, OSError) else (str(error), str(error))
         raise ConfigError(
-            f"the file of bans cannot be read: {type(error).__name__}; correct it, or remove it to begin anew",
-            f"停用记录无法读取：{type(error).__name__}；请改正，或删除它重新开始",
+            f"the file of bans cannot be read: {en}; correct it, or remove it to begin anew",
+            f"停用记录无法读取：{zh}；请改正，或删除它重新开始",
             place=str(path),
         ) from error
 

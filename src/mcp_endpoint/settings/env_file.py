@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError
-from ..files import read_bytes
+from ..files import read_bytes, why_not
 
 _ASSIGNMENT: Final = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 
@@ -22,8 +22,8 @@ def read(path: Path, shown: str) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=shown) from error
+        en, zh = why_not(error)
+        raise ConfigError(f"cannot be read: {en}", f"无法读取：{zh}", place=shown) from error
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()

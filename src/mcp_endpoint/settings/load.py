@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from ..access import tokens
 from ..errors import ConfigError
+from ..files import read_bytes, why_not
 from . import ini as config_ini
 from .schema import KIB, MIB, Config, CredentialSettings, GatewaySettings, ToolSettings
 
@@ -287,7 +288,7 @@ def _gateway(
     if pool and pool not in credentials:
         guess = _guess(pool, list(credentials))
         raise ConfigError(
-            f'there is no [credentials.{pool}]' + (f'; did you mean "{guess}"?' if guess else ""),
+            f"there is no [credentials.{pool}]" + (f'; did you mean "{guess}"?' if guess else ""),
             f"没有 [credentials.{pool}] 这一节" + (f'；是否想写 "{guess}"？' if guess else ""),
             place=winners[f"{_GATEWAY}{number}.credentials"].place,
         )
@@ -397,12 +398,12 @@ def _on_command_line(overrides: Mapping[str, str]) -> Iterator[_Found]:
 def _text(path: Path, file: str) -> str | None:
     """The file's text without a byte order mark; None if there is no file."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ConfigError(f"cannot be read: {reason}", f"无法读取：{reason}", place=file) from error
+        en, zh = why_not(error)
+        raise ConfigError(f"cannot be read: {en}", f"无法读取：{zh}", place=file) from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
