@@ -336,6 +336,20 @@ async def test_tools_have_other_names_outside_and_an_edit_of_them_starts_nothing
             assert "tools_not_changed" not in again["near"]
 
 
+async def test_each_client_gets_a_result_that_only_programs_can_read_as_it_can_show_it(tmp_path: Path) -> None:
+    """An old device beside a modern one, whichever greeted it first."""
+    file = written(tmp_path, one=small("one", "structured"))
+    async with house(tmp_path, file) as running, device(running) as old, device(running) as modern:
+        await old.greets(client="XiaozhiMCPEndpointClient")
+        hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "modern", "version": "1"}}
+        assert "result" in await modern.asks(1, "initialize", hello)
+        assert await old.names() == await modern.names() == {"structured"}
+        plain = {"structuredContent": {"城": 1.5}}
+        assert (await modern.calls(3, "structured", 城=1.5))["result"] == plain
+        answer = await old.calls(3, "structured", 城=1.5)
+        assert json.loads(text_of(answer)) == {"城": 1.5} and answer["result"].items() >= plain.items()
+
+
 async def test_servers_are_brought_to_the_endpoints_they_are_for(tmp_path: Path) -> None:
     file = written(
         tmp_path,

@@ -2,7 +2,8 @@
 
     python small_server.py [NAME] [TOOL…]
 
-Its tools say which process answered; `die` ends it, `tell` writes to stderr and stdout what it is given, `environment` shows a variable.
+Its tools say which process answered; `die` ends it, `tell` writes to stderr and stdout what it is given, `environment` shows a variable,
+`structured` gives its arguments back and no text.
 Only the standard library.
 """
 
@@ -37,6 +38,8 @@ def called(tool: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
     if tool == "tell":
         print(arguments["text"], file=sys.stderr, flush=True)
         print(arguments["text"], flush=True)
+    if tool == "structured":
+        return {"structuredContent": arguments}
     text = os.environ.get(arguments["variable"], "") if tool == "environment" else f"{NAME} {os.getpid()}"
     return {"content": [{"type": "text", "text": text}], "isError": False}
 

@@ -11,7 +11,7 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -26,6 +26,7 @@ from ..settings.schema import Limits
 if TYPE_CHECKING:
     from .endpoint import Endpoint
     from .lifecycle import Provider
+    from .older_clients import Edit
 
 Says = Callable[[Any, bytes, float, bool], None]
 """How a link hands a frame in: the party, the frame, the time, and whether the wire has checked that it is UTF-8."""
@@ -60,6 +61,7 @@ CONSUMER_LEFT: Final = "consumer_left"
 TOKEN_CHARS: Final = 4096
 """Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
 NEVER: Final = float("inf")
+NO_EDITS: Final[Mapping[str, Edit]] = {}
 EVERYTHING: Final = -1
 """The log level of a consumer that asked for none: it hears all there is."""
 
@@ -201,6 +203,7 @@ class Consumer:
         "asks",
         "bad_frames",
         "capabilities",
+        "edits",
         "endpoint",
         "in_house",
         "initialized",
@@ -237,6 +240,7 @@ class Consumer:
         self.name = ""
         self.asked_version = ""
         self.capabilities: frozenset[str] = frozenset()
+        self.edits: Mapping[str, Edit] = NO_EDITS  # method → what is changed in the answers to it
         self.initialized = False
         self.bad_frames = 0
         self.thinking = False  # all that its tools ask for its calls has been asked, and they wait
@@ -299,6 +303,9 @@ class Ledger:
         self.in_flight -= 1
         self.counters.answers += 1
         link = consumer.link
+        edit = consumer.edits.get(call.method)
+        if edit is not None:
+            first, second = edit(first, second, consumer.answer_bytes)
         size = len(first) + len(second)
         if size > consumer.answer_bytes:
             self.counters.answers_too_big += 1

@@ -31,6 +31,7 @@ from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
 from ..settings.schema import EndpointSettings, Limits
 from .catalog import Tool, read_page
 from .ledger import CAPABILITIES_OF_ASKS, NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
+from .older_clients import edits_for
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -328,6 +329,8 @@ class Greetings:
         consumer.name = hello.name[:NAME_CHARS]
         consumer.asked_version = hello.version
         consumer.capabilities = hello.capabilities
+        if not consumer.relays:
+            consumer.edits = edits_for(hello.version, self.settings)
         provider = self.endpoint.sole
         if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_house:
             greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")

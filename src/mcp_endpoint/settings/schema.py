@@ -133,6 +133,10 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=300, description="how long such a list waits for a tool that does not answer yet", extra={"unit": "seconds"}),
     ] = 15.0
+    structured_as_text: Annotated[
+        Literal["old", "always", "never"],
+        Meta(description="who gets the JSON of a result that is only structuredContent as text too; old asks for MCP before 2025-06-18"),
+    ] = "old"
     tools: Mapping[str, ToolSettings] = {}
 
 
