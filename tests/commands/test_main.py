@@ -25,6 +25,7 @@ from mcp_endpoint import __version__
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings import load as config
+from mcp_endpoint.settings.described import ENVIRONMENT, SETTINGS
 from mcp_endpoint.settings.schema import Config
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
@@ -41,7 +42,7 @@ max_file_size = 10MB
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(config.ENVIRONMENT)]:
+    for name in [name for name in os.environ if name.startswith(ENVIRONMENT)]:
         monkeypatch.delenv(name)
 
 
@@ -104,7 +105,7 @@ def test_config_show_tells_each_value_and_where_it_came_from(
     assert shown["websocket.ping_interval"] == "20.0  # environment MES_WEBSOCKET_PING_INTERVAL"
     assert shown["server.host"] == '"0.0.0.0"  # command line'
     assert shown["security.allowed_origins"] == '["*"]  # default'
-    assert set(shown) == set(config.SETTINGS)
+    assert set(shown) == set(SETTINGS)
 
 
 @pytest.mark.row("D28")

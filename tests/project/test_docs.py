@@ -22,7 +22,7 @@ from mcp_endpoint.access.addresses import announcement
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings import load as config
-from mcp_endpoint.settings.load import SETTINGS, TOOL_TIMEOUT
+from mcp_endpoint.settings.described import REPEATED, SETTINGS, TOOL_TIMEOUT, environment_name
 from mcp_endpoint.settings.schema import Config, Server
 from mcp_endpoint.sockets import link
 
@@ -212,7 +212,7 @@ def test_every_setting_stands_in_the_documents_with_its_default(language: str, t
 def test_every_setting_of_a_pool_and_of_a_gateway_stands_in_the_documents_with_its_default(language: str) -> None:
     tables = {table[1][0].strip("`"): table[1:] for table in page("gateway", language).tables}
     for section, first in (("credentials", "accounts"), ("gateway", "name")):
-        known = config.REPEATED[section]
+        known = REPEATED[section]
         assert [row[0].strip("`") for row in tables[first]] == list(known)
         for name, default, meaning in tables[first]:
             assert meaning
@@ -232,7 +232,7 @@ def test_the_settings_in_the_readme_are_settings(language: str, tmp_path: Path) 
 
 @in_each
 def test_every_variable_that_is_named_is_a_setting(document: Path) -> None:
-    known = {config.environment_name(setting) for setting in SETTINGS.values()} | {"MES_SECTION_KEY"}
+    known = {environment_name(setting) for setting in SETTINGS.values()} | {"MES_SECTION_KEY"}
     assert set(re.findall(r"MES_[A-Z_]*[A-Z]", document.read_text("utf-8"))) <= known
 
 

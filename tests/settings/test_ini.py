@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings import ini as config_ini
 from mcp_endpoint.settings import load as config
-from mcp_endpoint.settings.load import FILE, SETTINGS, Setting
+from mcp_endpoint.settings.described import SETTINGS, Setting
+from mcp_endpoint.settings.load import FILE
 from mcp_endpoint.settings.schema import Config, Server
 
 DOCUMENTED = """\

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from mcp_endpoint.access import tokens
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings import load as config
-from mcp_endpoint.settings.load import EXAMPLE, FILE, SETTINGS, Prepared, Setting
-from mcp_endpoint.settings.schema import Config, CredentialSettings, Limits
+from mcp_endpoint.settings.described import SETTINGS, Setting, environment_name
+from mcp_endpoint.settings.load import EXAMPLE, FILE, Prepared
+from mcp_endpoint.settings.schema import Config, CredentialSettings
 
 KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 NOTHING = Prepared("", (), ())
@@ -108,7 +109,7 @@ def test_without_a_file_every_setting_has_its_documented_default(tmp_path: Path)
 @EVERY
 def test_every_setting_is_taken_from_the_environment_and_the_command_line(tmp_path: Path, setting: Setting) -> None:
     text, wanted = sample(setting)
-    variable = config.environment_name(setting)
+    variable = environment_name(setting)
     loaded = load(tmp_path, PAIR.get(setting.name, ""), {variable: text})
     assert value(loaded.config, setting) == wanted
     assert loaded.sources[setting.name] == f"environment {variable}"
@@ -606,22 +607,6 @@ def test_every_comment_of_the_example_is_in_both_languages(request: pytest.Fixtu
     for block in blocks:
         assert re.search("[\u4e00-\u9fff]", block), block
         assert re.search(r"[A-Za-z]+ [A-Za-z]+", block), block
-
-
-@EVERY
-def test_every_setting_says_its_reason_range_and_unit(setting: Setting) -> None:
-    assert setting.reason
-    assert all(setting.expected)
-    assert setting.unit == ("bytes" if setting.kind == "size" else "seconds" if setting.kind == "float" else "")
-    if setting.section == "limits":
-        assert setting.unit in setting.key or not setting.unit
-    assert msgspec.convert(msgspec.to_builtins(setting.default), setting.type) == setting.default, "the default is in range"
-
-
-def test_every_limit_of_the_program_is_a_setting() -> None:
-    assert [setting.key for setting in SETTINGS.values() if setting.section == "limits"] == [
-        field.name for field in msgspec.structs.fields(Limits)
-    ]
 
 
 # Places

@@ -25,6 +25,7 @@ from ..files import read_bytes
 from ..serving.standalone import API_VARIABLES, ROOMS, variables, with_dot_env
 from ..serving.standalone import overrides as for_alone
 from ..settings import load as config
+from ..settings.described import REPEATED
 from ..settings.schema import Config
 
 if TYPE_CHECKING:
@@ -497,7 +498,7 @@ def _value(loaded: Config, name: str) -> object:
     if name.startswith("endpoint.tools."):
         return loaded.endpoint.tools[name.removeprefix("endpoint.tools.").removesuffix(".timeout")].timeout
     section, _, key = name.partition(".")
-    if section in config.REPEATED:
+    if section in REPEATED:
         table, _, key = key.partition(".")
         return getattr(loaded.gateway[int(table) - 1] if section == "gateway" else loaded.credentials[table], key)
     return getattr(getattr(loaded, section), key)

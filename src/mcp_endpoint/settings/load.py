@@ -6,23 +6,35 @@ A mistake is one ConfigError with its place and both languages; no mistake ever 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import tomli
-from msgspec import Struct
 
 from ..access import tokens
 from ..errors import ConfigError
 from ..files import read_bytes, why_not
-from . import ini as config_ini
+from . import ini
+from .described import (
+    CREDENTIALS,
+    ENVIRONMENT,
+    GATEWAY,
+    REPEATED,
+    SECTIONS,
+    SETTINGS,
+    TOOL,
+    Setting,
+    closest,
+    environment_name,
+    setting_of,
+    unknown_name,
+)
 from .schema import KIB, MIB, Config, CredentialSettings, GatewaySettings, ToolSettings
 
 FILE: Final = "data/.mcp-endpoint-server.cfg"
@@ -31,29 +43,8 @@ EXAMPLE: Final = "mcp-endpoint-server.cfg"
 """The annotated example, below the root folder."""
 PACKAGED: Final = Path(__file__).parents[1] / EXAMPLE
 """The annotated example of an installed package; a checkout has it in the root folder only."""
-ENVIRONMENT: Final = "MES_"
-"""Prefix of the environment's names: `MES_SERVER_PORT` is `[server] port`. An empty variable counts as not set."""
 KEY_CHARS: Final = 32
 """Characters a key has at least; the original replaces shorter ones, so no token in use was made with one."""
-
-
-class Setting(NamedTuple):
-    """What one setting takes: for complaints, `config show`, the example file and the documentation's tables."""
-
-    name: str
-    """Its full name, such as `server.port`."""
-    section: str
-    key: str
-    type: Any
-    """The annotated type of its field, as msgspec takes it."""
-    kind: Literal["text", "bool", "int", "size", "float", "list", "choice"]
-    default: object
-    unit: str
-    """`seconds`, `bytes` or empty."""
-    reason: str
-    """What it does or why it is bounded; English."""
-    expected: tuple[str, str]
-    """What a right value looks like, in English and Chinese."""
 
 
 class Loaded(NamedTuple):
@@ -79,7 +70,7 @@ class Prepared(NamedTuple):
     """What an operator should know, each in English and Chinese."""
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A value somebody gave, and where."""
 
     name: str
@@ -98,9 +89,6 @@ _FLOAT: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _BOOL: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _SECRET: Final = ("server.key", "api.secret", "api.old_secrets", "api.urls", "gateway.target")
 """Settings whose values are secrets, or may hold one."""
-_TOOL: Final = "endpoint.tools."
-_CREDENTIALS: Final = "credentials."
-_GATEWAY: Final = "gateway."
 _POOL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY: Final = re.compile(r"[A-Za-z0-9._~!$'()*,;:@=?-]{1,512}")
 _NOT_WRITTEN: Final = (
@@ -115,81 +103,6 @@ _WAS_SHORT: Final = (
 _ORIGIN: Final = re.compile(r"\*|null|file://|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
-_Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
-
-
-def _number(number: _Number, noun: tuple[str, str], unit: str) -> tuple[str, str]:
-    """What a number within its range looks like, in English and Chinese."""
-    above, low = ("above", number.gt) if number.gt is not None else ("of at least", number.ge)
-    seconds = (" seconds", " 秒") if unit == "seconds" else ("", "")
-    chinese = "大于" if number.gt is not None else "不小于"
-    return (
-        f"{noun[0]} {above} {low:.15g} and at most {number.le:.15g}{seconds[0]}",
-        f"{noun[1]}，{chinese} {low:.15g}，不大于 {number.le:.15g}{seconds[1]}",
-    )
-
-
-def _describe(section: str, field: msgspec.structs.FieldInfo) -> Setting:
-    """The Setting of one field of a section's Struct."""
-    info = msgspec.inspect.type_info(field.type)
-    assert isinstance(info, msgspec.inspect.Metadata)
-    extra = info.extra or {}
-    unit = str(extra.get("unit", ""))
-    kind: Literal["text", "bool", "int", "size", "float", "list", "choice"]
-    match info.type:
-        case msgspec.inspect.BoolType():
-            kind, expected = "bool", ("true or false", "true 或 false")
-        case msgspec.inspect.IntType() as number if unit == "bytes":
-            kind, expected = (
-                "size",
-                _number(number, ('a size such as 8388608, "10MB" or "8MiB"', '大小，例如 8388608、"10MB" 或 "8MiB"'), unit),
-            )
-        case msgspec.inspect.IntType() as number:
-            kind, expected = "int", _number(number, ("a whole number", "整数"), unit)
-        case msgspec.inspect.FloatType() as number:
-            kind, expected = "float", _number(number, ("a number", "数字"), unit)
-        case msgspec.inspect.LiteralType(values=values):
-            words = ", ".join(str(value) for value in values)
-            kind, expected = "choice", (f"one of {words}", f"以下之一：{words}")
-        case msgspec.inspect.VarTupleType():
-            kind, expected = "list", ('a list such as ["a", "b"], or "a, b"', '列表，例如 ["a", "b"]，也可写成 "a, b"')
-        case _:
-            kind, expected = "text", ("text in quotes", "加引号的文字")
-    return Setting(
-        f"{section}.{field.name}",
-        section,
-        field.name,
-        field.type,
-        kind,
-        field.default,
-        unit,
-        str((info.extra_json_schema or {}).get("description", "")),
-        (extra.get("en", expected[0]), extra.get("zh", expected[1])),
-    )
-
-
-_SECTIONS: Final[dict[str, type[Struct]]] = {
-    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in ("credentials", "gateway")
-}
-SETTINGS: Final[Mapping[str, Setting]] = {
-    setting.name: setting
-    for section, struct in _SECTIONS.items()
-    for setting in (_describe(section, field) for field in msgspec.structs.fields(struct) if field.name != "tools")
-}
-"""Every setting by its full name, in the order of the example file. `[endpoint.tools."NAME"]` stands apart: TOOL_TIMEOUT."""
-TOOL_TIMEOUT: Final = _describe("endpoint.tools.NAME", msgspec.structs.fields(ToolSettings)[0])
-REPEATED: Final[Mapping[str, Mapping[str, Setting]]] = {
-    "credentials": {field.name: _describe("credentials.NAME", field) for field in msgspec.structs.fields(CredentialSettings)},
-    "gateway": {field.name: _describe("gateway", field) for field in msgspec.structs.fields(GatewaySettings)},
-}
-"""The keys of the tables that a file may hold several of: `[credentials.NAME]` and `[[gateway]]`."""
-
-
-def environment_name(setting: Setting) -> str:
-    """`server.port` → `MES_SERVER_PORT`."""
-    return f"{ENVIRONMENT}{setting.section}_{setting.key}".upper()
-
-
 def load(root: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = {}, *, made_key: str = "") -> Loaded:
     """The configuration of the installation at `root`; reads, never writes.
 
@@ -197,7 +110,7 @@ def load(root: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = 
     Raises ConfigError, with its place, for the first thing that is wrong in any of the sources, also where another source
     has the last word.
     """
-    return _load(_text(root / FILE, FILE), FILE, environ, overrides, made_key, root / FILE)
+    return load_text(read_file(root / FILE, FILE), FILE, environ, overrides, made_key, root / FILE)
 
 
 def prepare(root: Path, environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}) -> Prepared:
@@ -208,19 +121,19 @@ def prepare(root: Path, environ: Mapping[str, str] = {}, overrides: Mapping[str,
     key lives in memory only.
     """
     path = root / FILE
-    live = _text(path, FILE)
-    example = _text(root / EXAMPLE, EXAMPLE) or _text(PACKAGED, EXAMPLE) if live is None else None
+    live = read_file(path, FILE)
+    example = read_file(root / EXAMPLE, EXAMPLE) or read_file(PACKAGED, EXAMPLE) if live is None else None
     text = live or example or ""
     file = EXAMPLE if live is None else FILE
     key = tokens.make_key()
-    loaded = _load(text, file, environ, overrides, key, path)
+    loaded = load_text(text, file, environ, overrides, key, path)
     key_needed = loaded.sources["server.key"] == "memory"
     if live is not None and not key_needed:
         return Prepared("", (), ())
     keyed = _with_key(text, key) if key_needed else text
     try:
         # What was written must say what was meant; a file too unusual to be changed is left alone.
-        if _load(keyed, file, environ, overrides, "", path).config != loaded.config:
+        if load_text(keyed, file, environ, overrides, "", path).config != loaded.config:
             raise OSError("unusual file")
         write(path, keyed)
     except (OSError, ConfigError):
@@ -247,28 +160,28 @@ def write(path: Path, text: str) -> None:
         raise
 
 
-def _load(text: str | None, file: str, environ: Mapping[str, str], overrides: Mapping[str, str], made_key: str, path: Path) -> Loaded:
+def load_text(text: str | None, file: str, environ: Mapping[str, str], overrides: Mapping[str, str], made_key: str, path: Path) -> Loaded:
     warnings: list[tuple[str, str]] = []
     values: dict[str, object] = {}
-    winners: dict[str, _Found] = {}
-    for found in (*_in_file(text or "", file, warnings), *_in_environment(environ, warnings), *_on_command_line(overrides)):
-        values[found.name] = _value(found)
+    winners: dict[str, Found] = {}
+    for found in (*in_file(text or "", file, warnings), *in_environment(environ, warnings), *on_command_line(overrides)):
+        values[found.name] = read_value(found)
         winners[found.name] = found
     _settle_key(values, winners, made_key, file)
     _check_together(values, winners, warnings)
-    parts: dict[str, dict[str, object]] = {section: {} for section in _SECTIONS}
+    parts: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
     tools: dict[str, ToolSettings] = {}
     repeated: dict[str, dict[str, dict[str, Any]]] = {"credentials": {}, "gateway": {}}
     for name, value in values.items():
-        if name.startswith(_TOOL):
-            tools[name.removeprefix(_TOOL).removesuffix(".timeout")] = ToolSettings(timeout=cast(float, value))
-        elif name.startswith((_CREDENTIALS, _GATEWAY)):
+        if name.startswith(TOOL):
+            tools[name.removeprefix(TOOL).removesuffix(".timeout")] = ToolSettings(timeout=cast(float, value))
+        elif name.startswith((CREDENTIALS, GATEWAY)):
             section, table, key = name.split(".")
             repeated[section].setdefault(table, {})[key] = value
         else:
             parts[SETTINGS[name].section][SETTINGS[name].key] = value
     parts["endpoint"]["tools"] = tools
-    sections: dict[str, Any] = {section: struct(**parts[section]) for section, struct in _SECTIONS.items()}
+    sections: dict[str, Any] = {section: struct(**parts[section]) for section, struct in SECTIONS.items()}
     sources = {name: winners[name].source if name in winners else "default" for name in (*SETTINGS, *values)}
     credentials = {name: CredentialSettings(**given) for name, given in repeated["credentials"].items()}
     gateways = tuple(_gateway(number, given, winners, credentials) for number, given in repeated["gateway"].items())
@@ -277,29 +190,29 @@ def _load(text: str | None, file: str, environ: Mapping[str, str], overrides: Ma
 
 
 def _gateway(
-    number: str, given: dict[str, Any], winners: Mapping[str, _Found], credentials: Mapping[str, CredentialSettings]
+    number: str, given: dict[str, Any], winners: Mapping[str, Found], credentials: Mapping[str, CredentialSettings]
 ) -> GatewaySettings:
     """One `[[gateway]]`, which needs a name, a target, and a pool that exists."""
-    found = next(winner for name, winner in winners.items() if name.startswith(f"{_GATEWAY}{number}."))
+    found = next(winner for name, winner in winners.items() if name.startswith(f"{GATEWAY}{number}."))
     for key in ("name", "target"):
         if key not in given:
             raise ConfigError(f"this [[gateway]] has no {key}", f"这个 [[gateway]] 缺少 {key}", place=found.place)
     pool = given.get("credentials")
     if pool and pool not in credentials:
-        guess = _guess(pool, list(credentials))
+        guess = closest(pool, list(credentials))
         raise ConfigError(
             f"there is no [credentials.{pool}]" + (f'; did you mean "{guess}"?' if guess else ""),
             f"没有 [credentials.{pool}] 这一节" + (f'；是否想写 "{guess}"？' if guess else ""),
-            place=winners[f"{_GATEWAY}{number}.credentials"].place,
+            place=winners[f"{GATEWAY}{number}.credentials"].place,
         )
     return GatewaySettings(**given)
 
 
-def _check_gateways(gateways: tuple[GatewaySettings, ...], winners: Mapping[str, _Found]) -> None:
+def _check_gateways(gateways: tuple[GatewaySettings, ...], winners: Mapping[str, Found]) -> None:
     names: set[str] = set()
     for number, gateway in enumerate(gateways, 1):
         if gateway.name in names:
-            place = winners[f"{_GATEWAY}{number}.name"].place
+            place = winners[f"{GATEWAY}{number}.name"].place
             raise ConfigError(f'there are two gateways named "{gateway.name}"', f"有两个名为 {gateway.name} 的网关", place=place)
         names.add(gateway.name)
 
@@ -309,20 +222,20 @@ def convert(text: str, file: str = FILE) -> str:
 
     Raises ConfigError if `text` is TOML already or if anything in it is wrong.
     """
-    if not config_ini.recognised(text):
+    if not ini.recognised(text):
         raise ConfigError("this file is TOML already; there is nothing to convert", "这个文件已经是 TOML 格式，无需转换", place=file)
-    return config_ini.convert(text, file, lambda line: _literal(line, file))
+    return ini.convert(text, file, lambda line: _literal(line, file))
 
 
-def _literal(line: config_ini.Line, file: str) -> str | None:
+def _literal(line: ini.Line, file: str) -> str | None:
     """The TOML spelling of a line of an old file; None where this program knows no such name."""
     if line.kind == "section":
-        return line.section if line.section in _SECTIONS else None
+        return line.section if line.section in SECTIONS else None
     setting = SETTINGS.get(f"{line.section}.{line.key}")
     if setting is None:
         return None
     place = f"{file}:{line.number}:{line.value_column}"
-    value = _value(_Found(setting.name, line.value, True, "", place))
+    value = read_value(Found(setting.name, line.value, True, "", place))
     if setting.kind in ("text", "choice", "list", "size"):
         return _quoted(line.value)
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).lower()
@@ -337,8 +250,8 @@ def _with_key(text: str, key: str) -> str:
     """`text` with `key` as its `[server] key`; all else, to the byte, as it was."""
     lines = text.split("\n")
     ending = "\r" if lines[0].endswith("\r") else ""
-    if config_ini.recognised(text):
-        parsed = [line for line in config_ini.read(text, FILE) if line.section == "server" and line.kind != "blank"]
+    if ini.recognised(text):
+        parsed = [line for line in ini.read(text, FILE) if line.section == "server" and line.kind != "blank"]
         given = next(((line.number, line.value_column, line.value) for line in parsed if line.key == "key"), None)
         header = next((line.number for line in parsed if line.kind == "section"), None)
         spelling = key
@@ -362,23 +275,23 @@ def _with_key(text: str, key: str) -> str:
 
 def _file_key(text: str) -> str:
     """The key a file gives, usable or not."""
-    return "".join(str(found.raw) for found in _in_file(text, FILE, []) if found.name == "server.key")
+    return "".join(str(found.raw) for found in in_file(text, FILE, []) if found.name == "server.key")
 
 
-def _in_file(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+def in_file(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[Found]:
     """What a file says, in whichever of its two forms."""
-    return _in_ini(text, file, warnings) if config_ini.recognised(text) else _in_toml(text, file)
+    return _in_ini(text, file, warnings) if ini.recognised(text) else _in_toml(text, file)
 
 
-def _in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+def in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[Found]:
     """What the environment says; names that are no settings become warnings, as they may belong to somebody else."""
     by_variable = {environment_name(setting): setting.name for setting in SETTINGS.values()}
     for variable, raw in sorted(environ.items()):
         if variable in by_variable and raw:
             source = f"environment {variable}"
-            yield _Found(by_variable[variable], raw, True, source, source)
+            yield Found(by_variable[variable], raw, True, source, source)
         elif variable.startswith(ENVIRONMENT) and raw:
-            guess = _guess(variable, by_variable)
+            guess = closest(variable, by_variable)
             warnings.append(
                 (
                     f"environment variable {variable} is not a setting and is ignored" + (f"; did you mean {guess}?" if guess else ""),
@@ -387,15 +300,15 @@ def _in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]])
             )
 
 
-def _on_command_line(overrides: Mapping[str, str]) -> Iterator[_Found]:
+def on_command_line(overrides: Mapping[str, str]) -> Iterator[Found]:
     """What the command line says."""
     for name, raw in overrides.items():
         if name not in SETTINGS:
-            raise _unknown("command line", *name.rpartition(".")[::2])
-        yield _Found(name, raw, True, "command line", "command line")
+            raise unknown_name("command line", *name.rpartition(".")[::2])
+        yield Found(name, raw, True, "command line", "command line")
 
 
-def _text(path: Path, file: str) -> str | None:
+def read_file(path: Path, file: str) -> str | None:
     """The file's text without a byte order mark; None if there is no file."""
     try:
         raw = read_bytes(path)
@@ -414,7 +327,7 @@ def _text(path: Path, file: str) -> str | None:
         ) from error
 
 
-def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[_Found]:
+def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[Found]:
     """What an old INI file says; names it does not know become warnings."""
     warnings.append(
         (
@@ -422,18 +335,18 @@ def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[_
             f"{file} 是旧的 INI 格式，仍可使用；运行 `mcp-endpoint config convert` 可改写为 TOML",
         )
     )
-    for line in config_ini.read(text, file):
+    for line in ini.read(text, file):
         name = f"{line.section}.{line.key}"
         if line.kind != "pair":
             continue
         if name in SETTINGS:
-            yield _Found(name, line.value, True, f"{file}:{line.number}", f"{file}:{line.number}:{line.value_column}")
+            yield Found(name, line.value, True, f"{file}:{line.number}", f"{file}:{line.number}:{line.value_column}")
         else:
-            error = _unknown(f"{file}:{line.number}:{line.column}", line.section, line.key)
+            error = unknown_name(f"{file}:{line.number}:{line.column}", line.section, line.key)
             warnings.append((f"{error.place}: {error.en} (ignored)", f"{error.place}: {error.zh}（已忽略）"))
 
 
-def _in_toml(text: str, file: str) -> Iterator[_Found]:
+def _in_toml(text: str, file: str) -> Iterator[Found]:
     """What a TOML file says."""
     try:
         data = tomli.loads(text)
@@ -447,9 +360,9 @@ def _in_toml(text: str, file: str) -> Iterator[_Found]:
         ) from error
     places = toml_places(text)
 
-    def found(name: str, raw: object, *path: str) -> _Found:
+    def found(name: str, raw: object, *path: str) -> Found:
         place = places.nearest(path)
-        return _Found(name, raw, False, f"{file}:{place.value_line}", f"{file}:{place.value_line}:{place.value_column}")
+        return Found(name, raw, False, f"{file}:{place.value_line}", f"{file}:{place.value_line}:{place.value_column}")
 
     for section, table in data.items():
         at = places.nearest((section,))
@@ -457,8 +370,8 @@ def _in_toml(text: str, file: str) -> Iterator[_Found]:
         if section in REPEATED:
             yield from _repeated(section, table, file, found, places)
             continue
-        if section not in _SECTIONS:
-            raise _unknown(here, "", section)
+        if section not in SECTIONS:
+            raise unknown_name(here, "", section)
         if not isinstance(table, dict):
             raise ConfigError(
                 f"{section} is a section: write [{section}] on its own line", f"{section} 是一个节，请单独一行写 [{section}]", place=here
@@ -470,10 +383,10 @@ def _in_toml(text: str, file: str) -> Iterator[_Found]:
                 yield found(f"{section}.{key}", raw, section, key)
             else:
                 at = places.nearest((section, key))
-                raise _unknown(f"{file}:{at.line}:{at.column}", section, key)
+                raise unknown_name(f"{file}:{at.line}:{at.column}", section, key)
 
 
-def _repeated(section: str, raw: object, file: str, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
+def _repeated(section: str, raw: object, file: str, found: Callable[..., Found], places: Places) -> Iterator[Found]:
     """What `[credentials.NAME]` or `[[gateway]]` says; gateways are numbered from 1."""
     array = section == "gateway"
     tables: dict[str, object] = {}
@@ -496,21 +409,11 @@ def _repeated(section: str, raw: object, file: str, found: Callable[..., _Found]
         for key, value in table.items():
             if key not in REPEATED[section]:
                 at = places.nearest((section, name, key))
-                raise _unknown(f"{file}:{at.line}:{at.column}", section, key)
+                raise unknown_name(f"{file}:{at.line}:{at.column}", section, key)
             yield found(f"{section}.{name}.{key}", value, section, name, key)
 
 
-def _setting(name: str) -> Setting:
-    """What takes the value of a full name."""
-    if name.startswith(_TOOL):
-        return TOOL_TIMEOUT
-    if name.startswith((_CREDENTIALS, _GATEWAY)):
-        section, _, key = name.split(".")
-        return REPEATED[section][key]
-    return SETTINGS[name]
-
-
-def _tools(raw: object, file: str, found: Callable[..., _Found], places: Places) -> Iterator[_Found]:
+def _tools(raw: object, file: str, found: Callable[..., Found], places: Places) -> Iterator[Found]:
     """What `[endpoint.tools."NAME"]` says."""
     for tool, table in raw.items() if isinstance(raw, dict) else [("", None)]:
         if not isinstance(table, dict):
@@ -523,48 +426,26 @@ def _tools(raw: object, file: str, found: Callable[..., _Found], places: Places)
         for key, value in table.items():
             if key != "timeout":
                 at = places.nearest(("endpoint", "tools", tool, key))
-                raise _unknown(f"{file}:{at.line}:{at.column}", "endpoint.tools", key)
-            yield found(f"{_TOOL}{tool}.timeout", value, "endpoint", "tools", tool, key)
+                raise unknown_name(f"{file}:{at.line}:{at.column}", "endpoint.tools", key)
+            yield found(f"{TOOL}{tool}.timeout", value, "endpoint", "tools", tool, key)
 
 
-def _guess(word: str, words: Mapping[str, object] | list[str]) -> str:
-    return next(iter(difflib.get_close_matches(word, list(words), n=1)), "")
-
-
-def _unknown(place: str, section: str, key: str) -> ConfigError:
-    """The complaint about a name this program does not know, with the one that was probably meant."""
-    keys = [*REPEATED.get(section, ()), *(setting.key for setting in SETTINGS.values() if setting.section == section)]
-    elsewhere = [setting.section for setting in SETTINGS.values() if setting.key == key]
-    shown = repr(key)[1:-1]
-    if not section:
-        guess = _guess(key, [*_SECTIONS, *REPEATED])
-        en, zh = f'there is no section "{shown}"', f"没有 [{shown}] 这一节"
-    else:
-        guess = "timeout" if section == "endpoint.tools" else _guess(key, keys)
-        en, zh = f'[{section}] has no key "{shown}"', f'[{section}] 中没有 "{shown}" 这个设置项'
-    if elsewhere:
-        en, zh = f"{en}; it belongs under [{elsewhere[0]}]", f"{zh}；它应写在 [{elsewhere[0]}] 下面"
-    elif guess:
-        en, zh = f'{en}; did you mean "{guess}"?', f'{zh}；是否想写 "{guess}"？'
-    return ConfigError(en, zh, place=place)
-
-
-def _value(found: _Found) -> object:
+def read_value(found: Found) -> object:
     """The value of its setting's type, within its range. Raises ConfigError."""
-    setting = _setting(found.name)
+    setting = setting_of(found.name)
     try:
         value = _read_text(setting, found.raw.strip()) if found.text and isinstance(found.raw, str) else _read_toml(setting, found.raw)
         return _settled(setting, msgspec.convert(value, setting.type))
     except ValueError as error:
         # A key is never shown, not even a wrong one, nor what may hold one.
-        shown = "" if setting.name in _SECRET else f" = {_clipped(found.raw)}"
+        shown = "" if setting.name in _SECRET else f" = {clipped(found.raw)}"
         en, zh = setting.expected
         raise ConfigError(
             f"{found.name}{shown} is not right: expected {en}", f"{found.name}{shown} 不正确：应为{zh}", place=found.place
         ) from error
 
 
-def _clipped(raw: object) -> str:
+def clipped(raw: object) -> str:
     text = ascii(raw) if not isinstance(raw, str) else repr(raw)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -613,12 +494,12 @@ def _settled(setting: Setting, value: Any) -> object:
             return value
 
 
-def _settle_key(values: dict[str, object], winners: dict[str, _Found], made_key: str, file: str) -> None:
+def _settle_key(values: dict[str, object], winners: dict[str, Found], made_key: str, file: str) -> None:
     """Put `made_key` where no usable key was given; refuse a key that manager-api cannot carry in an address."""
     key = str(values.get("server.key", ""))
     if len(key) < KEY_CHARS and made_key and ("server.key" not in winners or winners["server.key"].source.startswith(f"{file}:")):
         values["server.key"] = made_key
-        winners["server.key"] = _Found("server.key", made_key, True, "memory", "")
+        winners["server.key"] = Found("server.key", made_key, True, "memory", "")
     elif key and len(key) < KEY_CHARS:
         raise ConfigError(
             f"server.key has fewer than {KEY_CHARS} characters; remove it from the file and the next start makes a good one",
@@ -634,7 +515,7 @@ def _settle_key(values: dict[str, object], winners: dict[str, _Found], made_key:
         )
 
 
-def _check_together(values: dict[str, object], winners: dict[str, _Found], warnings: list[tuple[str, str]]) -> None:
+def _check_together(values: dict[str, object], winners: dict[str, Found], warnings: list[tuple[str, str]]) -> None:
     """What only shows when values are seen together, and what works but will surprise."""
     cert, key = bool(values.get("server.tls_cert")), bool(values.get("server.tls_key"))
     if cert != key:
@@ -653,8 +534,8 @@ def _check_together(values: dict[str, object], winners: dict[str, _Found], warni
         )
     warnings.extend(
         (
-            f"security.allowed_origins: {_clipped(origin)} matches no browser; write it as https://host or https://host:port",
-            f"security.allowed_origins：{_clipped(origin)} 不会匹配任何浏览器；请写成 https://主机 或 https://主机:端口",
+            f"security.allowed_origins: {clipped(origin)} matches no browser; write it as https://host or https://host:port",
+            f"security.allowed_origins：{clipped(origin)} 不会匹配任何浏览器；请写成 https://主机 或 https://主机:端口",
         )
         for origin in cast("tuple[str, ...]", values.get("security.allowed_origins", ()))
         if not _ORIGIN.fullmatch(origin)
