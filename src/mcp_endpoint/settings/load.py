@@ -35,6 +35,7 @@ from .described import (
     setting_of,
     unknown_name,
 )
+from .places import Places, toml_places
 from .schema import KIB, MIB, Config, CredentialSettings, GatewaySettings, ToolSettings
 
 FILE: Final = "data/.mcp-endpoint-server.cfg"
@@ -540,75 +541,3 @@ def _check_together(values: dict[str, object], winners: dict[str, Found], warnin
         for origin in cast("tuple[str, ...]", values.get("security.allowed_origins", ()))
         if not _ORIGIN.fullmatch(origin)
     )
-
-
-class Place(NamedTuple):
-    """Where a key and its value stand in a TOML file; lines and columns count from 1. `value` is the value's first token."""
-
-    line: int
-    column: int
-    value_line: int
-    value_column: int
-    value: str
-
-
-class Places(dict[tuple[str, ...], Place]):
-    """The places of all keys and tables of a TOML file, by their path."""
-
-    def nearest(self, path: tuple[str, ...]) -> Place:
-        """The place of `path`, or of the closest thing around it (keys of inline tables have none of their own)."""
-        while path and path not in self:
-            path = path[:-1]
-        return self.get(path, Place(1, 1, 1, 1, ""))
-
-
-_TOKEN: Final = re.compile(
-    r'''#[^\n]*|"""(?:\\[\s\S]|[^\\])*?"{3,5}|\x27{3}[\s\S]*?\x27{3,5}|"(?:\\.|[^"\\\n])*"|\x27[^\x27\n]*\x27|[\n=\[\]{}]|[^\s#"\x27=\[\]{}.,]+'''
-)
-
-
-def toml_places(text: str) -> Places:
-    """Where everything stands in `text`, which is valid TOML; tomli tells places for syntax errors only."""
-    places = Places()
-    table: tuple[str, ...] = ()
-    names: list[str] = []
-    first: tuple[int, int] | None = None
-    value = False
-    depth, line, line_start = 0, 1, 0
-    opened = 0  # brackets of a table's head that were opened: two for one of an array of tables
-    arrays: dict[tuple[str, ...], int] = {}
-    for token in _TOKEN.finditer(text):
-        word = token[0]
-        at = line, token.start() - line_start + 1
-        if word[0] == "#" or (word == "[" and not value):
-            opened += word == "["
-            continue
-        if word == "\n":
-            if depth == 0:
-                names, first, value = [], None, False
-        elif value:
-            path = table + tuple(names)
-            if places[path].value_line == 0:
-                places[path] = places[path]._replace(value_line=at[0], value_column=at[1], value=word)
-            depth += (word in ("[", "{")) - (word in ("]", "}"))
-        elif word == "]":
-            if not opened:
-                continue
-            table = tuple(names)
-            if opened == 2:
-                arrays[table] = arrays.get(table, 0) + 1
-                places.setdefault(table, Place(*(first or at), *(first or at), ""))
-                table = (*table, str(arrays[table]))
-            opened = 0
-            places.setdefault(table, Place(*(first or at), *(first or at), ""))
-        elif word == "=":
-            value = True
-            places[table + tuple(names)] = Place(*(first or at), 0, 0, "")
-        else:
-            first = first or at
-            names.append(tomli.loads(f"name = {word}")["name"] if word[0] in "\"'" else word)
-        breaks = word.count("\n")
-        if breaks:
-            line += breaks
-            line_start = token.start() + word.rindex("\n") + 1
-    return places
