@@ -1,4 +1,4 @@
-"""What holds for every test: how long hypothesis looks, and that Ctrl-C ends the run.
+"""What holds for every test: how long hypothesis looks, what a failure shows, and that Ctrl-C ends the run.
 
 `HYPOTHESIS_PROFILE` chooses how long: `make test` is bounded and repeatable, `make check` looks further and elsewhere each time, and
 `make quick` and the wrong versions of the core (tests/mutants) need far fewer examples. Stateful tests take the profile "lives": one
@@ -8,12 +8,20 @@ example is one whole life of an endpoint.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import uvicorn
 from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+# An assertion of a helper says what was expected and what came, as one of a test does.
+HELPERS = {path.stem for folder in ("support", "live") for path in (HERE / folder).glob("*.py") if not path.name.startswith("test_")}
+pytest.register_assert_rewrite(*HELPERS - {"conftest"})
+pytest.register_assert_rewrite("consumers.web", "sockets.stage", "sockets.weather", "sockets.peerframes")
 
 EXAMPLES = {"test": 1_000, "check": 5_000, "mutants": 100, "quick": 100}
 LIVES = {"test": 300, "check": 1_500, "mutants": 60, "quick": 60}
@@ -43,3 +51,16 @@ def _no_signals(server: uvicorn.Server) -> Iterator[None]:
 def _ctrl_c_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A uvicorn server takes SIGINT and SIGTERM for itself; inside a test they belong to pytest."""
     monkeypatch.setattr(uvicorn.Server, "capture_signals", _no_signals)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the two sides said before a play of tests/support/plays.py failed."""
+    report = yield
+    plays = sys.modules.get("plays")
+    newest = None if plays is None else plays.Play.newest
+    if newest is not None and call.when == "call":
+        if report.failed:
+            report.sections.append(("what was said", newest.transcript()))
+        plays.Play.newest = None
+    return report

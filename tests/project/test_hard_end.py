@@ -1,4 +1,4 @@
-"""A test that hangs fails with its stack while the rest runs on, and Ctrl-C ends a run: shown with the project's own settings."""
+"""How a run ends and what a failure says: hung tests, Ctrl-C, plays, with the project's own settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ GOES_ON = "\n\ndef test_goes_on(): pass\n"
 
 async def run(folder: Path, test: str, *arguments: str) -> asyncio.subprocess.Process:
     """pytest with the project's settings on one file that stands elsewhere."""
-    (folder / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text("utf-8"), "utf-8")
+    conftest = (ROOT / "tests" / "conftest.py").read_text("utf-8").replace("Path(__file__).parent", f"Path({str(ROOT / 'tests')!r})")
+    (folder / "conftest.py").write_text(conftest, "utf-8")
     (folder / "test_it.py").write_text(test, "utf-8")
     command = ["-m", "pytest", "-s", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", *arguments]
     return await asyncio.create_subprocess_exec(
@@ -65,3 +66,14 @@ async def test_ctrl_c_ends_a_run_in_which_a_server_hangs(tmp_path: Path) -> None
         said += await process.stdout.read()
         assert await process.wait() == 2, said.decode()
     assert b"KeyboardInterrupt" in said
+
+
+async def test_a_play_that_fails_says_what_differs_and_what_was_said(tmp_path: Path) -> None:
+    play = (
+        "from plays import Play, request\ndef test_fails():\n    play = Play()\n    tool, device = play.tool(), play.device()\n"
+        "    device.says(request(7, 'greet'))\n    tool.hears(request(8, 'greet'))\n"
+    )
+    process = await run(tmp_path, play)
+    said, _ = await asyncio.wait_for(process.communicate(), BOUND)
+    assert b"{'id': 1} != {'id': 8}" in said, said.decode()
+    assert b'device 1   -> {"jsonrpc":"2.0","id":7,"method":"greet"}' in said

@@ -4,6 +4,8 @@ play = Play()
 tool, device = play.tool(), play.device()
 device.says(request(7, "greet"))
 tool.hears(request(1, "greet"))
+
+A test that fails shows the last lines of its newest play (see tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -54,11 +56,18 @@ def tool_named(name: str, description: str = "") -> dict[str, Any]:
 INITIALIZED = notification("notifications/initialized")
 
 
+LINES = 40
+"""Lines of a play that are kept."""
+CHARACTERS = 300
+"""Characters of a frame that are shown."""
+
+
 class Actor:
     """One party of the play, and its link."""
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Play, role: str = "party") -> None:
         self.play = play
+        self.name = f"{role} {play.count(role)}"
         self.heard: deque[bytes] = deque()
         self.goodbye: tuple[int, str] | None = None
         self.pings = 0
@@ -68,9 +77,11 @@ class Actor:
     # the link
     def send(self, first: Any, second: Any = b"") -> None:
         self.heard.append(bytes(first) + bytes(second))
+        self.play.note(self, "<-", self.heard[-1])
 
     def close(self, code: int, reason: str) -> None:
         self.goodbye = (code, reason)
+        self.play.note(self, "is closed:", f"{code} {reason}".encode())
 
     def ping(self) -> None:
         self.pings += 1
@@ -80,6 +91,7 @@ class Actor:
         """Say frames: bytes as they are, anything else as compact JSON."""
         for frame in frames:
             data = frame if isinstance(frame, bytes) else json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode()
+            self.play.note(self, "->", data)
             self.party.says(self.party, data, self.play.now, False)
 
     def hears_bytes(self) -> bytes:
@@ -113,6 +125,7 @@ class Actor:
         return found
 
     def leaves(self, code: int = 1006, reason: str = "") -> None:
+        self.play.note(self, "leaves:", f"{code} {reason}".encode())
         self.play.endpoint.detach(self.party, code, reason, self.play.now)
 
     # what a well-behaved tool does
@@ -133,8 +146,14 @@ class Actor:
 class Play:
     """One endpoint and its parties, on a clock that stands still until `wait`."""
 
+    newest: Play | None = None
+    """The one that a failing test shows."""
+
     def __init__(self, settings: EndpointSettings | None = None, limits: Limits | None = None, **options: Any) -> None:
+        Play.newest = self
         self.now = 1000.0
+        self._lines: deque[tuple[float, str, str, bytes]] = deque(maxlen=LINES)
+        self._roles: dict[str, int] = {}
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.counters = Counters()
         self.endpoint = Endpoint(
@@ -149,17 +168,31 @@ class Play:
             **options,
         )
 
+    def count(self, role: str) -> int:
+        """The number of a new party of this role."""
+        self._roles[role] = self._roles.get(role, 0) + 1
+        return self._roles[role]
+
+    def note(self, actor: Actor, way: str, data: bytes) -> None:
+        self._lines.append((self.now, actor.name, way, data))
+
+    def transcript(self) -> str:
+        """What was said last: when, who, `->` to the endpoint or `<-` from it."""
+        return "\n".join(
+            f"{now - 1000:8.2f} s  {name:10} {way} {data[:CHARACTERS].decode('utf-8', 'replace')}" for now, name, way, data in self._lines
+        )
+
     def tell(self, event: str, shown: str, **fields: object) -> None:
         assert shown == "kitchen"
         self.told.append((event, fields))
 
     def tool(self, server_id: str = "", **options: Any) -> Actor:
-        actor = Actor(self)
+        actor = Actor(self, "tool")
         actor.party = self.endpoint.attach_provider(actor, self.now, server_id=server_id, **options)
         return actor
 
     def device(self, **options: Any) -> Actor:
-        actor = Actor(self)
+        actor = Actor(self, "device")
         actor.party = self.endpoint.attach_consumer(actor, self.now, **options)
         return actor
 
