@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.endpoint import Endpoint
@@ -829,8 +829,25 @@ class Lives(RuleBasedStateMachine):
         assert not self.timers or all(timer.then is None for _, _, timer in self.timers)
 
 
-# Without hypothesis' own explanations: a life tells by itself where it went wrong, and finding more takes minutes.
-Lives.TestCase.settings = settings(
-    settings.get_profile("lives"), stateful_step_count=50, phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False
-)
-TestLives = pytest.mark.row("E31", "D10", "U8")(Lives.TestCase)
+PARTS = 3
+"""The lives come in as many tests, so that each has its hard end and several cores share them."""
+
+
+@pytest.mark.row("E31", "D10", "U8")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_lives(part: int) -> None:
+    lives = settings.get_profile("lives")
+    machine = type(f"Lives{part}", (Lives,), {})
+    if lives.derandomize:
+        machine = seed(part)(machine)
+    # Without hypothesis' own explanations: a life tells by itself where it went wrong, and finding more takes minutes.
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            lives,
+            max_examples=-(-lives.max_examples // PARTS),
+            stateful_step_count=50,
+            phases=[Phase.generate, Phase.shrink],
+            report_multiple_bugs=False,
+        ),
+    )
