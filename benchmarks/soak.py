@@ -82,7 +82,7 @@ class Device:
         return number
 
     async def greet(self) -> None:
-        client = {"protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {"name": "soak", "version": "1"}}
+        client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "soak", "version": "1"}}
         await self.ask("initialize", client)
         await self.ws.send('{"jsonrpc":"2.0","method":"notifications/initialized"}')
         await self.list()

@@ -304,8 +304,8 @@ class Ledger:
         self.counters.answers += 1
         link = consumer.link
         edit = consumer.edits.get(call.method)
-        if edit is not None:
-            first, second = edit(first, second, consumer.answer_bytes)
+        if edit is not None and (edited := edit(first, second, consumer.answer_bytes)) is not None:
+            first, second = edited, b""
         size = len(first) + len(second)
         if size > consumer.answer_bytes:
             self.counters.answers_too_big += 1

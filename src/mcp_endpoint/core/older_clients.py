@@ -12,8 +12,13 @@ from ..settings.schema import EndpointSettings
 STRUCTURED_SINCE: Final = "2025-06-18"
 """The revision of MCP that brought `structuredContent`."""
 
-Edit = Callable[[Part, Part, int], tuple[Part, Part]]
-"""An answer in two parts, and the most bytes its consumer takes, to the parts that go out."""
+_CONTENT_FIRST: Final = b'"result":{"content":[{'
+_CONTENT_FIRST_SPACED: Final = b'"result": {"content": [{'
+"""How nearly all results begin, in the two ways JSON is spaced: they have a content. To look for this costs less than for what is rare."""
+_HEAD_BYTES: Final = 96
+
+Edit = Callable[[Part, Part, int], bytes | None]
+"""An answer in two parts, and the most bytes its consumer takes, to what goes out instead; None for the answer as it came."""
 
 
 def edits_for(version: str, settings: EndpointSettings) -> Mapping[str, Edit]:
@@ -25,14 +30,17 @@ def edits_for(version: str, settings: EndpointSettings) -> Mapping[str, Edit]:
     return edits
 
 
-def _text(first: Part, second: Part, most: int) -> tuple[Part, Part]:
+def _text(first: Part, second: Part, most: int) -> bytes | None:
     """The answer to a call, with a text where it holds none; as it came where it would then be too large to be given at all."""
-    if not _holds(first, STRUCTURED) and not _holds(second, STRUCTURED):
-        return first, second
+    frame = _frame(first, second)
+    if frame.find(_CONTENT_FIRST, 0, _HEAD_BYTES) >= 0 or frame.find(_CONTENT_FIRST_SPACED, 0, _HEAD_BYTES) >= 0 or STRUCTURED not in frame:
+        return None  # nearly always
     told = with_text(b"".join((first, second)))
-    return (told, b"") if len(told) <= most else (first, second)
+    return told if len(told) <= most else None
 
 
-def _holds(part: Part, word: bytes) -> bool:
-    """Whether the word stands in a part of a frame, or in the frame it was cut from: a part that is large is not copied to look."""
-    return word in (cast("bytes", part.obj) if isinstance(part, memoryview) else part)
+def _frame(first: Part, second: Part) -> bytes:
+    """What stands in the two parts, or the frame that the larger one was cut from: what is large is not copied to look at it."""
+    if isinstance(first, bytes):
+        return first + second if isinstance(second, bytes) else cast("bytes", second.obj)
+    return cast("bytes", first.obj)
