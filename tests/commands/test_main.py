@@ -27,6 +27,7 @@ from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings import load as config
 from mcp_endpoint.settings.described import ENVIRONMENT, SETTINGS
 from mcp_endpoint.settings.schema import Config
+from mcp_endpoint.settings.sources import FILE
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 OLD = f"""# 服务器
@@ -118,7 +119,7 @@ def test_config_show_never_shows_the_key(root: Path, capsys: pytest.CaptureFixtu
 
 def test_config_show_never_shows_a_key_in_a_gateways_target(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gateway = "[[gateway]]\nname = 'x'\ntarget = 'http://h/y?api_key=sk-secret'\n"
-    (root / config.FILE).write_text(f"[credentials.a]\nenv = 'KEYS'\n{gateway}", "utf-8")
+    (root / FILE).write_text(f"[credentials.a]\nenv = 'KEYS'\n{gateway}", "utf-8")
     assert run(root, "config", "show") == 0
     told = capsys.readouterr().out
     assert 'gateway.1.target' in told and '"http://h/y?***"' in told

@@ -17,7 +17,7 @@ from running import BOUND, MAIN, Program, program
 from upstream import Seen, Upstream, reply, upstream
 
 from mcp_endpoint.errors import EXIT_CONFIG
-from mcp_endpoint.settings.load import FILE
+from mcp_endpoint.settings.sources import FILE
 
 KEYS = [f"sk-{letter * 45}" for letter in "xyz"]
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}

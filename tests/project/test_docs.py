@@ -24,6 +24,7 @@ from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings import load as config
 from mcp_endpoint.settings.described import REPEATED, SETTINGS, TOOL_TIMEOUT, environment_name
 from mcp_endpoint.settings.schema import Config, Server
+from mcp_endpoint.settings.sources import FILE
 from mcp_endpoint.sockets import link
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +194,7 @@ def settings_of(page: Page) -> Iterator[tuple[str, str]]:
 def loaded(section: str, key: str, value: str, root: Path) -> object:
     """What a line of the file would set."""
     (root / "data").mkdir(exist_ok=True)
-    (root / config.FILE).write_text(f"[{section}]\n{key} = {value}\n", "utf-8")
+    (root / FILE).write_text(f"[{section}]\n{key} = {value}\n", "utf-8")
     return getattr(getattr(config.load(root, {}).config, section), key)
 
 

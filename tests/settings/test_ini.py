@@ -14,8 +14,8 @@ from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings import ini as config_ini
 from mcp_endpoint.settings import load as config
 from mcp_endpoint.settings.described import SETTINGS, Setting
-from mcp_endpoint.settings.load import FILE
 from mcp_endpoint.settings.schema import Config, Server
+from mcp_endpoint.settings.sources import FILE
 
 DOCUMENTED = """\
 [server]

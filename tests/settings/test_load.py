@@ -14,40 +14,17 @@ import pytest
 import tomli
 from hypothesis import given
 from hypothesis import strategies as st
+from live_file import KEY, complaint, load, put
 
 from mcp_endpoint.access import tokens
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings import load as config
 from mcp_endpoint.settings.described import SETTINGS, Setting, environment_name
-from mcp_endpoint.settings.load import EXAMPLE, FILE, Prepared
+from mcp_endpoint.settings.load import EXAMPLE, Prepared
 from mcp_endpoint.settings.schema import Config, CredentialSettings
+from mcp_endpoint.settings.sources import FILE
 
-KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 NOTHING = Prepared("", (), ())
-
-
-def put(root: Path, text: str | bytes) -> Path:
-    path = root / FILE
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def load(
-    root: Path, text: str | bytes = "", environ: dict[str, str] | None = None, overrides: dict[str, str] | None = None
-) -> config.Loaded:
-    put(root, text)
-    return config.load(root, environ or {}, overrides or {})
-
-
-def complaint(
-    root: Path, text: str | bytes = "", environ: dict[str, str] | None = None, overrides: dict[str, str] | None = None
-) -> ConfigError:
-    with pytest.raises(ConfigError) as raised:
-        load(root, text, environ, overrides)
-    assert re.search("[\u4e00-\u9fff]", raised.value.zh), "said in Chinese"
-    assert re.search("[a-z]", raised.value.en), "said in English"
-    return raised.value
 
 
 def value(loaded: Config, setting: Setting) -> Any:
@@ -142,48 +119,12 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_p
     ]
 
 
-def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
-    assert load(tmp_path, "[server]\nport = 1", {"MES_SERVER_PORT": "", "MES_ODD": ""}).config.server.port == 1
-
-
-def test_a_variable_that_is_no_setting_is_a_warning_with_the_one_that_was_meant(tmp_path: Path) -> None:
-    loaded = load(tmp_path, "", {"MES_SERVER_PROT": "1", "MES_Q": "1", "PATH": "x"})
-    assert [en for en, _ in loaded.warnings] == [
-        "environment variable MES_Q is not a setting and is ignored",
-        "environment variable MES_SERVER_PROT is not a setting and is ignored; did you mean MES_SERVER_PORT?",
-    ]
-
-
-@pytest.mark.row("D20")
-@pytest.mark.parametrize("spelling", ['["http://a", "http://b"]', '"http://a,http://b"', '" http://a , ,http://b "'])
-def test_a_list_may_be_written_as_a_list_or_with_commas(tmp_path: Path, spelling: str) -> None:
-    assert load(tmp_path, f"[security]\nallowed_origins = {spelling}").config.security.allowed_origins == ("http://a", "http://b")
-
-
-def test_the_time_limit_of_one_tool_stands_under_its_name(tmp_path: Path) -> None:
-    text = '[endpoint.tools."get_weather"]\ntimeout = 60\n[endpoint.tools."查 天气.v2"]\ntimeout = 2.5\n[endpoint.tools.empty]\n'
-    loaded = load(tmp_path, text)
-    assert {name: tool.timeout for name, tool in loaded.config.endpoint.tools.items()} == {"get_weather": 60, "查 天气.v2": 2.5}
-    assert loaded.sources["endpoint.tools.查 天气.v2.timeout"] == f"{FILE}:4"
-
-
 # Complaints
 
 
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ("[server]\n  prot = 1", "2:3", 'did you mean "port"'),
-        ("[websocket]\nport = 1", "2:1", "belongs under [server]"),
-        ("[server]\nzzzz = 1", "2:1", 'no key "zzzz"'),
-        ("[sever]\nport = 1", "1:2", 'did you mean "server"'),
-        ("[zzzz]", "1:2", 'no section "zzzz"'),
-        ("port = 1", "1:1", "belongs under [server]"),
-        ("server = 3", "1:1", "[server] on its own line"),
-        ("[[server]]\nport = 1", "1:3", "[server] on its own line"),
-        ("server = { port = 1, prot = 2 }", "1:1", 'did you mean "port"'),
-        ("server.prot = 1", "1:1", 'did you mean "port"'),
-        ('[server]\n"\\u0007" = 1', "2:1", 'no key "\\x07"'),
         ("[server]\nport = 70000", "2:8", "at most 65535"),
         ("[server]\nport = -1", "2:8", "at least 0"),
         ("[server]\nport = '8004'", "2:8", "a whole number"),
@@ -216,10 +157,6 @@ def test_the_time_limit_of_one_tool_stands_under_its_name(tmp_path: Path) -> Non
         ("[logging]\nmax_file_size = '9999GB'", "2:17", "at most 1000000000000"),
         ("[logging]\nbackup_count = -1", "2:16", "at least 0"),
         ("[endpoint]\ncall_timeout = 301", "2:16", "at most 300 seconds"),
-        ("[endpoint]\ntools = 3", "2:1", "endpoint.tools."),
-        ("[endpoint.tools]\nx = 3", "2:1", "endpoint.tools."),
-        ("[endpoint.tools.x]\ntime = 3", "2:1", 'did you mean "timeout"'),
-        ("[endpoint.tools.x]\ntimeout = 301", "2:11", "at most 300"),
         ("[limits]\nfragments = 0", "2:13", "at least 1"),
         ("[limits]\nhandshake_bytes = 1", "2:19", "at least 1024"),
     ],
@@ -229,82 +166,6 @@ def test_a_mistake_in_the_file_is_told_with_line_column_and_what_would_be_right(
     assert error.place == f"{FILE}:{place}"
     assert words in error.en
     assert error.exit_code == 78
-
-
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ('[server]\nhost = "a', "2:10"),
-        ('[server]\nhost = "a"\nport = ', "3:8"),
-        ('[server]\nhost = "a"\ndebug = True', "3:9"),
-        ('[server]\nhost = "a"\nhost = "b"', "3:11"),
-        ("[server", "1:8"),
-        ('[server]\nhost = "a"\nport = ' + "9" * 5000, "1:1"),
-    ],
-)
-def test_toml_that_cannot_be_read_is_told_with_its_place(tmp_path: Path, text: str, place: str) -> None:
-    error = complaint(tmp_path, text)
-    assert error.place == f"{FILE}:{place}"
-    assert "not valid TOML" in error.en
-
-
-def test_nesting_beyond_reason_is_a_complaint_and_not_a_crash(tmp_path: Path) -> None:
-    assert "not valid TOML" in complaint(tmp_path, "[security]\nagents = " + "[" * 100_000).en
-
-
-@pytest.mark.parametrize(
-    ("raw", "place"), [(b"[server]\n# \xe4\xb8\xad\xff", "2:4"), (b"\xff\xfeh", "1:1"), ("# 中文".encode("gbk"), "1:3")]
-)
-def test_a_file_that_is_not_utf_8_is_told_with_its_place(tmp_path: Path, raw: bytes, place: str) -> None:
-    error = complaint(tmp_path, raw)
-    assert (error.place, "UTF-8" in error.en) == (f"{FILE}:{place}", True)
-
-
-def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
-    (tmp_path / FILE).mkdir(parents=True)
-    with pytest.raises(ConfigError, match="cannot be read") as raised:
-        config.load(tmp_path, {})
-    assert raised.value.place == FILE
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX has FIFOs")
-def test_a_file_in_whose_place_stands_a_fifo_is_a_complaint_and_nobody_waits(tmp_path: Path) -> None:
-    (tmp_path / FILE).parent.mkdir()
-    os.mkfifo(tmp_path / FILE)
-    with pytest.raises(ConfigError, match="no regular file"):
-        config.load(tmp_path, {})
-    with pytest.raises(ConfigError, match="no regular file"):
-        config.prepare(tmp_path)
-
-
-def test_a_data_folder_that_is_a_file_holds_no_configuration(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("")
-    assert config.load(tmp_path, {}).config == Config()
-
-
-@pytest.mark.parametrize(
-    ("variable", "text"),
-    [
-        ("MES_SERVER_PORT", "tcp://10.0.0.1:80"),
-        ("MES_SERVER_PORT", "８００４"),
-        ("MES_SERVER_PORT", "8_0"),
-        ("MES_SERVER_DEBUG", "maybe"),
-        ("MES_WEBSOCKET_PING_INTERVAL", "1e3"),
-        ("MES_WEBSOCKET_PING_INTERVAL", "fast"),
-        ("MES_SERVER_PORT", "1" * 5000),
-    ],
-)
-def test_a_mistake_in_the_environment_is_told_with_the_variable(tmp_path: Path, variable: str, text: str) -> None:
-    error = complaint(tmp_path, "", {variable: text})
-    assert error.place == f"environment {variable}"
-    assert len(error.en) < 300, "long values are cut"
-
-
-@pytest.mark.parametrize(("name", "words"), [("server.prot", 'mean "port"'), ("port", "belongs under [server]"), ("zzz", "no section")])
-def test_a_name_on_the_command_line_that_is_no_setting_is_refused(tmp_path: Path, name: str, words: str) -> None:
-    error = complaint(tmp_path, overrides={name: "1"})
-    assert error.place == "command line"
-    assert words in error.en
 
 
 def test_a_mistake_is_told_also_where_another_source_has_the_last_word(tmp_path: Path) -> None:
@@ -558,10 +419,6 @@ def test_an_old_file_loads_with_a_warning_and_converts_to_the_same_values(tmp_pa
         config.convert(converted)
 
 
-def test_a_mistake_in_an_old_file_is_told_with_its_place(tmp_path: Path) -> None:
-    assert complaint(tmp_path, "[server]\nhost = a\ndebug =  maybe").place == f"{FILE}:3:10"
-
-
 # The tables
 
 
@@ -622,23 +479,14 @@ GATEWAY = "[[gateway]]\nname = 'x'\ntarget = 'http://h'\n"
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ("gateway = 1", "1:1", "write [[gateway]] on its own line"),
-        ("[gateway]\nname = 'x'", "1:2", "write [[gateway]]"),
-        ("[[gateway]]", "1:3", "is empty"),
         ("[[gateway]]\nname = 'x'", "2:8", "has no target"),
         ("[[gateway]]\ntarget = 'http://h'", "2:10", "has no name"),
         (GATEWAY + GATEWAY, "5:8", 'two gateways named "x"'),
         (GATEWAY + "credentials = 'fly'\n[credentials.flu]\nenv = 'X'", "4:15", 'did you mean "flu"?'),
         (GATEWAY + "credentials = 'fly'", "4:15", "there is no [credentials.fly]"),
-        (GATEWAY + "plaec = 'bearer'", "4:1", 'did you mean "place"?'),
         (GATEWAY + "place = 'cookie:x'", "4:9", "expected bearer, query:NAME or header:NAME"),
         ("[[gateway]]\nname = 'a b'\ntarget = 'http://h'", "2:8", "expected 1 to 64 letters"),
-        ("credentials = 1", "1:1", "write [credentials.NAME]"),
-        ("[credentials]\na = 1", "2:1", "write [credentials.NAME]"),
-        ("[credentials.'a b']\nenv = 'X'", "1:2", "NAME is letters, digits"),
-        ("[credentials.a]\nevn = 'X'", "2:1", 'did you mean "env"?'),
         ("[credentials.a]\nretries = -1", "2:11", "expected a whole number"),
-        ("[gatewya]\nname = 'x'", "1:2", 'did you mean "gateway"?'),
     ],
 )
 def test_a_mistake_in_such_a_table_is_told_with_its_place(tmp_path: Path, text: str, place: str, words: str) -> None:

@@ -27,6 +27,7 @@ from ..serving.standalone import overrides as for_alone
 from ..settings import load as config
 from ..settings.described import REPEATED
 from ..settings.schema import Config
+from ..settings.sources import FILE
 
 if TYPE_CHECKING:
     from .client import Device, Result, Tool
@@ -149,12 +150,12 @@ def config_show(root: Path, settings: tuple[str, ...]) -> None:
 @click.option("--diff", "only_diff", is_flag=True, help="只显示差异，不改动文件 / Only show what would change.")
 @click.pass_obj
 def config_convert(root: Path, only_diff: bool) -> None:
-    path = root / config.FILE
+    path = root / FILE
     old = _read(path)
     new = config.convert(old)
     if only_diff:
         secret = config.load(root, {}).config.server.key
-        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), config.FILE, f"{config.FILE} (TOML)", lineterm="")
+        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), FILE, f"{FILE} (TOML)", lineterm="")
         for line in lines:
             click.echo(line.replace(secret, "***") if secret else line)
         return
@@ -164,7 +165,7 @@ def config_convert(root: Path, only_diff: bool) -> None:
         config.write(path, new)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise EndpointError(f"cannot be written: {reason}", f"无法写入：{reason}", place=config.FILE) from error
+        raise EndpointError(f"cannot be written: {reason}", f"无法写入：{reason}", place=FILE) from error
     click.echo(f"已改写 {path}，旧文件保存为 {kept.name}\n{path} rewritten; the old file is kept as {kept.name}")
 
 
@@ -474,7 +475,7 @@ def _with_key(root: Path) -> config.Loaded:
         raise ConfigError(
             "there is no key yet and none can be written here, so a token would open nothing: make this file writable",
             "尚无密钥且此处无法写入，制作的令牌无法使用：请让此文件可写",
-            place=config.FILE,
+            place=FILE,
         )
     return _rooted(config.load(root, os.environ), root)
 
@@ -520,9 +521,9 @@ def _read(path: Path) -> str:
     try:
         return read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError("there is no such file, so nothing to convert", "没有这个文件，无需转换", place=config.FILE) from error
+        raise ConfigError("there is no such file, so nothing to convert", "没有这个文件，无需转换", place=FILE) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read as UTF-8: {error}", f"无法按 UTF-8 读取：{error}", place=config.FILE) from error
+        raise ConfigError(f"cannot be read as UTF-8: {error}", f"无法按 UTF-8 读取：{error}", place=FILE) from error
 
 
 def _beside(path: Path) -> Path:
