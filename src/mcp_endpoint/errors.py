@@ -49,12 +49,16 @@ METHOD_NOT_FOUND: Final = Code(-32601, "方法不存在 / Method not found")
 INVALID_PARAMS: Final = Code(-32602, "参数无效 / Invalid params")
 # Ours. -32002 stays unused: MCP gives it to "resource not found".
 NO_PROVIDER: Final = Code(-32001, "工具端未连接 / No tool is connected to this endpoint")
-PROVIDER_GONE: Final = Code(-32003, "工具端在调用中断开 / The tool left during the call")
+PROVIDER_GONE: Final = Code(-32003, "调用中断，没有结果 / The call was cut off and has no result")
 NOT_ALLOWED: Final = Code(-32004, "密钥验证失败 / Not allowed")
 BUSY: Final = Code(-32005, "繁忙，请稍后再试 / Busy, try again later")
 TIMED_OUT: Final = Code(-32006, "工具端超时未应答 / The tool did not answer in time")
 ANSWER_TOO_BIG: Final = Code(-32007, "工具端的应答过大 / The tool's answer is too big")
 UNREADABLE_ANSWER: Final = Code(-32008, "工具端的应答无法读取 / The tool's answer cannot be read")
+# The same numbers where those words would not be true: a client does the same about them, a person does not.
+NOT_TAKEN: Final = Code(NO_PROVIDER.number, "工具的服务器没有接受请求 / The tool's server did not take the request")
+NOT_LINKED: Final = Code(NO_PROVIDER.number, "未连接到接入点服务器 / There is no link to the endpoint server")
+TURNED_DOWN: Final = Code(UNREADABLE_ANSWER.number, "工具的服务器拒绝了请求 / The tool's server refused the request")
 
 
 class Goodbye(NamedTuple):

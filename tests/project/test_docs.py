@@ -271,7 +271,10 @@ def refusals() -> set[str]:
 def test_every_error_code_has_its_place(language: str, heading: str) -> None:
     known = [value for value in vars(errors).values() if isinstance(value, errors.Code)]
     told = under(page("errors", language), heading)
-    assert sorted(map(int, told)) == sorted(code.number for code in known)
+    assert sorted(map(int, told)) == sorted({code.number for code in known})
+    prose = " ".join(page("errors", language).prose.split())
+    for code in (errors.NOT_TAKEN, errors.NOT_LINKED, errors.TURNED_DOWN):  # the words that are not the heading of their number
+        assert code.message.split(" / ")[language == ""] in prose
 
 
 @pytest.mark.parametrize(("language", "heading"), [("", "Close codes"), (".zh-CN", "关闭代码")])

@@ -157,7 +157,7 @@ class Stdio:
             frame, data = self._read(line)
             if frame is None or self._is_handshake(frame, data) or frame.method is UNSET or frame.id is UNSET:
                 continue
-            self._refuse(bytes(frame.id), errors.NO_PROVIDER, why, False)
+            self._refuse(bytes(frame.id), errors.NOT_LINKED, why, False)
 
     def _refuse(self, id: bytes, code: errors.Code, hint: str, delivered: bool | None) -> None:
         self._write(jsonrpc.error(id, code, {"source": "broker", "delivered": delivered, "hint": hint}))

@@ -46,7 +46,7 @@ HELP: Final = {
     "no_provider": "Requests answered with -32001: no tool was connected.",
     "noise": "Frames of tools that are not JSON-RPC.",
     "notifications": "Notifications carried, either way.",
-    "provider_gone": "Requests answered with -32003: the tool left while it had them.",
+    "provider_gone": "Requests answered with -32003: cut off, because the tool left or the server stopped.",
     "requests": "Requests accepted from devices and other consumers.",
     "timed_out": "Requests answered with -32006: the tool did not answer in time.",
     "unknown_answers": "Answers nobody had asked for: forged, repeated or to no request.",

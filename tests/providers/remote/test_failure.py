@@ -138,12 +138,32 @@ def test_what_was_sent_and_not_answered_may_have_been_run() -> None:
     assert unanswered(httpx2.ReadError(""), 1.0).delivered is None
 
 
+@pytest.mark.parametrize(
+    ("status", "number", "words"),
+    [
+        (401, -32001, "did not take the request"),
+        (429, -32001, "did not take the request"),
+        (418, -32008, "refused the request"),
+        (500, -32003, "has no result"),
+        (503, -32001, "did not take the request"),
+    ],
+)
+def test_the_message_of_a_refusal_is_true_for_a_server_that_is_there(status: int, number: int, words: str) -> None:
+    """Nothing has left, something is connected, and the answer can be read: the words for tools that dial in would be wrong."""
+    found = refused(status, b"busy").error()
+    assert found["code"] == number
+    assert words in str(found["message"])
+    for wrong in ("left", "断开", "No tool is connected", "cannot be read"):
+        assert wrong not in str(found["message"])
+
+
 def test_a_failure_becomes_the_error_of_an_answer() -> None:
     found = unreadable("not UTF-8", b"abc", "text/html").error()
     assert found["code"] == errors.UNREADABLE_ANSWER.number
     assert found["data"] == {
         "source": "broker",
         "delivered": True,
-        "hint": "应答（text/html）无法解析：not UTF-8：abc / the answer (text/html) cannot be read: not UTF-8: abc",
+        "hint": "应答（text/html）无法解析：not UTF-8：abc（这是网页：请检查 url） / "
+        "the answer (text/html) cannot be read: not UTF-8: abc (a web page: check url)",
     }
     assert "compressed (gzip)" in compressed("gzip").en

@@ -65,7 +65,7 @@ class Failure(msgspec.Struct):
 
     def error(self) -> dict[str, object]:
         """As the error of a JSON-RPC answer."""
-        code = self.code or (errors.NO_PROVIDER if self.delivered is False else errors.PROVIDER_GONE)
+        code = self.code or (errors.NOT_TAKEN if self.delivered is False else errors.PROVIDER_GONE)
         hint = f"{self.zh} / {self.en}"
         return {"code": code.number, "message": code.message, "data": {"source": "broker", "delivered": self.delivered, "hint": hint}}
 
@@ -106,7 +106,7 @@ def refused(status: int, body: bytes, *, retry_seconds: float | None = None, ses
         f"the server answered HTTP {status}{en and f' ({en}{later_en})'}{said and f': {said}'}",
         f"服务器应答 HTTP {status}{zh and f'（{zh}{later_zh}）'}{said and f'：{said}'}",
         False if status in NOT_SENT else None,
-        code=errors.UNREADABLE_ANSWER if 400 <= status < 500 and status not in NOT_SENT else None,
+        code=errors.TURNED_DOWN if 400 <= status < 500 and status not in NOT_SENT else None,
         status=status,
         retry_seconds=retry_seconds,
         session_lost=(status in (404, 410) and session) or (status in (400, 404, 409, 410, 422) and bool(_SESSION.search(said))),
@@ -195,9 +195,10 @@ def unreadable(why: str, body: bytes, kind: str = "") -> Failure:
     """An answer that is not JSON-RPC; `kind` is its content type where that is not JSON."""
     said = words(body)
     of, of_zh = (f" ({kind})", f"（{kind}）") if kind else ("", "")
+    page, page_zh = (" (a web page: check url)", "（这是网页：请检查 url）") if kind == "text/html" else ("", "")
     return Failure(
-        f"the answer{of} cannot be read: {why}{said and f': {said}'}",
-        f"应答{of_zh}无法解析：{why}{said and f'：{said}'}",
+        f"the answer{of} cannot be read: {why}{said and f': {said}'}{page}",
+        f"应答{of_zh}无法解析：{why}{said and f'：{said}'}{page_zh}",
         True,
         code=errors.UNREADABLE_ANSWER,
     )
@@ -221,6 +222,10 @@ def in_circles(status: int, hops: int) -> Failure:
     )
 
 
-BROKEN_OFF: Final = Failure("the answer broke off", "应答中断", None)
-NO_ANSWER: Final = Failure("the server took the request and gave no answer", "服务器接收了请求但没有应答", None)
+BROKEN_OFF: Final = Failure(
+    "the answer broke off: its server, or a proxy before it, closed the connection", "应答中断：服务器或其前面的代理关闭了连接", None
+)
+NO_ANSWER: Final = Failure(
+    "the server took the request and gave no answer: look into its log", "服务器接收了请求但没有应答：请查看它的日志", None
+)
 TOO_LATE: Final = Failure("the answer did not end in time", "应答未在时限内结束", None)
