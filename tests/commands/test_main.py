@@ -117,6 +117,14 @@ def test_config_show_never_shows_the_key(root: Path, capsys: pytest.CaptureFixtu
     assert KEY not in shown
 
 
+def test_config_show_never_shows_the_token_of_an_address_that_is_dialled(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / config.FILE).write_text("[[dial]]\nname = 'x'\nurl = 'wss://h/mcp/?token=canary'\n", "utf-8")
+    assert run(root, "config", "show") == 0
+    told = capsys.readouterr().out
+    assert "dial.1.url" in told and '"wss://h/mcp/?***"' in told
+    assert "canary" not in told
+
+
 def test_config_show_never_shows_a_key_in_a_gateways_target(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gateway = "[[gateway]]\nname = 'x'\ntarget = 'http://h/y?api_key=sk-secret'\n"
     (root / FILE).write_text(f"[credentials.a]\nenv = 'KEYS'\n{gateway}", "utf-8")

@@ -251,6 +251,18 @@ def test_a_patient_consumer_waits_for_a_tool_that_starts_and_no_longer() -> None
     assert bridge.hear()["id"] == 3
 
 
+def test_one_that_asks_once_is_held_for_as_the_known_ones_are_but_hears_at_once_that_there_is_no_tool() -> None:
+    """A link to somebody else's endpoint: whoever is there may never ask again, whatever it is called."""
+    play = Play()
+    empty = play.device(asks_once=True)
+    empty.says(initialize(1), INITIALIZED, request(2, "tools/list"))
+    assert names_heard(empty) == []
+    tools = [Process(play, "fast", 0.5), Process(play, "slow", 9)]
+    far = play.device(asks_once=True)
+    far.says(initialize(1), INITIALIZED, request(2, "tools/list"))
+    assert lives(play, tools, far, 12)[1] == ["fast", "slow"]
+
+
 def test_at_the_drain_a_device_that_waits_gets_what_there_is() -> None:
     play = Play()
     device = asks_once(play)

@@ -222,6 +222,14 @@ def test_every_setting_of_a_pool_and_of_a_gateway_stands_in_the_documents_with_i
 
 
 @in_language
+def test_every_setting_of_a_target_that_is_dialled_stands_in_the_documents_with_its_default(language: str) -> None:
+    (table,) = [table[1:] for table in page("xiaozhi-me", language).tables if table[1][0] == "`name`"]
+    known = REPEATED["dial"]
+    assert [row[0].strip("`") for row in table] == list(known)
+    assert [row[1] for row in table] == ["", "", f'`"{known["endpoint"].default}"`']
+
+
+@in_language
 def test_the_settings_in_the_readme_are_settings(language: str, tmp_path: Path) -> None:
     tables = read(ROOT / f"README{language}.md").tables
     (table,) = [table for table in tables if table[1][0].startswith("`server.")]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from certificates import certificate
 from gate import TOKEN, Gate
+from websockets.asyncio.server import serve
 
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.sockets import dial
@@ -101,6 +105,42 @@ async def test_a_certificate_nobody_vouches_for_is_refused(gate: Gate) -> None:
     empty = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.raises(NoLink):
         await dial.dial(gate.address.replace("ws://", "wss://"), tls=empty)
+
+
+async def test_an_address_with_tls_is_reached_by_the_machines_own_list_of_authorities(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As `pipe` and `call` dial: nobody hands over a list."""
+    chain, key = certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(chain, key)
+    monkeypatch.setenv("SSL_CERT_FILE", chain)
+    async with serve(lambda connection: connection.wait_closed(), "localhost", 0, ssl=tls) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        await (await dial.dial(f"wss://localhost:{port}/mcp_endpoint/mcp/?token={TOKEN}")).close()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+        error = await refused(f"wss://localhost:{port}/mcp_endpoint/mcp/?token={TOKEN}")
+        assert "its certificate is not trusted" in error.en and "self-signed" in error.en
+        assert "证书不受信任" in error.zh
+
+
+@pytest.mark.parametrize(
+    ("error", "en", "zh"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "the name h.example is not known", "找不到主机 h.example"),
+        (TimeoutError(), "no answer within 10 s", "10 秒内没有应答"),
+        (OSError(f"no way to wss://h.example/?token={TOKEN}"), "no way to wss://h.example/", "no way to wss://h.example/"),
+    ],
+)
+async def test_why_nobody_was_reached_is_told_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, en: str, zh: str
+) -> None:
+    def fails(*given: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dial, "connect", fails)
+    told = await refused(f"wss://h.example/?token={TOKEN}")
+    assert en in told.en and zh in told.zh
 
 
 @pytest.mark.parametrize("address", ["http://h/?token=canary", "ws://?token=canary", "ws://h:port/?token=canary", "", "kitchen"])

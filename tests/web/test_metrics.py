@@ -90,6 +90,12 @@ def test_managed_servers_are_counted_by_state() -> None:
     assert seen["mcp_endpoint_managed_servers", (("state", "stopped"),)] == 1
 
 
+def test_targets_that_are_dialled_have_a_gauge_each() -> None:
+    seen = samples(Exposition(Limits(), lambda: figures()._replace(dialled={"xiaozhi": True, "other": False})))
+    assert seen["mcp_endpoint_dial_connected", (("target", "xiaozhi"),)] == 1
+    assert seen["mcp_endpoint_dial_connected", (("target", "other"),)] == 0
+
+
 def test_codes_are_labels_and_the_old_names_say_what_took_their_place() -> None:
     counters = {"refused_401": 3, "goodbyes_1001": 2, "goodbyes_other": 1}
     exposition = Exposition(Limits(), lambda: figures()._replace(counters=counters))

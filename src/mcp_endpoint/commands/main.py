@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 import msgspec
@@ -501,7 +501,8 @@ def _value(loaded: Config, name: str) -> object:
     section, _, key = name.partition(".")
     if section in REPEATED:
         table, _, key = key.partition(".")
-        return getattr(loaded.gateway[int(table) - 1] if section == "gateway" else loaded.credentials[table], key)
+        tables: Any = getattr(loaded, section)
+        return getattr(tables[table] if section == "credentials" else tables[int(table) - 1], key)
     return getattr(getattr(loaded, section), key)
 
 
@@ -512,7 +513,8 @@ def _shown(name: str, value: object) -> str:
         return json.dumps(["***"] * len(tuple(value))) if isinstance(value, tuple) else "[]"
     if name == "api.urls" and isinstance(value, tuple):
         value = [addresses.without_secrets(url) for url in value]
-    if name.startswith("gateway.") and name.endswith(".target"):  # its query may hold a key
+    if (name.startswith("gateway.") and name.endswith(".target")) or (name.startswith("dial.") and name.endswith(".url")):
+        # Its query may hold a key, or the token.
         value = re.sub(r"\?.*", "?***", str(value))
     return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
 

@@ -40,11 +40,6 @@ LAST_WORDS_SECONDS: Final = 1.0
 QUEUE_BYTES: Final = 1_000_000
 """Lines for the operator that wait while nobody reads stderr; what finds no room is counted."""
 
-SLOW_STATUSES: Final = frozenset((400, 401, 403, 404, 426, 429))
-"""HTTP refusals that somebody has to mend first."""
-SLOW_CODES: Final = frozenset((1008, 4001, 4003))
-"""Close codes that say the same: policy, replaced, revoked. All others, 1012 (restart) and 1013 (overload) too, mean come back soon."""
-
 Say = Callable[[str], None]
 
 
@@ -186,7 +181,7 @@ async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
     try:
         socket = await dial.dial(address)
     except NoLink as error:
-        return Ending(f"{error.zh} / {error.en}", slow=error.status in SLOW_STATUSES, at_least=error.retry_after)
+        return Ending(f"{error.zh} / {error.en}", slow=error.status in dial.SLOW_STATUSES, at_least=error.retry_after)
     since = time.monotonic()
     goodbye = GOING_AWAY
     child: Child | None = None
@@ -224,7 +219,7 @@ async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -
     if socket.close_code is not None:
         code, reason = socket.close_code, readable(socket.close_reason or "")
         why = f"{code} {reason}".strip()
-        return f"连接已关闭 / link closed ({why})", code in SLOW_CODES, GOING_AWAY
+        return f"连接已关闭 / link closed ({why})", code in dial.SLOW_CODES, GOING_AWAY
     if child.exited.is_set():
         words = f"工具进程已退出 / the tool's process ended (status {child.status})"
         return words, False, Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")

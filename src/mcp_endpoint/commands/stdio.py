@@ -32,8 +32,7 @@ from ..line_writer import write_all
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Malformed, parse, with_id
 from ..serving import signals
-from ..sockets.dial import NoLink, checked, dial, note, readable, shown
-from .pipe import SLOW_CODES, SLOW_STATUSES
+from ..sockets.dial import SLOW_CODES, SLOW_STATUSES, NoLink, checked, dial, note, readable, shown
 
 LINE_BYTES: Final = 1024 * 1024
 """Longest line taken from the client: the server takes no more of one message."""

@@ -147,6 +147,7 @@ class Broker:
         ask_seconds: float | None = None,
         in_house: bool = False,
         patient: bool = False,
+        asks_once: bool = False,
         only: str = "",
     ) -> Consumer:
         """Somebody who asks is at the endpoint `name`; the rest as for the endpoint."""
@@ -155,7 +156,14 @@ class Broker:
         if in_house:
             link = _Walled(link, lambda why: self._watch.tell("fault", shown, why=why), self._soon)
         consumer = endpoint.attach_consumer(
-            link, self._clock(), answer_bytes=answer_bytes, ask_seconds=ask_seconds, in_house=in_house, patient=patient, only=only
+            link,
+            self._clock(),
+            answer_bytes=answer_bytes,
+            ask_seconds=ask_seconds,
+            in_house=in_house,
+            patient=patient,
+            asks_once=asks_once,
+            only=only,
         )
         if len(endpoint.consumers) == 1:
             self.on_open(endpoint)

@@ -223,14 +223,16 @@ class Endpoint:
         ask_seconds: float | None = None,
         in_house: bool = False,
         patient: bool = False,
+        asks_once: bool = False,
         only: str = "",
     ) -> Consumer:
         """Somebody who asks is here.
 
         `answer_bytes` bounds what it can take in one answer, `ask_seconds` how long it may think about a provider's question (default:
         what a device can). For one `in_house` the endpoint greets the providers itself. The lists of a `patient` one wait for a provider
-        that still starts: it asks for others, who decide how long they wait. One that sees `only` a label has that label's
-        tools under their own names, and no others.
+        that still starts: it asks for others, who decide how long they wait. The lists of one that
+        `asks_once` wait for all tools that still start, as those of `hold_empty_list_for` do; where there is none, it hears so at once. One
+        that sees `only` a label has that label's tools under their own names, and no others.
         """
         limits = self.limits
         limit = limits.device_answer_bytes if answer_bytes is None else answer_bytes
@@ -238,6 +240,7 @@ class Endpoint:
         consumer = Consumer(self, link, limit, seconds, now, self.consumer_says)
         consumer.in_house = in_house
         consumer.patient = patient
+        consumer.asks_once = asks_once
         consumer.only = only
         self.consumers[consumer] = None
         return consumer
@@ -437,7 +440,7 @@ class Endpoint:
         elif call.method == "tools/list":
             if self.catalog.shelves:
                 self._answer_list(call, frame, data)
-            elif self._holds_for(call.consumer) and not call.consumer.patient:
+            elif self._holds_for(call.consumer) and not (call.consumer.patient or call.consumer.asks_once):
                 self._hold(call)
             else:
                 call.consumer.seen = self.catalog.fingerprint()
@@ -980,7 +983,8 @@ class Endpoint:
     # == holding and parking ===============================================================================================
 
     def _holds_for(self, consumer: Consumer) -> bool:
-        known = consumer.patient or any(fnmatchcase(consumer.name, name) for name in self.settings.hold_empty_list_for)
+        names = self.settings.hold_empty_list_for
+        known = consumer.patient or consumer.asks_once or any(fnmatchcase(consumer.name, name) for name in names)
         return known and not self.draining
 
     @property

@@ -201,6 +201,7 @@ class Consumer:
         "ask_seconds",
         "asked_version",
         "asks",
+        "asks_once",
         "bad_frames",
         "capabilities",
         "edits",
@@ -228,6 +229,7 @@ class Consumer:
         self.answer_bytes = answer_bytes
         self.ask_seconds = ask_seconds  # how long it may think about a provider's question
         self.in_house = False  # its initialize is answered here, never carried
+        self.asks_once = False  # it may never ask for its tools again: its list waits for tools that still start
         self.patient = False  # its lists wait for a provider that still starts, however long
         self.only = ""  # the one label it sees, "" for all
         self.relays = False  # it hands on what came in at another endpoint, where its calls are counted

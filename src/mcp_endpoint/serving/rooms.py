@@ -29,6 +29,7 @@ from ..errors import ConfigError, EndpointError
 from ..providers.managed import Kept, Providers, condition
 from ..providers.mcp_json import Server
 from ..settings.schema import Config
+from ..sockets.dial_out import DialOut
 from ..web.room import Room
 
 LOOK_SECONDS: Final = 0.5
@@ -74,6 +75,8 @@ def opened(house: House, alone: str = "") -> list[Room]:
         rooms.append(_api(house, providers, bodies))
     if house.config.credentials:
         rooms.append(rings)
+    if house.config.dial:
+        rooms.append(DialOut(house.config, house.broker, lambda name: _named(house.broker, name), house.environ))
     return rooms
 
 
@@ -158,10 +161,7 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
         found = dict(by_url)
         if providers is not None:
             found |= providers.labels()
-        for name in config.endpoints:
-            opened = next((one for one in house.broker.endpoints.values() if one.shown == name and not one.name.startswith(INNER)), None)
-            found[name] = (opened.name, name) if opened is not None else (f"agent:{name}", name)
-        return found
+        return found | {name: _named(house.broker, name) for name in config.endpoints}
 
     def told() -> dict[str, dict[str, Any]]:
         found = {one.server.name: condition(one) for one in kept}
@@ -170,6 +170,12 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
     api = imported(".consumers.http_api.api", "api")
     room: Room = api.Api(house.broker, house.config, house.root, bodies, where, kept, addresses, told, alone=alone)
     return room
+
+
+def _named(broker: Broker, shown: str) -> tuple[str, str]:
+    """The endpoint that is printed as `shown`, by its name inside and that: the open one, else that of an agent."""
+    opened = next((one for one in broker.endpoints.values() if one.shown == shown and not one.name.startswith(INNER)), None)
+    return (f"agent:{shown}" if opened is None else opened.name), shown
 
 
 def _upstream(house: House) -> Callable[[Server, Keyring | None], Kept]:

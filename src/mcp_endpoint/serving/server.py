@@ -42,6 +42,7 @@ from ..settings.load import Loaded, Prepared
 from ..settings.schema import Config
 from ..settings.schema import Server as ServerSettings
 from ..sockets.buffers import keep_large_buffers
+from ..sockets.dial_out import DialOut
 from ..sockets.guard import make_guard_class
 from ..sockets.handshake import Door
 from ..sockets.link import make_link_class
@@ -237,7 +238,8 @@ def create_server(
         }
         pools = next((room.describe() for room in rooms if room.name == "keys"), {})
         servers = next((room.states() for room in rooms if isinstance(room, Providers)), {})
-        return Figures(found["counters"], links, gauges, calls.endpoints, pools, servers)
+        dialled = next((room.connected() for room in rooms if isinstance(room, DialOut)), {})
+        return Figures(found["counters"], links, gauges, calls.endpoints, pools, servers, dialled)
 
     view = View(
         config=config,

@@ -10,12 +10,11 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import ConfigError
-from .schema import Config, CredentialSettings, GatewaySettings, ToolSettings
+from .schema import Config, CredentialSettings, DialSettings, GatewaySettings, ToolSettings
 
 ENVIRONMENT: Final = "MES_"
 """Prefix of the environment's names: `MES_SERVER_PORT` is `[server] port`. An empty variable counts as not set."""
 TOOL: Final = "endpoint.tools."
-CREDENTIALS: Final = "credentials."
 GATEWAY: Final = "gateway."
 """How the full names of these tables begin: `endpoint.tools.NAME.timeout`, `credentials.NAME.file`, `gateway.1.target`."""
 
@@ -93,7 +92,7 @@ def _describe(section: str, field: msgspec.structs.FieldInfo) -> Setting:
 
 
 SECTIONS: Final[dict[str, type[Struct]]] = {
-    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in ("credentials", "gateway")
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name not in ("credentials", "gateway", "dial")
 }
 SETTINGS: Final[Mapping[str, Setting]] = {
     setting.name: setting
@@ -105,8 +104,11 @@ TOOL_TIMEOUT: Final = _describe("endpoint.tools.NAME", msgspec.structs.fields(To
 REPEATED: Final[Mapping[str, Mapping[str, Setting]]] = {
     "credentials": {field.name: _describe("credentials.NAME", field) for field in msgspec.structs.fields(CredentialSettings)},
     "gateway": {field.name: _describe("gateway", field) for field in msgspec.structs.fields(GatewaySettings)},
+    "dial": {field.name: _describe("dial", field) for field in msgspec.structs.fields(DialSettings)},
 }
-"""The keys of the tables that a file may hold several of: `[credentials.NAME]` and `[[gateway]]`."""
+"""The keys of the tables that a file may hold several of: `[credentials.NAME]`, `[[gateway]]` and `[[dial]]`."""
+IN_REPEATED: Final = tuple(f"{section}." for section in REPEATED)
+"""What the full names of these keys begin with."""
 
 
 def environment_name(setting: Setting) -> str:
@@ -118,7 +120,7 @@ def setting_of(name: str) -> Setting:
     """What takes the value of a full name."""
     if name.startswith(TOOL):
         return TOOL_TIMEOUT
-    if name.startswith((CREDENTIALS, GATEWAY)):
+    if name.startswith(IN_REPEATED):
         section, _, key = name.split(".")
         return REPEATED[section][key]
     return SETTINGS[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -18,9 +18,9 @@ import msgspec
 from ..access import tokens
 from ..errors import ConfigError
 from . import ini
-from .described import CREDENTIALS, GATEWAY, SECTIONS, SETTINGS, TOOL, closest
+from .described import GATEWAY, IN_REPEATED, REPEATED, SECTIONS, SETTINGS, TOOL, closest
 from .places import toml_places
-from .schema import Config, CredentialSettings, GatewaySettings, ToolSettings
+from .schema import Config, CredentialSettings, DialSettings, GatewaySettings, ToolSettings
 from .sources import FILE, in_environment, in_file, on_command_line, read_file
 from .values import Found, clipped, read_value
 
@@ -136,11 +136,11 @@ def load_text(text: str | None, file: str, environ: Mapping[str, str], overrides
     _check_together(values, winners, warnings)
     parts: dict[str, dict[str, object]] = {section: {} for section in SECTIONS}
     tools: dict[str, ToolSettings] = {}
-    repeated: dict[str, dict[str, dict[str, Any]]] = {"credentials": {}, "gateway": {}}
+    repeated: dict[str, dict[str, dict[str, Any]]] = {section: {} for section in REPEATED}
     for name, value in values.items():
         if name.startswith(TOOL):
             tools[name.removeprefix(TOOL).removesuffix(".timeout")] = ToolSettings(timeout=cast(float, value))
-        elif name.startswith((CREDENTIALS, GATEWAY)):
+        elif name.startswith(IN_REPEATED):
             section, table, key = name.split(".")
             repeated[section].setdefault(table, {})[key] = value
         else:
@@ -150,18 +150,19 @@ def load_text(text: str | None, file: str, environ: Mapping[str, str], overrides
     sources = {name: winners[name].source if name in winners else "default" for name in (*SETTINGS, *values)}
     credentials = {name: CredentialSettings(**given) for name, given in repeated["credentials"].items()}
     gateways = tuple(_gateway(number, given, winners, credentials) for number, given in repeated["gateway"].items())
-    _check_gateways(gateways, winners)
-    return Loaded(Config(**sections, credentials=credentials, gateway=gateways), sources, tuple(warnings), path)
+    _check_names("gateway", gateways, ("gateways", "网关"), winners)
+    for number, given in repeated["dial"].items():
+        _check_given("dial", number, given, ("name", "url"), winners)
+    dials = tuple(DialSettings(**given) for given in repeated["dial"].values())
+    _check_names("dial", dials, ("[[dial]]", "[[dial]]"), winners)
+    return Loaded(Config(**sections, credentials=credentials, gateway=gateways, dial=dials), sources, tuple(warnings), path)
 
 
 def _gateway(
     number: str, given: dict[str, Any], winners: Mapping[str, Found], credentials: Mapping[str, CredentialSettings]
 ) -> GatewaySettings:
     """One `[[gateway]]`, which needs a name, a target, and a pool that exists."""
-    found = next(winner for name, winner in winners.items() if name.startswith(f"{GATEWAY}{number}."))
-    for key in ("name", "target"):
-        if key not in given:
-            raise ConfigError(f"this [[gateway]] has no {key}", f"这个 [[gateway]] 缺少 {key}", place=found.place)
+    _check_given("gateway", number, given, ("name", "target"), winners)
     pool = given.get("credentials")
     if pool and pool not in credentials:
         guess = closest(pool, list(credentials))
@@ -173,13 +174,24 @@ def _gateway(
     return GatewaySettings(**given)
 
 
-def _check_gateways(gateways: tuple[GatewaySettings, ...], winners: Mapping[str, Found]) -> None:
+def _check_given(section: str, number: str, given: Mapping[str, Any], keys: Sequence[str], winners: Mapping[str, Found]) -> None:
+    """Whether a table of an array has the keys it needs. Raises ConfigError."""
+    found = next(winner for name, winner in winners.items() if name.startswith(f"{section}.{number}."))
+    for key in keys:
+        if key not in given:
+            raise ConfigError(f"this [[{section}]] has no {key}", f"这个 [[{section}]] 缺少 {key}", place=found.place)
+
+
+def _check_names(
+    section: str, tables: Sequence[GatewaySettings | DialSettings], nouns: tuple[str, str], winners: Mapping[str, Found]
+) -> None:
+    """Whether each table of an array has a name of its own; `nouns` are what they are called. Raises ConfigError."""
     names: set[str] = set()
-    for number, gateway in enumerate(gateways, 1):
-        if gateway.name in names:
-            place = winners[f"{GATEWAY}{number}.name"].place
-            raise ConfigError(f'there are two gateways named "{gateway.name}"', f"有两个名为 {gateway.name} 的网关", place=place)
-        names.add(gateway.name)
+    for number, table in enumerate(tables, 1):
+        if table.name in names:
+            place = winners[f"{section}.{number}.name"].place
+            raise ConfigError(f'there are two {nouns[0]} named "{table.name}"', f"有两个名为 {table.name} 的{nouns[1]}", place=place)
+        names.add(table.name)
 
 
 def convert(text: str, file: str = FILE) -> str:

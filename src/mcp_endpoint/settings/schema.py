@@ -225,6 +225,38 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
 
 
 
+class DialSettings(Struct, frozen=True, kw_only=True):
+    """`[[dial]]`: an endpoint of somebody else that is offered the tools of one here."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
+            description="what it is called in the log, /stats and /metrics",
+            extra={"en": "1 to 64 letters, digits, _ and -", "zh": "1 到 64 个字母、数字、_ 和 -"},
+        ),
+    ]
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(wss?://[^/?#\s@]+[^#\s]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}[^#\s]*)\Z",
+            description="the address its console shows, with the token; ${NAME} is that environment variable",
+            extra={
+                "en": "a wss:// or ws:// address without blanks, where ${NAME} is an environment variable",
+                "zh": "wss:// 或 ws:// 地址，不含空格；${NAME} 表示环境变量",
+            },
+        ),
+    ]
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
+            description="the endpoint of this server whose tools it gets, by its printed name",
+            extra={"en": "the name of an endpoint: 1 to 64 letters, digits, _ and -", "zh": "接入点名称：1 到 64 个字母、数字、_ 和 -"},
+        ),
+    ] = "single_module"
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """`[limits]`: every bound of the program; names ending in `_bytes` and `_seconds` say their unit, the others count."""
 
@@ -298,3 +330,4 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     credentials: Mapping[str, CredentialSettings] = {}
     gateway: tuple[GatewaySettings, ...] = ()
+    dial: tuple[DialSettings, ...] = ()

@@ -130,14 +130,14 @@ def _in_toml(text: str, file: str) -> Iterator[Found]:
 
 
 def _repeated(section: str, raw: object, file: str, found: Callable[..., Found], places: Places) -> Iterator[Found]:
-    """What `[credentials.NAME]` or `[[gateway]]` says; gateways are numbered from 1."""
-    array = section == "gateway"
+    """What `[credentials.NAME]`, `[[gateway]]` or `[[dial]]` says; the tables of an array are numbered from 1."""
+    array = section != "credentials"
     tables: dict[str, object] = {}
     if array and isinstance(raw, list):
         tables = {str(number): table for number, table in enumerate(raw, 1)}
     elif not array and isinstance(raw, dict):
         tables = dict(raw)
-    right = "[[gateway]]" if array else "[credentials.NAME]"
+    right = f"[[{section}]]" if array else "[credentials.NAME]"
     for name, table in tables.items() or {"": raw}.items():
         at = places.nearest((section, name))
         place = f"{file}:{at.line}:{at.column}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -30,7 +31,7 @@ _SIZE: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[A-Za-z]*
 _INT: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _FLOAT: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _BOOL: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_SECRET: Final = ("server.key", "api.secret", "api.old_secrets", "api.urls", "gateway.target")
+_SECRET: Final = ("server.key", "api.secret", "api.old_secrets", "api.urls", "gateway.target", "dial.url")
 """Settings whose values are secrets, or may hold one."""
 
 
@@ -93,6 +94,8 @@ def _settled(setting: Setting, value: Any) -> object:
             return tuple(str(ipaddress.ip_network(part, strict=False)) for part in value)
         case "security.allowed_origins":
             return tuple(part.lower() if part.endswith("://") else part.lower().rstrip("/") for part in value)
+        case "dial.url" if "${" not in value and urlsplit(value).port == 0:  # also asked for its ValueError
+            raise ValueError("port 0")
         case "security.allowed_hosts":
             return tuple(part.lower() for part in value)
         case _:

@@ -5,6 +5,7 @@ The address carries a token: it is never printed, only its scheme, host and path
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Mapping
 from typing import Final
@@ -18,6 +19,7 @@ from websockets.uri import parse_uri
 from ..access.addresses import FREE_FORM, Hint, free_form, is_loopback, token_in
 from ..access.tokens import is_placeholder
 from ..errors import ConfigError, EndpointError
+from .frames import PROTOCOL_LOGGER
 
 OPEN_SECONDS: Final = 10.0
 """For the TCP connection and the WebSocket handshake together."""
@@ -29,6 +31,12 @@ FRAME_BYTES: Final = 8 * 1024 * 1024
 """Longest frame taken from the endpoint."""
 QUEUED_FRAMES: Final = 4
 """Frames taken from the socket before somebody asks for them."""
+UNREAD_BYTES: Final = 4 * FRAME_BYTES
+"""Bytes that may wait for a peer that goes on to send: one that pings and never reads would have our answers pile up."""
+SLOW_STATUSES: Final = frozenset((400, 401, 403, 404, 426, 429))
+"""HTTP refusals that somebody has to mend first."""
+SLOW_CODES: Final = frozenset((1008, 4001, 4003, 4401, 4403))
+"""Close codes that say the same: policy, replaced, revoked, a token's 401 and 403. All others, 1012 (restart) too, mean come back soon."""
 SHOWN_CHARACTERS: Final = 300
 """So much of a foreign text is shown."""
 
@@ -58,22 +66,41 @@ class NoLink(EndpointError):
         self.retry_after = retry_after
 
 
-async def dial(address: str, *, tls: ssl.SSLContext | None = None) -> ClientConnection:
+class _Bounded(ClientConnection):
+    """A link that ends when its peer sends and does not read: pongs are written whoever takes them."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > UNREAD_BYTES:
+            self.transport.abort()
+
+
+async def dial(
+    address: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    most: int = FRAME_BYTES,
+    ping_interval: float = PING_SECONDS,
+    ping_timeout: float = PING_SECONDS,
+) -> ClientConnection:
     """An open link to `address`, ws:// or wss://; `tls` replaces the machine's list of trusted certificates.
 
-    Raises NoLink.
+    `most` is the longest message taken, in bytes. Raises NoLink.
     """
+    secure = urlsplit(address).scheme == "wss"
     try:
         return await connect(
             address,
-            ssl=tls,
+            ssl=(tls or True) if secure else None,
             compression=None,
             open_timeout=OPEN_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
             close_timeout=CLOSE_SECONDS,
-            max_size=FRAME_BYTES,
+            max_size=most,
             max_queue=QUEUED_FRAMES,
+            logger=PROTOCOL_LOGGER,
+            create_connection=_Bounded,
             proxy=None if is_loopback(urlsplit(address).hostname or "") else True,
         )
     except InvalidStatus as refusal:
@@ -81,8 +108,27 @@ async def dial(address: str, *, tls: ssl.SSLContext | None = None) -> ClientConn
     except (OSError, WebSocketException, EOFError, ValueError, ImportError) as error:
         # ValueError: a host name that cannot be one; ImportError: a SOCKS proxy in the environment needs the package python-socks.
         # Not chained and without the address, which holds the token.
-        reason = readable((str(error) or type(error).__name__).replace(address, shown(address)))
-        raise NoLink(f"cannot reach {shown(address)} ({reason})", f"无法连接 {shown(address)}") from None
+        why = _why(error, address)
+        raise NoLink(f"cannot reach {shown(address)} ({why.en})", f"无法连接 {shown(address)}（{why.zh}）") from None
+
+
+def _why(error: Exception, address: str) -> Hint:
+    """Why an address was not reached, with the remedy where there is one."""
+    text = readable((str(error) or type(error).__name__).replace(address, shown(address)))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        told = readable(error.verify_message)
+        return Hint(
+            f"its certificate is not trusted: {told}; check the host name, the time of this machine and its list of authorities",
+            f"证书不受信任：{told}；请检查主机名、本机时间与受信任的证书列表",
+        )
+    if isinstance(error, socket.gaierror):
+        host = readable(urlsplit(address).hostname or "")
+        return Hint(
+            f"the name {host} is not known: check the address and the DNS of this machine", f"找不到主机 {host}：请检查地址与本机的 DNS"
+        )
+    if isinstance(error, TimeoutError):
+        return Hint(f"no answer within {OPEN_SECONDS:g} s", f"{OPEN_SECONDS:g} 秒内没有应答")
+    return Hint(text, text)
 
 
 def note(link: ClientConnection) -> Hint | None:

@@ -68,6 +68,8 @@ class Figures(NamedTuple):
     """Pool → its counts by state, and under `keys` the figures of its first keys, as `/stats` shows them."""
     servers: Mapping[str, int] = {}
     """State → how many managed servers are in it now."""
+    dialled: Mapping[str, bool] = {}
+    """Name of a `[[dial]]` → whether its link is open now."""
 
 
 class Exposition:
@@ -97,6 +99,10 @@ class Exposition:
         for state, count in figures.servers.items():
             servers.add_metric([state], count)
         yield servers
+        dialled = GaugeMetricFamily(PREFIX + "dial_connected", "1 while the link to a [[dial]] target is open, else 0.", labels=["target"])
+        for name, connected in figures.dialled.items():
+            dialled.add_metric([name], connected)
+        yield dialled
         limits = GaugeMetricFamily(PREFIX + "limit", "The bounds in force, by their name in [limits].", labels=["name"])
         for name, bound in msgspec.structs.asdict(self._limits).items():
             limits.add_metric([name], bound)
