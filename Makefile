@@ -8,10 +8,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Modules whose every branch must be walked: the layers below the rooms (see [tool.importlinter] in pyproject.toml).
 WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/endpoint core/features core/ledger core/lifecycle \
-	core/older_clients core/shares core/taps credentials/lookahead credentials/placement credentials/pool credentials/refusals \
-	credentials/rotation credentials/store errors files line_writer log protocol/jsonrpc protocol/structured serving/sd_notify \
-	serving/signals settings/described settings/env_file settings/ini settings/load settings/places settings/schema settings/sources \
-	settings/values web/metrics
+	core/links core/older_clients core/parties core/shares core/taps credentials/lookahead credentials/placement credentials/pool \
+	credentials/refusals credentials/rotation credentials/store errors files line_writer log protocol/definitions protocol/jsonrpc \
+	protocol/structured serving/sd_notify serving/signals settings/described settings/env_file settings/ini settings/load settings/places \
+	settings/schema settings/sources settings/values web/metrics
 comma := ,
 empty :=
 space := $(empty) $(empty)

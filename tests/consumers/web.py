@@ -14,7 +14,7 @@ from running import BOUND, KEY, running
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.consumers.mcp_http.route import McpHttp
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.core.lifecycle import Provider
+from mcp_endpoint.core.parties import Provider
 from mcp_endpoint.serving.server import Server
 from mcp_endpoint.settings.schema import Config, Limits, Security
 from mcp_endpoint.settings.schema import Server as Settings

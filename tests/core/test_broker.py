@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from plays import initialize, request
 
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.core.ledger import Consumer
-from mcp_endpoint.core.lifecycle import Provider
+from mcp_endpoint.core.parties import Consumer, Provider
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 

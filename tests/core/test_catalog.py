@@ -16,13 +16,13 @@ from mcp_endpoint.core.catalog import (
     NAME_CHARS,
     NAMES_PER_TOOL,
     Catalog,
-    Tool,
     clean_label,
     joined_name,
     read_page,
     read_tool,
 )
 from mcp_endpoint.protocol import jsonrpc
+from mcp_endpoint.protocol.definitions import Tool
 
 KIB = 1024
 

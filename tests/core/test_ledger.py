@@ -12,7 +12,8 @@ from msgspec import Raw
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, welcome
 
 from mcp_endpoint import errors
-from mcp_endpoint.core.ledger import MAX_ID, TOKEN_CHARS, Call, Counters, Pending, id_of, is_open, number_of, number_text, outgoing
+from mcp_endpoint.core.ledger import TOKEN_CHARS, id_of, number_of, number_text, outgoing
+from mcp_endpoint.core.parties import MAX_ID, Call, is_open
 from mcp_endpoint.protocol.jsonrpc import Frame, Malformed, parse
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
@@ -45,6 +46,20 @@ def test_parameters_too_deep_to_be_looked_into_are_refused() -> None:
     assert refused.value.code is errors.INVALID_PARAMS
 
 
+def test_a_call_is_open_until_its_answer() -> None:
+    play, tool, device = pair()
+    device.says(request(1, "m"))
+    (owed,) = device.party.owed
+    assert is_open(owed)
+    tool.says(answer(1))
+    assert not is_open(owed)
+    assert not is_open(a_call())
+    play.endpoint.ledger.answer(owed, b"a second one")
+    play.endpoint.ledger.answer(a_call(), b"nobody's")
+    device.hears(answer(1))
+    device.hears_nothing()
+
+
 # -- numbers -----------------------------------------------------------------------------------------------------------------
 
 
@@ -60,20 +75,6 @@ def test_a_provider_sees_small_numbers_of_its_own_counted_from_one() -> None:
         device.says(call(id, "a"), call(id, "b"))
     assert [one.hear()["id"] for _ in range(4)] == [3, 4, 5, 6]
     assert [other.hear()["id"] for _ in range(4)] == [3, 4, 5, 6]
-
-
-def test_numbers_begin_again_at_one_below_two_to_the_31_and_skip_what_is_pending() -> None:
-    pending = Pending(8)
-    first = [pending.add(a_call()) for _ in range(3)]
-    assert first == [1, 2, 3]
-    del pending.calls[2]
-    pending._last = MAX_ID - 1  # as after two thousand million calls
-    assert [pending.add(a_call()) for _ in range(4)] == [MAX_ID, 2, 4, 5]
-    assert MAX_ID == 2**31 - 1
-    assert all(number == call.number for number, call in pending.calls.items())
-    pending.calls[MAX_ID - 1] = a_call()
-    pending._last = MAX_ID - 2
-    assert pending.add(a_call()) == 6  # both of the last are pending
 
 
 @pytest.mark.parametrize(
@@ -158,15 +159,6 @@ def test_an_answer_after_the_deadline_is_late_and_one_more_is_unknown() -> None:
     assert (play.counters.timed_out, play.counters.late_answers, play.counters.unknown_answers) == (1, 1, 1)
 
 
-def test_only_so_many_given_up_calls_are_remembered() -> None:
-    """The last 1,024; what is older counts as unknown (§3.1, rule 4)."""
-    pending = Pending(2)
-    for number in [pending.add(a_call()) for _ in range(4)]:
-        pending.give_up(number)
-    assert not pending.calls
-    assert [pending.was_late(number) for number in (1, 2, 3, 4, 5, 3)] == [False, False, True, True, False, False]
-
-
 @pytest.mark.row("D14", "U8")
 def test_who_cancels_gets_no_answer_and_the_provider_hears_its_own_number() -> None:
     """The newest call of a doubled id is meant (§3.1, rule 3)."""
@@ -203,20 +195,6 @@ def test_a_consumer_that_leaves_while_its_call_waits_for_a_provider_is_owed_noth
     device.leaves()
     assert play.endpoint.ledger.in_flight == 0
     play.wait(5)
-    device.hears_nothing()
-
-
-def test_a_call_is_open_until_its_answer() -> None:
-    play, tool, device = pair()
-    device.says(request(1, "m"))
-    (owed,) = device.party.owed
-    assert is_open(owed)
-    tool.says(answer(1))
-    assert not is_open(owed)
-    assert not is_open(a_call())
-    play.endpoint.ledger.answer(owed, b"a second one")
-    play.endpoint.ledger.answer(a_call(), b"nobody's")
-    device.hears(answer(1))
     device.hears_nothing()
 
 
@@ -300,13 +278,6 @@ def test_notifications_that_find_no_room_are_dropped_and_counted() -> None:
     tool.hears(notification("y"))
     device.hears(notification("x"))
     assert (play.counters.dropped_notifications, play.counters.notifications) == (3, 2)
-
-
-def test_the_counters_are_all_zero_at_the_start_and_told_by_name() -> None:
-    told = Counters().as_dict()
-    assert list(told) == sorted(told)
-    assert set(told.values()) == {0}
-    assert {"requests", "answers", "late_answers", "unknown_answers", "busy", "timed_out"} <= told.keys()
 
 
 # -- how a provider sees a request -------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import Any
 
@@ -12,59 +11,9 @@ from hypothesis import strategies as st
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
 from mcp_endpoint import errors
-from mcp_endpoint.core.lifecycle import (
-    HANDSHAKE_REVISIONS,
-    LATEST,
-    TRANSITIONS,
-    Hello,
-    State,
-    Step,
-    Welcome,
-    own_hello,
-    own_welcome,
-    read_hello,
-    read_welcome,
-    welcome_from,
-)
+from mcp_endpoint.core.lifecycle import HANDSHAKE_REVISIONS, LATEST, Hello, own_hello, own_welcome, read_hello, read_welcome, welcome_from
+from mcp_endpoint.core.parties import State, Welcome
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
-
-# -- the table ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("state", "step"), list(itertools.product(State, Step)))
-def test_every_state_knows_where_a_step_leads_or_that_there_is_none(state: State, step: Step) -> None:
-    """new → initializing → ready | bare, and gone from everywhere, once (§3.2)."""
-    expected = {
-        (State.NEW, Step.GREET): State.INITIALIZING,
-        (State.INITIALIZING, Step.RESULT): State.READY,
-        (State.INITIALIZING, Step.FAIL): State.BARE,
-        (State.BARE, Step.RESULT): State.READY,
-        **{(before, Step.LEAVE): State.GONE for before in State if before is not State.GONE},
-    }
-    provider = Play().tool().party
-    provider.state = state
-    if (state, step) in expected:
-        provider.move(step)
-        assert provider.state is expected[state, step]
-    else:
-        with pytest.raises(KeyError):
-            provider.move(step)
-        assert provider.state is state
-
-
-def test_a_provider_is_initialised_at_most_once_on_every_way_through_the_table() -> None:
-    """No way leads back to where a greeting begins (MCP, Lifecycle)."""
-
-    def ways(state: State, greetings: int) -> int:
-        found = [greetings]
-        for (before, step), after in TRANSITIONS.items():
-            if before is state:
-                found.append(ways(after, greetings + (step is Step.GREET)))
-        return max(found)
-
-    assert ways(State.NEW, 0) == 1
-    assert set(TRANSITIONS.values()) | {State.NEW} == set(State)
-
 
 # -- what is read of an introduction -----------------------------------------------------------------------------------------
 

@@ -22,8 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.endpoint import Endpoint
-from mcp_endpoint.core.ledger import Ask, Call, Parked
-from mcp_endpoint.core.lifecycle import Waiting
+from mcp_endpoint.core.parties import Ask, Call, Parked, Waiting
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 MARK = re.compile(r"<(E\d)\.([A-Z])(\d+)\.(\d+)>")  # endpoint, kind of who made it (D device, T tool, F forger), its number, a serial

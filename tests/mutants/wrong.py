@@ -64,7 +64,7 @@ WRONG = [
     ),
     Wrong(
         "a provider's ids are small positive integers of its own link",
-        "core/ledger",
+        "core/parties",
         "        number = self._last + 1\n",
         "        number = self._last + 2**31\n",
     ),
@@ -103,7 +103,7 @@ WRONG = [
     ),
     Wrong(
         "an answer to an expired or cancelled call is late, not unknown",
-        "core/ledger",
+        "core/parties",
         "return self._late.pop(number, self) is None",
         "return False",
     ),
@@ -178,7 +178,7 @@ WRONG = [
     ),
     Wrong(
         "a silent provider is bare after five seconds, and a late result makes it ready",
-        "core/lifecycle",
+        "core/parties",
         "    (State.BARE, Step.RESULT): State.READY,",
         "    (State.BARE, Step.RESULT): State.BARE,",
     ),

@@ -21,7 +21,7 @@ from websockets.http11 import Request, Response
 
 from mcp_endpoint import backoff
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.core.lifecycle import Provider
+from mcp_endpoint.core.parties import Provider
 from mcp_endpoint.protocol.jsonrpc import Part
 from mcp_endpoint.settings.schema import Config, DialSettings, EndpointSettings, Limits, WebSocket
 from mcp_endpoint.sockets import dial

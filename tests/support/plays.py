@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any
 
 from mcp_endpoint.core.endpoint import Endpoint
-from mcp_endpoint.core.ledger import Counters
+from mcp_endpoint.core.parties import Counters
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcp_endpoint import __version__
-from mcp_endpoint.core.ledger import Call, Counters
+from mcp_endpoint.core.parties import Call, Counters
 from mcp_endpoint.core.taps import Calls
 from mcp_endpoint.settings.schema import Limits
 from mcp_endpoint.web.metrics import HELP, LABELLED, Exposition, Figures

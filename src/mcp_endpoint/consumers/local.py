@@ -11,10 +11,12 @@ from msgspec import UNSET
 
 from .. import __version__, errors
 from ..core.broker import Broker
-from ..core.catalog import Tool, read_page
-from ..core.ledger import Consumer, number_of
+from ..core.catalog import read_page
+from ..core.ledger import number_of
 from ..core.lifecycle import INITIALIZED, LATEST
+from ..core.parties import Consumer
 from ..protocol import jsonrpc
+from ..protocol.definitions import Tool
 from ..protocol.jsonrpc import Part
 from ..protocol.stateless import INTERNAL
 from ..settings.schema import Limits

@@ -15,8 +15,9 @@ from ..errors import INTERNAL
 from ..protocol.jsonrpc import Part
 from ..settings.schema import EndpointSettings, Limits
 from .endpoint import Endpoint, Farewell
-from .ledger import NEVER, Consumer, Counters, Link, Tap, Watch
-from .lifecycle import Provider
+from .ledger import Tap
+from .links import Link, Watch
+from .parties import NEVER, Consumer, Counters, Provider
 
 FREE_FORM: Final = "opaque:"
 """What the names of the endpoints begin with that tokens of free choice open."""
@@ -172,6 +173,7 @@ class Broker:
     def detach(self, party: Provider | Consumer, code: int, reason: str) -> None:
         """A link is gone; delivered exactly once per link. An endpoint without links is forgotten, its last farewell is not."""
         endpoint = party.endpoint
+        assert isinstance(endpoint, Endpoint)
         endpoint.detach(party, code, reason, self._clock())
         if party.side == "tool":
             self.providers -= 1

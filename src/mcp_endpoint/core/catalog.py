@@ -20,14 +20,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ..protocol.jsonrpc import Malformed, Span, members, splice
-
-if TYPE_CHECKING:
-    from .lifecycle import Provider
+from ..protocol.definitions import Tool
+from ..protocol.jsonrpc import Malformed, members, splice
+from .parties import Provider
 
 NAME_CHARS: Final = 64
 """Characters. What the interfaces of language models take for a function's name behind xiaozhi-server."""
@@ -43,14 +42,6 @@ LONGEST_NAME: Final = 1024
 
 _OUTSIDE_LABEL: Final = re.compile(r"[^A-Za-z0-9_-]")
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class Tool(NamedTuple):
-    """One function (or prompt, resource, template) as its provider described it: its bytes, and where in them `name` stands."""
-
-    name: str
-    definition: bytes
-    place: Span
 
 
 class Shelf:

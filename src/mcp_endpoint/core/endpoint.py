@@ -32,7 +32,7 @@ from msgspec import UNSET
 from .. import errors
 from ..errors import Code
 from ..protocol import jsonrpc
-from ..protocol import stateless as eras
+from ..protocol.definitions import Tool
 from ..protocol.jsonrpc import (
     Frame,
     Malformed,
@@ -50,29 +50,11 @@ from ..protocol.jsonrpc import (
 from ..settings.schema import EndpointSettings, Limits
 from .catalog import Catalog, Shelf, is_repeatable
 from .features import CHANGED, KINDS, MESSAGE, SHARED, UPDATED, Offers
-from .ledger import (
-    CANCELLED,
-    IS_ERROR,
-    NEVER,
-    Call,
-    Consumer,
-    Counters,
-    Ledger,
-    Link,
-    Parked,
-    Rename,
-    Tap,
-    Watch,
-    id_of,
-    is_open,
-    most_of,
-    number_of,
-    number_text,
-    outcome_of,
-    outgoing,
-    tool_of,
-)
-from .lifecycle import INITIALIZED, NAME_CHARS, Greetings, Provider, State, Step, Waiting
+from .ledger import CANCELLED, IS_ERROR, Ledger, Rename, Tap, id_of, most_of, number_of, number_text, outcome_of, outgoing, tool_of
+from .lifecycle import INITIALIZED, NAME_CHARS, Greetings
+from .links import Link, Watch
+from .parties import NEVER, Call, Consumer, Counters, Parked, Provider, State, Step, Waiting, is_open
+from .translator import Translator
 
 METHOD_CHARS: Final = 256
 """Characters of a method; it is kept as long as its call."""
@@ -283,7 +265,7 @@ class Endpoint:
     def translate(self, provider: Provider, refused: bytes = b"") -> None:
         """Speak to a tool in the words of the stateless era from now on; `refused` is its error to a handshake, if it had one."""
         says = self.provider_says
-        provider.translator = provider.link = eras.Translator(
+        provider.translator = provider.link = Translator(
             provider.link,
             lambda frame, now: says(provider, frame, now, True),
             lambda: self.wake_at(0.0),
@@ -1234,6 +1216,13 @@ class Endpoint:
             return
         elif provider.state is State.BARE or (provider.state is State.NEW and provider.proven and self.greetings.plain()):
             self.direct = provider
+
+    def tool_named(self, name: str, only: str) -> Tool | None:
+        """The tool that a name means here, for a consumer that sees `only` one label ("": all)."""
+        self.catalog.settle()
+        label, own = (only, name) if only else self.catalog.owners.get(name, ("", ""))
+        replicas = self.catalog.replicas(label, own)
+        return replicas[0].tools[own] if replicas else None
 
     def describe(self, now: float) -> dict[str, Any]:
         """What an operator may know of this endpoint, ready for JSON; no secret is in it."""

@@ -20,15 +20,16 @@ from msgspec import UNSET
 
 from .. import errors
 from ..protocol import jsonrpc
+from ..protocol.definitions import Tool
 from ..protocol.jsonrpc import Frame, members, place_in_params, splice
 from ..protocol.stateless import LEVELS
-from .catalog import PROMPTS, RESOURCES, TEMPLATES, Catalog, Kind, Tool, read_page
-from .ledger import EVERYTHING, Call, Consumer, Rename, most_of, number_text
-from .lifecycle import State
+from .catalog import PROMPTS, RESOURCES, TEMPLATES, Catalog, Kind, read_page
+from .ledger import Rename, most_of, number_text
+from .parties import EVERYTHING, Call, Consumer, State
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
-    from .lifecycle import Provider
+    from .parties import Provider
 
 KINDS: Final = {kind.method: kind for kind in (PROMPTS, RESOURCES, TEMPLATES)}
 CHANGED: Final = {

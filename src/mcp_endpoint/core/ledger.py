@@ -11,8 +11,8 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Iterable
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -22,14 +22,8 @@ from ..errors import Code
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import BACKSLASH, CR, LF, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
 from ..settings.schema import Limits
-
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
-    from .lifecycle import Provider
-    from .older_clients import Edit
-
-Says = Callable[[Any, bytes, float, bool], None]
-"""How a link hands a frame in: the party, the frame, the time, and whether the wire has checked that it is UTF-8."""
+from .links import Watch
+from .parties import Call, ClientRequest, Consumer, Counters, Provider
 
 CANCELLED: Final = "notifications/cancelled"
 CAPABILITIES_OF_ASKS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
@@ -40,7 +34,6 @@ TOOL_ADDRESS: Final = Code(
     errors.METHOD_NOT_FOUND.number,
     "这是工具端的地址；使用端请用 /mcp_endpoint/call/ / This is the tool address; a device uses /mcp_endpoint/call/",
 )
-MAX_ID: Final = 2**31 - 1
 TOOL_CHARS: Final = 128
 """Characters of a tool's name that a call is known by in logs and figures."""
 UNNAMED: Final = "?"
@@ -60,40 +53,9 @@ CANCELLED_CALL: Final = "cancelled"
 CONSUMER_LEFT: Final = "consumer_left"
 TOKEN_CHARS: Final = 4096
 """Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
-NEVER: Final = float("inf")
-NO_EDITS: Final[Mapping[str, Edit]] = {}
-EVERYTHING: Final = -1
-"""The log level of a consumer that asked for none: it hears all there is."""
 
 Rename = tuple[tuple[str, ...], bytes]
 """A path below `params`, and the JSON that stands there for the provider."""
-
-
-class Link(Protocol):
-    """What the heart needs of whatever attaches: a socket, a child process, an HTTP session."""
-
-    def send(self, first: Part, second: Part = b"") -> None:
-        """Take one frame, `first` followed by `second`. Never waits, never raises, and never answers before it has returned.
-
-        Does nothing on a link that is closing.
-        """
-
-    def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake (RFC 6455 §7), once."""
-
-    def ping(self) -> None:
-        """Ask for a sign of life now, so that a half-open socket is found within the ping timeout."""
-
-    @property
-    def queued(self) -> int:
-        """Bytes taken by `send` that the peer has not taken yet."""
-
-
-class Watch(Protocol):
-    """Who is told of what is rare enough to be told; never of a single good frame."""
-
-    def tell(self, event: str, shown: str, **fields: object) -> None:
-        """`event` is a word, `shown` the endpoint's printable name; the fields hold no secret."""
 
 
 class Tap(Protocol):
@@ -101,186 +63,6 @@ class Tap(Protocol):
 
     def ended(self, call: Call) -> None:
         """`call.tool` and `call.outcome` say what and how; never waits, never raises."""
-
-
-class Counters:
-    """What happened since the start, as plain numbers; `/metrics` and `/stats` read them."""
-
-    __slots__ = (
-        "answers",
-        "answers_too_big",
-        "asked",
-        "bad_frames",
-        "busy",
-        "cancelled",
-        "carried",
-        "dropped_notifications",
-        "late_answers",
-        "no_provider",
-        "noise",
-        "notifications",
-        "provider_gone",
-        "requests",
-        "timed_out",
-        "unknown_answers",
-    )
-
-    def __init__(self) -> None:
-        self.requests = 0  # accepted from consumers
-        self.answers = 0  # given to consumers, errors included
-        self.carried = 0  # requests handed to a provider
-        self.notifications = 0  # carried, either way
-        self.dropped_notifications = 0  # for nobody, or for a link whose queue is full
-        self.asked = 0  # requests of providers handed to a consumer
-        self.late_answers = 0
-        self.unknown_answers = 0  # forged, repeated or never asked for
-        self.noise = 0  # frames of providers that are not JSON-RPC
-        self.bad_frames = 0  # frames of consumers that are not JSON-RPC
-        self.busy = 0
-        self.cancelled = 0
-        self.timed_out = 0
-        self.no_provider = 0
-        self.provider_gone = 0
-        self.answers_too_big = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Name and value of each counter, in alphabetical order."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-class Call(msgspec.Struct, eq=False, gc=False):
-    """One request on its way: who asked, under which id, who answers, until when.
-
-    `consumer` is None for the endpoint's own requests; `provider` and `number` are set once it was handed to one. `id` are the
-    consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again); `again` is it
-    for as long as another replica might answer instead of those it was `tried` with.
-    `tool` is its tool's name where somebody is told of its end, and `outcome` how it ended ("": answered well).
-    The garbage collector does not look at calls, there are too many: whoever keeps one lets go of it when its link leaves.
-    """
-
-    consumer: Consumer | None
-    id: bytes
-    key: bytes
-    method: str
-    started: float
-    deadline: float
-    provider: Provider | None = None
-    number: int = 0
-    token: bytes = b""
-    data: bytes = b""
-    again: bytes = b""
-    tried: tuple[Provider, ...] = ()
-    purpose: str = ""
-    tool: str = ""
-    outcome: str = ""
-
-
-class Parked(msgspec.Struct, eq=False):
-    """A request that waits for something the endpoint will know at `until` at the latest."""
-
-    call: Call
-    data: bytes
-    until: float
-
-
-class Ask(msgspec.Struct, eq=False):
-    """A request of a provider that was handed to a consumer: sampling, elicitation or roots."""
-
-    provider: Provider
-    id: bytes
-    key: bytes
-    capability: str
-    deadline: float
-
-
-class Consumer:
-    """Whoever asks, on its link: a device, the server that speaks for it, an MCP client."""
-
-    __slots__ = (
-        "answer_bytes",
-        "ask_seconds",
-        "asked_version",
-        "asks",
-        "asks_once",
-        "bad_frames",
-        "capabilities",
-        "edits",
-        "endpoint",
-        "in_house",
-        "initialized",
-        "last_ask",
-        "level",
-        "link",
-        "name",
-        "only",
-        "owed",
-        "patient",
-        "relays",
-        "says",
-        "seen",
-        "since",
-        "thinking",
-    )
-    side: Final = "device"
-
-    def __init__(self, endpoint: Endpoint, link: Link, answer_bytes: int, ask_seconds: float, since: float, says: Says) -> None:
-        self.endpoint = endpoint
-        self.link = link
-        self.answer_bytes = answer_bytes
-        self.ask_seconds = ask_seconds  # how long it may think about a provider's question
-        self.in_house = False  # its initialize is answered here, never carried
-        self.asks_once = False  # it may never ask for its tools again: its list waits for tools that still start
-        self.patient = False  # its lists wait for a provider that still starts, however long
-        self.only = ""  # the one label it sees, "" for all
-        self.relays = False  # it hands on what came in at another endpoint, where its calls are counted
-        self.level = EVERYTHING  # the least important log messages it wants, as an index of `offers.LEVELS`
-        self.since = since
-        self.says = says
-        self.owed: dict[Call, None] = {}
-        self.asks: dict[int, Ask] = {}
-        self.last_ask = 0
-        self.name = ""
-        self.asked_version = ""
-        self.capabilities: frozenset[str] = frozenset()
-        self.edits: Mapping[str, Edit] = NO_EDITS  # method → what is changed in the answers to it
-        self.initialized = False
-        self.bad_frames = 0
-        self.thinking = False  # all that its tools ask for its calls has been asked, and they wait
-        self.seen = b""  # the list it was given or told of, as a fingerprint; empty as long as it knows none
-
-
-class Pending:
-    """The requests one link still has to answer, by the number they have there."""
-
-    __slots__ = ("_last", "_late", "_remember", "calls")
-
-    def __init__(self, remember: int) -> None:
-        self.calls: dict[int, Call] = {}
-        self._last = 0
-        self._late: dict[int, None] = {}  # in the order in which they were given up
-        self._remember = remember
-
-    def add(self, call: Call) -> int:
-        """Give the call a number that nothing pending has, and keep it."""
-        number = self._last + 1
-        calls = self.calls
-        while number > MAX_ID or number in calls:
-            number = 1 if number >= MAX_ID else number + 1
-        self._last = number
-        call.number = number
-        calls[number] = call
-        return number
-
-    def give_up(self, number: int) -> None:
-        """Take a call out without an answer; one that comes later is late, not unknown."""
-        del self.calls[number]
-        self._late[number] = None
-        if len(self._late) > self._remember:
-            del self._late[next(iter(self._late))]
-
-    def was_late(self, number: int) -> bool:
-        """Whether this answers a call that was given up; true once per call."""
-        return self._late.pop(number, self) is None
 
 
 class Ledger:
@@ -430,7 +212,7 @@ class Ledger:
             self.refuse(ask.provider, ask.id, "the consumer did not answer in time", errors.TIMED_OUT)
             self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "timed out"}))
 
-    def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> Ask | None:
+    def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> ClientRequest | None:
         """A provider's own request: `ping` is answered here, the rest only by a consumer that can and has a call there.
 
         Gives what a consumer was asked. Somebody in the house may think longer than a call may take: its calls there wait for it.
@@ -458,7 +240,7 @@ class Ledger:
         number = consumer.last_ask + 1
         first, second = with_id(data, frame, number_text(number))
         consumer.last_ask = number
-        ask = consumer.asks[number] = Ask(provider, id, key, capability, now + consumer.ask_seconds)
+        ask = consumer.asks[number] = ClientRequest(provider, id, key, capability, now + consumer.ask_seconds)
         if consumer.in_house:
             for call in provider.pending.calls.values():
                 if call.consumer is consumer:
@@ -508,11 +290,6 @@ class Ledger:
                     del consumer.asks[number]
                     self.tell_consumer(consumer, jsonrpc.splice(data, [(place.start, place.end, number_text(number))]))
                     return
-
-
-def is_open(call: Call) -> bool:
-    """Whether a consumer still waits for this call's answer."""
-    return call.consumer is not None and call in call.consumer.owed
 
 
 def most_of(call: Call) -> int:

@@ -18,7 +18,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,9 +28,10 @@ from ..protocol import jsonrpc
 from ..protocol import stateless as eras
 from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
 from ..settings.schema import EndpointSettings, Limits
-from .catalog import Tool, read_page
-from .ledger import CAPABILITIES_OF_ASKS, NEVER, Call, Consumer, Ledger, Link, Parked, Pending, Says, is_open, number_text, outgoing
+from .catalog import read_page
+from .ledger import CAPABILITIES_OF_ASKS, Ledger, number_text, outgoing
 from .older_clients import edits_for
+from .parties import NEVER, Call, Consumer, Parked, Provider, State, Step, Waiting, Welcome, is_open
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -48,148 +48,12 @@ LATEST: Final = HANDSHAKE_REVISIONS[-1]
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class State(Enum):
-    """Where a provider is in its life."""
-
-    NEW = "new"
-    INITIALIZING = "initializing"
-    READY = "ready"
-    BARE = "bare"
-    GONE = "gone"
-
-
-class Step(Enum):
-    """What moves a provider on."""
-
-    GREET = "greet"
-    RESULT = "result"
-    FAIL = "fail"
-    LEAVE = "leave"
-
-
-TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
-    (State.NEW, Step.GREET): State.INITIALIZING,
-    (State.INITIALIZING, Step.RESULT): State.READY,
-    (State.INITIALIZING, Step.FAIL): State.BARE,
-    (State.BARE, Step.RESULT): State.READY,
-    (State.NEW, Step.LEAVE): State.GONE,
-    (State.INITIALIZING, Step.LEAVE): State.GONE,
-    (State.READY, Step.LEAVE): State.GONE,
-    (State.BARE, Step.LEAVE): State.GONE,
-}
-
-
 class Hello(msgspec.Struct):
     """What the endpoint needs of a consumer's `initialize` parameters; anything malformed in them counts as absent."""
 
     version: str
     name: str
     capabilities: frozenset[str]
-
-
-class Welcome(msgspec.Struct):
-    """A provider's result of `initialize`: its bytes, and what the endpoint reads in them."""
-
-    body: bytes
-    version: str
-    name: str
-    capabilities: dict[str, dict[str, Any]]
-
-
-class Provider:
-    """One tool process on its link, and how far its greeting has come."""
-
-    __slots__ = (
-        "behind",
-        "call_seconds",
-        "carried",
-        "doubtful",
-        "endpoint",
-        "failed",
-        "greeted",
-        "greeter",
-        "greeting",
-        "house",
-        "initialized_sent",
-        "label",
-        "link",
-        "list_changed",
-        "listed",
-        "listing",
-        "noise",
-        "noise_told",
-        "order",
-        "paged",
-        "pages",
-        "pending",
-        "proven",
-        "relist",
-        "says",
-        "server_id",
-        "since",
-        "state",
-        "translator",
-        "waiting",
-        "waiting_bytes",
-        "welcome",
-    )
-    side: Final = "tool"
-
-    def __init__(self, endpoint: Endpoint, link: Link, server_id: str, order: int, since: float, remember: int, says: Says) -> None:
-        self.endpoint = endpoint
-        self.link = link
-        self.server_id = server_id
-        self.order = order
-        self.since = since
-        self.says = says
-        self.state = State.NEW
-        self.call_seconds: float | None = None  # how long a call of its tools may take, where it is not as everywhere
-        self.behind: Endpoint | None = None  # the endpoint of the managed server it stands for
-        self.house = False  # brought by the house itself: a process it keeps, a server it reached
-        self.label = ""
-        self.pending = Pending(remember)
-        self.doubtful = False  # its last call timed out, and it has said nothing since
-        self.carried = False  # a consumer's request went to it without any handshake
-        self.proven = False  # and it answered one, so it does not insist on a handshake
-        self.greeter: Consumer | None = None  # the consumer whose initialize was carried
-        self.greeted = -NEVER  # when its greeting began
-        self.greeting: Call | None = None  # until it is answered, however late
-        self.welcome: Welcome | None = None
-        self.failed = ""  # why it is bare, for hints
-        self.initialized_sent = False
-        self.waiting: list[Waiting] = []
-        self.waiting_bytes = 0
-        self.listing: Call | None = None  # the endpoint's own tools/list in flight
-        self.pages: list[Tool] = []
-        self.paged = False  # the first page of this listing has come
-        self.listed = False  # its shelf is complete
-        self.relist = False  # its tools changed while they were being listed
-        self.list_changed = False  # it said so before it was ready
-        self.noise = 0
-        self.noise_told = float("-inf")
-        self.translator: eras.Translator | None = None  # stands before its link if it knows the stateless era only
-
-    def move(self, step: Step) -> None:
-        """Go on along the table above. Raises KeyError for a step that the state does not know."""
-        self.state = TRANSITIONS[self.state, step]
-
-    @property
-    def settling(self) -> bool:
-        """Whether it is still being greeted or listed for the first time, and in time."""
-        return self.state is State.INITIALIZING or (self.listing is not None and not self.listed and self.listing.deadline < NEVER)
-
-    @property
-    def answered(self) -> bool:
-        """Whether it has answered its greeting and its first list, well or not; one that is bare because it was silent has not."""
-        return self.listed or (self.state is State.BARE and self.greeting is None)
-
-
-class Waiting(msgspec.Struct, eq=False):
-    """A consumer's frame that waits until its provider is ready; a notification has no call."""
-
-    consumer: Consumer
-    call: Call | None
-    data: bytes
 
 
 class _WelcomeBody(msgspec.Struct):

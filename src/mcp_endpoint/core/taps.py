@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..settings.schema import Limits
-from .ledger import Call
+from .parties import Call
 
 OTHER: Final = "other"
 OK: Final = "ok"

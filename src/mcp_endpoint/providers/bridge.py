@@ -14,8 +14,7 @@ from msgspec import UNSET
 
 from ..core.broker import Broker
 from ..core.endpoint import LIST_CHANGED
-from ..core.ledger import Consumer
-from ..core.lifecycle import Provider
+from ..core.parties import Consumer, Provider
 from ..errors import GOING_AWAY, Goodbye
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Part

@@ -27,7 +27,8 @@ from .. import __version__
 from ..access.addresses import PROBE
 from ..core.broker import INNER, Broker
 from ..core.endpoint import Endpoint
-from ..core.lifecycle import INITIALIZED, LATEST, State
+from ..core.lifecycle import INITIALIZED, LATEST
+from ..core.parties import State
 from ..credentials.store import Keyring
 from ..errors import GOING_AWAY, ConfigError, EndpointError
 from ..protocol import jsonrpc

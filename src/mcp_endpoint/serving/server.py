@@ -33,7 +33,7 @@ from ..access.addresses import Hint, announcement, in_container
 from ..access.admission import Porter
 from ..access.tokens import Doors
 from ..core.broker import Broker
-from ..core.ledger import Call
+from ..core.parties import Call
 from ..core.taps import OK, Calls
 from ..errors import RESTARTING, ConfigError, EndpointError
 from ..line_writer import Console

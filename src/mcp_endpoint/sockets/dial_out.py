@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 
 from ..backoff import Backoff
 from ..core.broker import Broker
-from ..core.ledger import Consumer
+from ..core.parties import Consumer
 from ..errors import GOING_AWAY, NOT_READING, TOO_MANY_FRAGMENTS, ConfigError, EndpointError, Goodbye
 from ..protocol.jsonrpc import Part
 from ..settings.schema import Config, DialSettings, Limits

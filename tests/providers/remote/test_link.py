@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from mcp_endpoint.core.ledger import Counters
-from mcp_endpoint.core.lifecycle import Provider
+from mcp_endpoint.core.parties import Counters, Provider
 from mcp_endpoint.protocol.jsonrpc import parse
 from mcp_endpoint.providers.remote import link as module
 from mcp_endpoint.providers.remote.failure import Failure, refused

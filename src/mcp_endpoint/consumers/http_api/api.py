@@ -28,10 +28,10 @@ from ...access.addresses import without_secrets
 from ...access.admission import TWO_TOKENS, TwoTokens, token_of
 from ...asgi import Bodies, BodyRefused, unless_gone
 from ...core.broker import Broker
-from ...core.catalog import Tool
 from ...errors import EndpointError
 from ...line_writer import Console, LineWriter, RotatingFile, Sink
 from ...log import BLOT, lines_to, redact
+from ...protocol.definitions import Tool
 from ...settings.schema import Config
 from ..local import Failed
 from .arguments import Checker, Wrong

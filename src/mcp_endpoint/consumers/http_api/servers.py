@@ -14,9 +14,10 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from ...core.broker import Broker
-from ...core.catalog import Tool, is_repeatable
-from ...core.lifecycle import State
+from ...core.catalog import is_repeatable
+from ...core.parties import State
 from ...errors import PROVIDER_GONE, TIMED_OUT
+from ...protocol.definitions import Tool
 from ...settings.schema import Limits
 from ..local import Failed, Local
 

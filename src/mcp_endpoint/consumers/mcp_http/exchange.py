@@ -16,8 +16,10 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from ... import __version__, errors
-from ...core.ledger import CANCELLED, Consumer, number_of
+from ...core.ledger import CANCELLED, number_of
 from ...core.lifecycle import INITIALIZED, LATEST
+from ...core.parties import Consumer
+from ...core.translator import Translator
 from ...protocol import jsonrpc
 from ...protocol import stateless as eras
 from ...protocol.jsonrpc import Frame, Malformed, Part
@@ -279,7 +281,7 @@ class Envoy:
         self.undeclared = {}
         self._all_asked = False
         self._last += 1
-        asker = any(isinstance(provider.link, eras.Translator) for provider in self.consumer.endpoint.providers)
+        asker = any(isinstance(provider.link, Translator) for provider in self.consumer.endpoint.providers)
         self.say(jsonrpc.request(b"%d" % self._last, asked.method, eras.inward(asked.params, asker=asker)))
 
     def park(self) -> None:

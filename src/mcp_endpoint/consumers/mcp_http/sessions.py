@@ -29,8 +29,9 @@ from starlette.responses import Response
 
 from ... import errors
 from ...core.broker import Broker
-from ...core.ledger import CANCELLED, Call, Consumer, number_of
+from ...core.ledger import CANCELLED, number_of
 from ...core.lifecycle import HANDSHAKE_REVISIONS, LATEST
+from ...core.parties import Call, Consumer
 from ...core.shares import Shares
 from ...errors import Code
 from ...protocol import jsonrpc

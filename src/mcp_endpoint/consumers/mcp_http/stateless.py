@@ -27,11 +27,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ... import __version__, errors
-from ...core.catalog import Tool
-from ...core.lifecycle import State
+from ...core.parties import State
 from ...core.shares import Shares
 from ...protocol import jsonrpc
 from ...protocol import stateless as eras
+from ...protocol.definitions import Tool
 from ...protocol.jsonrpc import Frame, Malformed
 from ...settings.schema import Limits
 from . import envelope, failures, request_state
@@ -552,11 +552,7 @@ def _has(capabilities: Mapping[str, Any], name: str, part: str) -> bool:
 
 def _tool(envoy: Envoy, name: str) -> Tool | None:
     """The tool a name means at this seat."""
-    catalog = envoy.consumer.endpoint.catalog
-    catalog.settle()
-    label, own = (envoy.seat.only, name) if envoy.seat.only else catalog.owners.get(name, ("", ""))
-    replicas = catalog.replicas(label, own)
-    return replicas[0].tools[own] if replicas else None
+    return envoy.consumer.endpoint.tool_named(name, envoy.seat.only)
 
 
 def _fingerprint(asked: Asked, seat: Seat) -> bytes:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from ...backoff import KEPT_FIRST_SECONDS, Backoff
 from ...core.broker import Broker
 from ...core.endpoint import LIST_CHANGED
-from ...core.lifecycle import Provider
+from ...core.parties import Provider
 from ...credentials.pool import Credential
 from ...credentials.store import Keyring
 from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, EndpointError, Goodbye

@@ -16,8 +16,8 @@ from ... import errors
 from ...backoff import Backoff
 from ...core.catalog import read_page
 from ...core.endpoint import LIST_CHANGED
-from ...core.ledger import Counters
-from ...core.lifecycle import INITIALIZED, Provider
+from ...core.lifecycle import INITIALIZED
+from ...core.parties import Counters, Provider
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse
 from ...protocol.stateless import fields, objects

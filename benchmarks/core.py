@@ -1,0 +1,82 @@
+"""Time of one round trip through the core in one process, without sockets: `python benchmarks/core.py [SOURCES …]`.
+
+A device calls, the endpoint hands the call to a tool, the tool answers, the device gets its answer. Each run is a fresh interpreter; the
+smallest of all times counts. With folders of several sources (`src` of other work trees), the runs take turns, so that a busy machine slows
+all of them alike, and each is compared with the first.
+"""
+
+# ruff: noqa: E501 - frames stand on one line
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+RUNS = 9
+ROUND = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from mcp_endpoint.core.endpoint import Endpoint
+try:
+    from mcp_endpoint.core.parties import Counters
+except ImportError:
+    from mcp_endpoint.core.ledger import Counters
+from mcp_endpoint.settings.load import EndpointSettings, Limits
+
+class Link:
+    queued = 0
+    frame = b""
+    def send(self, first, second=b""):
+        self.frame = bytes(first) + bytes(second)
+    def close(self, code, reason): pass
+    def ping(self): pass
+
+class Watch:
+    def tell(self, event, shown, **fields): pass
+
+endpoint = Endpoint("agent:a", "a", EndpointSettings(), Limits(), counters=Counters(), watch=Watch(), version="1")
+tool, device = Link(), Link()
+provider = endpoint.attach_provider(tool, 0.0)
+consumer = endpoint.attach_consumer(device, 0.0)
+hello = b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2024-11-05","capabilities":{},"clientInfo":{"name":"d","version":"1"}}}'
+welcome = b'{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2024-11-05","capabilities":{"tools":{}},"serverInfo":{"name":"t","version":"1"}}}'
+def number():
+    import json
+    return b"%d" % json.loads(tool.frame)["id"]
+consumer.says(consumer, hello, 0.0, True)
+provider.says(provider, welcome % number(), 0.0, True)
+consumer.says(consumer, b'{"jsonrpc":"2.0","method":"notifications/initialized"}', 0.0, True)
+consumer.says(consumer, b'{"jsonrpc":"2.0","id":2,"method":"tools/list"}', 0.0, True)
+provider.says(provider, b'{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"light","inputSchema":{"type":"object"}}]}}' % number(), 0.0, True)
+first = int(number())
+calls = [b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"light","arguments":{"on":true}}}' % (i + 3) for i in range(2000)]
+best, sent = 9.0, first
+for _ in range(40):
+    answers = [b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"done"}]}}' % (sent + i + 1) for i in range(2000)]
+    sent += 2000
+    asks, tells = consumer.says, provider.says
+    began = time.perf_counter()
+    for call, answer in zip(calls, answers):
+        asks(consumer, call, 1.0, True)
+        tells(provider, answer, 1.0, True)
+    best = min(best, time.perf_counter() - began)
+assert device.frame.startswith(b'{"jsonrpc":"2.0","id":2002,"result"'), device.frame
+print(best / 2000 * 1e6)
+"""
+
+
+def main(sources: list[str]) -> None:
+    """Print the smallest time of each source in microseconds, and its ratio to the first."""
+    sources = sources or [str(Path(__file__).resolve().parents[1] / "src")]
+    times: dict[str, float] = dict.fromkeys(sources, float("inf"))
+    for _ in range(RUNS):
+        for source in sources:
+            done = subprocess.run([sys.executable, "-I", "-c", ROUND, source], capture_output=True, text=True, check=True)
+            times[source] = min(times[source], float(done.stdout))
+    for source, best in times.items():
+        print(f"{best:.3f} µs per round trip, {best / times[sources[0]]:.3f} x  {source}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

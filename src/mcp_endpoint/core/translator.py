@@ -1,0 +1,383 @@
+"""A tool that knows only the stateless revision of MCP (2026-07-28), made to look like one of the handshake revisions.
+
+`server/discover` stands for `initialize`, the envelope is put on each request, `subscriptions/listen` asks for what handshake servers
+announce unasked. A result that says `input_required` becomes the requests it holds; their answers go back with the repeated request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from ..protocol import jsonrpc
+from ..protocol.jsonrpc import Frame, Malformed, Part, id_key, members, parse, splice
+from ..protocol.stateless import (
+    ASKER,
+    ASKING,
+    BEFORE,
+    CAPABILITIES_KEY,
+    CLIENT_KEY,
+    INTERNAL,
+    LEVEL_KEY,
+    MISSING_CAPABILITY,
+    MOST_SENT,
+    QUESTIONS,
+    REVISION,
+    ROUNDS,
+    SERVER_KEY,
+    SUBSCRIPTION_KEY,
+    VERSION_KEY,
+    Error,
+    asks,
+    fields,
+    objects,
+    read_error,
+    text,
+)
+from .links import Link
+
+_CONFIRMED: Final = b"{}"
+_EMPTY: Final = Raw(b"{}")
+_encode: Final = msgspec.json.Encoder().encode
+_strings_decoder: Final = msgspec.json.Decoder(list[str])
+
+
+class _Sent(msgspec.Struct, eq=False):
+    """One request of the heart that a tool of the stateless era works on."""
+
+    number: bytes
+    """Its id for the heart."""
+    id: bytes
+    """Its id for the tool, as `id_key` gives it; b"" while its consumer is asked."""
+    method: str
+    params: bytes
+    own: bool
+    """The consumer speaks the era itself: what the tool asks is carried to it as it is."""
+    rounds: int = 0
+    waits_for: dict[bytes, str] = {}
+    answers: dict[str, Raw] = {}
+    state: Raw | None = None
+
+
+class Translator:
+    """A link to a tool of the stateless era, as the heart sees it: one of the handshake era.
+
+    `send` takes what the heart says, `hear` what the tool says; what is meant for the heart goes to `says`. The heart is never spoken to
+    from within `send`: what is to be said then waits for `flush`, which `owes` asks for.
+    """
+
+    def __init__(
+        self, link: Link, says: Callable[[bytes, float], None], owes: Callable[[], None], version: str, *, refused: bytes = b""
+    ) -> None:
+        """`version` is this program's; `refused` the error (JSON) with which the tool refused a handshake.
+
+        Without one it is greeted as the heart said if it does not know `server/discover`.
+        """
+        self.link = link
+        self._says = says
+        self._owes = owes
+        self._due: list[bytes] = []
+        self._sending = False
+        self.speaking = False
+        """What the heart hears just now is already translated."""
+        self._now = 0.0
+        self._envelope: dict[str, Raw] = {
+            VERSION_KEY: Raw(_encode(REVISION)),
+            CLIENT_KEY: Raw(_encode({"name": "mcp-endpoint-server", "version": version})),
+            CAPABILITIES_KEY: Raw(b'{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}'),
+        }
+        self._hello = b""
+        self._refused = refused
+        self.plain = False
+        """The tool knows the handshake after all: everything is carried as it is."""
+        self._sent: dict[bytes, _Sent] = {}
+        self._asked: dict[bytes, _Sent] = {}
+        self._questions = 0
+        self._announces: dict[str, bool] = {}
+        self._resources: dict[str, None] = {}
+        self._listening = b""
+        self._listens = 0
+
+    # -- the link ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Bytes the tool has not taken yet."""
+        return self.link.queued
+
+    def close(self, code: int, reason: str) -> None:
+        """End the link."""
+        self.link.close(code, reason)
+
+    def ping(self) -> None:
+        """Ask the link, not the tool, for a sign of life."""
+        self.link.ping()
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        """What the heart says to the tool."""
+        if self.plain:
+            self.link.send(first, second)
+            return
+        data = b"".join((first, second))
+        frame = parse(data, utf8=True)
+        self._sending = True
+        try:
+            if frame.method is UNSET:
+                self._answered(frame)
+            elif frame.id is UNSET:
+                self._tell(frame, data)
+            else:
+                self._ask(frame, data)
+        finally:
+            self._sending = False
+
+    def flush(self, now: float) -> None:
+        """Say what could not be said from within `send`."""
+        self._now = now
+        due, self._due = self._due, []
+        for frame in due:
+            self._say(frame)
+
+    def give_up(self) -> bool:
+        """`server/discover` is not answered; says whether the tool is greeted with a handshake now."""
+        if self._refused or not self._hello:
+            return False
+        self.plain = True
+        self.link.send(self._hello)
+        self._hello = b""
+        return True
+
+    def _say(self, frame: bytes) -> None:
+        if self._sending:
+            if not self._due:
+                self._owes()
+            self._due.append(frame)
+            return
+        self.speaking = True
+        try:
+            self._says(frame, self._now)
+        finally:
+            self.speaking = False
+
+    def number_of(self, question: bytes) -> int:
+        """The heart's number of the call for which the tool asks `question` (an id as it stands in the frame), 0 if nobody knows."""
+        sent = self._asked.get(question)
+        return 0 if sent is None else int(sent.number)
+
+    # -- from the heart ----------------------------------------------------------------------------------------------------
+
+    def _ask(self, frame: Frame, data: bytes) -> None:
+        assert frame.id is not UNSET and frame.method is not UNSET
+        number, method = bytes(frame.id), frame.method
+        if method == "initialize":
+            self._hello = data
+            self._request(_Sent(number, number, "server/discover", b"{}", own=False))
+        elif method == "ping":
+            self._say(jsonrpc.result(number, _CONFIRMED))
+        elif method == "logging/setLevel":
+            level = text(fields(frame.params).get("level"))
+            if level is not None:
+                self._envelope[LEVEL_KEY] = Raw(_encode(level))
+            self._say(jsonrpc.result(number, _CONFIRMED))
+        elif method in ("resources/subscribe", "resources/unsubscribe"):
+            uri = text(fields(frame.params).get("uri"))
+            if uri is not None:
+                if method == "resources/subscribe":
+                    self._resources[uri] = None
+                else:
+                    self._resources.pop(uri, None)
+                self._listen()
+            self._say(jsonrpc.result(number, _CONFIRMED))
+        else:
+            params = b"{}" if frame.params is UNSET else bytes(frame.params)
+            params = params if params[:1] == b"{" else b"{}"
+            own = ASKER in fields(fields(params).get("_meta", UNSET))
+            self._request(_Sent(number, number, method, params, own))
+
+    def _request(self, sent: _Sent) -> None:
+        """Send a request under its present id, with the envelope and whatever answers it waits with."""
+        if len(self._sent) >= MOST_SENT:
+            self._forget(next(iter(self._sent.values())))
+        self._sent[sent.id] = sent
+        kept = fields(sent.params)
+        meta = fields(kept.get("_meta", UNSET))
+        asker = meta.pop(ASKER, None)
+        meta.update(self._envelope if asker is None else fields(asker))
+        kept["_meta"] = Raw(_encode(meta))
+        if sent.rounds:
+            if sent.answers:
+                kept["inputResponses"] = Raw(_encode(sent.answers))
+            if sent.state is not None:
+                kept["requestState"] = sent.state
+        self.link.send(jsonrpc.request(sent.id, sent.method, _encode(kept)))
+
+    def _tell(self, frame: Frame, data: bytes) -> None:
+        """Of what a consumer may announce, the stateless era keeps cancelling alone."""
+        if frame.method == "notifications/initialized":
+            self._listen()
+        elif frame.method == "notifications/cancelled":
+            number = bytes(fields(frame.params).get("requestId", Raw(b"")))
+            for sent in [sent for sent in (*self._sent.values(), *self._asked.values()) if sent.number == number]:
+                if sent.id:
+                    place = jsonrpc.place_in_params(data, members(data), "requestId")
+                    assert place is not None
+                    self.link.send(splice(data, [(place.start, place.end, sent.id)]))
+                self._withdraw(sent)
+                break
+
+    def _answered(self, frame: Frame) -> None:
+        """A consumer has answered one of the questions."""
+        question = b"" if frame.id is UNSET else bytes(frame.id)
+        sent = self._asked.pop(question, None)
+        if sent is None:
+            return
+        key = sent.waits_for.pop(question)
+        if frame.result is UNSET:
+            refused = read_error(b"" if frame.error is UNSET else frame.error)
+            self._withdraw(sent)
+            self._fail(sent, MISSING_CAPABILITY, "the tool asks what this consumer does not answer / 工具端的提问未得到回答", refused)
+            return
+        sent.answers[key] = frame.result
+        if not sent.waits_for:
+            self._repeat(sent)
+
+    def _repeat(self, sent: _Sent) -> None:
+        sent.id = b'"%b.%d"' % (sent.number, sent.rounds)
+        self._request(sent)
+
+    # -- from the tool -----------------------------------------------------------------------------------------------------
+
+    def hear(self, data: bytes, now: float, *, utf8: bool = False) -> None:
+        """What the tool says to the heart. What is no message is handed on as it is: the heart counts noise."""
+        self._now = now
+        if self.plain:
+            self._say(data)
+            return
+        try:
+            frame = parse(data, utf8=utf8)
+        except Malformed:
+            self._say(data)
+            return
+        if frame.method is not UNSET:
+            if frame.id is not UNSET or not self._heard_on_stream(frame):
+                self._say(data)
+            return
+        key = None if frame.id is UNSET else id_key(bytes(frame.id), 20, 128)
+        if key is not None and key == self._listening:
+            self._listening = b""  # the tool takes no subscriptions, or ends this one
+            return
+        sent = self._sent.pop(key, None) if key is not None else None
+        if sent is None:
+            self._say(data)
+        elif sent.method == "server/discover" and self._hello:
+            self._discovered(sent, frame)
+        elif frame.result is not UNSET and not sent.own and sent.method in ASKING and asks(frame.result):
+            self._required(sent, fields(frame.result))
+        elif sent.id == sent.number:
+            self._say(data)
+        else:
+            place = members(data)["id"]
+            self._say(splice(data, [(place.start, place.end, sent.number)]))
+
+    def _discovered(self, sent: _Sent, frame: Frame) -> None:
+        hello, self._hello = self._hello, b""
+        found = {} if frame.result is UNSET else fields(frame.result)
+        try:
+            served = REVISION in _strings_decoder.decode(found.get("supportedVersions", b"[]"))
+        except msgspec.DecodeError:
+            served = False
+        if not served:
+            self.plain = True  # it knows neither, or only the handshake
+            if self._refused:
+                self._say(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (sent.number, self._refused))
+            else:
+                self.link.send(hello)
+            return
+        capabilities = found.get("capabilities", _EMPTY)
+        for name, value in objects(capabilities).items():
+            if isinstance(value, dict):
+                self._announces[name] = value.get("listChanged") is True
+        server = fields(found.get("_meta", UNSET)).get(SERVER_KEY) or found.get("serverInfo") or Raw(b'{"name":"","version":""}')
+        welcome = {"protocolVersion": Raw(_encode(BEFORE)), "capabilities": capabilities, "serverInfo": server}
+        if "instructions" in found:
+            welcome["instructions"] = found["instructions"]
+        self._say(jsonrpc.result(sent.number, _encode(welcome)))
+
+    def _required(self, sent: _Sent, result: dict[str, Raw]) -> None:
+        """A tool needs more before it goes on: ask the consumer, or repeat at once if nothing is asked."""
+        sent.rounds += 1
+        sent.state = result.get("requestState")
+        sent.answers = {}
+        sent.waits_for = {}
+        questions = fields(result.get("inputRequests", UNSET))
+        if sent.rounds > ROUNDS:
+            self._fail(sent, INTERNAL, f"the tool asked more than {ROUNDS} times / 工具端提问超过 {ROUNDS} 次")
+            return
+        frames: list[tuple[bytes, bytes]] = []
+        for key, raw in questions.items():
+            question = fields(raw)
+            method = text(question.get("method"))
+            if method not in QUESTIONS:
+                self._fail(sent, INTERNAL, "the tool asks what cannot be asked / 工具端的提问无法识别")
+                return
+            self._questions += 1
+            id = b'"ask-%d"' % self._questions
+            sent.waits_for[id] = key
+            frames.append((id, jsonrpc.request(id, method, bytes(question.get("params", _EMPTY)))))
+        if not frames:
+            self._repeat(sent)
+            return
+        sent.id = b""
+        self._asked.update(dict.fromkeys(sent.waits_for, sent))
+        for id, frame in frames:
+            if id in sent.waits_for:  # else the one before was refused
+                self._say(frame)
+
+    def _heard_on_stream(self, frame: Frame) -> bool:
+        """Take a notification of our own `subscriptions/listen`; what it announces goes to the heart without its tag."""
+        params = fields(frame.params)
+        if SUBSCRIPTION_KEY not in fields(params.get("_meta", UNSET)):
+            return False
+        assert frame.method is not UNSET
+        if frame.method != "notifications/subscriptions/acknowledged":
+            meta = fields(params.pop("_meta"))
+            del meta[SUBSCRIPTION_KEY]
+            if meta:
+                params["_meta"] = Raw(_encode(meta))
+            self._say(jsonrpc.notification(frame.method, params) if params else jsonrpc.notification(frame.method))
+        return True
+
+    # -- both ways ---------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Open the stream of announcements the tool says it has, in place of an older one."""
+        wanted: dict[str, Any] = {f"{name}ListChanged": True for name, told in self._announces.items() if told}
+        if self._resources:
+            wanted["resourceSubscriptions"] = list(self._resources)
+        before, self._listening = self._listening, b""
+        if wanted:
+            self._listens += 1
+            self._listening = b'"listen-%d"' % self._listens
+            params = {"_meta": self._envelope, "notifications": wanted}
+            self.link.send(jsonrpc.request(self._listening, "subscriptions/listen", _encode(params)))
+        if before:
+            self.link.send(jsonrpc.notification("notifications/cancelled", {"requestId": Raw(before)}))
+
+    def _fail(self, sent: _Sent, code: int, message: str, why: Error | None = None) -> None:
+        data = {} if why is None else {"data": Raw(_encode({"answered": why}))}
+        body = _encode({"code": code, "message": message, **data})
+        self._say(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (sent.number, body))
+
+    def _withdraw(self, sent: _Sent) -> None:
+        """Ask nothing more for a request, and forget it."""
+        self._forget(sent)
+        for question in sent.waits_for:
+            del self._asked[question]
+            self._say(jsonrpc.notification("notifications/cancelled", {"requestId": Raw(question), "reason": "no longer wanted"}))
+        sent.waits_for = {}
+
+    def _forget(self, sent: _Sent) -> None:
+        self._sent.pop(sent.id, None)
