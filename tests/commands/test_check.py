@@ -522,7 +522,16 @@ async def test_an_address_made_with_another_key_is_found() -> None:
             assert "the token given opens nothing here" in problem.en
             assert "mcp-endpoint url NAME" in problem.remedy_en
         (problem,) = problems(await look(server.port, Doors(KEY).make_xiaozhi("home"), security=Security(agents=("kitchen",))))
-        assert "agent-not-allowed" in problem.en
+        assert "agent-not-allowed" in problem.en and "[security] agents" in problem.remedy_en
+
+
+async def test_a_token_whose_time_is_over_and_an_address_without_one_are_not_said_to_be_cut_off() -> None:
+    async with running(Config()) as server, attached(server.port, "home"):
+        (problem,) = problems(await look(server.port, Doors(KEY).make_signed("home", expires=1.0)))
+        assert "expired" in problem.en and "another key" not in problem.en
+        assert "token make" in problem.remedy_en
+        (problem,) = problems(await look(server.port, f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/"))
+        assert "has no token" in problem.en
 
 
 @pytest.mark.parametrize("tool", [False, True])
@@ -586,7 +595,7 @@ def test_an_endpoint_of_this_machine_has_addresses_by_name_and_by_token() -> Non
     [
         (Server(), "home", "no key here"),
         (Server(key=KEY, port=0), "home", "any free port"),
-        (Server(key=KEY), "mep1.wrong", "opens nothing here: bad-signature"),
+        (Server(key=KEY), "mep1.wrong", "opens nothing here: bad-signature: it was made with another key"),
     ],
 )
 def test_where_there_is_no_address_the_reason_is_told(server: Server, given: str, words: str) -> None:

@@ -95,7 +95,9 @@ def local_addresses(config: Config, given: str) -> Pair:
     except Refused as refused:
         zh, _, en = PLACEHOLDER.partition(" / ")
         if refused.why != "placeholder":
-            en, zh = f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}"
+            why, (remedy_en, remedy_zh) = _why_closed(refused)
+            en = f"this token opens nothing here: {refused.why}: {why.en}; {remedy_en}"
+            zh = f"此令牌在这里无效：{refused.why}：{why.zh}；{remedy_zh}"
         raise EndpointError(en, zh) from refused
     return endpoint_addresses(local_base(config), doors.make_xiaozhi(given) if opened is None else given)
 
@@ -440,12 +442,32 @@ def _leads_here(config: Config, base: str, public: str) -> Reason | None:
 
 # The tools
 
-_NOT_WHOLE: Final = Hint("it was made with another key, or was not copied whole", "它是用其他密钥制作的，或没有复制完整")
-_EXAMPLE: Final = Hint("it is the placeholder of an example", "它是示例里的占位符")
 _COPY_AGAIN: Final = (
     "copy the address again: mcp-endpoint url NAME, or from the console",
     "请重新复制地址：mcp-endpoint url 名称，或从智控台复制",
 )
+
+
+_MAKE_ANEW: Final = (
+    "make a new one: mcp-endpoint token make NAME --signed --days N",
+    "请制作新的令牌：mcp-endpoint token make 名称 --signed --days 天数",
+)
+_ALLOW_IT: Final = (
+    "put its agent into [security] agents and restart the server, or use another agent's address",
+    "请把该智能体加入 [security] agents 并重启服务器，或使用其他智能体的地址",
+)
+_CLOSED: Final[Mapping[str, tuple[Hint, tuple[str, str]]]] = {
+    "missing": (Hint("the address has no token in it", "地址中没有令牌"), _COPY_AGAIN),
+    "placeholder": (Hint("it is the placeholder of an example", "它是示例里的占位符"), _COPY_AGAIN),
+    "expired": (Hint("its time is over", "它已过期"), _MAKE_ANEW),
+    "agent-not-allowed": (Hint("its agent is not in [security] agents", "它的智能体不在 [security] agents 中"), _ALLOW_IT),
+}
+_NOT_WHOLE: Final = Hint("it was made with another key, or was not copied whole", "它是用其他密钥制作的，或没有复制完整")
+
+
+def _why_closed(refused: Refused) -> tuple[Hint, tuple[str, str]]:
+    """Why a token opens nothing here, and what to do about it (English, Chinese)."""
+    return _CLOSED.get(refused.why, (_NOT_WHOLE, _COPY_AGAIN))
 
 
 def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterator[Finding]:
@@ -461,11 +483,11 @@ def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterato
         try:
             wanted, free = _shown(doors, asked)
         except Refused as refused:
-            why = _EXAMPLE if refused.why == "placeholder" else _NOT_WHOLE
+            why, remedy = _why_closed(refused)
             yield Finding(
                 f"the token given opens nothing here ({refused.why}): {why.en}",
                 f"给出的令牌在这里无效（{refused.why}）：{why.zh}",
-                *_COPY_AGAIN,
+                *remedy,
             )
             return
         if free:
