@@ -1,14 +1,16 @@
-"""What stands in the place of a file cannot make its reader wait."""
+"""What stands in the place of a file cannot make its reader wait; a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from mcp_endpoint.files import read_bytes, why_not
+from mcp_endpoint.files import read_bytes, why_not, write
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -48,3 +50,21 @@ def test_why_a_file_cannot_be_read_is_said_without_its_path_in_both_languages(tm
     assert why_not(UnicodeDecodeError("utf-8", b"abc\xff", 3, 4, "x"))[0] == "it is not UTF-8 (byte 3)"
     assert why_not(OSError(0, "this is no regular file", "a"))[0] == "this is no regular file"
     assert why_not(OSError())[0] == "OSError"
+
+
+def test_writing_follows_a_link_and_replaces_the_file_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, link = tmp_path / "elsewhere" / "real.cfg", tmp_path / "link.cfg"
+    write(target, "old")
+    link.symlink_to(target)
+    write(link, "new\r\n")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new\r\n"
+
+    def read_only(source: object, target: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", read_only)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.EROFS))):
+        write(link, "newer")
+    assert target.read_bytes() == b"new\r\n"
+    assert os.listdir(target.parent) == ["real.cfg"]

@@ -21,11 +21,11 @@ from running import BOUND, MAIN, running
 from settings.test_ini import DOCUMENTED, WRITTEN, old_files
 from websockets.asyncio.client import ClientConnection, connect
 
-from mcp_endpoint import __version__
+from mcp_endpoint import __version__, files
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import main as cli
-from mcp_endpoint.settings import load as config
 from mcp_endpoint.settings.described import ENVIRONMENT, SETTINGS
+from mcp_endpoint.settings.load import load
 from mcp_endpoint.settings.schema import Config
 from mcp_endpoint.settings.sources import FILE
 
@@ -118,7 +118,7 @@ def test_config_show_never_shows_the_key(root: Path, capsys: pytest.CaptureFixtu
 
 
 def test_config_show_never_shows_the_token_of_an_address_that_is_dialled(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / config.FILE).write_text("[[dial]]\nname = 'x'\nurl = 'wss://h/mcp/?token=canary'\n", "utf-8")
+    (root / FILE).write_text("[[dial]]\nname = 'x'\nurl = 'wss://h/mcp/?token=canary'\n", "utf-8")
     assert run(root, "config", "show") == 0
     told = capsys.readouterr().out
     assert "dial.1.url" in told and '"wss://h/mcp/?***"' in told
@@ -163,9 +163,9 @@ def test_config_show_writes_nothing(tmp_path: Path) -> None:
 
 def test_config_convert_keeps_values_comments_and_the_old_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     live(root).write_text(OLD, "utf-8")
-    before = config.load(root, {}).config
+    before = load(root, {}).config
     assert run(root, "config", "convert") == 0
-    after = config.load(root, {})
+    after = load(root, {})
     assert after.config == before
     assert after.warnings == ()
     new = live(root).read_text("utf-8")
@@ -184,9 +184,9 @@ def assert_converted(root: Path, old: str) -> None:
     """`config convert` on this file: the same values from the same lines, no warning left of its form, and the old file beside it."""
     live(root).parent.mkdir(exist_ok=True)
     live(root).write_text(old, "utf-8", newline="")
-    before = config.load(root, {})
+    before = load(root, {})
     assert run(root, "config", "convert") == 0
-    after = config.load(root, {})
+    after = load(root, {})
     assert after.config == before.config
     assert after.sources == before.sources
     assert not any("INI" in en for en, _ in after.warnings)
@@ -248,7 +248,7 @@ def test_config_convert_that_cannot_write_leaves_the_old_file(
     def refuse(path: Path, text: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(config, "write", refuse)
+    monkeypatch.setattr(files, "write", refuse)
     assert run(root, "config", "convert") == 1
     assert "Permission denied" in capsys.readouterr().err
     assert live(root).read_text("utf-8") == OLD
@@ -320,7 +320,7 @@ def test_url_of_what_cannot_be_a_name_is_wrong_usage(root: Path) -> None:
 
 def test_a_first_token_makes_the_key_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "token", "make", "kitchen") == 0
-    key = config.load(tmp_path, {}).config.server.key
+    key = load(tmp_path, {}).config.server.key
     assert Doors(key).open(capsys.readouterr().out.strip(), 0).shown == "kitchen"
 
 
@@ -330,7 +330,7 @@ def test_a_token_that_could_not_outlive_the_command_is_not_made(
     def refuse(path: Path, text: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(config, "write", refuse)
+    monkeypatch.setattr(files, "write", refuse)
     assert run(tmp_path, "token", "make", "kitchen") == 78
     assert "尚无密钥" in capsys.readouterr().err
 
@@ -354,12 +354,12 @@ def test_a_setting_that_is_no_pair_is_wrong_usage(root: Path) -> None:
 
 def test_relative_paths_begin_at_the_root_folder_and_absolute_ones_stay(root: Path) -> None:
     live(root).write_text('[server]\ntls_cert = "c.pem"\ntls_key = "/etc/k.pem"\n[logging]\nlog_file = "logs/x.log"\n', "utf-8")
-    rooted = cli._rooted(config.load(root, {}), root).config
+    rooted = cli._rooted(load(root, {}), root).config
     assert rooted.server.tls_cert == str(root / "c.pem")
     assert rooted.server.tls_key == str(root / "/etc/k.pem")
     assert rooted.logging.log_file == str(root / "logs/x.log")
     live(root).write_text('[logging]\nlog_file = ""\n', "utf-8")
-    nothing = cli._rooted(config.load(root, {}), root).config
+    nothing = cli._rooted(load(root, {}), root).config
     assert (nothing.server.tls_cert, nothing.logging.log_file) == ("", "")
 
 

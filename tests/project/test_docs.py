@@ -21,8 +21,8 @@ from mcp_endpoint import __version__, errors
 from mcp_endpoint.access.addresses import announcement
 from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.commands import main as cli
-from mcp_endpoint.settings import load as config
 from mcp_endpoint.settings.described import REPEATED, SETTINGS, TOOL_TIMEOUT, environment_name
+from mcp_endpoint.settings.load import load
 from mcp_endpoint.settings.schema import Config, Server
 from mcp_endpoint.settings.sources import FILE
 from mcp_endpoint.sockets import link
@@ -195,7 +195,7 @@ def loaded(section: str, key: str, value: str, root: Path) -> object:
     """What a line of the file would set."""
     (root / "data").mkdir(exist_ok=True)
     (root / FILE).write_text(f"[{section}]\n{key} = {value}\n", "utf-8")
-    return getattr(getattr(config.load(root, {}).config, section), key)
+    return getattr(getattr(load(root, {}).config, section), key)
 
 
 @in_language

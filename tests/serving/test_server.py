@@ -25,7 +25,8 @@ from mcp_endpoint.access.tokens import Doors
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving import server as module
 from mcp_endpoint.serving.server import LogWatch, bind, create_server, descriptor_shortage
-from mcp_endpoint.settings.load import Loaded, Prepared
+from mcp_endpoint.settings.first_start import Prepared
+from mcp_endpoint.settings.load import Loaded
 from mcp_endpoint.settings.schema import Config, Limits, Logging, Server, WebSocket
 
 TOKEN = Doors(KEY).make_signed("home")

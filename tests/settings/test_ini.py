@@ -1,4 +1,4 @@
-"""config_ini: the old file is recognised, read and rewritten as TOML."""
+"""The old file is recognised, read and rewritten as TOML."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_file import load
 
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings import ini as config_ini
-from mcp_endpoint.settings import load as config
 from mcp_endpoint.settings.described import SETTINGS, Setting
+from mcp_endpoint.settings.first_start import convert
 from mcp_endpoint.settings.schema import Config, Server
 from mcp_endpoint.settings.sources import FILE
 
@@ -67,13 +68,6 @@ backup_count = 5
 
 """
 """A file as the original's start-up leaves it behind: its key written in, no comments."""
-
-
-def load(tmp_path: Path, text: str) -> config.Loaded:
-    path = tmp_path / FILE
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="")
-    return config.load(tmp_path, {})
 
 
 def complaint(text: str) -> ConfigError:
@@ -195,7 +189,7 @@ def test_byte_order_marks_and_windows_line_ends_change_nothing(tmp_path: Path, f
 def test_full_width_blanks_around_a_value_are_blanks(tmp_path: Path) -> None:
     text = "[server]\nhost =\u3000localhost\u3000# 地址"
     assert load(tmp_path, text).config.server.host == "localhost"
-    assert config.convert(text) == '[server]\nhost = "localhost" # 地址'
+    assert convert(text) == '[server]\nhost = "localhost" # 地址'
 
 
 def test_a_name_the_program_does_not_know_is_a_warning_with_its_place(tmp_path: Path) -> None:
@@ -210,7 +204,7 @@ def test_a_name_the_program_does_not_know_is_a_warning_with_its_place(tmp_path: 
 
 @pytest.mark.row("E20")
 def test_the_documented_block_becomes_toml_with_the_same_values_and_every_comment_in_its_place(tmp_path: Path) -> None:
-    converted = config.convert(DOCUMENTED)
+    converted = convert(DOCUMENTED)
     assert tomli.loads(converted)["logging"] == {"log_file": "logs/mcp_server.log", "max_file_size": "10MB", "backup_count": 5}
     loaded = load(tmp_path, converted)
     assert loaded.config == Config()
@@ -220,41 +214,41 @@ def test_the_documented_block_becomes_toml_with_the_same_values_and_every_commen
 
 
 def test_the_written_file_becomes_toml_with_its_key(tmp_path: Path) -> None:
-    converted = config.convert(WRITTEN)
+    converted = convert(WRITTEN)
     assert f'key = "{KEY}"' in converted.splitlines()
     assert load(tmp_path, converted).config == load(tmp_path, WRITTEN).config
 
 
 def test_what_the_program_does_not_know_stays_as_a_comment(tmp_path: Path) -> None:
     text = "; top\n[server] ; s\n\tport = 9\t; p\nprot = 1 ; q\n[old] # o\n  x = 1\n\n[logging]\nbackup_count = 3"
-    converted = config.convert(text)
+    converted = convert(text)
     assert converted == "# top\n[server] # s\n\tport = 9\t# p\n# prot = 1 ; q\n# [old] # o\n#   x = 1\n\n[logging]\nbackup_count = 3"
     assert load(tmp_path, converted).config == load(tmp_path, text).config
 
 
 def test_characters_toml_forbids_are_escaped(tmp_path: Path) -> None:
     text = '[server]\ntls_cert = C:\\dir\\"a"\x01\x7f.pem # \x00bell\x07\rreturn\x7f\ntls_key = k\n# \x1b[31m\n\x0c\nhost = a'
-    converted = config.convert(text)
+    converted = convert(text)
     tomli.loads(converted)
     assert load(tmp_path, converted).config == load(tmp_path, text).config
     assert "# \\x00bell\\x07\\x0dreturn\\x7f" in converted
 
 
 def test_windows_line_ends_stay() -> None:
-    converted = config.convert(DOCUMENTED.replace("\n", "\r\n"))
+    converted = convert(DOCUMENTED.replace("\n", "\r\n"))
     assert converted.count("\r\n") == converted.count("\n") == DOCUMENTED.count("\n")
-    assert converted.replace("\r\n", "\n") == config.convert(DOCUMENTED)
+    assert converted.replace("\r\n", "\n") == convert(DOCUMENTED)
 
 
 def test_a_file_with_a_mistake_is_not_converted() -> None:
     with pytest.raises(ConfigError) as raised:
-        config.convert("[server]\nhost = a\nport = 70000", "old.cfg")
+        convert("[server]\nhost = a\nport = 70000", "old.cfg")
     assert raised.value.place == "old.cfg:3:8"
 
 
 def test_toml_is_not_converted_again() -> None:
     with pytest.raises(ConfigError, match="already"):
-        config.convert(config.convert(DOCUMENTED))
+        convert(convert(DOCUMENTED))
 
 
 KEYS = st.text(st.sampled_from("abcdefghij0123456789ABCDEF"), min_size=32, max_size=40)
@@ -323,7 +317,7 @@ def test_any_old_file_loads_to_the_same_values_after_conversion_with_comments_an
 ) -> None:
     root = tmp_path_factory.mktemp("old")
     before = load(root, text)
-    converted = config.convert(text)
+    converted = convert(text)
     after = load(root, converted)
     assert after.config == before.config
     assert {name for name, source in after.sources.items() if source != "default"} == {

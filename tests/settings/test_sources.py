@@ -166,8 +166,6 @@ def test_a_file_in_whose_place_stands_a_fifo_is_a_complaint_and_nobody_waits(tmp
     os.mkfifo(tmp_path / FILE)
     with pytest.raises(ConfigError, match="no regular file"):
         config.load(tmp_path, {})
-    with pytest.raises(ConfigError, match="no regular file"):
-        config.prepare(tmp_path)
 
 
 def test_a_data_folder_that_is_a_file_holds_no_configuration(tmp_path: Path) -> None:
@@ -215,3 +213,8 @@ def test_tables_that_may_be_repeated_have_names_of_their_own(tmp_path: Path) -> 
     loaded = load(tmp_path, "[credentials.fly]\nenv = 'X'\n" + GATEWAY)
     assert loaded.config.credentials["fly"].env == "X"
     assert loaded.sources["gateway.1.target"] == f"{FILE}:5"
+
+
+def test_what_the_command_line_gives_is_named_after_it(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "[server]\nport = 1", overrides={"server.port": "3"})
+    assert (loaded.config.server.port, loaded.sources["server.port"]) == (3, "command line")

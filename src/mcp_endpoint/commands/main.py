@@ -18,14 +18,14 @@ import click
 import msgspec
 from msgspec.structs import replace
 
-from .. import __version__, log
+from .. import __version__, files, log
 from ..access import addresses, tokens
 from ..errors import EXIT_FAILURE, ConfigError, EndpointError
-from ..files import read_bytes
 from ..serving.standalone import API_VARIABLES, ROOMS, variables, with_dot_env
 from ..serving.standalone import overrides as for_alone
-from ..settings import load as config
 from ..settings.described import REPEATED
+from ..settings.first_start import convert, prepare
+from ..settings.load import Loaded, load
 from ..settings.schema import Config
 from ..settings.sources import FILE
 
@@ -123,8 +123,8 @@ def serve(
     file = None if providers is None else str(Path(providers).absolute())
     named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
     overrides = (for_alone(alone, variables(alone, root, os.environ)) if alone else {}) | _overrides(settings, named)
-    prepared = config.prepare(root, os.environ, overrides)
-    loaded = _rooted(config.load(root, os.environ, overrides, made_key=prepared.key), root)
+    prepared = prepare(root, tokens.make_key, os.environ, overrides)
+    loaded = _rooted(load(root, os.environ, overrides, made_key=prepared.key), root)
     if alone:
         loaded = loaded._replace(config=ROOMS[alone].configured(loaded.config))
     server.run(loaded, prepared, root, alone or "")
@@ -138,7 +138,7 @@ def config_group() -> None: ...
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
 @click.pass_obj
 def config_show(root: Path, settings: tuple[str, ...]) -> None:
-    loaded = config.load(root, os.environ, _overrides(settings, {}))
+    loaded = load(root, os.environ, _overrides(settings, {}))
     width = max(map(len, loaded.sources))
     for name, source in loaded.sources.items():
         click.echo(f"{name:<{width}} = {_shown(name, _value(loaded.config, name))}  # {source}")
@@ -152,17 +152,17 @@ def config_show(root: Path, settings: tuple[str, ...]) -> None:
 def config_convert(root: Path, only_diff: bool) -> None:
     path = root / FILE
     old = _read(path)
-    new = config.convert(old)
+    new = convert(old)
     if only_diff:
-        secret = config.load(root, {}).config.server.key
+        secret = load(root, {}).config.server.key
         lines = difflib.unified_diff(old.splitlines(), new.splitlines(), FILE, f"{FILE} (TOML)", lineterm="")
         for line in lines:
             click.echo(line.replace(secret, "***") if secret else line)
         return
     kept = _beside(path)
     try:
-        config.write(kept, old)
-        config.write(path, new)
+        files.write(kept, old)
+        files.write(path, new)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise EndpointError(f"cannot be written: {reason}", f"无法写入：{reason}", place=FILE) from error
@@ -202,7 +202,7 @@ def token_jwt(root: Path, user: str, days: float, tools: tuple[str, ...], server
 
     environ = with_dot_env(root, os.environ)
     given = {setting: environ[variable] for variable, setting in API_VARIABLES.items() if environ.get(variable)}
-    api = config.load(root, os.environ, given).config.api
+    api = load(root, os.environ, given).config.api
     bearers = imported(".consumers.http_api.jwt", "api").Bearers(
         api.secret, api.algorithm, old_secrets=api.old_secrets, issuer=api.issuer, audience=api.audience
     )
@@ -231,7 +231,7 @@ def keys_group() -> None: ...
 def keys_list(root: Path, pool: str | None) -> None:
     from . import keys  # only these commands need it
 
-    for line in keys.listed(_rooted(config.load(root, os.environ), root).config, root, os.environ, pool):
+    for line in keys.listed(_rooted(load(root, os.environ), root).config, root, os.environ, pool):
         click.echo(log.escape(line))
 
 
@@ -243,7 +243,7 @@ def keys_list(root: Path, pool: str | None) -> None:
 def keys_rest(root: Path, pool: str, key: tuple[str, ...], seconds: float) -> None:
     from . import keys
 
-    for line in keys.rest(config.load(root, os.environ).config, root, os.environ, pool, key, seconds):
+    for line in keys.rest(load(root, os.environ).config, root, os.environ, pool, key, seconds):
         click.echo(line)
 
 
@@ -257,7 +257,7 @@ def keys_unban(root: Path, pool: str, key: tuple[str, ...], everyone: bool) -> N
 
     if bool(key) == everyone:
         raise click.UsageError("需要 KEY 或 --all 之一 / give either KEY or --all")
-    for line in keys.unban(config.load(root, os.environ).config, root, os.environ, pool, key):
+    for line in keys.unban(load(root, os.environ).config, root, os.environ, pool, key):
         click.echo(line)
 
 
@@ -289,7 +289,7 @@ def check(root: Path, endpoint: str | None, providers: str | None, settings: tup
 
     def found() -> Iterator[Finding]:
         try:
-            loaded = _rooted(config.load(root, os.environ, _overrides(settings, {"providers.file": file})), root)
+            loaded = _rooted(load(root, os.environ, _overrides(settings, {"providers.file": file})), root)
             if alive:
                 sys.exit(0 if looks.answers(loaded.config) else EXIT_FAILURE)
             yield from looks.findings(loaded, endpoint, contained=addresses.in_container(os.environ), root=root)
@@ -407,7 +407,7 @@ def _device_side(root: Path, endpoint: str) -> tuple[str, str]:
     address = endpoint.strip().strip("\"'")
     if "://" in address:
         return addresses.device_side(address), ""
-    loaded = _rooted(config.load(root, os.environ), root)
+    loaded = _rooted(load(root, os.environ), root)
     return looks.local_addresses(loaded.config, address).device, loaded.config.server.tls_cert
 
 
@@ -468,19 +468,19 @@ def _overrides(settings: tuple[str, ...], named: Mapping[str, str | None]) -> di
     return found | {name: value for name, value in named.items() if value is not None}
 
 
-def _with_key(root: Path) -> config.Loaded:
+def _with_key(root: Path) -> Loaded:
     """The configuration with a key that lasts. Raises ConfigError where none can be kept."""
-    prepared = config.prepare(root, os.environ)
+    prepared = prepare(root, tokens.make_key, os.environ)
     if prepared.key:
         raise ConfigError(
             "there is no key yet and none can be written here, so a token would open nothing: make this file writable",
             "尚无密钥且此处无法写入，制作的令牌无法使用：请让此文件可写",
             place=FILE,
         )
-    return _rooted(config.load(root, os.environ), root)
+    return _rooted(load(root, os.environ), root)
 
 
-def _rooted(loaded: config.Loaded, root: Path) -> config.Loaded:
+def _rooted(loaded: Loaded, root: Path) -> Loaded:
     """The same configuration with its relative paths below `root`, wherever the command was typed."""
     server, logging = loaded.config.server, loaded.config.logging
     tls = {name: str(root / path) for name in ("tls_cert", "tls_key") if (path := getattr(server, name))}
@@ -521,7 +521,7 @@ def _shown(name: str, value: object) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return files.read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError("there is no such file, so nothing to convert", "没有这个文件，无需转换", place=FILE) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -21,8 +21,7 @@ import msgspec
 from loguru import logger
 
 from ..errors import ConfigError
-from ..files import read_bytes, why_not
-from ..settings.load import write
+from ..files import read_bytes, why_not, write
 from ..settings.schema import CredentialSettings
 from .pool import Credential, CredentialPool, Event
 from .rotation import Rotation

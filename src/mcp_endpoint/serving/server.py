@@ -38,7 +38,8 @@ from ..core.taps import OK, Calls
 from ..errors import RESTARTING, ConfigError, EndpointError
 from ..line_writer import Console
 from ..providers.managed import Providers
-from ..settings.load import Loaded, Prepared
+from ..settings.first_start import Prepared
+from ..settings.load import Loaded
 from ..settings.schema import Config
 from ..settings.schema import Server as ServerSettings
 from ..sockets.buffers import keep_large_buffers

@@ -6,28 +6,17 @@ A mistake is one ConfigError with its place and both languages; no mistake ever 
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-import msgspec
-
-from ..access import tokens
 from ..errors import ConfigError
-from . import ini
 from .described import GATEWAY, IN_REPEATED, REPEATED, SECTIONS, SETTINGS, TOOL, closest
-from .places import toml_places
 from .schema import Config, CredentialSettings, DialSettings, GatewaySettings, ToolSettings
 from .sources import FILE, in_environment, in_file, on_command_line, read_file
 from .values import Found, clipped, read_value
 
-EXAMPLE: Final = "mcp-endpoint-server.cfg"
-"""The annotated example, below the root folder."""
-PACKAGED: Final = Path(__file__).parents[1] / EXAMPLE
-"""The annotated example of an installed package; a checkout has it in the root folder only."""
 KEY_CHARS: Final = 32
 """Characters a key has at least; the original replaces shorter ones, so no token in use was made with one."""
 
@@ -44,27 +33,7 @@ class Loaded(NamedTuple):
     """The live file, whether it exists or not."""
 
 
-class Prepared(NamedTuple):
-    """What the first start did."""
-
-    key: str
-    """A key made for this run only because it could not be written; give it to `load`. Else empty."""
-    notes: tuple[tuple[str, str], ...]
-    """What was created or changed on disk, each in English and Chinese."""
-    warnings: tuple[tuple[str, str], ...]
-    """What an operator should know, each in English and Chinese."""
-
-
 _KEY: Final = re.compile(r"[A-Za-z0-9._~!$'()*,;:@=?-]{1,512}")
-_NOT_WRITTEN: Final = (
-    f"{FILE} cannot be written: the key of this run is kept in memory and its tokens end with it;"
-    " make data/ writable or set MES_SERVER_KEY",
-    f"{FILE} 无法写入：本次运行的密钥只保存在内存中，重启后令牌全部失效；请让 data/ 可写，或设置环境变量 MES_SERVER_KEY",
-)
-_WAS_SHORT: Final = (
-    f"the [server] key in {FILE} had fewer than {KEY_CHARS} characters and was replaced; make addresses again that were made with it",
-    f"{FILE} 中的 [server] key 少于 {KEY_CHARS} 个字符，已更换；用它生成的接入点地址需要重新生成",
-)
 _ORIGIN: Final = re.compile(r"\*|null|file://|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
@@ -78,54 +47,8 @@ def load(root: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = 
     return load_text(read_file(root / FILE, FILE), FILE, environ, overrides, made_key, root / FILE)
 
 
-def prepare(root: Path, environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}) -> Prepared:
-    """What the first start writes: the live file, copied from the annotated example, and a key, where nobody gave a usable one.
-
-    Comments, order and every other value stay as they are. A usable key is never replaced, and nothing is written while
-    anything in the configuration is wrong: that raises ConfigError as `load` does. Where the file cannot be written, the
-    key lives in memory only.
-    """
-    path = root / FILE
-    live = read_file(path, FILE)
-    example = read_file(root / EXAMPLE, EXAMPLE) or read_file(PACKAGED, EXAMPLE) if live is None else None
-    text = live or example or ""
-    file = EXAMPLE if live is None else FILE
-    key = tokens.make_key()
-    loaded = load_text(text, file, environ, overrides, key, path)
-    key_needed = loaded.sources["server.key"] == "memory"
-    if live is not None and not key_needed:
-        return Prepared("", (), ())
-    keyed = _with_key(text, key) if key_needed else text
-    try:
-        # What was written must say what was meant; a file too unusual to be changed is left alone.
-        if load_text(keyed, file, environ, overrides, "", path).config != loaded.config:
-            raise OSError("unusual file")
-        write(path, keyed)
-    except (OSError, ConfigError):
-        return Prepared(key, (), (_NOT_WRITTEN,)) if key_needed else Prepared("", (), ())
-    created = ((f"created {FILE}", f"已创建 {FILE}"),) if live is None else ()
-    made = ((f"made a new [server] key in {FILE}", f"已在 {FILE} 中生成新的 [server] key"),) if key_needed else ()
-    short = (_WAS_SHORT,) if key_needed and live is not None and _file_key(live) else ()
-    return Prepared("", created + made, short)
-
-
-def write(path: Path, text: str) -> None:
-    """Put `text` in the place of a file at once or not at all, readable by the owner only. Raises OSError."""
-    target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except OSError:
-        os.unlink(beside)
-        raise
-
-
 def load_text(text: str | None, file: str, environ: Mapping[str, str], overrides: Mapping[str, str], made_key: str, path: Path) -> Loaded:
+    """The configuration whose file at `path` has this text and is called `file` in complaints."""
     warnings: list[tuple[str, str]] = []
     values: dict[str, object] = {}
     winners: dict[str, Found] = {}
@@ -192,67 +115,6 @@ def _check_names(
             place = winners[f"{section}.{number}.name"].place
             raise ConfigError(f'there are two {nouns[0]} named "{table.name}"', f"有两个名为 {table.name} 的{nouns[1]}", place=place)
         names.add(table.name)
-
-
-def convert(text: str, file: str = FILE) -> str:
-    """An old INI file as TOML that loads to the same values, with its comments and in its order.
-
-    Raises ConfigError if `text` is TOML already or if anything in it is wrong.
-    """
-    if not ini.recognised(text):
-        raise ConfigError("this file is TOML already; there is nothing to convert", "这个文件已经是 TOML 格式，无需转换", place=file)
-    return ini.convert(text, file, lambda line: _literal(line, file))
-
-
-def _literal(line: ini.Line, file: str) -> str | None:
-    """The TOML spelling of a line of an old file; None where this program knows no such name."""
-    if line.kind == "section":
-        return line.section if line.section in SECTIONS else None
-    setting = SETTINGS.get(f"{line.section}.{line.key}")
-    if setting is None:
-        return None
-    place = f"{file}:{line.number}:{line.value_column}"
-    value = read_value(Found(setting.name, line.value, True, "", place))
-    if setting.kind in ("text", "choice", "list", "size"):
-        return _quoted(line.value)
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).lower()
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string: a JSON string, but DEL must be escaped too."""
-    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
-
-
-def _with_key(text: str, key: str) -> str:
-    """`text` with `key` as its `[server] key`; all else, to the byte, as it was."""
-    lines = text.split("\n")
-    ending = "\r" if lines[0].endswith("\r") else ""
-    if ini.recognised(text):
-        parsed = [line for line in ini.read(text, FILE) if line.section == "server" and line.kind != "blank"]
-        given = next(((line.number, line.value_column, line.value) for line in parsed if line.key == "key"), None)
-        header = next((line.number for line in parsed if line.kind == "section"), None)
-        spelling = key
-    else:
-        places = toml_places(text)
-        place = places.get(("server", "key"))
-        given = (place.value_line, place.value_column, place.value) if place else None
-        header = places[("server",)].line if ("server",) in places else None
-        spelling = f'"{key}"'
-    if given:
-        number, column, old = given
-        line, start = lines[number - 1], column - 1
-        gap = "" if old else " "
-        lines[number - 1] = line[:start] + gap + spelling + gap + line[start + len(old) :]
-    elif header:
-        lines.insert(header, f"key = {spelling}{ending}")
-    else:
-        lines[len(lines) - (lines[-1] == "") :] = [f"[server]{ending}", f"key = {spelling}{ending}", ""]
-    return "\n".join(lines)
-
-
-def _file_key(text: str) -> str:
-    """The key a file gives, usable or not."""
-    return "".join(str(found.raw) for found in in_file(text, FILE, []) if found.name == "server.key")
 
 
 def _settle_key(values: dict[str, object], winners: dict[str, Found], made_key: str, file: str) -> None:
