@@ -15,6 +15,7 @@ from mcp_endpoint.sockets.frames import (
     FRAMES_PER_TURN,
     PASSED_OVER_TIMES,
     PROTOCOL_LOGGER,
+    SOUGHT_PER_TURN,
     Frames,
     close_frame,
     ping_frame,
@@ -382,6 +383,25 @@ def test_what_waited_for_its_turn_when_we_closed_is_passed_over() -> None:
     assert ear.was_answered == 1
     assert not ear.go_on(7.0)
     assert len(ear.heard) == FRAMES_PER_TURN
+
+
+def test_frames_passed_over_after_our_goodbye_take_turns_too() -> None:
+    ear = Ear()
+    ear.stop_messages()
+    assert ear.take(frame(PING, b"x") * (SOUGHT_PER_TURN * 2 + 1), 7.0)
+    assert ear.go_on(7.0)
+    assert ear.take(closing(), 7.0) is False
+    assert (ear.was_answered, ear.replies) == (1, [])
+
+
+def test_what_waited_for_many_turns_when_we_closed_takes_turns_too() -> None:
+    ear = Ear()
+    assert ear.take(frame(TEXT, b"x") * (FRAMES_PER_TURN + SOUGHT_PER_TURN + 1) + frame(TEXT, b"y" * 150)[:50], 7.0)
+    ear.stop_messages()
+    assert ear.was_answered == 0
+    assert not ear.go_on(7.0)
+    ear.feed(frame(TEXT, b"y" * 150)[50:], closing())
+    assert (ear.was_answered, len(ear.heard)) == (1, FRAMES_PER_TURN)
 
 
 def test_closing_in_the_middle_of_a_fragmented_message_is_passed_over() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+from collections.abc import Callable
 
 import pytest
 from sockets.peerframes import BINARY, PING, TEXT, closing, frame
@@ -14,7 +15,7 @@ from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, T
 from mcp_endpoint.log import setup
 from mcp_endpoint.settings.schema import Logging, Server
 from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
-from mcp_endpoint.sockets.link import Link
+from mcp_endpoint.sockets.link import READ_PER_TURN, Link
 
 MIB = 1024 * 1024
 
@@ -119,6 +120,34 @@ async def test_a_peer_that_floods_is_not_read_until_its_turn_is_over() -> None:
         while pongs < FRAMES_PER_TURN * 3:
             assert await flood.frame() == (0x8A, b"x")
             pongs += 1
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+async def test_a_link_is_read_once_before_the_others_have_their_turn(leaving: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that we have said goodbye to: uvloop alone reads a socket dozens of times in a row."""
+    sizes: list[int] = []
+    turns: list[int] = []
+    turn = [0]
+
+    def next_turn() -> None:
+        turn[0] += 1
+
+    def read(link: Link, data: bytes, real: Callable[[Link, bytes], None] = Link.data_received) -> None:
+        sizes.append(len(data))
+        if len(data) >= READ_PER_TURN:
+            turns.append(turn[0])
+            asyncio.get_running_loop().call_soon(next_turn)
+        real(link, data)
+
+    monkeypatch.setattr(Link, "data_received", read)
+    async with staged() as stage, linked(stage, TOOL) as flood:
+        party = await stage.broker.party()
+        stage.broker.hear = lambda party, data: None
+        if leaving:
+            party.link.goodbye(GOING_AWAY)
+        flood.send(frame(BINARY, b"x" * MIB) * 8)
+        await until(lambda: sum(sizes) >= 8 * MIB)
+        assert len(turns) == len(set(turns)) > 1
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])

@@ -9,7 +9,8 @@ Rules:
 1. A declared length is checked before the first byte of its payload is kept. Only where `large` says that a message above the limit
    begins as an answer, and it comes in one plain frame, that frame is passed over and its ends are told: the link is needed by others.
 2. Bytes of an incomplete frame are kept in pieces and joined once.
-3. At most `FRAMES_PER_TURN` frames are taken at a time; `take` says that more wait, `go_on` takes the next.
+3. At most `FRAMES_PER_TURN` frames are taken at a time, or `SOUGHT_PER_TURN` after our goodbye; `take` says that more wait, `go_on` takes
+   the next.
 4. `keeps` hears how many bytes of a message are kept while it is not complete; plain frames that come whole never call it.
 5. After `ended`, `failed` or `stop_messages` no message is delivered any more.
 """
@@ -31,6 +32,8 @@ from ..protocol.jsonrpc import is_utf8
 
 FRAMES_PER_TURN: Final = 32
 """Frames taken from one link before the others have their turn: about a tenth of a millisecond of work."""
+SOUGHT_PER_TURN: Final = 256
+"""The same for frames that are passed over after our goodbye, of which only the heads are looked at."""
 DRIPPED: Final = 64 * 1024
 """Bytes up to which small pieces are put together in one."""
 COPIED: Final = 16 * 1024
@@ -173,9 +176,9 @@ class Frames:
         self._seeking = True
         self._owed = skip
         if rest is not None:
-            self._seek(rest[at:])
+            self._seek(rest, at)
         elif held is not None:
-            self._seek(b"".join(held))
+            self._seek(b"".join(held), 0)
 
     # What the owner of the socket overrides.
 
@@ -198,13 +201,11 @@ class Frames:
 
     def take(self, data: bytes, now: float) -> bool:
         """Deliver the messages that `data` completes; True if some wait for another turn."""
-        if self.says is None:
-            if self._seeking:
-                self._seek(data)
-            return False
         if self._rest is not None:
             data = self._rest[self._rest_at :] + data
             self._rest = None
+        elif self.says is None:
+            return self._seeking and self._seek(data, 0)
         elif self._held is not None:
             joined = self._join(data)
             if joined is None:
@@ -230,9 +231,7 @@ class Frames:
         budget = FRAMES_PER_TURN
         while at < end:
             if says is None:
-                if self._seeking:
-                    self._seek(data[at:])
-                return False
+                return self._seeking and self._seek(data, at)
             if not budget:
                 self._rest = data
                 self._rest_at = at
@@ -481,14 +480,21 @@ class Frames:
                 self._fed = 0
                 self.keeps(0)
 
-    def _seek(self, data: bytes) -> None:
-        """Skip frames until the peer's close frame."""
+    def _seek(self, data: bytes, at: int) -> bool:
+        """Skip frames from `at` on until the peer's close frame; True if some wait for another turn."""
         if self._held is not None:
             data = b"".join(self._held) + data
             self._held = None
         end = len(data)
-        at = self._owed
+        at += self._owed
+        self._owed = 0
+        budget = SOUGHT_PER_TURN
         while at < end:
+            if not budget:
+                self._rest = data
+                self._rest_at = at
+                return True
+            budget -= 1
             left = end - at
             size = data[at + 1] & 0x7F if left > 1 else 0
             wide = 0 if size < 126 else 2 if size == 126 else 8
@@ -498,16 +504,17 @@ class Frames:
                 # No close frame is that long (RFC 6455 §5.5), and this one is not waited for.
                 self._seeking = False
                 self.answered()
-                return
+                return False
             if wide and left >= head:
                 size = int.from_bytes(data[at + 2 : at + 2 + wide], "big")
             if left < head or (closing and left < head + size):
                 self._hold(data, at, head)
                 self._owed = 0
-                return
+                return False
             if closing:
                 self._seeking = False
                 self.answered()
-                return
+                return False
             at += head + size
         self._owed = at - end
+        return False

@@ -45,6 +45,8 @@ LARGE_PART: Final = 16 * 1024
 """Bytes from which a part is not copied together with its neighbours."""
 HIGH_WATER: Final = 64 * 1024
 """Bytes a transport may hold before we keep the rest ourselves."""
+READ_PER_TURN: Final = 64 * 1024
+"""Bytes from which one read ends the turn of a link: uvloop would read up to 8 MB from one socket before it looks at the next."""
 SUBPROTOCOL: Final = "mcp"
 """What MCP SDKs offer in `Sec-WebSocket-Protocol`; some clients insist on having it confirmed."""
 PING: Final = b"mcp-endpoint"
@@ -188,9 +190,11 @@ class Link(Frames, asyncio.Protocol):
             now = self.seen = self.turn.time()
             self._deliver(data, now)
         elif self._seeking:
-            self.take(data, 0.0)
+            self._deliver(data, 0.0)
         elif not self.leaving:
             self._arrive(data)
+        if len(data) >= READ_PER_TURN and not self._paused:
+            self._give_turn()
 
     def eof_received(self) -> None:
         """The peer will send no more; without a close frame that is an abnormal end. The transport closes itself."""
@@ -388,10 +392,14 @@ class Link(Frames, asyncio.Protocol):
             self.goodbye(INTERNAL)
             return
         if more and not self._paused:
-            self._paused = True
-            assert self._transport is not None
-            self._transport.pause_reading()
-            self.turn.call_soon(self._next_turn)
+            self._give_turn()
+
+    def _give_turn(self) -> None:
+        """Read nothing until the others have had their turn."""
+        self._paused = True
+        assert self._transport is not None
+        self._transport.pause_reading()
+        self.turn.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         if self.crowded:
