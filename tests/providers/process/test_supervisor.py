@@ -20,12 +20,14 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 
 
 @asynccontextmanager
-async def _leashed(*command: str, patience: float = PATIENCE) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+async def _leashed(
+    *command: str, patience: float = PATIENCE, also: tuple[int, ...] = ()
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """A leash around `command` and the owner's end of its pipe."""
     held, life = os.pipe()
     argv = (sys.executable, "-I", "-S", leash.__file__, str(held), str(patience), *command)
     process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, pass_fds=(held,)
+        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, pass_fds=(held, *also)
     )
     os.close(held)
     try:
@@ -59,6 +61,18 @@ async def test_the_exit_status_is_passed_on(script: str, status: int) -> None:
     async with _leashed("/bin/sh", "-c", script) as (process, _):
         await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == status
+
+
+async def test_a_command_inherits_its_three_pipes_and_nothing_else() -> None:
+    """An event loop that leaves it one of them under another number too would hide that the command closes its output."""
+    reading, also = os.pipe()
+    async with _leashed("/bin/sh", "-c", "echo up; read x", also=(also,)) as (process, _):
+        os.close(also)
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE) == b"up\n"
+        os.set_blocking(reading, False)
+        assert os.read(reading, 1) == b"", "nobody has the other end any more"
+    os.close(reading)
 
 
 async def test_a_command_that_cannot_be_started_is_127() -> None:

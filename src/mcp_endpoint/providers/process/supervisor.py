@@ -45,9 +45,28 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         return
 
 
+def _close_others(life: int) -> None:
+    """Close what this program was given without being meant to have it.
+
+    uvloop leaves it the command's ends of the pipes under their own numbers too; inherited further, they would hide that the command
+    has closed its output.
+    """
+    try:
+        given = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:  # a bare chroot
+        given = []
+    for number in given:
+        if number > 2 and number != life:
+            try:
+                os.close(number)
+            except OSError:  # the one that listed them
+                continue
+
+
 def run(life: int, patience: float, command: list[str]) -> int:
     """Starts `command`, stays until it ends or `life` (a file descriptor) hangs up; returns the exit status."""
     os.set_inheritable(life, False)
+    _close_others(life)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
