@@ -223,32 +223,6 @@ async def test_a_server_that_does_not_tell_its_state_is_found(stats: bytes) -> N
     assert "does not tell its state" in problem.en
 
 
-# What is dialled
-
-
-async def test_each_target_that_is_dialled_is_told_and_a_dead_one_with_its_remedy() -> None:
-    def target(name: str, state: str, reason: str = "") -> dict[str, object]:
-        since = "2026-11-26T12:00:00+00:00"
-        return {"name": name, "host": "h.example", "endpoint": "home", "state": state, "since": since, "reason": reason, "reconnects": 0}
-
-    targets = [
-        target("well", "connected"),
-        target("new", "connecting"),
-        target("away", "waiting", "无法连接 / cannot reach it"),
-        target("refused", "refused", "令牌被拒绝 / the token was refused"),
-        target("unset", "error", "没有设置 / the environment variable X is not set"),
-    ]
-    stats = {"endpoint_details": [], "status": "ready", "rooms": {"dial": {"targets": targets}}}
-    health, told = http_answer("200 OK", b'{"status":"ok","version":"1"}'), http_answer("200 OK", json.dumps(stats).encode())
-    with other_program(lambda request: health if b"/health" in request else told if b"/stats" in request else b"") as port:
-        found = {name: one for one in await look(port) for name in ("well", "new", "away", "refused", "unset") if f"{name} (h.ex" in one.en}
-    assert [found[name].mark for name in ("well", "new", "away", "refused", "unset")] == ["ok", "ok", "PROBLEM", "PROBLEM", "PROBLEM"]
-    assert "not connected to away (h.example) since 2026-11-26T12:00:00+00:00: cannot reach it" in found["away"].en
-    assert "by itself" in found["away"].remedy_en
-    assert found["refused"].zh.endswith("令牌被拒绝")
-    assert "[[dial]] url of unset" in found["unset"].remedy_en
-
-
 # The round trip
 
 

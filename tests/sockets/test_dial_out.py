@@ -201,7 +201,7 @@ class Side:
     def __init__(self, *urls: str, limits: Limits | None = None, tls: ssl.SSLContext | None = None, **pings: float) -> None:
         loop = asyncio.get_running_loop()
         config = Config(
-            limits=limits or Limits(),
+            limits=limits or Limits(hold_quiet_seconds=0.05),
             websocket=WebSocket(**pings),  # type: ignore[arg-type]
             dial=tuple(DialSettings(name=f"t{number}", url=url, endpoint="home") for number, url in enumerate(urls, 1)),
         )
@@ -232,6 +232,12 @@ async def hosting(*turns: int | tuple[int, str], tls: ssl.SSLContext | None = No
         yield hosted
     finally:
         await hosted.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for the close frame of a far side that does not read."""
+    monkeypatch.setattr(dial, "CLOSE_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -471,7 +477,7 @@ async def test_a_message_too_large_or_in_too_many_pieces_ends_the_link() -> None
 
 
 async def test_a_far_side_that_floods_and_never_reads_is_given_up() -> None:
-    limits = Limits(queued_bytes_per_link=64 * 1024, overfull_times=1, in_flight_per_consumer=20)
+    limits = Limits(queued_bytes_per_link=64 * 1024, overfull_times=1, in_flight_per_consumer=20, hold_quiet_seconds=0.05)
     async with hosting() as hosted, Side(hosted.url, limits=limits) as side:
         tool = Tool(side.broker, "calculator", silent=True)
         line, _ = await hosted.greeted()
@@ -506,14 +512,14 @@ async def test_pings_of_one_that_never_reads_do_not_pile_up(monkeypatch: pytest.
 async def test_what_is_queued_for_a_slow_reader_holds_up_reading_and_then_the_link() -> None:
     far = FarSide(Limits(queued_bytes_per_link=1024, overfull_times=2))
     far.send(b"x" * 1000)
-    assert far.room.is_set()
+    assert far.may_read.is_set()
     far.send(b"x" * 100)
-    assert not far.room.is_set()
+    assert not far.may_read.is_set()
     far.send(b"x" * 1000)
-    assert far.goodbye is not None and far.goodbye.code == 1013
+    assert far.closing is not None and far.closing.code == 1013
     far.send(b"x" * 1000)
     far.close(1001, "too late")
-    assert far.goodbye.code == 1013
+    assert far.closing.code == 1013
 
 
 # What may be seen.

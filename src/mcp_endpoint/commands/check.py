@@ -48,7 +48,7 @@ from ..settings.load import Loaded
 from ..settings.schema import Config
 from ..sockets.dial import NoLink, dial
 from ..web.page import REASONS
-from . import check_servers
+from . import check_dial, check_servers
 from .finding import Finding, Reason, reason_of
 
 SECONDS: Final = 5.0
@@ -136,6 +136,7 @@ def findings(
     if missing:
         files = check_servers.of_files(config, root, environ)
         yield from files.findings
+        yield from check_dial.of_file(config, environ)
         yield (
             missing
             if not files.fatal
@@ -152,7 +153,7 @@ def findings(
         return
     yield from _state(stats)
     yield from check_servers.of_stats(config, stats)
-    yield from _dialled(stats)
+    yield from check_dial.of_stats(stats)
     trip = _round_trip(config, base)
     yield trip
     if trip.mark == "ok":
@@ -293,31 +294,6 @@ def _state(stats: Mapping[str, Any]) -> Iterator[Finding]:
             "wait until it is gone, then start it again",
             "请等它结束后再启动",
         )
-
-
-def _dialled(stats: Mapping[str, Any]) -> Iterator[Finding]:
-    """The endpoints of others that the server offers its tools to."""
-    for one in stats.get("rooms", {}).get("dial", {}).get("targets", ()):
-        name = f"{one['name']} ({one['host']})"
-        zh, _, en = one["reason"].partition(" / ")
-        if one["state"] == "connected":
-            yield Finding(f"dialled out to {name}, endpoint {one['endpoint']}", f"外连 {name} 已连接，接入点 {one['endpoint']}")
-        elif one["state"] == "connecting":
-            yield Finding(f"dialling out to {name}", f"正在连接外连 {name}")
-        elif one["state"] == "waiting":
-            yield Finding(
-                f"not connected to {name} since {one['since']}: {en}",
-                f"外连 {name} 自 {one['since']} 起未连接：{zh}",
-                "it is dialled again by itself; if this lasts, look whether this machine reaches that host, and copy the address again",
-                "会自动重连；若一直如此，请检查本机能否访问该主机，并重新复制地址",
-            )
-        else:
-            yield Finding(
-                f"not connected to {name}: {en}",
-                f"外连 {name} 未连接：{zh}",
-                f"put the right address into [[dial]] url of {one['name']}, and restart the server",
-                f"请在 [[dial]] {one['name']} 的 url 中填写正确的地址，并重启服务器",
-            )
 
 
 # A call through the server

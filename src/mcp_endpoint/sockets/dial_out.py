@@ -71,16 +71,17 @@ class FarSide:
         self._out: deque[bytes] = deque()
         self._more = asyncio.Event()
         self.queued = 0
-        self.room = asyncio.Event()
+        self.may_read = asyncio.Event()
         """Whether more may be read of it: not while it has too much left to read itself."""
-        self.room.set()
+        self.may_read.set()
         self.gone = asyncio.Event()
         """Whether we have ended it."""
-        self.goodbye: Goodbye | None = None
+        self.closing: Goodbye | None = None
+        """Why."""
 
     def send(self, first: Part, second: Part = b"") -> None:
         """Take one frame; it leaves as one line."""
-        if self.goodbye is not None:
+        if self.closing is not None:
             return
         frame = b"".join((first, second)).translate(_ONE_LINE)
         self._out.append(frame)
@@ -89,13 +90,13 @@ class FarSide:
         if self.queued > self._most * self._times:
             self.close(*NOT_READING)
         elif self.queued > self._most:
-            self.room.clear()
+            self.may_read.clear()
 
     def close(self, code: int, reason: str) -> None:
         """What was sent before goes out first, unless it is what nobody reads."""
-        if self.goodbye is None:
-            self.goodbye = Goodbye(code, reason)
-            if self.goodbye == NOT_READING:
+        if self.closing is None:
+            self.closing = Goodbye(code, reason)
+            if self.closing == NOT_READING:
                 self._out.clear()
             self._more.set()
             self.gone.set()
@@ -113,8 +114,8 @@ class FarSide:
                     await socket.send(frame, text=True)
                     self.queued -= len(frame)
                     if self.queued <= self._most:
-                        self.room.set()
-                if self.goodbye is not None:
+                        self.may_read.set()
+                if self.closing is not None:
                     return
                 await self._more.wait()
 
@@ -155,7 +156,7 @@ class Target:
         self._reason = ""
         if isinstance(url, EndpointError):
             self._is("error", f"{url.zh} / {url.en}")
-            self._tell("ERROR", "外连未启动 / not dialled")
+            self._log("ERROR", "外连未启动 / not dialled")
 
     # -- its life --------------------------------------------------------------------------------------------------------
 
@@ -191,7 +192,7 @@ class Target:
                 return
             wait = self._backoff.wait(ending.lasted, slow=ending.slow, at_least=ending.at_least)
             self._is("refused" if ending.slow else "waiting", self._blotted(f"{ending.zh} / {ending.en}"))
-            self._tell("WARNING", "外连未连接 / not connected", next_attempt_seconds=round(wait, 1))
+            self._log("WARNING", "外连未连接 / not connected", next_attempt_seconds=round(wait, 1))
             await self._pause(wait)
 
     async def _link(self) -> Ending:
@@ -211,7 +212,7 @@ class Target:
         try:
             return await self._carry(socket, far)
         finally:
-            await socket.close(*(far.goodbye or GOING_AWAY))
+            await socket.close(*(far.closing or GOING_AWAY))
 
     async def _carry(self, socket: ClientConnection, far: FarSide) -> Ending:
         """Carry frames until either side ends; then the consumer is gone, and the socket is to be closed."""
@@ -221,25 +222,25 @@ class Target:
         self._far = far
         self._connections += 1
         self._is("connected", "")
-        self._tell("INFO", "外连已连接 / connected")
+        self._log("INFO", "外连已连接 / connected")
         reading = asyncio.create_task(self._read(socket, far, consumer))
         writing = asyncio.create_task(far.write(socket))
         gone = asyncio.create_task(far.gone.wait())
         tasks = (reading, writing, gone)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if far.goodbye is not None and far.goodbye != NOT_READING:
+            if far.closing is not None and far.closing != NOT_READING:
                 await asyncio.wait((writing,), timeout=CLOSE_SECONDS)
         finally:
             self._far = None
-            self._broker.detach(consumer, *(far.goodbye or GOING_AWAY))
+            self._broker.detach(consumer, *(far.closing or GOING_AWAY))
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
         lasted = self._clock() - since
         closed = None if reading.cancelled() else reading.result()
-        if far.goodbye is not None or closed is None:
-            why = "{} {}".format(*(far.goodbye or GOING_AWAY))
+        if far.closing is not None or closed is None:
+            why = "{} {}".format(*(far.closing or GOING_AWAY))
             return Ending(f"this side has ended it: {why}", f"本端关闭了连接：{why}", lasted)
         return _ended(closed, lasted)
 
@@ -251,13 +252,13 @@ class Target:
                 message = await _message(socket, self._config.limits.fragments)
                 if message is None:
                     far.close(*TOO_MANY_FRAGMENTS)
-                if far.goodbye is not None or message is None:
+                if far.closing is not None or message is None:
                     return None
                 consumer.says(consumer, message, self._clock(), False)
                 taken += 1
                 if not taken % FRAMES_PER_TURN:
                     await asyncio.sleep(0)
-                await far.room.wait()
+                await far.may_read.wait()
         except ConnectionClosed as closed:
             return closed
 
@@ -285,7 +286,7 @@ class Target:
             self._since = datetime.now(UTC)
         self.state, self._reason = state, reason
 
-    def _tell(self, level: str, text: str, **more: object) -> None:
+    def _log(self, level: str, text: str, **more: object) -> None:
         why = {"reason": self._reason} if self._reason else {}
         logger.log(level, text, target=self.name, host=self._host, endpoint=self._settings.endpoint, **why, **more)
 

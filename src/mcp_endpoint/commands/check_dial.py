@@ -1,0 +1,51 @@
+"""What `check` says of the endpoints of others that a server dials: as the running one says, else whether the addresses can be used.
+
+Where no server runs nobody is dialled: the other side might close the link of a server elsewhere that has the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import EndpointError
+from ..settings.schema import Config
+from ..sockets.dial_out import address
+from .finding import Finding
+
+
+def of_file(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Which of them could not be dialled if the server were started now."""
+    for settings in config.dial:
+        found = address(settings, environ)
+        if isinstance(found, EndpointError):
+            yield _unusable(settings.name, found.en, found.zh)
+
+
+def of_stats(stats: Mapping[str, Any]) -> Iterator[Finding]:
+    """How a running server is connected to them."""
+    for one in stats.get("rooms", {}).get("dial", {}).get("targets", ()):
+        name = f"{one['name']} ({one['host']})" if one["host"] else one["name"]
+        zh, _, en = one["reason"].partition(" / ")
+        if one["state"] == "connected":
+            yield Finding(f"dialled out to {name}, endpoint {one['endpoint']}", f"外连 {name} 已连接，接入点 {one['endpoint']}")
+        elif one["state"] == "connecting":
+            yield Finding(f"dialling out to {name}", f"正在连接外连 {name}")
+        elif one["state"] == "waiting":
+            yield Finding(
+                f"not connected to {name} since {one['since']}: {en}",
+                f"外连 {name} 自 {one['since']} 起未连接：{zh}",
+                "it is dialled again by itself; if this lasts, look whether this machine reaches that host, and copy the address again",
+                "会自动重连；若一直如此，请检查本机能否访问该主机，并重新复制地址",
+            )
+        else:
+            yield _unusable(name, en, zh)
+
+
+def _unusable(name: str, en: str, zh: str) -> Finding:
+    return Finding(
+        f"not connected to {name}: {en}",
+        f"外连 {name} 未连接：{zh}",
+        f"put the right address into [[dial]] url of {name.partition(' ')[0]}, and restart the server",
+        f"请在 [[dial]] {name.partition(' ')[0]} 的 url 中填写正确的地址，并重启服务器",
+    )
