@@ -279,6 +279,25 @@ timeout = 3
     assert loaded.sources["credentials.fly.retries"].endswith(":4")
 
 
+def test_targets_to_dial_are_read_in_their_order_and_their_variables_are_left_for_the_start(tmp_path: Path) -> None:
+    text = """
+[[dial]]
+name = "xiaozhi"
+url = "wss://api.xiaozhi.me/mcp/?token=${XIAOZHI_TOKEN}"
+endpoint = "home"
+[[dial]]
+name = "other"
+url = "${OTHER_ADDRESS}"
+"""
+    loaded = load(tmp_path, text)
+    assert [(one.name, one.url, one.endpoint) for one in loaded.config.dial] == [
+        ("xiaozhi", "wss://api.xiaozhi.me/mcp/?token=${XIAOZHI_TOKEN}", "home"),
+        ("other", "${OTHER_ADDRESS}", "single_module"),
+    ]
+    assert loaded.sources["dial.2.url"].endswith(":8")
+
+
+DIAL = "[[dial]]\nname = 'x'\nurl = 'wss://h/?token=t'\n"
 GATEWAY = "[[gateway]]\nname = 'x'\ntarget = 'http://h'\n"
 
 
@@ -292,6 +311,12 @@ GATEWAY = "[[gateway]]\nname = 'x'\ntarget = 'http://h'\n"
         (GATEWAY + "credentials = 'fly'", "4:15", "there is no [credentials.fly]"),
         (GATEWAY + "place = 'cookie:x'", "4:9", "expected bearer, query:NAME or header:NAME"),
         ("[[gateway]]\nname = 'a b'\ntarget = 'http://h'", "2:8", "expected 1 to 64 letters"),
+        ("[[dial]]\nname = 'x'", "2:8", "has no url"),
+        ("[[dial]]\nurl = 'wss://h/'", "2:7", "has no name"),
+        ("[[dial]]\nname = 'x'\nurl = 'https://h/'", "3:7", "expected a wss:// or ws:// address"),
+        ("[[dial]]\nname = 'x'\nurl = 'wss://h:port/'", "3:7", "expected a wss:// or ws:// address"),
+        (DIAL + "endpoint = 'a b'", "4:12", "expected the name of an endpoint"),
+        (DIAL + DIAL, "5:8", 'two [[dial]] named "x"'),
         ("[credentials.a]\nretries = -1", "2:11", "expected a whole number"),
     ],
 )

@@ -96,6 +96,7 @@ def test_what_has_several_spellings_is_kept_in_one(name: str, raw: str, value: o
         ("logging.max_file_size", "10XB"),
         ("logging.max_file_size", "big"),
         ("server.trusted_proxies", "nginx"),
+        ("dial.1.url", "wss://h:0/"),
     ],
 )
 def test_text_that_is_no_such_value_is_told_with_its_place(name: str, raw: str) -> None:
@@ -107,7 +108,13 @@ def test_text_that_is_no_such_value_is_told_with_its_place(name: str, raw: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "raw"), [("server.key", 4711), ("gateway.1.target", "ftp://h/?api_key=4711"), ("api.old_secrets", [4711])]
+    ("name", "raw"),
+    [
+        ("server.key", 4711),
+        ("gateway.1.target", "ftp://h/?api_key=4711"),
+        ("api.old_secrets", [4711]),
+        ("dial.1.url", "wss:/h/?token=4711"),
+    ],
 )
 def test_what_may_hold_a_key_is_not_shown_when_it_is_wrong(name: str, raw: object) -> None:
     with pytest.raises(ConfigError) as raised:
