@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from sockets.peerframes import TEXT, frame
 from sockets.stage import BIG, DEVICE, Stage, certificates, configured, connection, linked, request, staged, until
 
-from mcp_endpoint.sockets.guard import Hosts
+from mcp_endpoint.sockets.guard import Guard, Hosts
+from mcp_endpoint.sockets.link import READ_PER_TURN
 
 GET = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -469,6 +471,30 @@ async def test_a_chunked_body_in_the_smallest_chunks_leaves_others_their_turn() 
         assert (await one.answer()).body == b"hello"
         one.send(b"0\r\n\r\n" + get())
         assert (await one.answer()).body == b"hello"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"], ids=["answered", "refused"])
+async def test_a_large_body_nobody_wants_is_read_once_before_the_others_have_their_turn(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop alone reads a socket dozens of times in a row."""
+    sizes: list[int] = []
+    turns: list[int] = []
+    turn = [0]
+
+    def next_turn() -> None:
+        turn[0] += 1
+
+    def read(guard: Guard, data: bytes, real: Callable[[Guard, bytes], None] = Guard.data_received) -> None:
+        sizes.append(len(data))
+        if len(data) >= READ_PER_TURN:
+            turns.append(turn[0])
+            asyncio.get_running_loop().call_soon(next_turn)
+        real(guard, data)
+
+    monkeypatch.setattr(Guard, "data_received", read)
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(f"POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {BIG}\r\n\r\n".encode() + b"x" * BIG)
+        await until(lambda: sum(sizes) > BIG)
+        assert len(turns) == len(set(turns)) > 1
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])

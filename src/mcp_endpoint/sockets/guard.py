@@ -27,7 +27,7 @@ from ..access.admission import Refusal, host_of
 from ..settings.schema import Config
 from .handshake import Door
 from .keepalive import NEVER, STEPS
-from .link import Link, reset
+from .link import READ_PER_TURN, Link, reset
 
 LINGER_SECONDS: Final = 2.0
 """How long a refused peer may take to read the answer before the socket is cut off."""
@@ -196,11 +196,12 @@ class Guard(HttpToolsProtocol):
                     self._refuse(Refusal(431, "head too large", LARGE_HEAD, "handshake_bytes"))
             at += len(piece)
             if self._parts >= PARTS_PER_TURN and at < len(data):
-                self.flow.pause_reading()
-                self.flow.resume_reading()
+                self._give_turn()
         if at < len(data) and not self._refused:
             self._unread += data[at:]
             self._count()
+        elif len(data) >= READ_PER_TURN and not self.flow.read_paused:
+            self._give_turn()
 
     # What the parser calls.
 
@@ -325,6 +326,11 @@ class Guard(HttpToolsProtocol):
         FlowControl.resume_reading(self.flow)
         self.data_received(rest)
         self._count()
+
+    def _give_turn(self) -> None:
+        """Read nothing until the others have had their turn."""
+        self.flow.pause_reading()
+        self.flow.resume_reading()
 
     def _enter(self) -> None:
         """The socket has been accepted. More of them than all bounds allow are refused, before the process has no descriptor left."""
