@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TEXT_CHARS: Final = 8_192
 """Longest message, and longest text of one field, in characters; what is beyond is cut and counted."""
 BLOT: Final = "***"
+CUT_SHORT: Final = "ASGI callable returned without completing response."
+"""What uvicorn calls an error, and we do on purpose: half an answer must not be taken for a whole. Who does it has logged why."""
 LINES_A_MINUTE: Final = 10
 """How often within a minute one and the same thing is told, such as an event of one endpoint."""
 THINGS_COUNTED: Final = 4096
@@ -198,7 +200,7 @@ class _Intake(stdlib.Handler):
         if record.name.startswith("uvicorn"):
             message = _QUERY.sub("", message)
         try:
-            level: str | int = logger.level(record.levelname).name
+            level: str | int = "DEBUG" if message == CUT_SHORT else logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
         logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, message)

@@ -18,6 +18,7 @@ from running import BOUND, KEY, running
 from upstream import Seen, Upstream, reply, says, upstream
 
 from mcp_endpoint.gateway import proxy
+from mcp_endpoint.log import CUT_SHORT
 from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings, Limits, Security
 from mcp_endpoint.settings.schema import Server as Settings
 
@@ -837,7 +838,7 @@ async def test_a_body_in_a_coding_nobody_here_knows_is_refused(tmp_path: Path, c
         assert not behind.seen
 
 
-async def test_half_an_answer_is_not_taken_for_a_whole(tmp_path: Path) -> None:
+async def test_half_an_answer_is_not_taken_for_a_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
         await writer.drain()
@@ -847,6 +848,7 @@ async def test_half_an_answer_is_not_taken_for_a_whole(tmp_path: Path) -> None:
         with pytest.raises(httpx2.RemoteProtocolError):
             await gateway.post()
         assert len(behind.seen) == 1
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [CUT_SHORT]
 
 
 async def test_an_endless_answer_costs_no_memory_and_ends_with_its_client(tmp_path: Path) -> None:
