@@ -11,7 +11,7 @@ from running import BOUND
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from mcp_endpoint.asgi import DROPPED, LARGE_BYTES, Bodies, BodyRefused, unless_gone
+from mcp_endpoint.asgi import CUT, DROPPED, LARGE_BYTES, Bodies, BodyRefused, cut, unless_gone
 
 
 class Client:
@@ -142,3 +142,12 @@ async def test_work_ends_with_its_client() -> None:
     with pytest.raises(ClientDisconnect):
         await asyncio.wait_for(waiting, BOUND)
     assert ended.is_set()
+
+
+def test_an_answer_is_cut_where_the_server_offers_it_and_nothing_happens_elsewhere() -> None:
+    heard: list[str] = []
+    cut({"extensions": {CUT: {"cut": lambda: heard.append("cut")}}})
+    assert heard == ["cut"]
+    cut({})
+    cut({"extensions": {}})
+    assert heard == ["cut"]

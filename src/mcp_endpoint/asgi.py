@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 Found = TypeVar("Found")
 DROPPED: Final = 8
@@ -22,6 +22,20 @@ LARGE_BYTES: Final = 64 * 1024
 """A body above this is work for milliseconds, whatever is done with it."""
 CLOSE: Final = (("Connection", "close"),)
 """What follows on this connection is the rest of a body that nobody reads."""
+
+
+CUT: Final = "mcp_endpoint.cut"
+"""The extension of a scope by which an application drops its connection (see `cut`)."""
+
+
+def cut(scope: Scope) -> None:
+    """Drop the connection of an answer that cannot be completed because its client does not read.
+
+    That is no error, and nothing that looks like the answer's end is sent.
+    """
+    found = scope.get("extensions", {}).get(CUT)
+    if found is not None:
+        found["cut"]()
 
 
 class BodyRefused(Exception):

@@ -17,6 +17,7 @@ from sockets.peerframes import TEXT, frame
 
 from mcp_endpoint.access.admission import Porter
 from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.asgi import cut
 from mcp_endpoint.settings.schema import Config, Limits, Security, Server, WebSocket
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Door
@@ -135,7 +136,7 @@ def configured(
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
-    """The HTTP application: says hello, after a signal, in 8 MiB, in eight pieces or as a stream of events if the path asks for it."""
+    """The HTTP application: says hello: after a signal, in 8 MiB, in eight pieces, as events or not to the end, as the path asks."""
     path = scope["path"]
     if path == "/slow":
         await scope["state"]["go"].wait()
@@ -147,6 +148,11 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % BIG)]})
         for left in range(8, 0, -1):
             await send({"type": "http.response.body", "body": b"x" * (BIG // 8), "more_body": left > 1})
+        return
+    if path == "/given-up":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"transfer-encoding", b"chunked")]})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        cut(scope)
         return
     if path == "/events":
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})

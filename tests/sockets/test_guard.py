@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from sockets.peerframes import TEXT, frame
-from sockets.stage import BIG, DEVICE, Stage, certificates, configured, connection, linked, request, staged, until
+from sockets.stage import BIG, BOUND, DEVICE, Stage, certificates, configured, connection, linked, request, staged, until
 
 from mcp_endpoint.sockets.guard import Guard, Hosts
 from mcp_endpoint.sockets.link import READ_PER_TURN
@@ -533,4 +534,14 @@ async def test_who_is_cut_off_hears_it_at_once_and_nobody_answers_it_any_more(ca
         with pytest.raises(ConnectionResetError):
             while await peer.reader.read(65_536):
                 pass
+    assert not caplog.records
+
+
+async def test_an_answer_that_its_application_gives_up_ends_with_the_connection_and_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async with staged() as stage, connection(stage) as peer:
+        peer.send(get("/given-up"))
+        with contextlib.suppress(ConnectionResetError):
+            assert not (await asyncio.wait_for(peer.reader.read(), BOUND)).endswith(b"0\r\n\r\n"), "it looks complete"
+        await until(lambda: not (stage.connections or stage.server.server_state.tasks))
+        assert stage.door.counters["http_cut"] == 1
     assert not caplog.records

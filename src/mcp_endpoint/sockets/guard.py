@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 
 from ..access.addresses import is_loopback
 from ..access.admission import Refusal, host_of
+from ..asgi import CUT
 from ..settings.schema import Config
 from .handshake import Door
 from .keepalive import NEVER, STEPS
@@ -159,6 +160,8 @@ class Guard(HttpToolsProtocol):
         self.door.budget.keep(self, 0)
         super().connection_lost(exc)
         self.flow = None  # type: ignore[assignment]  # it and we hold each other
+        if self.scope:
+            self.scope["extensions"] = {}  # as above
 
     def eof_received(self) -> None:
         """The peer has said all it wants; the transport closes when it has taken what is written."""
@@ -210,6 +213,7 @@ class Guard(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         super().on_message_begin()
+        self.scope["extensions"] = {CUT: {"cut": self._given_up}}
         self._expect_head()
 
     def on_headers_complete(self) -> None:
@@ -390,6 +394,11 @@ class Guard(HttpToolsProtocol):
         self.door.counters["http_cut"] += 1
         logger.debug("连接已切断 / the connection is cut", peer=self.peer, reason=reason)
         self._abort()
+
+    def _given_up(self) -> None:
+        """Whoever answers has found that its client does not read."""
+        if not self.transport.is_closing():
+            self._cut("not read")
 
     def _hang_up(self) -> None:
         """Whoever answers hears that nobody listens; uvicorn tells only the request read last."""

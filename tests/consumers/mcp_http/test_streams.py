@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from running import BOUND
 
+from mcp_endpoint.asgi import CUT
 from mcp_endpoint.consumers.mcp_http.streams import Events, Store, Stream
 
 
@@ -207,6 +208,7 @@ class Wire:
         self.sent: list[Any] = []
         self.gone = asyncio.Event()
         self.stuck = asyncio.Event()
+        self.cut = asyncio.Event()
         self.wrote = asyncio.Event()
 
     async def receive(self) -> dict[str, Any]:
@@ -223,7 +225,8 @@ class Wire:
 async def run(stream: Stream, wire: Wire, seconds: float = BOUND) -> asyncio.Task[None]:
     connection = stream.connect()
     assert connection is not None
-    task = asyncio.create_task(Events(connection, seconds)({}, wire.receive, wire.send))
+    scope = {"extensions": {CUT: {"cut": wire.cut.set}}}
+    task = asyncio.create_task(Events(connection, seconds)(scope, wire.receive, wire.send))
     async with asyncio.timeout(BOUND):
         await wire.wrote.wait()
     return task
@@ -236,7 +239,7 @@ async def test_a_client_that_takes_nothing_is_given_up_and_its_events_are_kept()
     stream.say(b"1")
     async with asyncio.timeout(BOUND):
         await task
-    assert wire.sent[-1]["more_body"] is True and not stream.connected
+    assert wire.sent[-1]["more_body"] is True and not stream.connected and wire.cut.is_set()
     assert stream.connect(0) is not None
 
 
@@ -258,6 +261,7 @@ async def test_the_end_of_a_stream_is_the_end_of_the_answer() -> None:
     async with asyncio.timeout(BOUND):
         await task
     assert b"data: 1" in wire.sent[-2]["body"] and wire.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert not wire.cut.is_set()
 
 
 async def test_a_server_that_stops_cancels_the_answer_and_nothing_stays_connected() -> None:

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ...asgi import cut
 from ...protocol import jsonrpc
 from ...settings.schema import Limits
 
@@ -332,7 +333,7 @@ class Events(Response):
             await self._write(send, gone)
             await self._send(send, b"", more=False)
         except TimeoutError:
-            return  # without the last chunk, which says that more was to come
+            cut(scope)  # without the last chunk, which says that more was to come
         finally:
             gone.cancel()
             self._connection.stream.disconnect(self._connection)
