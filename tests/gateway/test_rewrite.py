@@ -192,5 +192,10 @@ def test_the_servers_own_key_leaves_a_query_and_nothing_else_does() -> None:
     assert unkeyed(b"", b"mine") == b""
 
 
+@pytest.mark.parametrize("shown", [b"%6bey=mine", b"key=%6d%69ne", b"k%65y=mi%6Ee"])
+def test_our_key_is_taken_out_however_it_is_spelled(shown: bytes) -> None:
+    assert unkeyed(b"a=%31&" + shown + b"&key=m%25ine", b"mine") == b"a=%31&key=m%25ine"
+
+
 def test_blanks_around_a_header_are_none_of_it() -> None:
     assert (b"mcp-name", b"look up") in outward([(b"mcp-name", b" \tlook up ")], AVIATION, "bearer", "", mcp=False)

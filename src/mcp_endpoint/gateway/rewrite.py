@@ -9,7 +9,7 @@ import hmac
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from ..credentials.placement import as_header, fields_beside, in_query
 
@@ -109,8 +109,14 @@ class Scrub:
 
 
 def unkeyed(query: bytes, key: bytes) -> bytes:
-    """A query without `key=` and this server's own key. With another value the word is the upstream's, and stays."""
-    return b"&".join(field for field in query.split(b"&") if not (field.startswith(b"key=") and hmac.compare_digest(field[4:], key)))
+    """A query without `key=` and this server's own key, however spelled. With another value the word is the upstream's, and stays."""
+    return b"&".join(field for field in query.split(b"&") if not _shows(field, key))
+
+
+def _shows(field: bytes, key: bytes) -> bool:
+    """Whether a field of a query reads `key=` and the key, as whoever looks for the key reads it."""
+    name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")) for part in field.partition(b"="))
+    return name == b"key" and hmac.compare_digest(value, key)
 
 
 def climbs(path: bytes) -> bool:
