@@ -251,7 +251,7 @@ def stats_of(*servers: Mapping[str, Any], problem: str = "") -> Mapping[str, Any
         ({"state": "waiting", "why": "坏 / bad", "wire": "any"}, "PROBLEM", "cannot be used: bad", '"url"'),
         ({"state": "starting", "why": "坏 / bad", "wire": "http"}, "PROBLEM", "cannot be used: bad", '"url"'),
         ({"state": "running", "why": "坏 / bad", "wire": "http", "tools": []}, "note", "no tools yet: bad", "log"),
-        ({"state": "running", "seconds": 2.0, "last_error": "坏 / bad", "wire": "http"}, "ok", "runs: add", ""),
+        ({"state": "running", "seconds": 2.0, "last_error": "坏 / bad", "wire": "http"}, "note", "went wrong last: bad", "entry"),
     ],
 )
 def test_every_state_of_a_managed_server_is_told(told: Mapping[str, Any], mark: str, words: str, remedy: str) -> None:

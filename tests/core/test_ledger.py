@@ -145,6 +145,17 @@ def test_an_answer_is_looked_up_among_the_answering_links_own_calls_only() -> No
     assert play.counters.unknown_answers == 1
 
 
+def test_a_tool_call_that_times_out_names_the_remedy() -> None:
+    play, tool, device = pair()
+    device.says(call(7, "add"))
+    assert tool.hear()["method"] == "tools/call"
+    play.wait(25)
+    error = device.hear()["error"]
+    assert error["code"] == errors.TIMED_OUT.number
+    assert error["data"]["hint"].startswith("no answer within 25 s: ")
+    assert '或延长时限：[endpoint.tools."工具名"] timeout' in error["data"]["hint"]
+
+
 @pytest.mark.row("D6")
 def test_an_answer_after_the_deadline_is_late_and_one_more_is_unknown() -> None:
     play, tool, device = pair()

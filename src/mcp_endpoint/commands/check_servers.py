@@ -346,6 +346,14 @@ def _server(one: Mapping[str, Any], file: str) -> Finding:
             problem=False,
         )
     tools = ", ".join(one["tools"])
+    if by_url and why.en:
+        return Finding(
+            f"server {name} runs ({tools}); what went wrong last: {why.en}",
+            f"服务器 {name} 正在运行（{tools}）；最近的问题：{why.zh}",
+            f"if it still fails, do what this says, or correct its entry in {file}",
+            f"如仍失败，请按其说明处理，或在 {file} 中改正",
+            problem=False,
+        )
     return Finding(f"server {name} runs: {tools}", f"服务器 {name} 正在运行：{tools}")
 
 

@@ -147,7 +147,11 @@ class Ledger:
         seconds = f"{call.deadline - call.started:g}"
         if not call.tool:
             self.watch.tell("timed out", self.shown, method=call.method, seconds=seconds)
-        self.fail(call, errors.TIMED_OUT, f"no answer within {seconds} s / {seconds} 秒内没有应答", delivered=delivered)
+        en, zh = f"no answer within {seconds} s", f"{seconds} 秒内没有应答"
+        if call.method == "tools/call" and delivered:
+            en += ': see what the tool waits for, or give it more time: [endpoint.tools."NAME"] timeout'
+            zh += '：请检查工具在等什么，或延长时限：[endpoint.tools."工具名"] timeout'
+        self.fail(call, errors.TIMED_OUT, f"{en} / {zh}", delivered=delivered)
 
     def refuse(self, provider: Provider, id: bytes, hint: str, code: Code = errors.METHOD_NOT_FOUND) -> None:
         """Tell a provider that what it asked is not answered."""

@@ -406,6 +406,25 @@ async def test_calls_whose_session_was_forgotten_are_said_again_after_one_new_gr
         assert one.describe()["attempts"] == 1
 
 
+async def test_a_call_that_is_refused_is_the_last_error_of_a_server_that_goes_on() -> None:
+    """Nothing is lost and it stays `running`: this is where an operator finds out why its calls fail."""
+
+    def faults(seen: Seen, frame: dict[str, Any]) -> bytes | None:
+        return reply(401, b'{"message":"who are you"}', JSON) if frame.get("method") == "tools/call" else None
+
+    broker = house()
+    async with upstream(Small(faults)) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
+        await becomes(one, "running")
+        inside = local(broker, one.server)
+        await inside.tools()
+        assert one.describe()["last_error"] == ""
+        with pytest.raises(Failed, match="did not take the request"):
+            await inside.call("pour", {})
+        told = one.describe()
+        assert told["state"] == "running"
+        assert "HTTP 401" in told["last_error"] and "who are you" in told["last_error"]
+
+
 async def test_a_session_that_is_never_known_ends_a_call_with_the_servers_words() -> None:
     def faults(seen: Seen, frame: dict[str, Any]) -> bytes | None:
         return rpc_error(-32001, "Session not found", 404) if frame.get("method") == "tools/call" else None

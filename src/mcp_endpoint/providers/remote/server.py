@@ -419,6 +419,7 @@ class Upstream:
             failure = await way.post(data, frame, headers_of(frame, link.version, link.tools))
         if failure is None:
             return
+        self._last_error = f"{self._mask(failure.zh)} / {self._mask(failure.en)}"
         if failure.unreachable:
             link.lost(failure)
         if frame.method is not UNSET and frame.id is not UNSET:
