@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from loguru import logger
-from running import KEY, get, running
+from running import BOUND, KEY, get, running
 from sockets.stage import certificates
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import Frame, Opcode
@@ -27,7 +27,6 @@ from mcp_endpoint.settings.schema import Config, DialSettings, EndpointSettings,
 from mcp_endpoint.sockets import dial
 from mcp_endpoint.sockets.dial_out import LATER_SECONDS, DialOut, FarSide, Target, secrets
 
-BOUND = 3.0
 CANARY = "eyJhbGciOiJFUzI1NiJ9.canary-claims-6b1f.canary+signature/77=="
 HOME = ("agent:home", "home")
 GREETING = (
@@ -38,6 +37,7 @@ GREETING = (
     '{"jsonrpc":"2.0","id":2,"method":"ping","params":{}}',
 )
 """What the hosted endpoint says when a link opens, in one go."""
+EAGER = Limits(hold_quiet_seconds=0.05, list_changed_seconds=0.01, merged_list_seconds=0.05)
 CALL = '{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"calculator","arguments":{},"serialNumber":null}}'
 
 
@@ -195,6 +195,18 @@ class Tool:
     def ping(self) -> None: ...
 
 
+BIG = {"content": [{"type": "text", "text": "x" * 900_000}]}
+"""Twenty of them are more than the kernel keeps for a socket that nobody reads."""
+
+
+async def asks(line: Line, tool: Tool, result: dict[str, Any], numbers: range) -> None:
+    """Calls of a silent tool, all of which it has then answered."""
+    await line.says(*(CALL % number for number in numbers))
+    asked = [json.loads(await asyncio.wait_for(tool.heard.get(), BOUND)) for _ in numbers]
+    for message in asked:
+        tool.answers(message, result)
+
+
 class Side:
     """This server's side: a broker and its targets."""
 
@@ -271,7 +283,7 @@ async def test_the_hosted_endpoint_is_answered_as_by_a_tool_of_its_own() -> None
 
 
 async def test_the_one_list_it_asks_for_has_the_tools_that_still_start_and_it_hears_of_later_ones() -> None:
-    async with hosting() as hosted, Side(hosted.url, limits=Limits(hold_quiet_seconds=0.05, list_changed_seconds=0.01)) as side:
+    async with hosting() as hosted, Side(hosted.url, limits=EAGER) as side:
         line = await hosted.line()
         Tool(side.broker, "first")
         slow = Tool(side.broker, "second")
@@ -279,9 +291,13 @@ async def test_the_one_list_it_asks_for_has_the_tools_that_still_start_and_it_he
         kept: list[tuple[Part, Part]] = []
         await line.says(*GREETING)
         await line.answers(0, 2)
-        slow.send = greeted  # type: ignore[method-assign]
-        for frame in kept:
-            slow.send(*frame)
+
+        def starts() -> None:
+            slow.send = greeted  # type: ignore[method-assign]
+            for frame in kept:
+                slow.send(*frame)
+
+        asyncio.get_running_loop().call_later(0.2, starts)  # four times as long as a merged list waits that nobody holds
         while (listed := await line.hears()).get("id") != 1:
             assert listed["method"] == "notifications/tools/list_changed"
         assert sorted(one["name"] for one in listed["result"]["tools"]) == ["first", "second"]
@@ -420,6 +436,18 @@ async def test_what_is_owed_goes_out_before_the_link_is_closed_with_1001() -> No
         assert side.target["state"] == "stopped"
 
 
+async def test_answers_that_still_wait_for_a_slow_reader_go_out_before_the_end() -> None:
+    async with hosting() as hosted:
+        async with Side(hosted.url) as side:
+            tool = Tool(side.broker, "calculator", silent=True)
+            line, _ = await hosted.greeted()
+            line.connection.transport.pause_reading()
+            await asks(line, tool, BIG, range(10, 30))
+            asyncio.get_running_loop().call_later(0.1, line.connection.transport.resume_reading)
+        await line.answers(*range(10, 30))
+        assert (await line.ended())[0] == 1001
+
+
 async def test_a_target_that_waits_or_dials_ends_at_once() -> None:
     async with hosting(401) as hosted, Side(hosted.url) as side:
         await side.pauses.next()
@@ -490,6 +518,20 @@ async def test_a_far_side_that_floods_and_never_reads_is_given_up() -> None:
         await side.pauses.next()
         assert "1013 not reading" in side.target["reason"]
         line.connection.transport.abort()
+
+
+async def test_nothing_more_is_read_of_one_that_does_not_read_until_it_does() -> None:
+    limits = Limits(queued_bytes_per_link=64 * 1024, overfull_times=100, hold_quiet_seconds=0.05)
+    async with hosting() as hosted, Side(hosted.url, limits=limits) as side:
+        tool = Tool(side.broker, "calculator", silent=True)
+        line, _ = await hosted.greeted()
+        line.connection.transport.pause_reading()
+        with pytest.raises(TimeoutError):
+            for number in range(10, 60):  # a few fill what the kernel keeps
+                await line.says(CALL % number)
+                tool.answers(json.loads(await asyncio.wait_for(tool.heard.get(), 0.5)), BIG)
+        line.connection.transport.resume_reading()
+        await asyncio.wait_for(tool.heard.get(), BOUND)
 
 
 async def test_pings_of_one_that_never_reads_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
