@@ -46,12 +46,12 @@ MET = {
     "http_sessions": "consumers/mcp_http/test_sessions.py::"
     "test_at_the_most_sessions_the_one_unused_for_longest_gives_way_and_one_in_use_does_not",
     "http_idle_seconds": "consumers/mcp_http/test_sessions.py::test_a_session_nobody_uses_ends_and_one_that_is_read_does_not",
-    "http_replay_bytes": "consumers/mcp_http/test_sessions.py::"
+    "http_replay_bytes": "consumers/mcp_http/test_session.py::"
     "test_events_kept_for_a_resumption_are_bounded_and_the_least_used_session_forgets_first",
     "http_answer_bytes": "consumers/test_local.py::test_an_answer_larger_than_the_house_takes_fails_and_says_so",
     "http_ask_seconds": "core/test_endpoint_house.py::test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take",
     "ask_seconds": "core/test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",
-    "http_streams": "consumers/mcp_http/test_stateless.py::test_there_are_only_so_many_subscriptions",
+    "http_streams": "consumers/mcp_http/test_subscriptions.py::test_there_are_only_so_many_subscriptions",
     "parked_rounds": "consumers/mcp_http/test_stateless.py::test_of_parked_rounds_there_are_only_so_many",
     "metric_endpoints": "core/test_taps.py::test_names_that_peers_choose_cannot_make_the_figures_grow",
     "metric_tools": "core/test_taps.py::test_names_that_peers_choose_cannot_make_the_figures_grow",

@@ -4,84 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from consumers.web import BOTH, DOORS, JSON, OTHER, Stream, Tool, Web, served, text
+from consumers.stateless_client import ACCEPTED, ALL, FORM, ask, called, era, headers, said, settled, stage, streamed
+from consumers.web import BOTH, DOORS, JSON, OTHER, Tool, Web, served, text
 
 from mcp_endpoint.consumers.mcp_http import stateless as module
-from mcp_endpoint.consumers.mcp_http.stateless import Stateless
 from mcp_endpoint.protocol import stateless as eras
-from mcp_endpoint.protocol.stateless import CAPABILITIES_KEY, CLIENT_KEY, LEVEL_KEY, REVISION, SERVER_KEY, SUBSCRIPTION_KEY, VERSION_KEY
-
-BOUND = 20.0
-ACCEPTED = {"action": "accept", "content": {"name": "Ada"}}
-ALL = {"elicitation": {}, "sampling": {}, "roots": {}}
-FORM = {"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}}
-
-
-def said(method: str, params: Any = None, *, id: Any = 7, capabilities: Any = None, level: str | None = None, token: Any = None) -> Any:
-    """One request of a stateless client."""
-    meta: dict[str, Any] = {
-        VERSION_KEY: REVISION,
-        CLIENT_KEY: {"name": "test", "version": "1"},
-        CAPABILITIES_KEY: ALL if capabilities is None else capabilities,
-    }
-    if level is not None:
-        meta[LEVEL_KEY] = level
-    if token is not None:
-        meta["progressToken"] = token
-    return {"jsonrpc": "2.0", "id": id, "method": method, "params": {"_meta": meta} | (params or {})}
-
-
-def headers(body: Any) -> dict[str, str]:
-    found = {"mcp_protocol_version": REVISION, "mcp_method": body["method"]}
-    params = body["params"]
-    name = params.get("uri") if body["method"] == "resources/read" else params.get("name")
-    return found | ({"mcp_name": name} if isinstance(name, str) else {})
-
-
-async def ask(web: Web, body: Any, status: int = 200, **more: Any) -> Any:
-    """Send it; its answer, which must have this status."""
-    answer = await web.post(body, accept=more.pop("accept", BOTH), **(headers(body) | more))
-    assert answer.status_code == status, answer.text
-    found = answer.json()
-    assert found["id"] == body["id"]
-    return found
-
-
-def called(arguments: Any = None, *, name: str = "echo", **more: Any) -> Any:
-    rounds = {key: more.pop(key) for key in ("requestState", "inputResponses") if key in more}
-    return said("tools/call", {"name": name, "arguments": arguments or {}} | rounds, **more)
-
-
-@asynccontextmanager
-async def stage(*names: str, limits: Any = None, answers: Any = None) -> AsyncIterator[tuple[Web, Tool]]:
-    async with served(limits=limits) as web:
-        tool = Tool(web.broker, *names)
-        if answers is not None:
-            tool.answers = answers
-        yield web, tool
-
-
-@asynccontextmanager
-async def streamed(web: Web, body: Any, **more: Any) -> AsyncIterator[Stream]:
-    async with web.stream(body, session="", **(headers(body) | more)) as stream:
-        yield stream
-
-
-async def settled(condition: Any) -> None:
-    async with asyncio.timeout(BOUND):
-        while not condition():  # noqa: ASYNC110 - nobody announces it
-            await asyncio.sleep(0.005)
-
-
-def era(web: Web) -> Stateless:
-    found = web.room._stateless
-    assert isinstance(found, Stateless)
-    return found
+from mcp_endpoint.protocol.stateless import CAPABILITIES_KEY, CLIENT_KEY, REVISION, SERVER_KEY, SUBSCRIPTION_KEY, VERSION_KEY
 
 
 @pytest.fixture
@@ -600,59 +531,6 @@ async def test_a_question_without_a_state_stays_without() -> None:
         asked = {"who": {"method": "elicitation/create", "params": FORM}}
         tool.say({"id": heard["id"], "result": {"resultType": "input_required", "inputRequests": asked}})
         assert "requestState" not in (await task)["result"]
-
-
-# == subscriptions =========================================================================================================
-
-
-async def test_a_subscription_is_acknowledged_and_tells_of_changes() -> None:
-    async with stage("a") as (web, tool):
-        body = said("subscriptions/listen", {"notifications": {"toolsListChanged": True, "promptsListChanged": True}}, id="sub")
-        async with streamed(web, body) as stream:
-            first = await stream.frame()
-            assert first["method"] == "notifications/subscriptions/acknowledged"
-            assert first["params"] == {"notifications": {"toolsListChanged": True}, "_meta": {SUBSCRIPTION_KEY: "sub"}}
-            await ask(web, said("tools/list"))
-            tool.names = ("a", "b")
-            tool.say({"method": "notifications/tools/list_changed"})
-            second = await stream.frame()
-            assert second["method"] == "notifications/tools/list_changed"
-            assert second["params"]["_meta"] == {SUBSCRIPTION_KEY: "sub"}
-            assert web.room.describe()["stateless"]["subscriptions"] == 1
-        await settled(lambda: web.room.describe()["stateless"]["subscriptions"] == 0)
-
-
-async def test_what_was_not_asked_for_is_not_told() -> None:
-    async with stage("a") as (web, tool), streamed(web, said("subscriptions/listen", {"notifications": {}})) as stream:
-        assert (await stream.frame())["params"]["notifications"] == {}
-        tool.names = ("a", "b")
-        tool.say({"method": "notifications/tools/list_changed"})
-        await settled(lambda: len([frame for frame in tool.heard if frame.get("method") == "tools/list"]) >= 1)
-        await era(web).stop()
-        last = await stream.frame()
-        assert last["result"]["_meta"][SUBSCRIPTION_KEY] == 7 and last["result"]["resultType"] == "complete"
-
-
-async def test_a_subscription_needs_a_stream() -> None:
-    async with served() as web:
-        body = said("subscriptions/listen", {"notifications": {}})
-        assert (await web.post(body, accept=JSON, **headers(body))).status_code == 406
-
-
-async def test_there_are_only_so_many_subscriptions() -> None:
-    async with stage(limits={"http_streams": 1}) as (web, _):
-        body = said("subscriptions/listen", {"notifications": {}})
-        async with streamed(web, body) as stream:
-            await stream.frame()
-            assert (await ask(web, body))["error"]["code"] == -32603
-
-
-async def test_a_silent_subscription_shows_life(quick: None) -> None:
-    async with stage() as (web, _), streamed(web, said("subscriptions/listen", {"notifications": {}})) as stream:
-        await stream.frame()
-        reading = asyncio.ensure_future(stream.event())
-        await settled(lambda: stream.comments >= 2)
-        reading.cancel()
 
 
 # == the end ===============================================================================================================

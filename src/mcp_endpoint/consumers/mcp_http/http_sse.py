@@ -16,8 +16,10 @@ from starlette.types import Receive, Scope, Send
 
 from ... import errors
 from ...protocol.jsonrpc import Malformed
+from .answers import accepts, refused
 from .caller import Seat
-from .sessions import Session, Sessions, accepts, refused
+from .session import Session
+from .sessions import Sessions
 from .streams import Connection, Events
 
 STREAM: Final = "/sse"

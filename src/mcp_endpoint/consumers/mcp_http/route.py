@@ -29,9 +29,10 @@ from ...core.broker import Broker
 from ...core.lifecycle import HANDSHAKE_REVISIONS
 from ...core.shares import Shares
 from ...settings.schema import Limits
+from .answers import SESSION, VERSION
 from .caller import Era, Seat
 from .http_sse import MESSAGES, STREAM, HttpSse
-from .sessions import SESSION, VERSION, Sessions
+from .sessions import Sessions
 from .streams import Store
 
 MCP: Final = "/mcp"

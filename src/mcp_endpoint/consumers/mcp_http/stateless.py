@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ... import __version__, errors
+from ... import errors
 from ...core.parties import State
 from ...core.shares import Shares
 from ...protocol import jsonrpc
@@ -35,24 +35,15 @@ from ...protocol.definitions import Tool
 from ...protocol.jsonrpc import Frame, Malformed
 from ...settings.schema import Limits
 from . import envelope, failures, request_state
+from .answers import LATER, StreamedAnswer, accepts, error_answer, error_frame, json_answer, refused
 from .caller import Seat
 from .envelope import STATUS, Asked, Refused
 from .exchange import Envoy
-from .sessions import LATER, accepts, refused
-from .streams import COMMENT, COMMENT_SECONDS, HEADERS, Store, hung_up
+from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
+from .subscriptions import LISTEN, Listener, capabilities_of
 
 REMOVED: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 """Methods of the handshake era that this one has given up."""
-LISTEN: Final = "subscriptions/listen"
-ANNOUNCED: Final = {
-    "notifications/tools/list_changed": ("toolsListChanged", "tools"),
-    "notifications/prompts/list_changed": ("promptsListChanged", "prompts"),
-    "notifications/resources/list_changed": ("resourcesListChanged", "resources"),
-}
-"""What a stream may be opened for: the notification, its name in the filter, and the capability it belongs to."""
-UPDATED: Final = "notifications/resources/updated"
-RESOURCES: Final = 100
-"""Resources one stream may be opened for."""
 LINGER_SECONDS: Final = 15.0
 """How long an envoy stays for the next request."""
 LINGERING: Final = 256
@@ -61,7 +52,6 @@ LINGERING: Final = 256
 _PARKED: Final = b"P"
 _CARRIED: Final = b"C"
 _encode: Final = msgspec.json.Encoder().encode
-_SERVER: Final = _encode({"name": "mcp-endpoint-server", "version": __version__})
 
 
 class Stateless:
@@ -107,7 +97,7 @@ class Stateless:
                 return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", asked.id, headers=LATER)
             return await self._serve(request, asked, seat, stream=stream)
         except Refused as why:
-            return _error(why.id, why.code, why.message, why.data)
+            return error_answer(why.id, why.code, why.message, why.data)
 
     async def stop(self) -> None:
         """Streams end in order, and what waits for a client is given up."""
@@ -136,7 +126,7 @@ class Stateless:
         version = request.headers.get(envelope.VERSION)
         if version not in (None, eras.REVISION):
             about = {"supported": [eras.REVISION], "requested": version}
-            return _error(b"null", eras.UNSUPPORTED_VERSION, "unsupported protocol version / 不支持的协议版本", about)
+            return error_answer(b"null", eras.UNSUPPORTED_VERSION, "unsupported protocol version / 不支持的协议版本", about)
         return Response(status_code=202)
 
     # -- requests ----------------------------------------------------------------------------------------------------------
@@ -161,7 +151,7 @@ class Stateless:
                 response = Answering(self, envoy, asked, leaving)
                 handed_over = True
                 return response
-            return _json(*self.finish(envoy, asked))
+            return json_answer(*self.finish(envoy, asked))
         finally:
             if not handed_over:
                 leaving.cancel()
@@ -210,14 +200,15 @@ class Stateless:
         if envoy.answer is not None:
             return self._translated(envoy, asked, envoy.answer)
         if envoy.ended:
-            return _frame(asked.id, eras.INTERNAL, "the server ended this request / 服务器结束了此请求")
+            return error_frame(asked.id, eras.INTERNAL, "the server ended this request / 服务器结束了此请求")
         return self._park(envoy, asked)
 
     def _translated(self, envoy: Envoy, asked: Asked, answer: Frame) -> tuple[bytes, int]:
         result, error = answer.result, answer.error
         if envoy.undeclared and (result is UNSET or eras.fields(result).get("isError") == Raw(b"true")):
             about = {"requiredCapabilities": envoy.undeclared}
-            return _frame(asked.id, eras.MISSING_CAPABILITY, "the tool asks what this client did not declare / 客户端未声明所需能力", about)
+            why = "the tool asks what this client did not declare / 客户端未声明所需能力"
+            return error_frame(asked.id, eras.MISSING_CAPABILITY, why, about)
         if result is UNSET:
             raw = eras.error_outward(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
             told = failures.told(asked.method, asked.id, raw)
@@ -240,7 +231,8 @@ class Stateless:
             crowded = self._rounds.gives_way(envoy.seat.name)
             if crowded is None:
                 envoy.close(*errors.GOING_AWAY)
-                return _frame(asked.id, eras.INTERNAL, "too many questions wait for answers (limits.parked_rounds) / 等待回答的提问过多")
+                why = "too many questions wait for answers (limits.parked_rounds) / 等待回答的提问过多"
+                return error_frame(asked.id, eras.INTERNAL, why)
             self._unpark(crowded).close(*errors.GOING_AWAY)
         number = secrets.token_bytes(16)
         seconds = self.limits.http_ask_seconds
@@ -347,7 +339,7 @@ class Stateless:
             self.unlisten(crowded)
             crowded.end()
         wanted = eras.objects(eras.fields(asked.params).get("notifications", UNSET))
-        listener = Listener(self, asked, seat)
+        listener = Listener(asked, seat, self.limits, self.store, self.unlisten)
         self._streams.add(seat.name, listener)
         try:
             await listener.open(wanted)
@@ -361,26 +353,7 @@ class Stateless:
         self._streams.remove(listener.owner, listener)
 
 
-class _Stream(Response):
-    """An answer that is a stream of events."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, stalled_seconds: float) -> None:
-        self.status_code = 200
-        self.background = None
-        self.init_headers(HEADERS)
-        self._stalled_seconds = stalled_seconds
-
-    async def _begin(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-
-    async def _write(self, send: Send, piece: bytes, *, more: bool = True) -> None:
-        async with asyncio.timeout(self._stalled_seconds):
-            await send({"type": "http.response.body", "body": piece, "more_body": more})
-
-
-class Answering(_Stream):
+class Answering(StreamedAnswer):
     """The stream of one request: its notifications, and its answer at the end."""
 
     def __init__(self, era: Stateless, envoy: Envoy, asked: Asked, leaving: asyncio.Future[None]) -> None:
@@ -397,9 +370,9 @@ class Answering(_Stream):
             await self._begin(send)
             while not self._leaving.done():
                 if envoy.notes:
-                    await self._write(send, _event(envoy.note()))
+                    await self._write(send, event_of(envoy.note()))
                 elif envoy.answer is not None or envoy.waits or envoy.ended:
-                    await self._write(send, _event(self._era.finish(envoy, self._asked)[0]), more=False)
+                    await self._write(send, event_of(self._era.finish(envoy, self._asked)[0]), more=False)
                     return
                 else:
                     await envoy.news(COMMENT_SECONDS)
@@ -412,142 +385,13 @@ class Answering(_Stream):
             self._era.leave(envoy)
 
 
-class Listener(_Stream):
-    """The stream of one `subscriptions/listen`: what it was opened for, tagged with the request's id."""
-
-    def __init__(self, era: Stateless, asked: Asked, seat: Seat) -> None:
-        super().__init__(era.limits.stalled_seconds)
-        self._era = era
-        self.owner = seat.name
-        """The endpoint."""
-        self._asked = asked
-        self._envoy = Envoy(seat, era.limits, era.store, hears=self._heard)
-        self._methods: set[str] = set()
-        self._resources: set[str] = set()
-        self._events: dict[bytes, None] = {}
-        self._news = asyncio.Event()
-        self._over = False
-
-    async def open(self, wanted: Mapping[str, Any]) -> None:
-        """Find out what can be had of what is wanted. Raises Refused."""
-        await self._envoy.introduce()
-        if not self._envoy.welcome:
-            raise Refused(eras.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
-        had = _capabilities(self._envoy)
-        honored: dict[str, Any] = {}
-        for method, (name, capability) in ANNOUNCED.items():
-            if wanted.get(name) is True and _has(had, capability, "listChanged"):
-                self._methods.add(method)
-                honored[name] = True
-        uris = wanted.get("resourceSubscriptions")
-        if isinstance(uris, list) and _has(had, "resources", "subscribe"):
-            for uri in [uri for uri in dict.fromkeys(map(str, uris)) if uri][:RESOURCES]:
-                frame = await self._envoy.request("resources/subscribe", _encode({"uri": uri}))
-                if frame.error is UNSET:
-                    self._resources.add(uri)
-            if self._resources:
-                honored["resourceSubscriptions"] = sorted(self._resources)
-        acknowledged = Raw(_encode({"notifications": honored}))
-        # What was heard meanwhile comes after the acknowledgement.
-        first = eras.tagged("notifications/subscriptions/acknowledged", acknowledged, self._asked.id)
-        heard = list(self._events)
-        self._forget()
-        for event in (first, *heard):
-            self._keep(event)
-
-    def _heard(self, method: str, frame: Frame) -> None:
-        if self._over or (method not in self._methods and not (method == UPDATED and self._resources)):
-            return
-        # Every one of them means "look again": one that waits to be read says it for the next too.
-        self._keep(eras.tagged(method, frame.params, self._asked.id))
-
-    def _keep(self, event: bytes) -> None:
-        if event not in self._events:
-            self._events[event] = None
-            self._envoy.unread += len(event)
-            self._era.store.take(self, len(event))
-            self._news.set()
-
-    def _next(self) -> bytes:
-        event = next(iter(self._events))
-        del self._events[event]
-        self._envoy.unread -= len(event)
-        self._era.store.free(self, len(event))
-        return event
-
-    def _forget(self) -> None:
-        self._events.clear()
-        self._era.store.free(self, self._envoy.unread)
-        self._envoy.unread = 0
-
-    def spare(self) -> None:
-        """All that is kept is waited for."""
-
-    def drop(self) -> None:
-        """There is no room for what waits: the subscription ends, so that its client knows that it missed something."""
-        self._forget()
-        self.end()
-
-    def end(self) -> None:
-        """The server ends the stream: the client hears so."""
-        self._over = True
-        self._news.set()
-
-    def leave(self) -> None:
-        """The stream is over."""
-        self._envoy.close(*errors.GOING_AWAY)
-        self._forget()
-        self._era.unlisten(self)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        leaving = asyncio.ensure_future(hung_up(receive))
-        leaving.add_done_callback(lambda _: self._news.set())
-        try:
-            await self._begin(send)
-            while not leaving.done():
-                if self._events:
-                    await self._write(send, _event(self._next()))
-                elif self._over or self._envoy.ended:
-                    meta = b'{"%b":%b}' % (eras.SUBSCRIPTION_KEY.encode(), self._asked.id)
-                    body = eras.outward(LISTEN, b'{"_meta":%b}' % meta, self._envoy.server)
-                    await self._write(send, _event(jsonrpc.result(self._asked.id, body)), more=False)
-                    return
-                else:
-                    await self._pause(send)
-        except TimeoutError:
-            return
-        finally:
-            leaving.cancel()
-            self.leave()
-
-    async def _pause(self, send: Send) -> None:
-        self._news.clear()
-        try:
-            async with asyncio.timeout(COMMENT_SECONDS):
-                await self._news.wait()
-        except TimeoutError:
-            await self._write(send, COMMENT)
-
-
 def _discovered(envoy: Envoy) -> bytes:
     """The result of `server/discover`, from what the endpoint says of itself to a handshake."""
     welcome = eras.fields(envoy.welcome)
-    body: dict[str, Any] = {"supportedVersions": [eras.REVISION], "capabilities": _capabilities(envoy)}
+    body: dict[str, Any] = {"supportedVersions": [eras.REVISION], "capabilities": capabilities_of(envoy)}
     if "instructions" in welcome:
         body["instructions"] = welcome["instructions"]
     return _encode(body)
-
-
-def _capabilities(envoy: Envoy) -> dict[str, Any]:
-    """What the endpoint can; that tools came or went it announces itself, whatever the only tool says of that."""
-    found = eras.objects(eras.fields(envoy.welcome).get("capabilities", UNSET))
-    tools = found.get("tools")
-    return found | {"tools": tools | {"listChanged": True}} if isinstance(tools, dict) else found
-
-
-def _has(capabilities: Mapping[str, Any], name: str, part: str) -> bool:
-    found = capabilities.get(name)
-    return isinstance(found, dict) and found.get(part) is True
 
 
 def _tool(envoy: Envoy, name: str) -> Tool | None:
@@ -564,20 +408,3 @@ def _fingerprint(asked: Asked, seat: Seat) -> bytes:
 
 def _bad_state() -> Refused:
     return Refused(errors.INVALID_PARAMS.number, "the requestState is not valid for this request, or no longer / requestState 无效或已过期")
-
-
-def _event(frame: bytes) -> bytes:
-    return b"event: message\ndata: %b\n\n" % jsonrpc.one_line(frame)
-
-
-def _json(body: bytes, status: int) -> Response:
-    return Response(body, status, media_type="application/json")
-
-
-def _frame(id: bytes, code: int, message: str, data: object = UNSET) -> tuple[bytes, int]:
-    error = eras.Error(code, message, UNSET if data is UNSET else Raw(_encode(data)))
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode(error)), STATUS.get(code, 200)
-
-
-def _error(id: bytes, code: int, message: str, data: object = UNSET) -> Response:
-    return _json(*_frame(id, code, message, data))

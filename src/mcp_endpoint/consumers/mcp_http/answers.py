@@ -1,0 +1,75 @@
+"""What the answers of MCP over HTTP are made of: names of headers, what a client accepts, errors and streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Send
+
+from ...errors import Code
+from ...protocol.stateless import INTERNAL, Error
+from .envelope import STATUS
+from .streams import HEADERS
+
+SESSION: Final = "mcp-session-id"
+VERSION: Final = "mcp-protocol-version"
+LAST_EVENT: Final = "last-event-id"
+LATER: Final = {"retry-after": "5"}
+"""For a client that may come again in so many seconds."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def accepts(request: Request) -> tuple[bool, bool]:
+    """Whether the client takes JSON, and whether it takes a stream of events; one that does not say takes JSON."""
+    kinds = {kind.partition(";")[0].strip().lower() for kind in ",".join(request.headers.getlist("accept")).split(",")}
+    anything = "*/*" in kinds or kinds == {""}
+    return anything or bool(kinds & {"application/json", "application/*"}), "*/*" in kinds or bool(kinds & {"text/event-stream", "text/*"})
+
+
+def refused(status: int, code: Code, why: str, id: bytes = b"null", *, headers: Mapping[str, str] | None = None) -> Response:
+    """An HTTP error with a JSON-RPC error for a body, as clients of MCP read it; never with a code that only devices know."""
+    number = code.number if code.number < -32099 else INTERNAL
+    body = b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode({"code": number, "message": f"{code.message}: {why}"}))
+    return Response(body, status, headers, media_type="application/json")
+
+
+class StreamedAnswer(Response):
+    """An answer that is a stream of events."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, stalled_seconds: float) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers(HEADERS)
+        self._stalled_seconds = stalled_seconds
+
+    async def _begin(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    async def _write(self, send: Send, piece: bytes, *, more: bool = True) -> None:
+        async with asyncio.timeout(self._stalled_seconds):
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+def json_answer(body: bytes, status: int) -> Response:
+    """JSON, whatever it says."""
+    return Response(body, status, media_type="application/json")
+
+
+def error_frame(id: bytes, code: int, message: str, data: object = UNSET) -> tuple[bytes, int]:
+    """A JSON-RPC error, and the HTTP status that revision 2026-07-28 has for its code."""
+    error = Error(code, message, UNSET if data is UNSET else Raw(_encode(data)))
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode(error)), STATUS.get(code, 200)
+
+
+def error_answer(id: bytes, code: int, message: str, data: object = UNSET) -> Response:
+    """The same as an HTTP answer."""
+    return json_answer(*error_frame(id, code, message, data))

@@ -1,0 +1,443 @@
+"""One session: a client of one endpoint, whose link is made of HTTP requests.
+
+Rules (MCP 2025-11-25, Transports, "Streamable HTTP"):
+
+1. A POST that holds requests gets JSON if nothing but its answers comes within `QUICK_SECONDS`, else a stream of events. What belongs
+   to a call (its progress, its log lines, what its tool asks of the user) goes down that call's stream; what belongs to none goes to the
+   session's own stream, which GET opens.
+2. A client that hangs up has not cancelled: its answer is kept for a resumption by `Last-Event-ID`. `notifications/cancelled` ends the
+   POST with an error, because this wire ends a request with an answer only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+from msgspec import UNSET
+from starlette.responses import Response
+
+from ... import errors
+from ...core.ledger import CANCELLED, number_of
+from ...core.lifecycle import LATEST
+from ...core.parties import Call, Consumer
+from ...errors import Code
+from ...protocol import jsonrpc
+from ...protocol.jsonrpc import Frame, Malformed, Part, id_key, members, place_in_params
+from ...protocol.stateless import INTERNAL
+from ...settings.schema import Limits
+from . import failures
+from .answers import SESSION, refused
+from .caller import Seat
+from .streams import Connection, Events, Store, Stream
+
+QUICK_SECONDS: Final = 1.0
+"""How long a POST waits for its answer before it becomes a stream; most tools are quicker, and JSON is simpler for everybody."""
+PRIMED_SINCE: Final = "2025-11-25"
+"""The first revision whose clients understand an event without data."""
+STREAMS_KEPT: Final = 64
+"""Finished streams a session keeps for a resumption."""
+BACKLOG_BYTES: Final = 64 * 1024
+"""What a session keeps for a client that has not opened its stream."""
+TWICE: Final = "a request with this id is in flight / 同一 id 的请求尚未完成"
+CANCELLED_CODE: Final = -32800
+"""What the official SDK answers to a request that was cancelled (from the Language Server Protocol)."""
+_EVENT_ID: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
+
+
+class _Welcome(msgspec.Struct):
+    protocolVersion: str = LATEST
+
+
+_welcome_decoder: Final = msgspec.json.Decoder(_Welcome)
+
+
+class Message(NamedTuple):
+    """One frame of a POST; `key` is what its id is compared by, empty for what expects no answer."""
+
+    frame: Frame
+    data: bytes
+    key: bytes
+
+    @property
+    def method(self) -> str:
+        """Its method, empty for an answer."""
+        return self.frame.method if self.frame.method is not UNSET else ""
+
+
+class Post:
+    """One POST with requests: what it waits for, what has come, and its stream if it became one."""
+
+    __slots__ = ("_store", "answers", "awaited", "begun", "left", "owner", "stream", "streams")
+
+    def __init__(
+        self, awaited: dict[bytes, Message], owner: str, store: Store, *, streams: bool, begun: asyncio.Future[None]
+    ) -> None:
+        """`owner` is the endpoint. `streams` says whether the client takes a stream; `begun` is done when there is something to send."""
+        self.awaited = awaited
+        self.answers: dict[bytes, bytes] = {}
+        """The id of a request → its answer, until they leave together."""
+        self.owner = owner
+        self.left = False
+        """Whether nobody is there to get the answers."""
+        self._store = store
+        self.streams = streams
+        self.begun = begun
+        self.stream: Stream | None = None
+
+    def begin(self) -> None:
+        """There is something to send."""
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+    def keep(self, id: bytes, answer: bytes) -> None:
+        """An answer waits for the others of its batch."""
+        if not self.left:
+            self.answers[id] = answer
+            self._store.take(self, len(answer))
+
+    def leave(self) -> None:
+        """The client gets no answer to this POST any more."""
+        self.left = True
+        self.take()
+
+    def take(self) -> list[bytes]:
+        """The answers, which are not kept any longer."""
+        answers = list(self.answers.values())
+        self._store.free(self, sum(map(len, answers)))
+        self.answers.clear()
+        return answers
+
+    def spare(self) -> None:
+        """Every answer is waited for."""
+
+    def drop(self) -> None:
+        """There is no room for the answers: each that is larger becomes an error that says so."""
+        busy = Code(INTERNAL, "应答过多，无处保存 / No room for the answers of this batch (limits.http_replay_bytes)")
+        for id, answer in self.answers.items():
+            error = jsonrpc.error(id, busy)
+            if len(error) < len(answer):
+                self.answers[id] = error
+                self._store.free(self, len(answer) - len(error))
+
+
+class Book(Protocol):
+    """What a session needs of the sessions it belongs to."""
+
+    limits: Limits
+    store: Store
+
+    def parsed(self, data: bytes) -> Frame:
+        """A frame of the endpoint, read. Raises Malformed."""
+        ...
+
+    def event(self, data: bytes) -> bytes:
+        """The same frame as an event."""
+        ...
+
+    def touch(self, session: Session) -> None:
+        """It is in use."""
+        ...
+
+    def forget(self, session: Session, reason: str) -> None:
+        """It has ended."""
+        ...
+
+
+class Session:
+    """One client of one endpoint: a consumer whose link is made of HTTP requests."""
+
+    __slots__ = (
+        "_asked",
+        "_last_stream",
+        "_limits",
+        "_own",
+        "_posts",
+        "_sessions",
+        "_streams",
+        "consumer",
+        "ended",
+        "id",
+        "seat",
+        "sse",
+        "used",
+        "version",
+    )
+
+    def __init__(self, sessions: Book, seat: Seat, id: str, now: float, *, sse: bool = False) -> None:
+        """One of HTTP+SSE (`sse`) says everything by its own stream."""
+        self.id = id
+        self.sse = sse
+        self.seat = seat
+        self.used = now
+        """When it was used last, on the loop's clock."""
+        self.version = ""
+        """The revision agreed on, empty until `initialize` is answered."""
+        self.ended = False
+        self._sessions = sessions
+        self._limits = sessions.limits
+        self._posts: dict[bytes, Post] = {}
+        """Key of a request in flight → the POST it came with; the newest last."""
+        self._streams: dict[int, Stream] = {}
+        self._last_stream = 0
+        self._own: Stream | None = None
+        self._asked: dict[int, Stream] = {}
+        """Number of a provider's request → where it was sent."""
+        self.consumer: Consumer = seat.broker.attach_consumer(
+            seat.name,
+            seat.shown,
+            self,
+            answer_bytes=self._limits.http_answer_bytes,
+            in_house=True,
+            only=seat.only,
+            ask_seconds=self._limits.http_ask_seconds,
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for it or reads it."""
+        return bool(self._posts) or any(stream.connected for stream in self._all_streams())
+
+    @property
+    def streams(self) -> int:
+        """How many streams are being read."""
+        return sum(stream.connected for stream in self._all_streams())
+
+    def _all_streams(self) -> list[Stream]:
+        return [*self._streams.values(), *([self._own] if self._own is not None else [])]
+
+    # -- the link ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for clients who are there but do not read."""
+        return sum(stream.queued for stream in self._all_streams() if stream.connected)
+
+    def ping(self) -> None:
+        """A session lives as long as it is used; there is no socket to test."""
+
+    def close(self, code: int, reason: str) -> None:
+        """The endpoint ends the session, or the session itself does: nothing of it is left."""
+        if self.ended:
+            return
+        self.ended = True
+        self._sessions.forget(self, reason)
+        for key, post in list(self._posts.items()):
+            message = post.awaited[key]
+            assert message.frame.id is not UNSET
+            gone = Code(errors.INVALID_REQUEST.number, "会话已结束 / The session has ended")
+            self._settle(key, jsonrpc.error(bytes(message.frame.id), gone))
+        for stream in self._all_streams():
+            stream.close()
+        self._streams.clear()
+        self._asked.clear()
+        self.seat.broker.detach(self.consumer, code, reason)
+        del self.consumer  # it holds its link, which is this: both would wait for the garbage collector
+
+    def send(self, first: Part, second: Part = b"") -> None:
+        """Take one frame of the endpoint."""
+        if self.ended:
+            return
+        try:
+            if not second and isinstance(first, bytes):
+                data, frame = first, self._sessions.parsed(first)
+            else:
+                data = b"".join((first, second))
+                frame = jsonrpc.parse(data, utf8=True)
+            if frame.method is UNSET:
+                self._answered(frame, data)
+            elif frame.id is UNSET:
+                self._told(frame.method, data)
+            else:
+                self._ask(number_of(bytes(frame.id)), data)
+        except Malformed:
+            return  # the endpoint has read it: only a frame nested to the very limit comes here
+
+    def _answered(self, frame: Frame, data: bytes) -> None:
+        if frame.id is UNSET:
+            return
+        key = self._key(bytes(frame.id))
+        post = self._posts.get(key) if key is not None else None
+        if post is None or key is None:
+            return
+        method = post.awaited[key].method
+        if frame.error is not UNSET:
+            data = failures.told(method, bytes(frame.id), frame.error) or data
+        elif method == "initialize" and frame.result is not UNSET:
+            try:
+                self.version = _welcome_decoder.decode(frame.result).protocolVersion
+            except (msgspec.DecodeError, RecursionError):
+                self.version = LATEST
+        self._settle(key, data)
+
+    def _settle(self, key: bytes, answer: bytes) -> None:
+        """One request has its answer."""
+        post = self._posts.pop(key)
+        id = post.awaited.pop(key).frame.id
+        assert id is not UNSET
+        self._sessions.touch(self)
+        if post.stream is not None:
+            post.stream.say(answer)
+            if not post.awaited and post.stream is not self._own:
+                post.stream.end()
+        else:
+            post.keep(bytes(id), answer)
+        if not post.awaited:
+            post.begin()
+
+    def _ask(self, number: int, data: bytes) -> None:
+        """A provider's request goes down the stream of the call it belongs to."""
+        ask = self.consumer.asks.get(number)
+        calls = [call for call in self.consumer.owed if ask is not None and call.provider is ask.provider]
+        stream = self._stream_of(calls)
+        self._asked[number] = stream
+        stream.say(data)
+
+    def _told(self, method: str, data: bytes) -> None:
+        if method == "notifications/progress":
+            token = self._param(data, "progressToken")
+            calls = [call for call in self.consumer.owed if call.token and call.token == token]
+            self._stream_of(calls).keep(self._sessions.event(data))
+        elif method == CANCELLED:
+            stream = self._asked.pop(number_of(self._param(data, "requestId")), None)
+            (stream or self._own_to_say()).keep(self._sessions.event(data))
+        elif method == "notifications/message":
+            self._stream_of([call for call in self.consumer.owed if call.provider is not None]).keep(self._sessions.event(data))
+        else:
+            self._own_to_say().keep(self._sessions.event(data))
+
+    @staticmethod
+    def _param(data: bytes, name: str) -> bytes:
+        spans = members(data)
+        place = place_in_params(data, spans, name) if "params" in spans else None
+        return b"" if place is None else data[place.start : place.end]
+
+    def _key(self, id: bytes) -> bytes | None:
+        return id_key(id, self._limits.integer_id_chars, self._limits.string_id_bytes)
+
+    # -- streams -----------------------------------------------------------------------------------------------------------
+
+    def _stream_of(self, calls: Iterable[Call]) -> Stream:
+        """The stream of the newest of these calls whose client takes one, else the session's own."""
+        for call in reversed(list(calls)):
+            post = self._posts.get(call.key)
+            if post is not None and post.streams:
+                return self._begin_stream(post)
+        return self._own_to_say()
+
+    def _begin_stream(self, post: Post) -> Stream:
+        if post.stream is None:
+            self._last_stream += 1
+            post.stream = Stream(self._last_stream, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+            self._streams[self._last_stream] = post.stream
+            for answer in post.take():
+                post.stream.say(answer)
+            if not post.awaited:
+                post.stream.end()
+            self._forget_streams()
+            post.begin()
+        return post.stream
+
+    def own_stream(self) -> Stream:
+        """The session's own stream."""
+        if self._own is None:
+            self._own = Stream(0, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+        return self._own
+
+    def _own_to_say(self) -> Stream:
+        """The session's own stream, with room for one frame more although nobody may ever read it."""
+        own = self.own_stream()
+        if not own.connected and own.queued > BACKLOG_BYTES:
+            own.spare()
+        return own
+
+    def _forget_streams(self) -> None:
+        """Finished streams go when nothing of them is left, or when there are too many."""
+        over = [number for number, stream in self._streams.items() if stream.ended and not stream.connected]
+        kept = over[-STREAMS_KEPT:]
+        for number in over:
+            if number not in kept or self._streams[number].empty:
+                self._streams.pop(number).close()
+
+    # -- requests of the client --------------------------------------------------------------------------------------------
+
+    def say(self, data: bytes) -> None:
+        """Hand a frame to the endpoint."""
+        self.consumer.says(self.consumer, data, asyncio.get_running_loop().time(), True)
+
+    async def post(self, messages: list[Message], *, batch: bool, json: bool, stream: bool) -> Response:
+        """Say the messages of one POST; the answer to it, as soon as its form is known."""
+        awaited = {message.key: message for message in messages if message.key}
+        twice = len(awaited) < sum(bool(message.key) for message in messages)
+        if twice or any(key in self._posts for key in awaited):
+            return refused(400, errors.INVALID_REQUEST, TWICE)
+        post = Post(awaited, self.seat.name, self._sessions.store, streams=stream, begun=asyncio.get_running_loop().create_future())
+        for key in awaited:
+            self._posts[key] = post
+        for message in messages:
+            if not self.ended:
+                self.say(message.data)
+            if not self.ended:
+                self._after(message)
+        if not post.awaited and not post.answers and post.stream is None:
+            return Response(status_code=202)
+        if not json:
+            self._begin_stream(post)
+        elif post.awaited:
+            patience = asyncio.get_running_loop().call_later(QUICK_SECONDS, post.begin) if stream else None
+            try:
+                await post.begun
+            except asyncio.CancelledError:
+                post.leave()
+                raise
+            finally:
+                if patience is not None:
+                    patience.cancel()
+            if post.awaited:
+                self._begin_stream(post)
+        if post.stream is not None:
+            return self._events(post.stream.connect())
+        answers = post.take()
+        body = b"[%b]" % b",".join(answers) if batch else answers[0]
+        return Response(body, media_type="application/json", headers={SESSION: self.id})
+
+    def tell(self, message: Message) -> Response:
+        """Say a message of HTTP+SSE; what it is answered comes by the session's own stream."""
+        if message.key:
+            if message.key in self._posts:
+                return refused(400, errors.INVALID_REQUEST, TWICE)
+            begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            post = Post({message.key: message}, self.seat.name, self._sessions.store, streams=True, begun=begun)
+            post.stream = self.own_stream()
+            self._posts[message.key] = post
+        self.say(message.data)
+        if not self.ended:
+            self._after(message)
+        return Response("Accepted", 202, media_type="text/plain")
+
+    def _after(self, message: Message) -> None:
+        """What follows from a message of the client once the endpoint has taken it."""
+        if message.method == CANCELLED:
+            for key in [key for key in self._posts if not any(call.key == key for call in self.consumer.owed)]:
+                cancelled = self._posts[key].awaited[key]
+                assert cancelled.frame.id is not UNSET
+                self._settle(key, jsonrpc.error(bytes(cancelled.frame.id), Code(CANCELLED_CODE, "请求已取消 / Request cancelled")))
+        elif not message.method and message.frame.id is not UNSET:
+            self._asked.pop(number_of(bytes(message.frame.id)), None)
+
+    def listen(self, last_event: str | None) -> Response:
+        """Open the session's own stream, or come back to one after the event the client had last."""
+        if last_event is None:
+            return self._events(self.own_stream().connect())
+        found = _EVENT_ID.fullmatch(last_event)
+        number, place = (int(found[1]), int(found[2])) if found else (-1, 0)
+        stream = self.own_stream() if number == 0 else self._streams.get(number)
+        return self._events(stream.connect(place) if stream is not None else None)
+
+    def _events(self, connection: Connection | None) -> Response:
+        if connection is None:
+            return refused(400, errors.INVALID_REQUEST, "these events are no longer kept / 这些事件已不再保存")
+        return Events(connection, self._limits.stalled_seconds, {SESSION: self.id})

@@ -1,0 +1,166 @@
+"""The stream of one subscription: what it was opened for, tagged with the id of its request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw
+from starlette.types import Receive, Scope, Send
+
+from ... import errors
+from ...protocol import jsonrpc
+from ...protocol import stateless as eras
+from ...protocol.jsonrpc import Frame
+from ...settings.schema import Limits
+from .answers import StreamedAnswer
+from .caller import Seat
+from .envelope import Asked, Refused
+from .exchange import Envoy
+from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
+
+_encode: Final = msgspec.json.Encoder().encode
+
+LISTEN: Final = "subscriptions/listen"
+ANNOUNCED: Final = {
+    "notifications/tools/list_changed": ("toolsListChanged", "tools"),
+    "notifications/prompts/list_changed": ("promptsListChanged", "prompts"),
+    "notifications/resources/list_changed": ("resourcesListChanged", "resources"),
+}
+"""What a stream may be opened for: the notification, its name in the filter, and the capability it belongs to."""
+UPDATED: Final = "notifications/resources/updated"
+RESOURCES: Final = 100
+"""Resources one stream may be opened for."""
+
+
+class Listener(StreamedAnswer):
+    """The stream of one `subscriptions/listen`: what it was opened for, tagged with the request's id."""
+
+    def __init__(self, asked: Asked, seat: Seat, limits: Limits, store: Store, over: Callable[[Listener], None]) -> None:
+        """`over` is told when the stream has ended; `store` counts what its client has not read."""
+        super().__init__(limits.stalled_seconds)
+        self._store = store
+        self._tell_over = over
+        self.owner = seat.name
+        """The endpoint."""
+        self._asked = asked
+        self._envoy = Envoy(seat, limits, store, hears=self._heard)
+        self._methods: set[str] = set()
+        self._resources: set[str] = set()
+        self._events: dict[bytes, None] = {}
+        self._news = asyncio.Event()
+        self._over = False
+
+    async def open(self, wanted: Mapping[str, Any]) -> None:
+        """Find out what can be had of what is wanted. Raises Refused."""
+        await self._envoy.introduce()
+        if not self._envoy.welcome:
+            raise Refused(eras.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
+        had = capabilities_of(self._envoy)
+        honored: dict[str, Any] = {}
+        for method, (name, capability) in ANNOUNCED.items():
+            if wanted.get(name) is True and _has(had, capability, "listChanged"):
+                self._methods.add(method)
+                honored[name] = True
+        uris = wanted.get("resourceSubscriptions")
+        if isinstance(uris, list) and _has(had, "resources", "subscribe"):
+            for uri in [uri for uri in dict.fromkeys(map(str, uris)) if uri][:RESOURCES]:
+                frame = await self._envoy.request("resources/subscribe", _encode({"uri": uri}))
+                if frame.error is UNSET:
+                    self._resources.add(uri)
+            if self._resources:
+                honored["resourceSubscriptions"] = sorted(self._resources)
+        acknowledged = Raw(_encode({"notifications": honored}))
+        # What was heard meanwhile comes after the acknowledgement.
+        first = eras.tagged("notifications/subscriptions/acknowledged", acknowledged, self._asked.id)
+        heard = list(self._events)
+        self._forget()
+        for event in (first, *heard):
+            self._keep(event)
+
+    def _heard(self, method: str, frame: Frame) -> None:
+        if self._over or (method not in self._methods and not (method == UPDATED and self._resources)):
+            return
+        # Every one of them means "look again": one that waits to be read says it for the next too.
+        self._keep(eras.tagged(method, frame.params, self._asked.id))
+
+    def _keep(self, event: bytes) -> None:
+        if event not in self._events:
+            self._events[event] = None
+            self._envoy.unread += len(event)
+            self._store.take(self, len(event))
+            self._news.set()
+
+    def _next(self) -> bytes:
+        event = next(iter(self._events))
+        del self._events[event]
+        self._envoy.unread -= len(event)
+        self._store.free(self, len(event))
+        return event
+
+    def _forget(self) -> None:
+        self._events.clear()
+        self._store.free(self, self._envoy.unread)
+        self._envoy.unread = 0
+
+    def spare(self) -> None:
+        """All that is kept is waited for."""
+
+    def drop(self) -> None:
+        """There is no room for what waits: the subscription ends, so that its client knows that it missed something."""
+        self._forget()
+        self.end()
+
+    def end(self) -> None:
+        """The server ends the stream: the client hears so."""
+        self._over = True
+        self._news.set()
+
+    def leave(self) -> None:
+        """The stream is over."""
+        self._envoy.close(*errors.GOING_AWAY)
+        self._forget()
+        self._tell_over(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        leaving = asyncio.ensure_future(hung_up(receive))
+        leaving.add_done_callback(lambda _: self._news.set())
+        try:
+            await self._begin(send)
+            while not leaving.done():
+                if self._events:
+                    await self._write(send, event_of(self._next()))
+                elif self._over or self._envoy.ended:
+                    meta = b'{"%b":%b}' % (eras.SUBSCRIPTION_KEY.encode(), self._asked.id)
+                    body = eras.outward(LISTEN, b'{"_meta":%b}' % meta, self._envoy.server)
+                    await self._write(send, event_of(jsonrpc.result(self._asked.id, body)), more=False)
+                    return
+                else:
+                    await self._pause(send)
+        except TimeoutError:
+            return
+        finally:
+            leaving.cancel()
+            self.leave()
+
+    async def _pause(self, send: Send) -> None:
+        self._news.clear()
+        try:
+            async with asyncio.timeout(COMMENT_SECONDS):
+                await self._news.wait()
+        except TimeoutError:
+            await self._write(send, COMMENT)
+
+
+def capabilities_of(envoy: Envoy) -> dict[str, Any]:
+    """What the endpoint can; that tools came or went it announces itself, whatever the only tool says of that."""
+    found = eras.objects(eras.fields(envoy.welcome).get("capabilities", UNSET))
+    tools = found.get("tools")
+    return found | {"tools": tools | {"listChanged": True}} if isinstance(tools, dict) else found
+
+
+def _has(capabilities: Mapping[str, Any], name: str, part: str) -> bool:
+    found = capabilities.get(name)
+    return isinstance(found, dict) and found.get(part) is True
