@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/endpoint core/features core/ledger core/lifecycle \
 	core/links core/older_clients core/parties core/shares core/taps credentials/lookahead credentials/placement credentials/pool \
 	credentials/refusals credentials/rotation credentials/store errors files line_writer log protocol/definitions protocol/jsonrpc \
-	protocol/structured serving/sd_notify serving/signals settings/described settings/env_file settings/first_start settings/ini \
+	protocol/schemas protocol/structured serving/sd_notify serving/signals settings/described settings/env_file settings/first_start settings/ini \
 	settings/load settings/places settings/schema settings/sources settings/values web/metrics
 comma := ,
 empty :=

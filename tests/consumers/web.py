@@ -16,7 +16,7 @@ from mcp_endpoint.consumers.mcp_http.route import McpHttp
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.parties import Provider
 from mcp_endpoint.serving.server import Server
-from mcp_endpoint.settings.schema import Config, Limits, Security
+from mcp_endpoint.settings.schema import Config, EndpointSettings, Limits, Security
 from mcp_endpoint.settings.schema import Server as Settings
 
 DOORS = Doors(KEY)
@@ -33,6 +33,7 @@ class Tool:
     def __init__(self, broker: Broker, *names: str, endpoint: str = "home", label: str = "desk") -> None:
         self.names = names or ("echo",)
         self.label = label
+        self.schema: dict[str, Any] = {"type": "object"}
         self.heard: list[dict[str, Any]] = []
         self.news = asyncio.Event()
         self.answers: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda frame: None
@@ -62,8 +63,7 @@ class Tool:
                 info = {"name": self.label, "version": "1"}
                 result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {"listChanged": True}}, "serverInfo": info}
             case "tools/list":
-                schema = {"type": "object"}
-                result = {"tools": [{"name": name, "inputSchema": schema} for name in self.names]}
+                result = {"tools": [{"name": name, "inputSchema": self.schema} for name in self.names]}
             case "ping":
                 result = {}
             case _:
@@ -194,10 +194,18 @@ def call(id: Any, name: str = "echo", meta: Any = None, **arguments: Any) -> dic
 
 @asynccontextmanager
 async def served(
-    limits: Mapping[str, Any] | None = None, security: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+    limits: Mapping[str, Any] | None = None,
+    security: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    endpoint: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Web]:
     """A server, stopped the orderly way at the end."""
-    config = Config(limits=Limits(**(limits or {})), security=Security(**(security or {})), server=Settings(key=KEY, **(settings or {})))
+    config = Config(
+        limits=Limits(**(limits or {})),
+        security=Security(**(security or {})),
+        server=Settings(key=KEY, **(settings or {})),
+        endpoint=EndpointSettings(**(endpoint or {})),
+    )
     async with (
         running(config) as server,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=BOUND, trust_env=False) as client,

@@ -1,4 +1,4 @@
-"""Who gets a text for a result that only programs can read. Plays of one endpoint."""
+"""Who gets a text for a result that only programs can read, and a list without references. Plays of one endpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any, Literal
 
 import pytest
-from plays import INITIALIZED, Actor, Play, answer, call, initialize
+from plays import INITIALIZED, Actor, Play, answer, call, initialize, request
 
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
@@ -86,3 +86,34 @@ def test_a_text_that_would_make_the_answer_too_large_is_left_out() -> None:
     large = {"structuredContent": "x" * 3000}
     assert _heard(tool, device, **large) == large
     assert "content" in _heard(tool, device, structuredContent="x" * 1000)
+
+
+REFERS = {"name": "a", "inputSchema": {"type": "object", "properties": {"p": {"$ref": "#/$defs/P"}}, "$defs": {"P": {"const": "x" * 50}}}}
+PLAIN = {"name": "b", "inputSchema": {"type": "object", "properties": {"$": {"type": "string"}}}}
+
+
+@pytest.mark.parametrize(("client", "has_references"), [("XiaozhiMCPEndpointClient", False), ("inspector", True)])
+@pytest.mark.parametrize("tools", [1, 2])
+def test_named_clients_get_schemas_without_references_from_one_tool_and_from_several(client: str, has_references: bool, tools: int) -> None:
+    settings = EndpointSettings(greet="endpoint", hold_empty_list_for=(), inline_references_for=("Xiaozhi*", "other"))
+    play = Play(settings)
+    device = play.device()
+    device.says(initialize(1, client=client), INITIALIZED)
+    parties = play.merged(**{f"t{number}": [REFERS, PLAIN] for number in range(tools)})
+    device.heard.clear()
+    device.says(request(2, "tools/list"))
+    if tools == 1:
+        parties[0].lists([REFERS, PLAIN])
+    heard = device.hear()["result"]["tools"]
+    schema = REFERS["inputSchema"] if has_references else {"type": "object", "properties": {"p": {"const": "x" * 50}}}
+    assert [tool["inputSchema"] for tool in heard] == [schema, PLAIN["inputSchema"]] * tools
+
+
+def test_a_list_without_references_or_one_that_would_grow_too_large_stays_as_it_is() -> None:
+    play = Play(EndpointSettings(greet="endpoint", hold_empty_list_for=(), inline_references_for=("*",)), Limits(device_answer_bytes=1500))
+    device, tool = _met(play)
+    larger = {"name": "a", "inputSchema": {"items": [{"$ref": "#/$defs/P"}] * 20, "$defs": {"P": {"const": "x" * 80}}}}
+    for tools in ([PLAIN], [larger]):
+        device.says(request(2, "tools/list"))
+        tool.lists(tools)
+        assert device.hear()["result"]["tools"] == tools

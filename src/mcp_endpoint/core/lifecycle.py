@@ -194,7 +194,7 @@ class Greetings:
         consumer.asked_version = hello.version
         consumer.capabilities = hello.capabilities
         if not consumer.relays:
-            consumer.edits = edits_for(hello.version, self.settings)
+            consumer.edits = edits_for(consumer.name, hello.version, self.settings)
         provider = self.endpoint.sole
         if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_house:
             greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")

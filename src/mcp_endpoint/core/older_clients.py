@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Final, cast
 
 from ..protocol.jsonrpc import Part
+from ..protocol.schemas import REFERENCE, tools_inlined
 from ..protocol.structured import STRUCTURED, with_text
 from ..settings.schema import EndpointSettings
 
@@ -21,12 +23,14 @@ Edit = Callable[[Part, Part, int], bytes | None]
 """An answer in two parts, and the most bytes its consumer takes, to what goes out instead; None for the answer as it came."""
 
 
-def edits_for(version: str, settings: EndpointSettings) -> Mapping[str, Edit]:
-    """Method → what is changed in its answers, for a client that asks for this revision of MCP; "" if it asks for none."""
+def edits_for(name: str, version: str, settings: EndpointSettings) -> Mapping[str, Edit]:
+    """Method → what is changed in its answers, for the client of this name that asks for this revision of MCP; "" if it asks for none."""
     edits: dict[str, Edit] = {}
     rule = settings.structured_as_text
     if rule == "always" or (rule == "old" and version < STRUCTURED_SINCE):
         edits["tools/call"] = _text
+    if any(fnmatchcase(name, pattern) for pattern in settings.inline_references_for):
+        edits["tools/list"] = _inline
     return edits
 
 
@@ -36,6 +40,14 @@ def _text(first: Part, second: Part, most: int) -> bytes | None:
     if frame.find(_CONTENT_FIRST, 0, _HEAD_BYTES) >= 0 or frame.find(_CONTENT_FIRST_SPACED, 0, _HEAD_BYTES) >= 0 or STRUCTURED not in frame:
         return None  # nearly always
     told = with_text(b"".join((first, second)))
+    return told if len(told) <= most else None
+
+
+def _inline(first: Part, second: Part, most: int) -> bytes | None:
+    """A list whose schemas have no references; as it came where it would then be too large."""
+    if REFERENCE not in _frame(first, second):
+        return None
+    told = tools_inlined(b"".join((first, second)))
     return told if len(told) <= most else None
 
 

@@ -133,6 +133,10 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=300, description="how long such a list waits for a tool that does not answer yet", extra={"unit": "seconds"}),
     ] = 15.0
+    inline_references_for: Annotated[
+        tuple[str, ...],
+        Meta(description="client names (*, ? and […]) whose lists of tools have $ref resolved in place, because they do not look up $defs"),
+    ] = ()
     structured_as_text: Annotated[
         Literal["old", "always", "never"],
         Meta(description="who gets the JSON of a result that is only structuredContent as text too; old asks for MCP before 2025-06-18"),

@@ -34,6 +34,16 @@ async def test_a_call_is_answered() -> None:
         assert heard["params"] == {"name": "echo", "arguments": {"x": 1}}
 
 
+async def test_each_request_names_its_client_and_lists_for_some_have_no_references() -> None:
+    async with served(endpoint={"inline_references_for": ("weak*",)}) as web:
+        tool = Tool(web.broker)
+        tool.schema = {"type": "object", "properties": {"x": {"$ref": "#/$defs/X"}}, "$defs": {"X": {"type": "string"}}}
+        for client, schema in (("test", tool.schema), ("weak-1", {"type": "object", "properties": {"x": {"type": "string"}}})):
+            asked = said("tools/list")
+            asked["params"]["_meta"][CLIENT_KEY]["name"] = client
+            assert [found["inputSchema"] for found in (await ask(web, asked))["result"]["tools"]] == [schema]
+
+
 async def test_discovery_says_what_the_endpoint_can() -> None:
     async with stage() as (web, _):
         result = (await ask(web, said("server/discover")))["result"]

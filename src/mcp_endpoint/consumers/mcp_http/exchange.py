@@ -18,6 +18,7 @@ from msgspec import UNSET, Raw
 from ... import __version__, errors
 from ...core.ledger import CANCELLED, number_of
 from ...core.lifecycle import INITIALIZED, LATEST
+from ...core.older_clients import edits_for
 from ...core.parties import Consumer
 from ...core.translator import Translator
 from ...protocol import jsonrpc
@@ -275,7 +276,7 @@ class Envoy:
         """Hand in a client's request."""
         self._asked = asked
         self._token = asked.token
-        self.consumer.name = asked.client
+        self._names(asked.client)
         self.rest()
         self.questions.clear()
         self.undeclared = {}
@@ -283,6 +284,11 @@ class Envoy:
         self._last += 1
         asker = any(isinstance(provider.link, Translator) for provider in self.consumer.endpoint.providers)
         self.say(jsonrpc.request(b"%d" % self._last, asked.method, eras.inward(asked.params, asker=asker)))
+
+    def _names(self, client: str) -> None:
+        """Each request says anew who asks."""
+        self.consumer.name = client
+        self.consumer.edits = edits_for(client, eras.REVISION, self.seat.broker.settings)
 
     def park(self) -> None:
         """The client has the questions; what its tools ask from now on is hardly for this request."""
@@ -294,7 +300,7 @@ class Envoy:
         self._asked = asked
         self.parked = self.consumer.thinking = False
         self._all_asked = False
-        self.consumer.name = asked.client
+        self._names(asked.client)
         for key in [key for key in self.questions if bytes(answers.get(key, Raw(b"")))[:1] == b"{"]:
             question = self.questions.pop(key)
             self.say(jsonrpc.result(question.id, bytes(answers[key])))
