@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.endpoint import Endpoint
-from mcp_endpoint.core.parties import Ask, Call, Parked, Waiting
+from mcp_endpoint.core.parties import Call, ClientRequest, Parked, Waiting
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 MARK = re.compile(r"<(E\d)\.([A-Z])(\d+)\.(\d+)>")  # endpoint, kind of who made it (D device, T tool, F forger), its number, a serial
@@ -366,7 +366,7 @@ def left_over(*roots: object) -> list[object]:
         if id(thing) in seen or isinstance(thing, (type, ModuleType, Party)):
             continue
         seen.add(id(thing))
-        if isinstance(thing, (Call, Parked, Ask, Waiting)):
+        if isinstance(thing, (Call, Parked, ClientRequest, Waiting)):
             found.append(thing)
         if isinstance(thing, dict):
             stack += [*thing.keys(), *thing.values()]
