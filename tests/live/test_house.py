@@ -303,7 +303,7 @@ async def test_a_tool_that_is_not_shown_stands_in_no_list_and_cannot_be_called(t
 
 
 async def test_tools_have_other_names_outside_and_an_edit_of_them_starts_nothing_again(tmp_path: Path) -> None:
-    """As a process and by URL: lists, calls, /stats and the HTTP API know the new names alone, each server its own."""
+    """As a process and by URL: lists, calls and /stats know the new names alone, each server its own."""
     tools = {"environment": {"name": "读变量", "description": "reads"}, "die": {"enabled": False}, "gone": {"name": "never"}}
     async with upstream(Small(tool="pour")) as far:
         entries = {

@@ -230,7 +230,7 @@ def schemas(draw: st.DrawFn) -> Any:
     return {"$defs": definitions, **(root if isinstance(root, dict) else {"allOf": [root]})}
 
 
-@settings(max_examples=settings().max_examples // 5)
+@settings(max_examples=settings().max_examples // 10)
 @given(schema=schemas(), instances=st.lists(values, min_size=1, max_size=6), old=st.booleans())
 def test_what_is_inlined_takes_the_same_instances_and_has_no_reference(schema: Any, instances: list[Any], old: bool) -> None:
     """The arguments of a tool are an object: in old drafts, where `type` beside a `$ref` does not count, only of them this is true."""
@@ -244,6 +244,7 @@ def test_what_is_inlined_takes_the_same_instances_and_has_no_reference(schema: A
     assert [after.is_valid(instance) for instance in instances] == [before.is_valid(instance) for instance in instances]
 
 
+@settings(max_examples=settings().max_examples // 4)
 @given(
     st.recursive(
         st.sampled_from(["#", "#/$defs/A", "#/items", "#/$defs/A/not", 1, True, {}]),
