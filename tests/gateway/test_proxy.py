@@ -6,13 +6,14 @@ import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from anyio._backends._asyncio import StreamProtocol
 from loguru import logger
 from running import BOUND, KEY, running
 from upstream import Seen, Upstream, reply, says, upstream
@@ -849,6 +850,32 @@ async def test_half_an_answer_is_not_taken_for_a_whole(tmp_path: Path, caplog: p
             await gateway.post()
         assert len(behind.seen) == 1
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [CUT_SHORT]
+
+
+def test_an_upstream_is_not_read_far_ahead_of_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop alone takes megabytes in one go."""
+    uvloop = pytest.importorskip("uvloop")
+    ahead = [0]
+
+    def read(protocol: StreamProtocol, data: bytes, real: Callable[[StreamProtocol, bytes], None] = StreamProtocol.data_received) -> None:
+        real(protocol, data)
+        ahead.append(sum(map(len, protocol.read_queue)))
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 32 * 1024 * 1024)
+        await writer.drain()
+        writer.close()
+
+    async def life() -> None:
+        async with upstream(script) as behind, front(behind, tmp_path) as gateway:
+            reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(gateway.url).port)
+            writer.write(b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert len(await reader.read()) > 32 * 1024 * 1024
+            writer.close()
+
+    monkeypatch.setattr(StreamProtocol, "data_received", read)
+    uvloop.run(asyncio.wait_for(life(), BOUND * 3))
+    assert max(ahead) < 1024 * 1024
 
 
 async def test_an_endless_answer_costs_no_memory_and_ends_with_its_client(tmp_path: Path) -> None:

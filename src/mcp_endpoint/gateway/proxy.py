@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from math import ceil
@@ -58,6 +59,8 @@ READING: Final = frozenset(
 """Requests of MCP that change nothing at the server, so that a POST of one may be repeated."""
 CONNECT_SECONDS: Final = 10.0
 """For an upstream to take a connection."""
+RECEIVED: Final = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024),)
+"""What an upstream sends ahead of a client that does not read; uvloop takes in one go all that the kernel holds, by itself up to 8 MB."""
 KEPT_CONNECTIONS: Final = 100
 """Idle connections kept to one upstream, for `KEPT_SECONDS`."""
 KEPT_SECONDS: Final = 30.0
@@ -143,7 +146,7 @@ class Gateway:
         for settings in config.gateway[:1] if alone else config.gateway:
             aim = Aim.at(settings.target)
             # Neither proxies nor certificates of the environment: where requests go, the configuration says.
-            transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)
+            transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=RECEIVED)
             ring = rings.get(settings.credentials)
             self.upstreams[settings.name] = Upstream(settings, aim, httpx2.URL(aim.origin), ring, transport, OrderedDict(), Counts())
 
