@@ -153,6 +153,11 @@ def test_a_server_of_the_house_that_ended_says_why_with_its_last_words() -> None
     assert "a-state-of-tomorrow" in render(housed(served(state="a-state-of-tomorrow")), chinese=False)
 
 
+def test_what_an_entry_says_of_tools_that_are_not_there_is_told() -> None:
+    page = render(housed(served(tools_not_changed=["tools.<b>: the server has no tool of this name"])), chinese=False)
+    assert "tools.&lt;b&gt;: the server has no tool of this name" in page
+
+
 def test_a_file_of_servers_that_cannot_be_used_is_told() -> None:
     page = render(housed(problem="mcp.json:1:2: no"), chinese=False)
     assert "mcp.json:1:2: no" in page

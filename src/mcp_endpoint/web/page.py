@@ -269,6 +269,7 @@ def _server(server: Mapping[str, Any], say: Say) -> str:
     ]
     if why := server.get("why") or server.get("why_bare"):
         parts.append(f'<span class="small">{_plain(why)}</span>')
+    parts += [f'<span class="small">{_plain(problem)}</span>' for problem in server.get("tools_not_changed", ())]
     tools = "".join(f'<code class="chip">{_plain(name)}</code>' for name in server["tools"])
     said = "".join(f'<div class="small"><code>{_plain(line)}</code></div>' for line in server.get("said", ()) if state != "running")
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{tools}</div>" if tools else "") + said
