@@ -245,6 +245,7 @@ def test_lines_of_uvicorn_and_asyncio_come_along_without_query_strings(begin: Be
     access.info('%s - "%s %s HTTP/%s" %d', "10.0.0.1:5", "GET", "/mcp?a=1&b=2", "1.1", 200)
     stdlib.getLogger("uvicorn.error").warning("odd")
     stdlib.getLogger("uvicorn.error").error(log.CUT_SHORT)
+    stdlib.getLogger("uvicorn.error").error(log.CUT_OFF, 0)
     stdlib.getLogger("asyncio").error("what?x=1")
     stdlib.getLogger("asyncio").debug("below the level")
     stdlib.getLogger("custom").log(33, "own level")

@@ -30,6 +30,8 @@ TEXT_CHARS: Final = 8_192
 BLOT: Final = "***"
 CUT_SHORT: Final = "ASGI callable returned without completing response."
 """What uvicorn calls an error, and we do on purpose: half an answer must not be taken for a whole. Who does it has logged why."""
+CUT_OFF: Final = "Cancel %s running task(s), timeout graceful shutdown exceeded"
+"""Likewise: whoever has not answered the goodbye in time is cut off."""
 LINES_A_MINUTE: Final = 10
 """How often within a minute one and the same thing is told, such as an event of one endpoint."""
 THINGS_COUNTED: Final = 4096
@@ -200,7 +202,7 @@ class _Intake(stdlib.Handler):
         if record.name.startswith("uvicorn"):
             message = _QUERY.sub("", message)
         try:
-            level: str | int = "DEBUG" if message == CUT_SHORT else logger.level(record.levelname).name
+            level: str | int = "DEBUG" if record.msg in (CUT_SHORT, CUT_OFF) else logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
         logger.opt(exception=record.exc_info).log(level, "{}: {}", record.name, message)
