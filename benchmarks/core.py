@@ -18,11 +18,8 @@ ROUND = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from mcp_endpoint.core.endpoint import Endpoint
-try:
-    from mcp_endpoint.core.parties import Counters
-except ImportError:
-    from mcp_endpoint.core.ledger import Counters
-from mcp_endpoint.settings.load import EndpointSettings, Limits
+from mcp_endpoint.core.parties import Counters
+from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 class Link:
     queued = 0

@@ -10,7 +10,8 @@ from plays import INITIALIZED, Play, answer, call, initialize, notification, req
 from mcp_endpoint import errors
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.catalog import NAMES_PER_TOOL
-from mcp_endpoint.core.endpoint import KEPT_BYTES, METHOD_CHARS
+from mcp_endpoint.core.delivery import KEPT_BYTES
+from mcp_endpoint.core.endpoint import METHOD_CHARS
 from mcp_endpoint.core.lifecycle import NAME_CHARS, WELCOME_BYTES, read_hello, read_welcome
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 

@@ -343,7 +343,7 @@ def test_an_update_nobody_is_known_to_want_is_told_to_all_as_on_a_wire() -> None
         device.hears(frame)
     one.leaves()
     device.heard.clear()
-    assert play.endpoint.offers is not None and not play.endpoint.offers.subscribers
+    assert play.endpoint.features.used and not play.endpoint.features.subscribers
 
 
 def test_subscriptions_of_one_consumer_are_bounded() -> None:

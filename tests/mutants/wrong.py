@@ -28,7 +28,7 @@ WRONG = [
     ),
     Wrong(
         "a cancelled request gets no answer",
-        "core/endpoint",
+        "core/notifications",
         "            call.provider.pending.give_up(call.number)\n            assert place is not None\n",
         "            assert place is not None\n            consumer.owed[call] = None\n            self.ledger.in_flight += 1\n",
     ),
@@ -88,7 +88,7 @@ WRONG = [
     ),
     Wrong(
         "`cancelled` naming a doubled id means the newest call",
-        "core/endpoint",
+        "core/notifications",
         "for call in reversed(consumer.owed):",
         "for call in list(consumer.owed):",
     ),
@@ -109,15 +109,15 @@ WRONG = [
     ),
     Wrong(
         "an error has no `result` beside it",
-        "core/endpoint",
+        "core/endings",
         'edits = [jsonrpc.without(data, "result", spans), (spans["id"]',
         'edits = [(spans["id"]',
     ),
     Wrong(
         "notifications are never answered",
-        "core/endpoint",
-        "            self._consumer_notifies(consumer, frame, data, now)\n        except Malformed as malformed:\n",
-        "            self._consumer_notifies(consumer, frame, data, now)\n        except Malformed as malformed:\n"
+        "core/notifications",
+        "            self._carry(consumer, frame, data)\n        except Malformed as malformed:\n",
+        "            self._carry(consumer, frame, data)\n        except Malformed as malformed:\n"
         '            consumer.link.send(self.ledger.error(b"null", malformed.code, malformed.why))\n',
     ),
     Wrong(
@@ -129,7 +129,7 @@ WRONG = [
     # -- one provider is a wire, several are one server --------------------------------------------------------------------
     Wrong(
         "exactly one `initialized` is ever sent",
-        "core/endpoint",
+        "core/notifications",
         " and not sole.initialized_sent and sole.state is not State.BARE:",
         " and sole.state is not State.BARE:",
     ),
@@ -147,27 +147,27 @@ WRONG = [
     ),
     Wrong(
         "others wait while a provider is initializing",
-        "core/endpoint",
+        "core/routing",
         "if provider.state is State.INITIALIZING and provider.greeter is not call.consumer:",
         "if provider.state is State.INITIALIZING and provider.greeter is None:",
     ),
     Wrong(
         "a tool that insists on a handshake gets one, and only the second answer is shown",
         "core/lifecycle",
-        '        if call.method == "tools/list":\n            return True\n        try:',
-        "        try:",
+        '    if call.method == "tools/list":\n        return True\n    try:',
+        "    try:",
     ),
     Wrong(
         "the endpoint greets when a second provider attaches",
         "core/endpoint",
-        "            self._retry_parked(now)\n        else:\n            self.greetings.learn(now)\n        return provider",
-        "            self._retry_parked(now)\n        return provider",
+        "            self.changes.retry_parked(now)\n        else:\n            self.lifecycle.learn(now)\n        return provider",
+        "            self.changes.retry_parked(now)\n        return provider",
     ),
     Wrong(
         "two bare peers hear nothing the endpoint made up",
-        "core/lifecycle",
-        "        return len(self.endpoint.providers) < 2 or any(self.is_bare(provider) for provider in self.endpoint.providers)",
-        "        return len(self.endpoint.providers) < 2",
+        "core/roster",
+        "        return len(self.providers) < 2 or any(is_bare(provider) for provider in self.providers)",
+        "        return len(self.providers) < 2",
     ),
     Wrong(
         "a bare provider is never greeted again",
@@ -220,21 +220,21 @@ WRONG = [
     ),
     Wrong(
         "consumers hear of a change only if the list's bytes changed",
-        "core/endpoint",
+        "core/lists",
         "if consumer.initialized and consumer.seen != fingerprint:",
         "if consumer.initialized:",
     ),
     Wrong(
         "consumers hear of changes at most once a second",
-        "core/endpoint",
-        "        due = self._announced + self.limits.list_changed_seconds\n",
+        "core/lists",
+        "        due = self._announced + self.ledger.limits.list_changed_seconds\n",
         "        due = now\n",
     ),
     Wrong(
         "progress reaches the one consumer whose call it is about",
-        "core/endpoint",
+        "core/notifications",
         "        self.ledger.tell_consumer(call.consumer, jsonrpc.splice(data, [(place.start, place.end, call.token)]))",
-        "        for consumer in self.consumers:\n"
+        "        for consumer in self.roster.consumers:\n"
         "            self.ledger.tell_consumer(consumer, jsonrpc.splice(data, [(place.start, place.end, call.token)]))",
     ),
     Wrong(
@@ -252,35 +252,35 @@ WRONG = [
     # -- when nobody is there ------------------------------------------------------------------------------------------------
     Wrong(
         "the list of the real xiaozhi-server is held until a provider is ready",
-        "core/endpoint",
-        "return known and not self.draining",
+        "core/lists",
+        "return known and not self.waiting.draining",
         "return False",
     ),
     Wrong(
         "a held list waits until no other has attached for a second",
-        "core/endpoint",
-        "return max(self._attached_at + self.limits.hold_quiet_seconds, self._lost_at + self.limits.grace_call_seconds)",
-        "return self._lost_at + self.limits.grace_call_seconds",
+        "core/lists",
+        "self.roster.attached_at + self.ledger.limits.hold_quiet_seconds,",
+        "-NEVER,",
     ),
     Wrong(
         "a held list waits for a provider that has not answered yet",
-        "core/endpoint",
-        "due = max(self._quiet_at(), *(self._expected_until(provider) for provider in self.providers))",
+        "core/lists",
+        "due = max(self._quiet_at(), *(self._expected_until(provider) for provider in self.roster.providers))",
         "due = self._quiet_at()",
     ),
     Wrong(
         "a held list waits for a provider that died before it told its tools",
-        "core/endpoint",
+        "core/lists",
         "            self._lost_at = now",
         "            pass",
     ),
     Wrong(
         "a first list that comes late counts",
-        "core/endpoint",
+        "core/endings",
         """            call.deadline = NEVER
-            self.watch.tell("no list", self.shown, label=provider.label)""",
+            self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)""",
         """            self.ledger.cancel(call, "timed out")
-            self.watch.tell("no list", self.shown, label=provider.label)""",
+            self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)""",
     ),
     Wrong(
         "a number of ours may come back as a string",
@@ -302,40 +302,40 @@ WRONG = [
     ),
     Wrong(
         "calls in flight are answered at once when their provider leaves",
-        "core/endpoint",
-        "                    self.ledger.fail(call, errors.PROVIDER_GONE, self._farewell_text(), delivered=True)",
+        "core/endings",
+        "                    self.ledger.fail(call, errors.PROVIDER_GONE, self.delivery.farewell_text(), delivered=True)",
         "                    pass",
     ),
     Wrong(
         "a provider's tools stay listed for ten seconds",
-        "core/endpoint",
-        "        if self.catalog.sweep(now - limits.grace_seconds):",
-        "        if self.catalog.sweep(now):",
+        "core/expiry",
+        "    if at.catalog.sweep(now - at.ledger.limits.grace_seconds):",
+        "    if at.catalog.sweep(now):",
     ),
     Wrong(
         "a call that waits for its tool goes to no other label's",
-        "core/endpoint",
+        "core/routing",
         "elif any(shelf.label == label for shelf in self.catalog.shelves) or",
-        "elif self.providers:\n            self.carry(self.providers[-1], call, frame, data)\n"
+        "elif self.roster.providers:\n            self.delivery.carry(self.roster.providers[-1], call, frame, data)\n"
         "        elif any(shelf.label == label for shelf in self.catalog.shelves) or",
     ),
     Wrong(
         "the provider hears `cancelled` when a deadline has passed",
-        "core/endpoint",
+        "core/endings",
         '            provider.doubtful = True\n            self.ledger.cancel(call, "timed out")\n',
         "            provider.doubtful = True\n            provider.pending.give_up(call.number)\n",
     ),
     Wrong(
         "an initialize is never cancelled",
-        "core/endpoint",
+        "core/endings",
         "            # It stays in the table without a deadline: a result that comes late still makes the provider ready.\n",
-        '            self.ledger.tell_provider(provider, jsonrpc.notification(CANCELLED, {"requestId": call.number}))\n',
+        '            self.ledger.tell_provider(provider, jsonrpc.notification("notifications/cancelled", {"requestId": call.number}))\n',
     ),
     Wrong(
         "progress extends a call to three hundred seconds in all and not more",
-        "core/endpoint",
-        "call.started + self.limits.progress_seconds)",
-        "float('inf'))",
+        "core/notifications",
+        "now + self.settings.call_timeout, call.started + self.ledger.limits.progress_seconds)",
+        "now + self.settings.call_timeout, float('inf'))",
     ),
     Wrong(
         "a consumer that leaves cancels its calls",
@@ -352,7 +352,7 @@ WRONG = [
     ),
     Wrong(
         "somebody who sees one label reaches no other's tools",
-        "core/endpoint",
+        "core/routing",
         "            if name is not None and self._to_replica(label, name, call, frame, data, None):\n",
         "            label = next((shelf.label for shelf in self.catalog.shelves if name in shelf.tools), label)\n"
         "            if name is not None and self._to_replica(label, name, call, frame, data, None):\n",
@@ -383,31 +383,31 @@ WRONG = [
     ),
     Wrong(
         "a call that may have run is not repeated unless its tool says that it may",
-        "core/endpoint",
+        "core/endings",
         "elif call.again and call.purpose == REPEATABLE:",
         "elif call.again:",
     ),
     Wrong(
         "a call that may run twice goes to a replica when its provider dies",
-        "core/endpoint",
+        "core/endings",
         "elif call.again and call.purpose == REPEATABLE:",
-        "elif call.again and call.purpose == REPEATABLE and self.draining:",
+        "elif call.again and call.purpose == REPEATABLE and self.waiting.draining:",
     ),
     Wrong(
         "only a provider of the house is believed that a call reached nobody",
-        "core/endpoint",
+        "core/endings",
         "            if call.again and provider.house and _may_be_repeated(",
         "            if call.again and _may_be_repeated(",
     ),
     Wrong(
         "a call that reached nobody is tried once with each replica",
-        "core/endpoint",
+        "core/routing",
         "if shelf.provider not in call.tried]",
         "if shelf.provider not in call.tried[1:]]",
     ),
     Wrong(
         "only an error that says so means that a call reached nobody",
-        "core/endpoint",
+        "core/endings",
         "error.data is not None and error.data.delivered is False",
         "error.data is not None",
     ),
@@ -420,8 +420,8 @@ WRONG = [
     # -- prompts, resources and what else is offered ---------------------------------------------------------------------------
     Wrong(
         "an update reaches those who subscribed and nobody else",
-        "core/endpoint",
-        "            if method == UPDATED and self.offers.updated(provider, data):\n                return\n",
+        "core/notifications",
+        "            if method == UPDATED and self.features.updated(provider, data):\n                return\n",
         "",
     ),
     Wrong(
@@ -457,7 +457,7 @@ WRONG = [
     Wrong(
         "what changed is asked for again",
         "core/features",
-        "            self.listed.discard((provider, kind))\n            listing = ",
+        "            self.listed.pop((provider, kind), None)\n            listing = ",
         "            listing = ",
     ),
     Wrong(
@@ -493,8 +493,8 @@ WRONG = [
     ),
     Wrong(
         "what waited too long for a greeting gives its room back",
-        "core/endpoint",
-        "                    provider.waiting_bytes -= len(waiting.data)\n",
+        "core/expiry",
+        "                provider.waiting_bytes -= len(waiting.data)\n",
         "",
     ),
 ]

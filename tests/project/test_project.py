@@ -101,6 +101,17 @@ def test_every_module_has_one_sentence_and_its_own_test_file() -> None:
             assert test.exists(), f"{test.relative_to(ROOT)} is missing"
 
 
+def test_the_core_is_made_of_small_pieces() -> None:
+    """No module of it is longer than 450 lines, and no class has more than 25 methods."""
+    for module in sorted((PACKAGE / "core").rglob("*.py")):
+        text = module.read_text("utf-8")
+        assert len(text.splitlines()) <= 450, f"{module.name} has {len(text.splitlines())} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                methods = [part.name for part in node.body if isinstance(part, ast.FunctionDef)]
+                assert len(methods) <= 25, f"{module.name}: {node.name} has {len(methods)} methods"
+
+
 def test_no_class_bears_a_name_that_says_nothing() -> None:
     for module in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(module.read_text("utf-8"))):

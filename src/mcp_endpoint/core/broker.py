@@ -14,7 +14,8 @@ from .. import __version__
 from ..errors import INTERNAL
 from ..protocol.jsonrpc import Part
 from ..settings.schema import EndpointSettings, Limits
-from .endpoint import Endpoint, Farewell
+from .delivery import Farewell
+from .endpoint import Endpoint
 from .ledger import Tap
 from .links import Link, Watch
 from .parties import NEVER, Consumer, Counters, Provider
@@ -214,8 +215,8 @@ class Broker:
                 farewell=self._farewells.get(name, (shown, None))[1],
                 arm=self._arm,
                 tap=self._tap(shown),
+                draining=self._draining,
             )
-            endpoint.draining = self._draining
         return endpoint
 
     # -- time ------------------------------------------------------------------------------------------------------------
@@ -296,9 +297,7 @@ class Broker:
             "counters": self.counters.as_dict(),
         }
         if detail:
-            found["endpoint_details"] = [
-                endpoint.describe(now) | {"free_form": endpoint.name.startswith(FREE_FORM)} for endpoint in outer
-            ]
+            found["endpoint_details"] = [endpoint.describe(now) | {"free_form": endpoint.name.startswith(FREE_FORM)} for endpoint in outer]
             found["left"] = [
                 {"endpoint": shown, "last_goodbye": farewell.describe(self._offset)}
                 for name, (shown, farewell) in reversed(self._farewells.items())

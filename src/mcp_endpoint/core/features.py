@@ -13,7 +13,7 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -24,12 +24,10 @@ from ..protocol.definitions import Tool
 from ..protocol.jsonrpc import Frame, members, place_in_params, splice
 from ..protocol.stateless import LEVELS
 from .catalog import PROMPTS, RESOURCES, TEMPLATES, Catalog, Kind, read_page
+from .delivery import Delivery
 from .ledger import Rename, most_of, number_text
-from .parties import EVERYTHING, Call, Consumer, State
-
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
-    from .parties import Provider
+from .part import EndpointPart
+from .parties import EVERYTHING, Call, Consumer, Provider, State
 
 KINDS: Final = {kind.method: kind for kind in (PROMPTS, RESOURCES, TEMPLATES)}
 CHANGED: Final = {
@@ -114,24 +112,47 @@ class _Listing:
         self.again = False  # it changed meanwhile
 
 
-class Offers:
+_NO_CATALOGS: Final[dict[Kind, Catalog]] = {}
+_NO_LISTED: Final[dict[tuple[Provider, Kind], None]] = {}
+_NO_LISTINGS: Final[dict[tuple[Provider, Kind], _Listing]] = {}
+_NO_SUBSCRIBERS: Final[dict[tuple[Provider, str], dict[Consumer, str]]] = {}
+"""What an endpoint has as long as it is not used; these are never filled."""
+
+
+class SharedFeatures(EndpointPart):
     """What the providers of one endpoint offer beside tools, and who wants to hear of it."""
 
-    __slots__ = ("catalogs", "endpoint", "listed", "listings", "subscribers")
+    __slots__ = ("catalogs", "listed", "listings", "subscribers")
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        limits = endpoint.limits
-        self.catalogs = {kind: Catalog(limits.tools_per_endpoint, limits.list_page_bytes, kind) for kind in KINDS.values()}
-        self.listed: set[tuple[Provider, Kind]] = set()
-        self.listings: dict[tuple[Provider, Kind], _Listing] = {}
-        self.subscribers: dict[tuple[Provider, str], dict[Consumer, str]] = {}
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__(delivery)
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody is here any more: keep nothing."""
+        self.catalogs: dict[Kind, Catalog] = _NO_CATALOGS
+        self.listed: dict[tuple[Provider, Kind], None] = _NO_LISTED
+        self.listings: dict[tuple[Provider, Kind], _Listing] = _NO_LISTINGS
+        self.subscribers: dict[tuple[Provider, str], dict[Consumer, str]] = _NO_SUBSCRIBERS
         """(provider, its URI) → who subscribed, and the URI that consumer knows."""
+
+    @property
+    def used(self) -> bool:
+        """Whether somebody wanted more than tools here."""
+        return bool(self.catalogs)
+
+    def _use(self) -> None:
+        """Make what is to be filled, when it is first needed: an idle endpoint is kept small."""
+        if not self.catalogs:
+            limits = self.ledger.limits
+            self.catalogs = {kind: Catalog(limits.tools_per_endpoint, limits.list_page_bytes, kind) for kind in KINDS.values()}
+            self.listed, self.listings, self.subscribers = {}, {}, {}
 
     # -- requests ----------------------------------------------------------------------------------------------------------
 
     def route(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> bool:
         """Find the way of a request at an endpoint with several providers; False for one that is not about what stands here."""
+        self._use()
         kinds = ABOUT.get(call.method)
         if kinds is None:
             return False
@@ -157,11 +178,12 @@ class Offers:
     def share(self, provider: Provider, call: Call, frame: Frame, data: bytes, now: float) -> None:
         """A request of `SHARED` at an endpoint with one provider: carried, unless others there would feel it."""
         assert call.consumer is not None
+        self._use()
         params = _read(frame)
         if call.method == SET_LEVEL:
             self._set_level(call, params.level, frame, data, now)
         elif params.uri is None:
-            self.endpoint.carry(provider, call, frame, data)
+            self.delivery.carry(provider, call, frame, data)
         else:
             self._subscribe(provider, params.uri, params.uri, call, frame, data, None)
 
@@ -171,22 +193,22 @@ class Offers:
             for provider in self._having(kind.capability):
                 if (provider, kind) not in self.listed:
                     self._list(provider, kind, now)
-        if not patient or not (self.endpoint.greetings.settling() or any(kind in kinds for _, kind in self.listings)):
+        if not patient or not (self.roster.settling() or any(kind in kinds for _, kind in self.listings)):
             return False
-        self.endpoint.wait_until_settled(call, data, now)
+        self.waiting.until_settled(call, data, now)
         return True
 
     def _having(self, capability: str) -> list[Provider]:
         """Who declared a capability, in the order of attaching."""
-        ready = (provider for provider in self.endpoint.providers if provider.state is State.READY)
+        ready = (provider for provider in self.roster.providers if provider.state is State.READY)
         return [provider for provider in ready if provider.welcome is not None and capability in provider.welcome.capabilities]
 
     def _answer_list(self, kind: Kind, call: Call, cursor: str | None, frame: Frame, data: bytes) -> None:
         if self._having(kind.capability):
             missing = [provider.label for provider, other in self.listings if other is kind]
-            self.endpoint.ledger.answer(call, jsonrpc.result(call.id, self.catalogs[kind].page(cursor, missing, most_of(call))))
+            self.ledger.answer(call, jsonrpc.result(call.id, self.catalogs[kind].page(cursor, missing, most_of(call))))
         else:
-            self.endpoint.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
+            self.delivery.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
 
     def _to_owner(self, kind: Kind, name: str | None, path: tuple[str, ...], call: Call, frame: Frame, data: bytes) -> None:
         """To whoever a name or URI belongs to, which knows it by its own."""
@@ -197,7 +219,7 @@ class Offers:
                 found = having[-1], name
             else:
                 code = errors.INVALID_PARAMS if having else errors.METHOD_NOT_FOUND
-                self.endpoint.to_bare(call, frame, data, code)
+                self.delivery.to_bare(call, frame, data, code)
                 return
         provider, own = found
         rename = None if own == name else (path, _encode(own))
@@ -205,7 +227,7 @@ class Offers:
             assert name is not None
             self._subscribe(provider, own, name, call, frame, data, rename)
         else:
-            self.endpoint.carry(provider, call, frame, data, rename=rename)
+            self.delivery.carry(provider, call, frame, data, rename=rename)
 
     def _owner(self, kind: Kind, name: str) -> tuple[Provider, str] | None:
         """Who knows a name, and as what."""
@@ -233,21 +255,19 @@ class Offers:
         assert consumer is not None
         known = self.subscribers.get((provider, own), {})
         if call.method == SUBSCRIBE:
-            if consumer not in known and self._subscriptions(consumer) >= self.endpoint.limits.tools_per_endpoint:
-                self.endpoint.ledger.counters.busy += 1
-                self.endpoint.ledger.fail(call, errors.BUSY, "too many subscriptions / 订阅过多", delivered=False)
+            subscriptions = sum(consumer in others for others in self.subscribers.values())
+            if consumer not in known and subscriptions >= self.ledger.limits.tools_per_endpoint:
+                self.ledger.counters.busy += 1
+                self.ledger.fail(call, errors.BUSY, "too many subscriptions / 订阅过多", delivered=False)
                 return
             self.subscribers.setdefault((provider, own), {})[consumer] = name
         elif consumer in known and len(known) > 1:
             del known[consumer]
-            self.endpoint.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
+            self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
             return
         else:
             self.subscribers.pop((provider, own), None)
-        self.endpoint.carry(provider, call, frame, data, rename=rename)
-
-    def _subscriptions(self, consumer: Consumer) -> int:
-        return sum(consumer in known for known in self.subscribers.values())
+        self.delivery.carry(provider, call, frame, data, rename=rename)
 
     def updated(self, provider: Provider, data: bytes) -> bool:
         """Tell those who subscribed that a resource changed; False if nobody is known to have."""
@@ -264,7 +284,7 @@ class Offers:
             return False
         for consumer, name in known.items():
             frame = data if name == own else splice(data, [(place.start, place.end, _encode(name))])
-            self.endpoint.ledger.tell_consumer(consumer, frame)
+            self.ledger.tell_consumer(consumer, frame)
         return True
 
     # -- levels --------------------------------------------------------------------------------------------------------------
@@ -273,26 +293,25 @@ class Offers:
         consumer = call.consumer
         assert consumer is not None
         logging = self._having("logging")
-        endpoint = self.endpoint
         if level in LEVELS:
             consumer.level = LEVELS.index(level)
-        if endpoint.sole is not None and (level not in LEVELS or not logging or len(endpoint.consumers) == 1):
-            endpoint.carry(endpoint.sole, call, frame, data)
+        if self.roster.sole is not None and (level not in LEVELS or not logging or len(self.roster.consumers) == 1):
+            self.delivery.carry(self.roster.sole, call, frame, data)
             return
         if level not in LEVELS or not logging:
             # A provider says itself what is wrong with a level.
             if logging:
-                endpoint.carry(logging[-1], call, frame, data)
+                self.delivery.carry(logging[-1], call, frame, data)
             else:
-                endpoint.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
+                self.delivery.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
             return
         for provider in logging:
             self._tell_level(provider, now)
-        self.endpoint.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
+        self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
 
     def _tell_level(self, provider: Provider, now: float) -> None:
         """The most talkative level that anybody asked for."""
-        levels = [consumer.level for consumer in self.endpoint.consumers if consumer.level != EVERYTHING]
+        levels = [consumer.level for consumer in self.roster.consumers if consumer.level != EVERYTHING]
         if levels:
             self._tell(provider, SET_LEVEL, {"level": LEVELS[min(levels)]}, now)
 
@@ -305,32 +324,31 @@ class Offers:
 
     def _tell(self, provider: Provider, method: str, params: dict[str, Any], now: float) -> None:
         """A request of the endpoint's own whose answer changes nothing."""
-        endpoint = self.endpoint
-        if provider.link.queued > endpoint.limits.queued_bytes_per_link:
+        if provider.link.queued > self.ledger.limits.queued_bytes_per_link:
             return
-        call = Call(None, b"null", b"", method, now, now + endpoint.limits.list_seconds, provider, purpose="told")
-        endpoint.greetings.finish_handshake(provider)
+        call = Call(None, b"null", b"", method, now, now + self.ledger.limits.list_seconds, provider, purpose="told")
+        self.lifecycle.finish_handshake(provider)
         provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), method, _encode(params)))
-        endpoint.wake_at(call.deadline)
+        self.waiting.wake_at(call.deadline)
 
     def _list(self, provider: Provider, kind: Kind, now: float) -> None:
         listing = self.listings.get((provider, kind))
         if listing is not None:
             return
-        call = Call(None, b"null", b"", kind.method, now, now + self.endpoint.limits.list_seconds, provider, purpose="offers")
+        call = Call(None, b"null", b"", kind.method, now, now + self.ledger.limits.list_seconds, provider, purpose="offers")
         self.listings[provider, kind] = _Listing(call)
-        self.endpoint.greetings.finish_handshake(provider)
+        self.lifecycle.finish_handshake(provider)
         self._ask_page(provider, call, b"{}")
 
     def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
-        self.endpoint.wake_at(call.deadline)
+        self.waiting.wake_at(call.deadline)
         provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), call.method, params))
 
-    def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> None:
-        """One page of what a provider offers. One that answers with an error has none of it."""
+    def page_answered(self, provider: Provider, call: Call, frame: Frame) -> bool:
+        """One page of what a provider offers; says whether it was the last. One that answers with an error has none of it."""
         kind = KINDS[call.method]
         listing = self.listings[provider, kind]
-        limits = self.endpoint.limits
+        limits = self.ledger.limits
         page = None
         if frame.error is UNSET and frame.result is not UNSET:
             page = read_page(frame.result, limits.tools_per_endpoint + 1, kind)
@@ -339,21 +357,21 @@ class Offers:
             size = sum(len(item.definition) for item in listing.found)
             if page[1] is not None and len(listing.found) < limits.tools_per_endpoint and size < limits.provider_message_bytes:
                 self._ask_page(provider, call, _encode({"cursor": page[1]}))
-                return
-        self.listing_ended(provider, kind, now)
+                return False
+        self.listing_ended(provider, kind)
+        return True
 
-    def listing_ended(self, provider: Provider, kind: Kind, now: float) -> None:
+    def listing_ended(self, provider: Provider, kind: Kind) -> None:
         """Whether it brought anything or not, this listing is over; what it brought is on the shelf."""
         listing = self.listings.pop((provider, kind))
         self.catalogs[kind].put(provider, provider.label, provider.order, listing.found)
         if not listing.again:
-            self.listed.add((provider, kind))
-        self.endpoint.moved(now)
+            self.listed[provider, kind] = None
 
     def changed(self, provider: Provider, method: str) -> None:
         """A provider says that what it offers is not what it was."""
         for kind in CHANGED[method]:
-            self.listed.discard((provider, kind))
+            self.listed.pop((provider, kind), None)
             listing = self.listings.get((provider, kind))
             if listing is not None:
                 listing.again = True
@@ -363,7 +381,7 @@ class Offers:
         for kind, catalog in self.catalogs.items():
             catalog.leave(provider, now)
             catalog.sweep(now)
-            self.listed.discard((provider, kind))
+            self.listed.pop((provider, kind), None)
             self.listings.pop((provider, kind), None)
         for key in [key for key in self.subscribers if key[0] is provider]:
             del self.subscribers[key]

@@ -18,7 +18,7 @@ Rules of this module:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -27,14 +27,14 @@ from .. import errors
 from ..protocol import jsonrpc
 from ..protocol import stateless as eras
 from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
-from ..settings.schema import EndpointSettings, Limits
-from .catalog import read_page
+from ..settings.schema import EndpointSettings
+from .catalog import Catalog, read_page
 from .ledger import CAPABILITIES_OF_ASKS, Ledger, number_text, outgoing
 from .older_clients import edits_for
-from .parties import NEVER, Call, Consumer, Parked, Provider, State, Step, Waiting, Welcome, is_open
-
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
+from .parties import NEVER, Call, Consumer, Provider, State, Step, Waiting, Welcome, is_open
+from .roster import Roster
+from .translator import Translator
+from .waiting import WaitingRequests, take
 
 HANDSHAKE_REVISIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 """The MCP revisions that begin with `initialize`, oldest first."""
@@ -159,31 +159,38 @@ def own_hello(version: str) -> bytes:
     )
 
 
-class Greetings:
+def is_missing(provider: Provider) -> bool:
+    """Whether a list must do without this provider's tools."""
+    return provider.state is State.INITIALIZING or (provider.state is State.READY and not provider.listed)
+
+
+def insists(call: Call, frame: Frame) -> bool:
+    """Whether an answer to a request without handshake looks like a server that insists on one."""
+    if frame.error is UNSET:
+        return False
+    if call.method == "tools/list":
+        return True
+    try:
+        return _error_decoder.decode(frame.error).code == errors.INVALID_PARAMS.number
+    except (msgspec.DecodeError, RecursionError):
+        return False
+
+
+class Lifecycle:
     """Greets the providers of one endpoint, learns their tools, and answers consumers for them."""
 
-    __slots__ = ("endpoint", "ledger", "limits", "settings", "version", "waiting")
+    __slots__ = ("catalog", "ledger", "limits", "roster", "settings", "version", "waiting")
 
-    def __init__(self, endpoint: Endpoint, ledger: Ledger, settings: EndpointSettings, limits: Limits, version: str) -> None:
-        self.endpoint = endpoint
+    def __init__(
+        self, roster: Roster, waiting: WaitingRequests, catalog: Catalog, ledger: Ledger, settings: EndpointSettings, version: str
+    ) -> None:
+        self.roster = roster
+        self.waiting = waiting
+        self.catalog = catalog
         self.ledger = ledger
         self.settings = settings
-        self.limits = limits
+        self.limits = ledger.limits
         self.version = version
-        self.waiting: list[Parked] = []  # the initializes that nobody can answer yet
-
-    def plain(self) -> bool:
-        """Whether this is a relay between peers of which nobody speaks MCP's handshake: then the broker adds nothing of its own."""
-        if any(consumer.initialized for consumer in self.endpoint.consumers) or self.waiting:
-            return False
-        if any(provider.state in (State.INITIALIZING, State.READY) for provider in self.endpoint.providers):
-            return False
-        return len(self.endpoint.providers) < 2 or any(self.is_bare(provider) for provider in self.endpoint.providers)
-
-    @staticmethod
-    def is_bare(provider: Provider) -> bool:
-        """Whether a provider is known to work without MCP's handshake."""
-        return provider.state is State.BARE or (provider.state is State.NEW and provider.carried)
 
     def initialize(self, call: Call, frame: Frame, data: bytes, now: float) -> None:
         """A consumer introduces itself; to a provider that is new the first one's words are carried."""
@@ -195,7 +202,7 @@ class Greetings:
         consumer.capabilities = hello.capabilities
         if not consumer.relays:
             consumer.edits = edits_for(consumer.name, hello.version, self.settings)
-        provider = self.endpoint.sole
+        provider = self.roster.sole
         if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_house:
             greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")
             number = provider.pending.add(greeting)
@@ -211,17 +218,27 @@ class Greetings:
             provider.link.send(first, second)
         elif provider is None or provider.state is State.NEW:
             self.learn(now)
-        self.waiting.append(Parked(call, b"", call.deadline))
-        self.endpoint.wake_at(call.deadline)
+        self.waiting.await_welcome(call)
         self.settle()
 
     def learn(self, now: float) -> None:
         """Greet whoever is new, and ask whoever is ready for its tools: the endpoint must know now."""
-        for provider in self.endpoint.providers:
+        for provider in self.roster.providers:
             if provider.state is State.NEW:
                 self.greet(provider, now)
             elif provider.state is State.READY and not provider.listed and not provider.settling:
                 self.list_tools(provider, now)
+
+    def translate(self, provider: Provider, refused: bytes = b"") -> None:
+        """Speak to a tool in the words of the stateless era from now on; `refused` is its error to a handshake, if it had one."""
+        says = provider.says
+        provider.translator = provider.link = Translator(
+            provider.link,
+            lambda frame, now: says(provider, frame, now, True),
+            lambda: self.waiting.wake_at(0.0),
+            self.version,
+            refused=refused,
+        )
 
     def greet(self, provider: Provider, now: float) -> None:
         """Send the endpoint's own `initialize`."""
@@ -230,49 +247,52 @@ class Greetings:
         provider.greeting = Call(None, b"null", b"", "initialize", now, deadline, provider, purpose="greeting")
         number = provider.pending.add(provider.greeting)
         provider.greeted = now
-        self.endpoint.wake_at(deadline)
+        self.waiting.wake_at(deadline)
         provider.link.send(jsonrpc.request(number_text(number), "initialize", own_hello(self.version)))
 
-    def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> None:
-        """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for."""
+    def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> bool:
+        """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for.
+
+        Says whether its greeting has ended by that.
+        """
         provider.greeting = None
         if frame.error is not UNSET and provider.translator is None and eras.knows_only_stateless(frame.error):
             self._greet_stateless(provider, call, bytes(frame.error))
-            return
+            return False
         welcome = read_welcome(bytes(frame.result)) if frame.error is UNSET and frame.result is not UNSET else None
         in_time = provider.state is State.INITIALIZING
         if welcome is not None:
             provider.move(Step.RESULT)
             provider.failed = ""
             provider.welcome = welcome
-            provider.label = self.endpoint.catalog.label_for(provider.server_id, welcome.name)
+            provider.label = self.catalog.label_for(provider.server_id, welcome.name)
         elif in_time:
-            self._fail(provider, "it answered initialize with an error" if frame.error is not UNSET else "it sent no result")
+            self.fail(provider, "it answered initialize with an error" if frame.error is not UNSET else "it sent no result")
         greeter = provider.greeter
         if greeter is not None and in_time:
             # The consumer whose initialize was carried sees the provider's own answer.
-            for waiting in [waiting for waiting in self.waiting if waiting.call.consumer is greeter]:
-                self.waiting.remove(waiting)
+            for waiting in self.waiting.welcomes_for(greeter):
                 greeter.initialized = greeter.initialized or welcome is not None
                 if waiting.call.id == call.id:
                     self.ledger.answer(waiting.call, first, second)
                 else:
                     self.welcome(waiting.call)
-        needed = greeter is None or not in_time or provider.list_changed or len(self.endpoint.providers) > 1 or self.endpoint.holding
+        needed = greeter is None or not in_time or provider.list_changed or len(self.roster.providers) > 1 or bool(self.waiting.held)
         if welcome is not None and needed:
             self.list_tools(provider, now)
-        self.endpoint.greeting_ended(provider, now)
+        return True
 
     def _greet_stateless(self, provider: Provider, call: Call, refused: bytes) -> None:
         """It has given the handshake up, or never had it: greet it once more, as the stateless era does (MCP 2026-07-28)."""
-        self.endpoint.translate(provider, refused)
+        self.translate(provider, refused)
         provider.greeting = call
         provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "initialize", own_hello(self.version)))
 
-    def _fail(self, provider: Provider, why: str) -> None:
+    def fail(self, provider: Provider, why: str) -> None:
+        """Its greeting came to nothing: it is bare."""
         provider.move(Step.FAIL)
         provider.failed = why
-        provider.label = self.endpoint.catalog.label_for(provider.server_id, "")
+        provider.label = self.catalog.label_for(provider.server_id, "")
         self.ledger.watch.tell("bare", self.ledger.shown, label=provider.label, why=why)
 
     def finish_handshake(self, provider: Provider) -> None:
@@ -280,7 +300,7 @@ class Greetings:
         if provider.state is State.READY and not provider.initialized_sent:
             provider.initialized_sent = True
             provider.link.send(jsonrpc.notification(INITIALIZED))
-            self.endpoint.reckon()
+            self.roster.update_direct()
 
     def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
         """Keep a frame until its provider is greeted; what finds no room is refused."""
@@ -295,50 +315,45 @@ class Greetings:
         provider.waiting_bytes += len(data)
         provider.waiting.append(Waiting(consumer, call, data))
         if call is not None:
-            self.endpoint.wake_at(call.deadline)
+            self.waiting.wake_at(call.deadline)
 
     def forget_closed(self) -> None:
-        """Take out of the queues what nobody waits for any more."""
-        self.waiting = [parked for parked in self.waiting if is_open(parked.call)]
-        for provider in self.endpoint.providers:
+        """Drop cancelled requests, and frames of consumers that left, from every waiting queue."""
+        self.waiting.forget_closed()
+        for provider in self.roster.providers:
             if provider.waiting:
-                kept = [frame for frame in provider.waiting if frame.consumer in self.endpoint.consumers]
+                kept = [frame for frame in provider.waiting if frame.consumer in self.roster.consumers]
                 kept = [frame for frame in kept if frame.call is None or is_open(frame.call)]
                 provider.waiting = kept
                 provider.waiting_bytes = sum(len(frame.data) for frame in kept)
 
     def settle(self) -> None:
         """Answer the waiting `initialize`s as soon as there is something to say."""
-        if not self.waiting:
+        if not self.waiting.initializes:
             return
-        states = [provider.state for provider in self.endpoint.providers]
+        states = [provider.state for provider in self.roster.providers]
         if State.INITIALIZING in states and State.READY not in states:
             return
-        waiting, self.waiting = self.waiting, []
-        for parked in waiting:
+        for parked in take(self.waiting.initializes):
             self.welcome(parked.call)
 
     def welcome(self, call: Call) -> None:
         """Answer one `initialize` from what is known now: one provider's result, several providers', or the endpoint's own."""
         consumer = call.consumer
         assert consumer is not None
-        ready = [provider for provider in self.endpoint.providers if provider.state is State.READY]
+        ready = [provider for provider in self.roster.providers if provider.state is State.READY]
         if consumer.only:
             ready = [provider for provider in ready if provider.label == consumer.only]
         welcomes = [provider.welcome for provider in ready if provider.welcome is not None]
-        if len(welcomes) == 1 and (consumer.only or self.endpoint.sole is not None):
+        if len(welcomes) == 1 and (consumer.only or self.roster.sole is not None):
             body = welcome_from(welcomes[0], consumer.asked_version)
         else:
             body = own_welcome(consumer.asked_version, welcomes, self.version)
         consumer.initialized = True
         # Names are not given while an older provider may still bring its tools.
-        consumer.seen = b"" if self.settling() else self.endpoint.catalog.fingerprint()
-        self.endpoint.reckon()
+        consumer.seen = b"" if self.roster.settling() else self.catalog.fingerprint()
+        self.roster.update_direct()
         self.ledger.answer(call, jsonrpc.result(call.id, body))
-
-    def settling(self) -> bool:
-        """Whether some provider is still on its way to ready, so that names and lists may yet change."""
-        return any(provider.settling for provider in self.endpoint.providers)
 
     def list_tools(self, provider: Provider, now: float) -> None:
         """Ask a ready provider for its tools; while it answers, one more asking is remembered and no second one.
@@ -364,11 +379,11 @@ class Greetings:
             provider.pending.give_up(other.number)
 
     def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
-        self.endpoint.wake_at(call.deadline)
+        self.waiting.wake_at(call.deadline)
         provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "tools/list", params))
 
-    def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> None:
-        """One page of a provider's tools. A server without tools answers with an error, which is an empty list."""
+    def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> bool:
+        """One page of a provider's tools; says whether it was the last. A server without tools answers with an error: an empty list."""
         page = None
         if not provider.paged:
             provider.paged = True
@@ -387,8 +402,8 @@ class Greetings:
                 if call.deadline == NEVER:  # the first page came late; the others have as long as any list
                     call.deadline = now + self.limits.list_seconds
                 self._ask_page(provider, call, _encode({"cursor": page[1]}))
-                return
-        left_out = self.endpoint.catalog.put(provider, provider.label, provider.order, provider.pages)
+                return False
+        left_out = self.catalog.put(provider, provider.label, provider.order, provider.pages)
         if left_out:
             self.ledger.watch.tell("too many tools", self.ledger.shown, label=provider.label, left_out=left_out)
         first_time, count = not provider.listed, len(provider.pages)  # the end of this listing may begin the next
@@ -396,33 +411,17 @@ class Greetings:
         self.listing_ended(provider, now)
         if first_time:
             self.ledger.watch.tell("tools", self.ledger.shown, label=provider.label, tools=count)
-
-    @staticmethod
-    def is_missing(provider: Provider) -> bool:
-        """Whether a list must do without this provider's tools."""
-        return provider.state is State.INITIALIZING or (provider.state is State.READY and not provider.listed)
+        return True
 
     def overhear(self, provider: Provider, consumer: Consumer, result: bytes) -> None:
         """Learn from a whole list that was carried what its names mean from now on."""
         page = read_page(result, self.limits.tools_per_endpoint + 1)
         if page is not None and page[1] is None:
-            self.endpoint.catalog.put(provider, provider.label, provider.order, page[0])
-            self.endpoint.catalog.settle()
+            self.catalog.put(provider, provider.label, provider.order, page[0])
+            self.catalog.settle()
             provider.listed = True
-            consumer.seen = self.endpoint.catalog.fingerprint()
-            self.endpoint.reckon()
-
-    @staticmethod
-    def insists(call: Call, frame: Frame) -> bool:
-        """Whether an answer to a request without handshake looks like a server that insists on one."""
-        if frame.error is UNSET:
-            return False
-        if call.method == "tools/list":
-            return True
-        try:
-            return _error_decoder.decode(frame.error).code == errors.INVALID_PARAMS.number
-        except (msgspec.DecodeError, RecursionError):
-            return False
+            consumer.seen = self.catalog.fingerprint()
+            self.roster.update_direct()
 
     def listing_ended(self, provider: Provider, now: float) -> None:
         """Whether it brought tools or not, this listing is over."""
@@ -430,5 +429,3 @@ class Greetings:
         if provider.relist:
             provider.relist = False
             self.list_tools(provider, now)
-        self.endpoint.announce = True
-        self.endpoint.moved(now)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from msgspec import UNSET
 
 from ..core.broker import Broker
-from ..core.endpoint import LIST_CHANGED
+from ..core.lists import LIST_CHANGED
 from ..core.parties import Consumer, Provider
 from ..errors import GOING_AWAY, Goodbye
 from ..protocol import jsonrpc

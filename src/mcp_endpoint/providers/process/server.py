@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from ...backoff import KEPT_FIRST_SECONDS, Backoff
 from ...core.broker import Broker
-from ...core.endpoint import LIST_CHANGED
+from ...core.lists import LIST_CHANGED
 from ...core.parties import Provider
 from ...credentials.pool import Credential
 from ...credentials.store import Keyring

@@ -15,8 +15,8 @@ from msgspec import UNSET
 from ... import errors
 from ...backoff import Backoff
 from ...core.catalog import read_page
-from ...core.endpoint import LIST_CHANGED
 from ...core.lifecycle import INITIALIZED
+from ...core.lists import LIST_CHANGED
 from ...core.parties import Counters, Provider
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse

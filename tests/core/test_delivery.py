@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.core.endpoint import Farewell
+from mcp_endpoint.core.delivery import Farewell
 from mcp_endpoint.settings.schema import EndpointSettings
 
 CHANGED = notification("notifications/tools/list_changed")

@@ -621,3 +621,20 @@ def test_the_end_answers_what_is_still_in_flight() -> None:
     device.hears_nothing()
     second.hears_nothing()
     assert play.endpoint.ledger.in_flight == 0
+
+
+def test_a_call_that_may_be_tried_again_and_is_answered_well_is_not() -> None:
+    play = Play()
+    tools = []
+    for _ in range(2):
+        tool = Actor(play)
+        tool.party = play.endpoint.attach_provider(tool, play.now, server_id="same", house=True)
+        tools.append(tool)
+    for tool in tools:
+        tool.is_greeted("same", ["look"])
+    device = play.ready_device()
+    device.says(call("a", "look"))
+    older, newer = tools
+    newer.says(answer(newer.hear()["id"], seen="blue"))
+    device.hears(answer("a", seen="blue"))
+    older.hears_nothing()

@@ -1,0 +1,68 @@
+"""What goes on when something has changed: whatever waited for it, and whoever is to be told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..protocol.jsonrpc import parse
+from .delivery import Delivery
+from .notifications import Notifications
+from .part import EndpointPart
+from .parties import Provider, Waiting
+from .routing import Routing
+from .waiting import take
+
+
+class Changes(EndpointPart):
+    """Lets one endpoint go on after a change."""
+
+    __slots__ = ("features", "lists", "notifications", "routing")
+
+    def __init__(self, delivery: Delivery, routing: Routing, notifications: Notifications) -> None:
+        super().__init__(delivery)
+        self.routing = routing
+        self.lists = routing.lists
+        self.features = routing.features
+        self.notifications = notifications
+
+    def recheck(self, now: float) -> None:
+        """Something changed that waiting requests may have waited for."""
+        self.roster.update_direct()
+        self.lifecycle.settle()
+        if not self.roster.settling():
+            for parked in take(self.waiting.unsettled):
+                self.routing.again(parked.call, parked.data, now)
+        self.retry_parked(now)
+        self.lists.answer_held(now)
+        self.lists.tell_changes(now)
+
+    def greeting_ended(self, provider: Provider, now: float) -> None:
+        """A greeting has ended, well or not: whoever waited for it goes on."""
+        self.roster.update_direct()
+        self.lifecycle.settle()
+        if self.features.used:
+            self.features.ready(provider, now)
+        waiting, provider.waiting = provider.waiting, []
+        provider.waiting_bytes = 0
+        self.redo(waiting, now)
+        self.recheck(now)
+
+    def redo(self, waiting: Iterable[Waiting], now: float) -> None:
+        """Find the way of frames that waited for a provider, in their order."""
+        for frame in waiting:
+            if frame.call is not None:
+                self.routing.again(frame.call, frame.data, now)
+            else:
+                self.notifications.from_consumer(frame.consumer, parse(frame.data, utf8=True), frame.data)
+
+    def retry_parked(self, now: float) -> None:
+        """Find the way of calls whose provider left, now that somebody is there."""
+        if not self.waiting.parked or not self.roster.providers or self.roster.settling():
+            return
+        for parked in take(self.waiting.parked):
+            self.routing.again(parked.call, parked.data, now)
+
+    def listing_ended(self, now: float) -> None:
+        """A provider's tools are listed, well or not: consumers may have to ask again."""
+        self.lists.changed()
+        self.recheck(now)

@@ -1,0 +1,163 @@
+"""The way of a request to its provider; and what it hears, or waits for, where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from .. import errors
+from ..errors import Code
+from ..protocol.jsonrpc import Frame, Malformed, parse
+from .ledger import Ledger, Rename, outgoing
+from .lifecycle import Lifecycle
+from .parties import Call, Provider, State
+from .roster import Roster
+from .waiting import WaitingRequests
+
+KEPT_BYTES: Final = 16 * 1024
+"""Bytes of a request that is kept while it may have to be said again after a greeting; a larger one is said once."""
+
+_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Farewell(NamedTuple):
+    """When and how the last provider left; `at` is on the heart's clock."""
+
+    at: float
+    code: int
+    reason: str
+
+    def when(self, epoch: float) -> str:
+        """The time of day in UTC; `epoch` is what must be added to the heart's clock to get seconds since 1970."""
+        return datetime.fromtimestamp(self.at + epoch, UTC).isoformat(timespec="seconds")
+
+    def describe(self, epoch: float) -> dict[str, Any]:
+        """What an operator may know of it, ready for JSON."""
+        return {"at": self.when(epoch), "code": self.code, "reason": self.reason}
+
+
+class Delivery:
+    """Hands requests to providers."""
+
+    __slots__ = ("_elsewhere", "_epoch", "counters", "farewell", "ledger", "lifecycle", "limits", "roster", "waiting")
+
+    def __init__(
+        self,
+        roster: Roster,
+        waiting: WaitingRequests,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        *,
+        epoch: float,
+        elsewhere: Callable[[], int],
+        farewell: Farewell | None,
+    ) -> None:
+        """`epoch`, `elsewhere` and `farewell` as for the endpoint."""
+        self.roster = roster
+        self.waiting = waiting
+        self.lifecycle = lifecycle
+        self.ledger = ledger
+        self.limits = ledger.limits
+        self.counters = ledger.counters
+        self._epoch = epoch
+        self._elsewhere = elsewhere
+        self.farewell = farewell
+
+    def carry(self, provider: Provider, call: Call, frame: Frame, data: bytes, *, rename: Rename | None = None) -> None:
+        """Hand a request to a provider: its id becomes a number of that link, and everything else stays as it came.
+
+        Raises `Malformed` for a frame whose keys are not unambiguous.
+        """
+        link = provider.link
+        if link.queued > self.limits.queued_bytes_per_link:
+            self.counters.busy += 1
+            self.ledger.fail(call, errors.BUSY, "the tool does not read what it is sent / 工具端没有读取数据", delivered=False)
+            return
+        if provider is not self.roster.direct or call.method == "tools/list":
+            self._before_carrying(provider, call, data)
+        number = provider.pending.add(call)
+        try:
+            first, second = outgoing(call, frame, data, number, rename)
+        except Malformed:
+            del provider.pending.calls[number]
+            raise
+        call.provider = provider
+        if call.deadline < self.waiting.wake:
+            self.waiting.wake_at(call.deadline)
+        self.counters.carried += 1
+        link.send(first, second)
+
+    def _before_carrying(self, provider: Provider, call: Call, data: bytes) -> None:
+        """What must be known of a request, or told to its provider, before it goes its way."""
+        if provider.state is State.NEW:
+            provider.carried = True
+            if len(data) <= KEPT_BYTES and (not provider.proven or call.method == "tools/list"):
+                call.data = data
+        elif call.method != "ping" or provider.greeter is not call.consumer:
+            self.lifecycle.finish_handshake(provider)
+        if call.method == "tools/list" and call.consumer is not None:
+            call.consumer.seen = b"a list that was carried"
+            if _asks_for_all(data):
+                call.purpose = "whole list"
+
+    def to_bare(self, call: Call, frame: Frame, data: bytes, otherwise: Code) -> None:
+        """The newest bare provider may know it; `otherwise` is the error if there is none."""
+        for provider in reversed(self.roster.providers):
+            if provider.state is State.BARE:
+                self.carry(provider, call, frame, data)
+                return
+        self.ledger.fail(call, otherwise, "no provider of this endpoint has it / 此接入点没有工具端提供它", delivered=False)
+
+    def nobody(self, call: Call) -> None:
+        """Answer a call that finds no provider."""
+        self.counters.no_provider += 1
+        self.ledger.fail(call, errors.NO_PROVIDER, self.why_nobody(), delivered=False)
+
+    def park(self, call: Call, data: bytes, now: float) -> None:
+        """Let a call wait a moment for its provider to come back."""
+        until = call.started + self.limits.grace_call_seconds
+        if now >= until or self.waiting.draining:
+            self.nobody(call)
+            return
+        self.waiting.park(call, data, now, until)
+
+    def why_nobody(self) -> str:
+        """Why a call finds no tool, in words for whoever looks at the device."""
+        failed = [provider.failed for provider in self.roster.providers if provider.failed]
+        if failed:
+            return f"greeting failed: {failed[-1]} / 与工具端握手失败：{failed[-1]}"
+        hint = self.farewell_text() if self.farewell is not None else "never connected / 从未连接"
+        others = self._elsewhere() if not self.roster.providers else 0
+        if others:
+            hint += f" · {others} tools are connected under another token / 有 {others} 个工具端连接在其他令牌下"
+        return hint
+
+    def farewell_text(self) -> str:
+        """When and how the last provider left, in words."""
+        assert self.farewell is not None
+        when = self.farewell.when(self._epoch)
+        told = f"{self.farewell.code} {self.farewell.reason}".strip()
+        return f"left at {when} with {told} / 已于 {when} 断开，代码 {told}"
+
+    def provider_left(self, code: int, reason: str, now: float) -> None:
+        """Remember how the last provider left."""
+        self.farewell = Farewell(now, code, reason)
+
+    def lately(self, now: float) -> bool:
+        """Whether a provider left that may come back."""
+        return self.farewell is not None and now < self.farewell.at + self.limits.grace_seconds
+
+
+def _asks_for_all(data: bytes) -> bool:
+    """Whether a `tools/list` asks for the whole list: no cursor, and no parameter that some server may take for a filter."""
+    params = parse(data, utf8=True).params
+    if params is UNSET:
+        return True
+    try:
+        return _fields_decoder.decode(params).keys() <= {"_meta"}
+    except (msgspec.DecodeError, RecursionError):
+        return bytes(params) == b"null"

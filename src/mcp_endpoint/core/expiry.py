@@ -1,0 +1,77 @@
+"""What ends by time, and what ends when the server stops."""
+
+from __future__ import annotations
+
+from .. import errors
+from ..protocol import jsonrpc
+from .endings import Endings
+from .ledger import most_of
+from .parties import NEVER
+from .waiting import take
+
+
+def expire(at: Endings, now: float) -> None:
+    """Do what time demands: answer what waited too long, forget what was kept long enough."""
+    at.waiting.begin_round()
+    for provider in list(at.roster.providers):
+        if provider.translator is not None:
+            provider.translator.flush(now)
+        for call in [call for call in provider.pending.calls.values() if call.deadline <= now]:
+            at.expired(provider, call, now)
+        for waiting in list(provider.waiting):
+            if waiting.call is not None and waiting.call.deadline <= now:
+                provider.waiting.remove(waiting)
+                provider.waiting_bytes -= len(waiting.data)
+                at.ledger.timed_out(waiting.call, delivered=False)
+    for consumer in at.roster.consumers:
+        at.ledger.expire_asks(consumer, now)
+    for parked in take(at.waiting.initializes, now):
+        at.lifecycle.welcome(parked.call)
+    for parked in take(at.waiting.unsettled, now):
+        at.routing.again(parked.call, parked.data, now, patient=False)
+    for parked in take(at.waiting.parked, now):
+        at.delivery.nobody(parked.call)
+    if at.catalog.sweep(now - at.ledger.limits.grace_seconds):
+        at.lists.changed()
+    at.changes.recheck(now)
+    at.waiting.end_round(_earliest(at), now)
+
+
+def _earliest(at: Endings) -> float:
+    """The next deadline of what providers and consumers are asked, and of shelves that are kept for a while."""
+    times = [NEVER]
+    for provider in at.roster.providers:
+        times += [call.deadline for call in provider.pending.calls.values()]
+        times += [waiting.call.deadline for waiting in provider.waiting if waiting.call is not None]
+    for consumer in at.roster.consumers:
+        times += [ask.deadline for ask in consumer.asks.values()]
+    times += [shelf.left + at.ledger.limits.grace_seconds for shelf in at.catalog.shelves if shelf.left is not None]
+    return min(times)
+
+
+def drain(at: Endings, now: float) -> None:
+    """Take no new work: what is held or parked is answered, what is with a provider goes on unless a person must answer first."""
+    at.waiting.drain()
+    for consumer in [consumer for consumer in at.roster.consumers if consumer.thinking]:
+        for call in list(consumer.owed):
+            if call.provider is not None:
+                at.ledger.cancel(call, "the server is stopping")
+            at.ledger.fail(call, errors.PROVIDER_GONE, "the server is stopping / 服务器正在停止", delivered=call.provider is not None)
+    at.lists.take_back()
+    for queue in (at.waiting.held, at.waiting.parked, at.waiting.unsettled, at.waiting.initializes):
+        for parked in take(queue):
+            if parked.call.method == "initialize":
+                at.lifecycle.welcome(parked.call)
+            elif parked.call.method == "tools/list":
+                at.ledger.answer(parked.call, jsonrpc.result(parked.call.id, at.catalog.page(None, [], most_of(parked.call))))
+            else:
+                at.delivery.nobody(parked.call)
+
+
+def finish(at: Endings) -> None:
+    """Answer whatever is still owed: nobody will come back for it."""
+    for consumer in at.roster.consumers:
+        for call in list(consumer.owed):
+            at.ledger.counters.provider_gone += 1
+            hint = "the server is stopping / 服务器正在停止"
+            at.ledger.fail(call, errors.PROVIDER_GONE, hint, delivered=call.provider is not None)

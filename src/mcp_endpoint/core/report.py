@@ -1,0 +1,57 @@
+"""What an operator may know of an endpoint, ready for JSON; no secret is in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .catalog import Catalog
+from .parties import Consumer, Provider, State
+from .roster import Roster
+
+
+def describe_tools(roster: Roster, catalog: Catalog, now: float) -> list[dict[str, Any]]:
+    """Each provider: how far it is, what it works on, and the functions it brought, by the names they have outside."""
+    return [
+        {
+            "label": provider.label or provider.server_id,
+            "state": _shown_state(provider),
+            "connected_seconds": round(now - provider.since, 1),
+            "in_flight": len(provider.pending.calls),
+            "doubtful": provider.doubtful,
+            "functions": _exported_by(provider, catalog),
+            "why_bare": provider.failed,
+        }
+        for provider in roster.providers
+    ]
+
+
+def describe_consumers(roster: Roster, now: float, *, in_house: bool) -> list[dict[str, Any]]:
+    """Each device; or, `in_house`, each session over HTTP and each caller of this server."""
+    return [_described(consumer, now) for consumer in roster.consumers if consumer.in_house is in_house]
+
+
+def _exported_by(provider: Provider, catalog: Catalog) -> list[str]:
+    shelf = catalog.shelf_of(provider)
+    if shelf is None:
+        return []
+    return [catalog.exported.get((shelf.label, name), name) for name in shelf.tools]
+
+
+def _described(consumer: Consumer, now: float) -> dict[str, Any]:
+    """What an operator may know of a consumer."""
+    return {
+        "client": consumer.name,
+        "initialized": consumer.initialized,
+        "connected_seconds": round(now - consumer.since, 1),
+        "in_flight": len(consumer.owed),
+    }
+
+
+def _shown_state(provider: Provider) -> str:
+    """How far a provider is, for an operator; one that stands for a managed server is no further than that server."""
+    if provider.behind is None or provider.state not in (State.READY, State.BARE):
+        return provider.state.value
+    if not provider.behind.providers:
+        return "down"
+    usable = any(one.state in (State.READY, State.BARE) for one in provider.behind.providers)
+    return provider.state.value if usable else State.INITIALIZING.value

@@ -1,0 +1,31 @@
+"""What a peer says that cannot be read: counted, told once in a while, and answered where that helps."""
+
+from __future__ import annotations
+
+from .. import errors
+from ..protocol.jsonrpc import Malformed
+from .ledger import Ledger
+from .parties import Consumer, Provider
+
+
+def bad_frame(ledger: Ledger, consumer: Consumer, malformed: Malformed) -> None:
+    """Count a bad frame; a consumer that sends too many of them is closed."""
+    consumer.bad_frames += 1
+    ledger.counters.bad_frames += 1
+    if consumer.bad_frames == 1:
+        ledger.watch.tell("bad frame", ledger.shown, why=malformed.why)
+    if consumer.bad_frames >= ledger.limits.bad_frames:
+        consumer.link.close(*errors.TOO_MANY_BAD_FRAMES)
+
+
+def noise(ledger: Ledger, provider: Provider, data: bytes, malformed: Malformed, now: float) -> None:
+    """Count a frame that is not JSON-RPC: what a stdio server printed. Only a batch is answered."""
+    provider.noise += 1
+    ledger.counters.noise += 1
+    array = malformed.code is errors.INVALID_REQUEST and data.lstrip()[:1] == b"["
+    if array and provider.link.queued <= ledger.limits.queued_bytes_per_link:
+        provider.link.send(ledger.error(b"null", malformed.code, malformed.why, delivered=False))
+    if now >= provider.noise_told + 60:
+        provider.noise_told = now
+        start = data[:80].decode("utf-8", "backslashreplace")
+        ledger.watch.tell("noise", ledger.shown, frames=provider.noise, why=malformed.why, start=start, label=provider.label)
