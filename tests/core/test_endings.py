@@ -631,7 +631,7 @@ def test_a_call_that_may_be_tried_again_and_is_answered_well_is_not() -> None:
         tool.party = play.endpoint.attach_provider(tool, play.now, server_id="same", house=True)
         tools.append(tool)
     for tool in tools:
-        tool.is_greeted("same", ["look"])
+        tool.is_greeted("same", [{**tool_named("look"), "annotations": {"readOnlyHint": True}}])
     device = play.ready_device()
     device.says(call("a", "look"))
     older, newer = tools

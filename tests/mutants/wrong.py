@@ -493,7 +493,7 @@ WRONG = [
     ),
     Wrong(
         "what waited too long for a greeting gives its room back",
-        "core/expiry",
+        "core/lifecycle",
         "                provider.waiting_bytes -= len(waiting.data)\n",
         "",
     ),

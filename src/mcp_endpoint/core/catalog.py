@@ -273,6 +273,11 @@ class Catalog:
         self.changed()
         return True
 
+    def clear(self) -> None:
+        """Take out all shelves."""
+        self.shelves.clear()
+        self.changed()
+
     def changed(self) -> None:
         """Forget what was computed from the shelves."""
         self.revision += 1

@@ -42,9 +42,7 @@ class Changes(EndpointPart):
         self.lifecycle.settle()
         if self.features.used:
             self.features.ready(provider, now)
-        waiting, provider.waiting = provider.waiting, []
-        provider.waiting_bytes = 0
-        self.redo(waiting, now)
+        self.redo(self.lifecycle.take_waiting(provider), now)
         self.recheck(now)
 
     def redo(self, waiting: Iterable[Waiting], now: float) -> None:

@@ -10,7 +10,7 @@ Rules of the endpoint and of the modules it is made of:
      one       a wire: everything but the handshake is carried
      several   one server: lists are merged, calls go where the catalog says
 4. A request is carried at once, or it waits in exactly one place with an end (see `waiting`).
-5. Each field is written by one module; whoever is further up asks for the change by a method.
+5. Each field of such a module is written there; whoever is further up asks for the change by a method.
 """
 
 from __future__ import annotations
@@ -170,9 +170,9 @@ class Endpoint:
 
         `answer_bytes` bounds what it can take in one answer, `ask_seconds` how long it may think about a provider's question (default:
         what a device can). For one `in_house` the endpoint greets the providers itself. The lists of a `patient` one wait for a provider
-        that still starts: it asks for others, who decide how long they wait. The lists of one that
-        `asks_once` wait for all tools that still start, as those of `hold_empty_list_for` do; where there is none, it hears so at once. One
-        that sees `only` a label has that label's tools under their own names, and no others.
+        that still starts: it asks for others, who decide how long they wait. The lists of one that `asks_once` wait for all tools that
+        still start, as those of `hold_empty_list_for` do; where there is none, it hears so at once. One that sees `only` a label has that
+        label's tools under their own names, and no others.
         """
         limits = self.limits
         limit = limits.device_answer_bytes if answer_bytes is None else answer_bytes
@@ -242,7 +242,7 @@ class Endpoint:
             self.features.provider_left(provider, now)
         self.ledger.provider_left(provider, self.roster.consumers)
         self.roster.update_direct()
-        waiting, provider.waiting = provider.waiting, []
+        waiting = self.lifecycle.take_waiting(provider)
         lost = list(provider.pending.calls.values())
         provider.pending.calls.clear()
         # A call refers to its provider: these two would keep it alive.
@@ -294,8 +294,9 @@ class Endpoint:
         if call is None:
             return
         try:
-            if self.roster.direct is not None and (method == "tools/call" or method not in OUT_OF_LINE) and not consumer.only:
-                self.delivery.carry(self.roster.direct, call, frame, data)
+            direct = self.roster.direct
+            if direct is not None and (method == "tools/call" or method not in OUT_OF_LINE) and not consumer.only:
+                self.delivery.carry(direct, call, frame, data)
             else:
                 self.routing.route(call, frame, data, now)
         except Malformed as malformed:
@@ -405,8 +406,7 @@ class Endpoint:
 
     def forget(self) -> None:
         """Nobody is here any more: keep nothing of what they brought."""
-        self.catalog.shelves.clear()
-        self.catalog.changed()
+        self.catalog.clear()
         self.features.forget()
 
     # == looking in ========================================================================================================

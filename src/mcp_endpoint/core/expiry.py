@@ -18,11 +18,7 @@ def expire(at: Endings, now: float) -> None:
             provider.translator.flush(now)
         for call in [call for call in provider.pending.calls.values() if call.deadline <= now]:
             at.expired(provider, call, now)
-        for waiting in list(provider.waiting):
-            if waiting.call is not None and waiting.call.deadline <= now:
-                provider.waiting.remove(waiting)
-                provider.waiting_bytes -= len(waiting.data)
-                at.ledger.timed_out(waiting.call, delivered=False)
+        at.lifecycle.expire_waiting(provider, now)
     for consumer in at.roster.consumers:
         at.ledger.expire_asks(consumer, now)
     for parked in take(at.waiting.initializes, now):

@@ -317,6 +317,20 @@ class Lifecycle:
         if call is not None:
             self.waiting.wake_at(call.deadline)
 
+    def take_waiting(self, provider: Provider) -> list[Waiting]:
+        """Take out the frames that wait until a provider is greeted."""
+        waiting, provider.waiting = provider.waiting, []
+        provider.waiting_bytes = 0
+        return waiting
+
+    def expire_waiting(self, provider: Provider, now: float) -> None:
+        """Answer the calls that waited for a greeting until their deadline."""
+        for waiting in list(provider.waiting):
+            if waiting.call is not None and waiting.call.deadline <= now:
+                provider.waiting.remove(waiting)
+                provider.waiting_bytes -= len(waiting.data)
+                self.ledger.timed_out(waiting.call, delivered=False)
+
     def forget_closed(self) -> None:
         """Drop cancelled requests, and frames of consumers that left, from every waiting queue."""
         self.waiting.forget_closed()

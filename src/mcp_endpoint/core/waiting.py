@@ -64,14 +64,15 @@ class WaitingRequests:
 
         Only what has just come is weighed: what waited before has been, and is put back often.
         """
-        waiting = (*self.unsettled, *self.parked)
-        full = sum(len(parked.data) for parked in waiting) + len(data) > self.ledger.limits.queued_bytes_per_link
-        if full and call.started >= now:
+        if call.started >= now and self._bytes() + len(data) > self.ledger.limits.queued_bytes_per_link:
             self.ledger.counters.busy += 1
             self.ledger.fail(call, errors.BUSY, "too much waits for this endpoint's tools / 等待此接入点工具的数据过多", delivered=False)
             return
         queue.append(Parked(call, data, until))
         self.wake_at(until)
+
+    def _bytes(self) -> int:
+        return sum(len(parked.data) for parked in (*self.unsettled, *self.parked))
 
     def hold(self, call: Call) -> None:
         """Let a `tools/list` wait until the providers have told their tools, however long."""
