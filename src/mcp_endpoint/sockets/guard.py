@@ -433,6 +433,7 @@ class Guard(HttpToolsProtocol):
         transport = self.transport
         self.handle_websocket_upgrade()
         self.parser = self.flow = None  # type: ignore[assignment]  # they and we hold each other
+        self.scope["extensions"] = {}  # as above
         link = transport.get_protocol()
         if isinstance(link, Link):
             link.raw = self.raw
