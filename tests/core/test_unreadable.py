@@ -31,6 +31,9 @@ def calling(*ids: str) -> tuple[Play, Actor, Actor]:
         (b'{"jsonrpc":"2.0","id":3,"result":{"text":"a\tb"}}', "JSON is malformed"),
         (b'{"result":{"n":-Infinity},"jsonrpc":"2.0","id":"3"}', "JSON is malformed"),
         (b'{"jsonrpc":"2.0","result":{"n":NaN}}', "JSON is malformed"),
+        (b'{"jsonrpc":"2.0","id":3}', "neither a result nor an error"),
+        (b'{"jsonrpc":"2.0","id":3,"error":null}', "neither a result nor an error"),
+        (b'{"jsonrpc":"2.0","id":"3","Result":{}}', "neither a result nor an error"),
     ],
 )
 def test_an_answer_that_cannot_be_read_ends_its_call_at_once_with_the_reason(said: bytes, reason: str) -> None:

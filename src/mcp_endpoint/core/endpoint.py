@@ -29,6 +29,7 @@ from ..protocol.jsonrpc import (
     Unreadable,
     id_key,
     members,
+    neither,
     number_given_back,
     parse,
     parse_lenient,
@@ -338,7 +339,7 @@ class Endpoint:
                 data = jsonrpc.splice(data, [jsonrpc.without(data, "error", members(data))])
                 frame = parse(data, utf8=True)
             if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
-                raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer")
+                raise neither(frame)
             id = bytes(frame.id)
             number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else number_given_back(id)
             calls = provider.pending.calls

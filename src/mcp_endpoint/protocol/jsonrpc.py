@@ -264,6 +264,14 @@ def unread(data: bytes, why: Malformed) -> Malformed:
     return why if found == _NO_ANSWER else Unreadable(ANSWER_TOO_BIG if isinstance(why, TooDeep) else UNREADABLE_ANSWER, why.why, found)
 
 
+def neither(frame: Frame) -> Malformed:
+    """What to raise for a frame with neither a method nor a result nor an error: `Unreadable` if it names a request of ours."""
+    number = 0 if frame.id is UNSET or frame.jsonrpc != "2.0" else number_given_back(frame.id)
+    if number:
+        return Unreadable(UNREADABLE_ANSWER, "it has neither a result nor an error", number)
+    return Malformed(INVALID_REQUEST, "neither a request nor an answer")
+
+
 def too_large(beginning: bytes, end: bytes, limit: int) -> Unreadable | None:
     """What a message of more than `limit` bytes is of which only its ends were kept: an answer, or None for anything else."""
     found = _answered(beginning.removeprefix(_MARK), end)
@@ -294,7 +302,7 @@ def _message(data: bytes, ours: bool, utf8: bool = False) -> tuple[Frame, bytes]
             raise Malformed(INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
         return frame, data
     if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
-        raise Malformed(INVALID_REQUEST, "neither a request nor an answer")
+        raise neither(frame)
     if frame.jsonrpc != "2.0":
         spans = members(data)
         if "jsonrpc" in spans:
