@@ -9,10 +9,11 @@ PY := $(VENV)/bin/python
 # Modules whose every branch must be walked: the layers below the rooms (see [tool.importlinter] in pyproject.toml).
 WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/changes core/delivery core/endings core/endpoint \
 	core/expiry core/features core/ledger core/lifecycle core/links core/lists core/notifications core/older_clients core/part core/parties \
-	core/report core/roster core/routing core/shares core/taps core/unreadable core/waiting credentials/lookahead credentials/placement \
-	credentials/pool credentials/refusals credentials/rotation credentials/store errors files line_writer log protocol/definitions \
-	protocol/jsonrpc protocol/schemas protocol/structured serving/sd_notify serving/signals settings/described settings/env_file \
-	settings/first_start settings/ini settings/load settings/places settings/schema settings/sources settings/values web/metrics
+	core/report core/roster core/routing core/shares core/taps core/translator core/unreadable core/waiting credentials/lookahead \
+	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files line_writer log \
+	protocol/definitions protocol/jsonrpc protocol/schemas protocol/structured serving/sd_notify serving/signals settings/described \
+	settings/env_file settings/first_start settings/ini settings/load settings/places settings/schema settings/sources settings/values \
+	web/metrics
 comma := ,
 empty :=
 space := $(empty) $(empty)
@@ -47,7 +48,7 @@ check: lint peers ws ## the long form of test: more examples, each module from i
 	@HYPOTHESIS_PROFILE=check $(PYTEST) --timeout=900 -o faulthandler_timeout=1000 --cov --cov-report= $(ARGS)
 	@$(PY) -m coverage report --include='$(WALKED_FILES)' --fail-under=100
 	@$(PY) -m pytest -q --cov --cov-report= tests/core # the core's tests are plays of a whole endpoint
-	@$(PY) -m coverage report --include='src/mcp_endpoint/core/*.py' --omit=src/mcp_endpoint/core/translator.py --fail-under=100
+	@$(PY) -m coverage report --include='src/mcp_endpoint/core/*.py' --fail-under=100
 	@for module in $(filter-out core/%,$(WALKED)); do \
 		name=$${module##*/}; folder=tests/$${module%"$$name"}; \
 		$(PY) -m pytest -q --cov --cov-report= $$(ls $$folder/test_$$name.py $$folder/test_$${name}_*.py 2>/dev/null || true); \
