@@ -29,6 +29,16 @@ class EndpointError(Exception):
         return f"{where}{self.zh}\n{where}{self.en}"
 
 
+def halves(both: str) -> tuple[str, str]:
+    """`Chinese / English`, as `/stats` tells it → (English, Chinese); words without a slash are both.
+
+    Words of others stand in both halves alike, so the middle slash is ours.
+    """
+    parts = both.split(" / ")
+    half = len(parts) // 2
+    return (" / ".join(parts[half:]), " / ".join(parts[:half])) if half else (both, both)
+
+
 class ConfigError(EndpointError):
     """The configuration cannot be used; nothing was changed and nothing was guessed."""
 

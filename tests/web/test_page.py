@@ -148,9 +148,21 @@ def test_the_servers_of_the_house_are_shown_with_what_they_cost() -> None:
 
 def test_a_server_of_the_house_that_ended_says_why_with_its_last_words() -> None:
     page = render(housed(served(state="stopped", why="程序 <b> / its process ended", said=["<script>"])), chinese=True)
-    for words in ("连续退出", "程序 &lt;b&gt; / its process ended", "&lt;script&gt;"):
+    for words in ("连续退出", "程序 &lt;b&gt;", "&lt;script&gt;"):
         assert words in page
     assert "a-state-of-tomorrow" in render(housed(served(state="a-state-of-tomorrow")), chinese=False)
+
+
+def test_why_a_server_does_not_run_is_told_in_the_language_of_the_page_alone() -> None:
+    wrong = {"name": "calc", "state": "error", "why": "f:1:2: 缺少 / f:1:2: it lacks", "tools": []}
+    both = "坏 / bad"
+    for chinese, told, other in ((False, ("f:1:2: it lacks", "bad"), ("缺少", "坏")), (True, ("f:1:2: 缺少", "坏"), ("it lacks", "bad<"))):
+        page = render(housed(wrong, served(tools_not_changed=[both]), problem=both), chinese=chinese)
+        assert all(words in page for words in told)
+        assert not any(words in page for words in other)
+        assert not any(f'"small">{never}<' in page for never in ("0 s", "0 秒")), "what never ran has no time"
+    silent = served(why_bare="it sent no result")
+    assert "应答中没有 result" in render(housed(silent), chinese=True)
 
 
 def test_what_an_entry_says_of_tools_that_are_not_there_is_told() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..errors import EndpointError
+from ..errors import EndpointError, halves
 
 
 class Finding(NamedTuple):
@@ -37,7 +37,5 @@ def reason_of(error: EndpointError) -> Reason:
 
 
 def split(both: str) -> Reason:
-    """`Chinese / English`, as /stats tells it. Words of others stand in both halves alike, so the middle slash is ours."""
-    parts = both.split(" / ")
-    half = len(parts) // 2
-    return Reason(" / ".join(parts[half:]), " / ".join(parts[:half])) if half else Reason(both, both)
+    """`Chinese / English`, as /stats tells it."""
+    return Reason(*halves(both))

@@ -159,7 +159,7 @@ class Keyring:
         if credential is None:
             logger.warning(f"{ALL_GONE}，已重置并重试 / every key was resting: all are taken up again", pool=self.name)
             return
-        why = {None: "no answer / 无应答", BY_HAND: "by hand / 手动"}.get(status, status)
+        why = {None: "无应答 / no answer", BY_HAND: "手动 / by hand"}.get(status, status)
         shown = credential.shown
         if event is Event.REST:
             logger.info("密钥暂时休息 / key rests", pool=self.name, credential=shown, status=why)

@@ -156,7 +156,8 @@ def _disturbs(before: Server, after: Server) -> bool:
 
 def _said(error: EndpointError) -> str:
     """An error in both languages, with its place."""
-    return f"{f'{error.place}: ' if error.place else ''}{error.zh} / {error.en}"
+    where = f"{error.place}: " if error.place else ""
+    return f"{where}{error.zh} / {where}{error.en}"
 
 
 class Providers:

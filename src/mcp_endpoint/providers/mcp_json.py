@@ -273,7 +273,7 @@ class _Reading:
 
     def _command(self, entry: _Entry) -> Command:
         if not entry.command:
-            raise self.wrong('has no "command"', '缺少 "command"')
+            raise self.wrong('has no "command"; a server on the network has "url" instead', '缺少 "command"；网络上的服务器请写 "url"')
         own = self._of_file(entry) | {key: self._fill(text, whole=True) for key, text in (entry.env or {}).items()}
         return Command(
             program=self._fill(entry.command),

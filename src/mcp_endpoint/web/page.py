@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from .. import __version__
 from ..access.addresses import PROBE, Hint, free_form
+from ..errors import halves
 from ..log import escape as one_line
 
 HEADERS: Final = {
@@ -248,7 +249,7 @@ def _servers(room: Mapping[str, Any] | None, say: Say) -> Iterator[str]:
     yield f"<h2>{say('Servers of the house', '自带的服务器')}</h2>"
     if room["problem"]:
         words = say("The file cannot be used, the servers are those of before", "配置文件无法使用，仍用原来的服务器")
-        yield f'<p class="note bad">{words}: {_plain(room["problem"])}</p>'
+        yield f'<p class="note bad">{words}: {say(*halves(room["problem"]))}</p>'
     items = "".join(f"<li>{_server(server, say)}</li>" for server in room["servers"])
     none = f'<div class="soft">{say("There are none in the file.", "文件中没有服务器。")}</div>'
     yield f'<div class="card"><div class="small">{_plain(room["file"])}</div>{f"<ul>{items}</ul>" if items else none}</div>'
@@ -257,7 +258,7 @@ def _servers(room: Mapping[str, Any] | None, say: Say) -> Iterator[str]:
 def _server(server: Mapping[str, Any], say: Say) -> str:
     state = server["state"]
     colour, en, zh = _SERVER_STATES.get(state, ("", state, state))
-    facts = [_duration(server.get("seconds", 0), say)]
+    facts = [_duration(server["seconds"], say)] if "seconds" in server else []
     if "cpu_seconds" in server:
         facts += [f"CPU {server['cpu_seconds']:.1f} s", f"{server['memory_bytes'] / 1_048_576:.0f} MiB"]
     if server.get("starts", 0) > 1:
@@ -265,11 +266,13 @@ def _server(server: Mapping[str, Any], say: Say) -> str:
     parts = [
         f"<strong>{_plain(server['name'])}</strong>",
         _pill(colour, say(en, zh)),
-        f'<span class="small">{" · ".join(facts)}</span>',
+        *([f'<span class="small">{" · ".join(facts)}</span>'] if facts else []),
     ]
-    if why := server.get("why") or server.get("why_bare"):
-        parts.append(f'<span class="small">{_plain(why)}</span>')
-    parts += [f'<span class="small">{_plain(problem)}</span>' for problem in server.get("tools_not_changed", ())]
+    if why := server.get("why"):
+        parts.append(f'<span class="small">{say(*halves(why))}</span>')
+    elif why := server.get("why_bare"):
+        parts.append(f'<span class="small">{say(why, REASONS.get(why, why))}</span>')
+    parts += [f'<span class="small">{say(*halves(problem))}</span>' for problem in server.get("tools_not_changed", ())]
     tools = "".join(f'<code class="chip">{_plain(name)}</code>' for name in server["tools"])
     said = "".join(f'<div class="small"><code>{_plain(line)}</code></div>' for line in server.get("said", ()) if state != "running")
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{tools}</div>" if tools else "") + said
