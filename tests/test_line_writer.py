@@ -273,3 +273,19 @@ def test_a_file_that_somebody_else_has_opened_for_us_stays_where_and_as_it_is(tm
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"12345678\n" * 3
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    write, refused = os.write, [BlockingIOError()]
+
+    def once(descriptor: int, data: memoryview) -> int:
+        if refused:
+            raise refused.pop()
+        return write(descriptor, data)
+
+    monkeypatch.setattr(line_writer.os, "write", once)
+    line_writer.write_all(writing, b"a line\n")
+    assert os.read(reading, 100) == b"a line\n"
+    os.close(reading)
+    os.close(writing)
