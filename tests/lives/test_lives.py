@@ -54,7 +54,7 @@ BEFORE = (b"", b"\xef\xbb\xbf", b"Loading... ")
 """What a tool of odd spelling writes before its answers."""
 SENSELESS = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1,"requestId":1}}'
 NONSENSE = [b"garbage", SENSELESS, b"[]", b'{"jsonrpc":"2.0","id":null,"method":"m"}', b'{"jsonrpc":"2.0","id":[1],"method":"m"}']
-NOISE = [b"noise\n", b"{}", b"[]", b'{"jsonrpc":"2.0","result":{}}', b'{"jsonrpc":"2.0","id":1}']
+NOISE = [b"noise\n", b"{}", b"[]", b'{"jsonrpc":"2.0","result":{}}', b'{"jsonrpc":"2.0","id":null}']
 BOTH = frozenset({"sampling", "roots"})
 FULL = 10**9
 
