@@ -42,6 +42,7 @@ test: lint peers ## lint, types, import rules, tests, coverage / 全部检查与
 
 quick: $(VENV)/.test ## the core and the project checks, under a minute / 核心与项目检查，一分钟以内
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet .
 	@HYPOTHESIS_PROFILE=quick $(PYTEST) -q $(QUICK) $(ARGS)
 
 check: lint peers ws ## the long form of test: more examples, each module from its own test file / 更长的测试
@@ -80,6 +81,7 @@ soak: $(VENV)/.core ## ten minutes of everything that goes wrong / 十分钟的�
 
 lint: $(VENV)/.test
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet .
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 

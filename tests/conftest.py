@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 # An assertion of a helper says what was expected and what came, as one of a test does.
 HELPERS = {path.stem for folder in ("support", "live") for path in (HERE / folder).glob("*.py") if not path.name.startswith("test_")}
 pytest.register_assert_rewrite(*HELPERS - {"conftest"})
-pytest.register_assert_rewrite("consumers.web", "sockets.stage", "sockets.weather", "sockets.peerframes")
+pytest.register_assert_rewrite("consumers.web", "sockets.wire_server", "sockets.weather", "sockets.peerframes")
 
 EXAMPLES = {"test": 1_000, "check": 5_000, "mutants": 100, "quick": 100}
 LIVES = {"test": 300, "check": 1_500, "mutants": 60, "quick": 60}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mcp_endpoint import errors
-from mcp_endpoint.errors import Code, ConfigError, EndpointError, Goodbye
+from mcp_endpoint.errors import CloseReason, Code, ConfigError, EndpointError
 
 CODES = {name: value for name, value in vars(errors).items() if isinstance(value, Code)}
-GOODBYES = {name: value for name, value in vars(errors).items() if isinstance(value, Goodbye)}
+CLOSE_REASONS = {name: value for name, value in vars(errors).items() if isinstance(value, CloseReason)}
 
 
 def test_an_error_is_told_in_both_languages() -> None:
@@ -44,10 +44,10 @@ def test_the_code_that_mcp_uses_for_a_missing_resource_is_never_ours() -> None:
     assert Code(-32004, "密钥验证失败 / Not allowed") == errors.NOT_ALLOWED
 
 
-@pytest.mark.parametrize("name", GOODBYES)
+@pytest.mark.parametrize("name", CLOSE_REASONS)
 def test_every_goodbye_fits_a_close_frame(name: str) -> None:
     """RFC 6455 §5.5.1: two bytes of code and at most 123 of reason; 1005, 1006 and 1015 are never sent."""
-    goodbye = GOODBYES[name]
-    assert goodbye.reason.isascii()
-    assert 0 < len(goodbye.reason) <= 123
-    assert goodbye.code in {1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013} or 4000 <= goodbye.code <= 4999
+    close_reason = CLOSE_REASONS[name]
+    assert close_reason.reason.isascii()
+    assert 0 < len(close_reason.reason) <= 123
+    assert close_reason.code in {1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013} or 4000 <= close_reason.code <= 4999

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from mcp_endpoint import log
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.settings.schema import Logging, Server
 
 KEY = "Canary0Canary1Canary2Canary3Cana"
-XIAOZHI = Doors(KEY).make_xiaozhi("single_module")
-LONG = Doors(KEY).make_xiaozhi("c4ca4238a0b923820dcc509a6f75849b")
-SIGNED = Doors(KEY).make_signed("kitchen")
+XIAOZHI = TokenCodec(KEY).make_xiaozhi("single_module")
+LONG = TokenCodec(KEY).make_xiaozhi("c4ca4238a0b923820dcc509a6f75849b")
+SIGNED = TokenCodec(KEY).make_signed("kitchen")
 
 
 class Stream(io.StringIO):

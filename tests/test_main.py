@@ -22,14 +22,14 @@ from running import BOUND, KEY, MAIN, Program, full_pipe, get, program
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.log import LINES_A_MINUTE
 
 SECONDS_TO_ANSWER = 1.0
 CALLS = 20
 
 
-async def goodbye(link: ClientConnection) -> int:
+async def close_reason(link: ClientConnection) -> int:
     with pytest.raises(ConnectionClosed) as closed:
         async with asyncio.timeout(BOUND):
             while True:
@@ -143,7 +143,7 @@ async def test_a_stop_lets_twenty_calls_of_a_second_finish_then_says_1012_and_en
             answers = [json.loads(await asking.recv()) for _ in range(CALLS)]
         assert sorted(answer["id"] for answer in answers) == list(range(CALLS))
         assert all(answer["result"] == {"content": []} for answer in answers)
-        assert await goodbye(asking) == 1012
+        assert await close_reason(asking) == 1012
         assert await asyncio.wait_for(slow, BOUND) == 1012
     assert await started.ends() == 0
 
@@ -151,7 +151,7 @@ async def test_a_stop_lets_twenty_calls_of_a_second_finish_then_says_1012_and_en
 async def test_an_interrupt_from_the_keyboard_stops_as_orderly(started: Program) -> None:
     async with device(started) as asking:
         started.process.send_signal(signal.SIGINT)
-        assert await goodbye(asking) == 1012
+        assert await close_reason(asking) == 1012
     assert await started.ends() == 0
     assert "Traceback" not in started.log
 
@@ -168,7 +168,7 @@ async def test_a_second_signal_ends_at_once(started: Program) -> None:
         began = loop.time()
         started.process.send_signal(signal.SIGTERM)
         assert json.loads(await asyncio.wait_for(asking.recv(), BOUND))["error"]["code"] == -32003
-        assert await goodbye(asking) == 1012
+        assert await close_reason(asking) == 1012
         assert await started.ends() == 0
         assert loop.time() - began < 5  # drain_seconds is 25
 
@@ -214,11 +214,11 @@ async def counts(running: Program) -> dict[str, Any]:
 async def test_a_thousand_links_at_once_are_held_and_every_call_is_answered(started: Program) -> None:
     """500 endpoints, each with a tool and a device: as many links as `max_connections` allows by default."""
     room_for(2_048)
-    doors = Doors(started.key)
+    codec = TokenCodec(started.key)
 
     async def pair(number: int, stack: AsyncExitStack) -> tuple[ClientConnection, ClientConnection]:
         base = f"ws://127.0.0.1:{started.port}/mcp_endpoint"
-        token = doors.make_signed(f"home-{number}")
+        token = codec.make_signed(f"home-{number}")
         one, other = connect(f"{base}/mcp/?token={token}", open_timeout=BOUND), connect(f"{base}/call/?token={token}", open_timeout=BOUND)
         return await stack.enter_async_context(one), await stack.enter_async_context(other)
 
@@ -277,7 +277,7 @@ async def test_a_peer_that_is_killed_vanishes_from_the_stats(started: Program) -
 
 
 @pytest.mark.row("U3", "D25")
-@pytest.mark.parametrize("token", ["", Doors(KEY).make_xiaozhi("single_module"), "mep1.e30.AAAA", "A" * 43 + "="])
+@pytest.mark.parametrize("token", ["", TokenCodec(KEY).make_xiaozhi("single_module"), "mep1.e30.AAAA", "A" * 43 + "="])
 async def test_a_token_that_opens_nothing_is_refused_before_there_is_a_socket(token: str, started: Program) -> None:
     """U3 is the original's 101 followed by close 1008; design §4 refuses with HTTP 401 before 101, so that peers know at once."""
     for side in ("mcp", "call"):
@@ -319,17 +319,17 @@ PLACE = "data/.mcp-endpoint-server.cfg"
     ("text", "place", "words"),
     [
         ("[server\nport = 1\n", f"{PLACE}:1:1", "[section]"),
-        ("[server]\nhost = \"::\nport = 1\n", f"{PLACE}:2:", "TOML"),
-        ("[server]\nhost = 0.0.0.0\nname = \"x\"\n", f"{PLACE}:2:", "TOML"),
+        ('[server]\nhost = "::\nport = 1\n', f"{PLACE}:2:", "TOML"),
+        ('[server]\nhost = 0.0.0.0\nname = "x"\n', f"{PLACE}:2:", "TOML"),
         ('[server]\nport = "eight"\n', f"{PLACE}:2:8", "server.port"),
         ("[server]\nport = 70000\n", f"{PLACE}:2:8", "server.port"),
         ("[server]\nprot = 8004\n", f"{PLACE}:2:1", 'did you mean "port"?'),
         ("[sever]\nport = 8004\n", f"{PLACE}:1", 'did you mean "server"?'),
         ("[websocket]\nping_interval = 0\n", f"{PLACE}:2:17", "websocket.ping_interval"),
-        ("[server]\nlog_level = \"LOUD\"\n", f"{PLACE}:2:13", "server.log_level"),
-        ("[logging]\nmax_file_size = \"10 apples\"\n", f"{PLACE}:2:17", "logging.max_file_size"),
+        ('[server]\nlog_level = "LOUD"\n', f"{PLACE}:2:13", "server.log_level"),
+        ('[logging]\nmax_file_size = "10 apples"\n', f"{PLACE}:2:17", "logging.max_file_size"),
         ("[server]\nhost = 127.0.0.1  # 注释\nport = viele\n", f"{PLACE}:3:8", "server.port"),
-        ("[server]\ntls_cert = \"cert.pem\"\n", f"{PLACE}:2:12", "tls_key"),
+        ('[server]\ntls_cert = "cert.pem"\n', f"{PLACE}:2:12", "tls_key"),
         ("[server]\nport = 8004\nport = 8005\n", f"{PLACE}:3", ""),
     ],
 )
@@ -432,7 +432,7 @@ async def test_a_console_that_nobody_reads_costs_lines_and_no_call_and_the_end_c
     )
     try:
         port = await port_in_log(tmp_path)
-        base, token = f"ws://127.0.0.1:{port}/mcp_endpoint", Doors(KEY).make_signed("home")
+        base, token = f"ws://127.0.0.1:{port}/mcp_endpoint", TokenCodec(KEY).make_signed("home")
         async with connect(f"{base}/mcp/?token={token}") as answering, connect(f"{base}/call/?token={token}") as asking:
             for number in range(30):
                 await asyncio.gather(
@@ -482,7 +482,7 @@ async def test_a_terminal_that_closes_is_a_stop_like_any_other_and_says_so_twice
             answers = [json.loads(await asking.recv()) for _ in range(CALLS)]
         assert sorted(answer["id"] for answer in answers) == list(range(CALLS))
         assert all(answer["result"] == {"content": []} for answer in answers)
-        assert await goodbye(asking) == 1012
+        assert await close_reason(asking) == 1012
         assert await asyncio.wait_for(slow, BOUND) == 1012
     assert await started.ends() == 0
 
@@ -568,8 +568,12 @@ async def test_a_call_that_fails_is_one_line_of_json_and_a_figure_and_its_argume
     (line,) = lines
     assert isinstance(line.pop("milliseconds"), int) and line.pop("time")
     assert line == {
-        "level": "INFO", "message": "调用失败 / call failed", "endpoint": "single_module",
-        "tool": "lights", "provider": "", "outcome": "tool_error",
+        "level": "INFO",
+        "message": "调用失败 / call failed",
+        "endpoint": "single_module",
+        "tool": "lights",
+        "provider": "",
+        "outcome": "tool_error",
     }
     assert "hush-hush" not in written + metrics
     for outcome in ("ok", "tool_error"):

@@ -12,7 +12,7 @@ import pytest
 from running import BOUND, KEY, running
 from upstream import Upstream, reply, says, upstream
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.consumers.http_api.jwt import Bearers
 from mcp_endpoint.serving.server import Server
 from mcp_endpoint.settings.schema import Api, Config, GatewaySettings, Security
@@ -20,8 +20,8 @@ from mcp_endpoint.settings.schema import Server as Settings
 
 SECRET = "0123456789abcdef0123456789abcdefXYZ"
 JWT = Bearers(SECRET, "HS256").make("page", 600)
-SIGNED = Doors(KEY).make_signed("home")
-XIAOZHI = Doors(KEY).make_xiaozhi("home").replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
+SIGNED = TokenCodec(KEY).make_signed("home")
+XIAOZHI = TokenCodec(KEY).make_xiaozhi("home").replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
 HELLO = (
     '{"jsonrpc":"2.0","id":1,"method":"initialize","params":'
     '{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}'
@@ -131,7 +131,7 @@ def body_of(line: str, headers: Sequence[str]) -> str:
 
 @asynccontextmanager
 async def served(
-    root: Path, alone: str = "", settings: Settings | None = None, **security: object
+    root: Path, standalone: str = "", settings: Settings | None = None, **security: object
 ) -> AsyncIterator[tuple[Server, Upstream]]:
     """A server with every way in, and what its gateway leads to."""
     security.setdefault("allowed_origins", ("*", "null", LISTED))
@@ -142,7 +142,7 @@ async def served(
             gateway=(GatewaySettings(name="air", target=f"{behind.url}/"),),
             api=Api(secret=SECRET, request_log=""),
         )
-        async with running(config, root=root, alone=alone) as server:
+        async with running(config, root=root, standalone=standalone) as server:
             yield server, behind
 
 
@@ -208,10 +208,10 @@ async def test_a_preflight_says_what_the_request_will_hear(tmp_path: Path) -> No
         assert not behind.seen
 
 
-@pytest.mark.parametrize(("alone", "path"), [("gateway", "/x"), ("gateway", "/"), ("gateway", "/stats"), ("api", "/health")])
+@pytest.mark.parametrize(("standalone", "path"), [("gateway", "/x"), ("gateway", "/"), ("gateway", "/stats"), ("api", "/health")])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-async def test_a_room_that_has_the_port_to_itself_is_as_careful(tmp_path: Path, alone: str, path: str, host: str) -> None:
-    async with served(tmp_path, alone, Settings(host=host)) as (server, behind):
+async def test_a_room_that_has_the_port_to_itself_is_as_careful(tmp_path: Path, standalone: str, path: str, host: str) -> None:
+    async with served(tmp_path, standalone, Settings(host=host)) as (server, behind):
         for page, marks in FOREIGN.items():
             found, _ = await status(server, f"GET {path}", marks)
             assert found == 403, page

@@ -71,7 +71,7 @@ NOT_LINKED: Final = Code(NO_PROVIDER.number, "未连接到接入点服务器 / T
 TURNED_DOWN: Final = Code(UNREADABLE_ANSWER.number, "工具的服务器拒绝了请求 / The tool's server refused the request")
 
 
-class Goodbye(NamedTuple):
+class CloseReason(NamedTuple):
     """How a link ends: an RFC 6455 §7.4 close code with its ASCII reason (at most 123 bytes)."""
 
     code: int
@@ -79,16 +79,16 @@ class Goodbye(NamedTuple):
 
 
 # The one table of goodbyes. The code says whether to come back: 1001, 1011, 1012 and 1013 do, 1008 and 1009 mend first.
-GOING_AWAY: Final = Goodbye(1001, "going away")
-RESTARTING: Final = Goodbye(1012, "restarting, reconnect in a moment")
-TOO_MANY_BAD_FRAMES: Final = Goodbye(1008, "too many frames that are not JSON-RPC")
-TOO_MANY_FRAGMENTS: Final = Goodbye(1008, "too many fragments in one message")
-INVALID_TEXT: Final = Goodbye(1007, "text that is not UTF-8")
-TOO_BIG: Final = Goodbye(1009, "message too big")
-SLOW_MESSAGE: Final = Goodbye(1008, "message not complete in time")
-OVER_BUDGET: Final = Goodbye(1013, "too many bytes waiting, try again later")
-KEEPALIVE: Final = Goodbye(1011, "keepalive ping timeout")
-CROWDED_OUT: Final = Goodbye(1013, "this endpoint has most links, another needs room")
-NOT_READING: Final = Goodbye(1013, "not reading, queue full")
-INTERNAL: Final = Goodbye(1011, "internal error")
-TOOL_ENDED: Final = Goodbye(1011, "the tool's process ended, it is being restarted")
+GOING_AWAY: Final = CloseReason(1001, "going away")
+RESTARTING: Final = CloseReason(1012, "restarting, reconnect in a moment")
+TOO_MANY_BAD_FRAMES: Final = CloseReason(1008, "too many frames that are not JSON-RPC")
+TOO_MANY_FRAGMENTS: Final = CloseReason(1008, "too many fragments in one message")
+INVALID_TEXT: Final = CloseReason(1007, "text that is not UTF-8")
+TOO_BIG: Final = CloseReason(1009, "message too big")
+SLOW_MESSAGE: Final = CloseReason(1008, "message not complete in time")
+OVER_BUDGET: Final = CloseReason(1013, "too many bytes waiting, try again later")
+KEEPALIVE: Final = CloseReason(1011, "keepalive ping timeout")
+CROWDED_OUT: Final = CloseReason(1013, "this endpoint has most links, another needs room")
+NOT_READING: Final = CloseReason(1013, "not reading, queue full")
+INTERNAL: Final = CloseReason(1011, "internal error")
+TOOL_ENDED: Final = CloseReason(1011, "the tool's process ended, it is being restarted")

@@ -23,7 +23,7 @@ from mcp_endpoint.access.addresses import (
     token_in,
     without_secrets,
 )
-from mcp_endpoint.access.tokens import SINGLE_MODULE, Doors
+from mcp_endpoint.access.tokens import SINGLE_MODULE, TokenCodec
 from mcp_endpoint.settings.schema import Server
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
@@ -31,7 +31,7 @@ KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 
 def announced(contained: bool = False, **server: Any) -> str:
     settings = Server(key=KEY, **server)
-    return announcement(settings, 8004, Doors(KEY), contained=contained)
+    return announcement(settings, 8004, TokenCodec(KEY), contained=contained)
 
 
 @pytest.mark.row("D27")
@@ -51,7 +51,7 @@ def test_both_addresses_are_printed_under_the_names_users_know_them_by() -> None
     tool = lines[3].strip()
     assert tool.startswith("wss://mcp.example.org/mcp_endpoint/mcp/?token=")
     (token,) = parse_qs(urlsplit(tool).query)["token"]
-    assert Doors(KEY).open(token, 0).shown == SINGLE_MODULE
+    assert TokenCodec(KEY).open(token, 0).shown == SINGLE_MODULE
 
 
 def test_manager_api_can_derive_its_addresses_from_the_printed_one() -> None:
@@ -79,12 +79,12 @@ def test_a_device_finds_its_side_by_the_address_of_either(given: str, device: st
 
 
 def test_a_token_is_found_in_whatever_was_copied() -> None:
-    doors = Doors(KEY)
-    token = next(token for token in (doors.make_xiaozhi(f"agent-{number}") for number in range(1000)) if "+" in token and "/" in token)
+    codec = TokenCodec(KEY)
+    token = next(token for token in (codec.make_xiaozhi(f"agent-{number}") for number in range(1000)) if "+" in token and "/" in token)
     address = endpoint_addresses("http://192.0.2.44:8004", token).tool
     for copied in (token, quote(token, safe=""), address, f" '{address}&server_id=x'\n"):
-        assert doors.open(token_in(copied), 0.0).kind == "xiaozhi"
-    signed = doors.make_signed("kitchen")
+        assert codec.open(token_in(copied), 0.0).kind == "xiaozhi"
+    signed = codec.make_signed("kitchen")
     assert token_in(signed) == token_in(f"ws://192.0.2.44/mcp_endpoint/call/?token={signed}") == signed
 
 

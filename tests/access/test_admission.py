@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from mcp_endpoint.access.admission import BadTokens, Origin, Porter, Refusal, Values, Whence, host_of
-from mcp_endpoint.access.tokens import Doors, Opened
+from mcp_endpoint.access.admission import Authenticator, BadTokens, Origin, Refusal, Source, Values, host_of
+from mcp_endpoint.access.tokens import Grant, TokenCodec
 from mcp_endpoint.settings.schema import Config, Limits, Security, Server
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
-DOORS = Doors(KEY)
-GOOD = DOORS.make_signed("home")
+CODEC = TokenCodec(KEY)
+GOOD = CODEC.make_signed("home")
 BAD = GOOD + "x"
 NEAR = ("127.0.0.1", 40_000)
 FAR = ("203.0.113.9", 40_000)
@@ -29,9 +29,9 @@ class Clock:
         return self.now
 
 
-def porter(clock: Clock | None = None, server: dict[str, Any] | None = None, **rest: Any) -> Porter:
+def authenticator(clock: Clock | None = None, server: dict[str, Any] | None = None, **rest: Any) -> Authenticator:
     clock = clock or Clock()
-    return Porter(Config(server=Server(key=KEY, **(server or {})), **rest), DOORS, clock=clock, epoch=clock)
+    return Authenticator(Config(server=Server(key=KEY, **(server or {})), **rest), CODEC, clock=clock, epoch=clock)
 
 
 def headers(**named: str | list[str]) -> Values:
@@ -44,14 +44,20 @@ def headers(**named: str | list[str]) -> Values:
 
 
 def opens(
-    at: Porter, token: str | None, *, peer: tuple[str, int] = NEAR, local: str = "127.0.0.1", side: Any = "device", **named: str | list[str]
-) -> Opened | Refusal:
+    at: Authenticator,
+    token: str | None,
+    *,
+    peer: tuple[str, int] = NEAR,
+    local: str = "127.0.0.1",
+    side: Any = "device",
+    **named: str | list[str],
+) -> Grant | Refusal:
     values = headers(**named)
     fields = [] if token is None else [("other", "x"), ("token", token)]
-    return at.admit(fields, values, at.whence(peer, local, values), side)
+    return at.admit(fields, values, at.source(peer, local, values), side)
 
 
-def status(found: Opened | Refusal) -> int:
+def status(found: Grant | Refusal) -> int:
     return found.status if isinstance(found, Refusal) else 200
 
 
@@ -59,31 +65,31 @@ def status(found: Opened | Refusal) -> int:
 
 
 def test_a_token_opens_its_endpoint_from_the_query_or_as_bearer() -> None:
-    for found in (opens(porter(), GOOD), opens(porter(), None, Authorization=f"BEARER  {GOOD}")):
-        assert isinstance(found, Opened) and found.endpoint == "signed:home"
+    for found in (opens(authenticator(), GOOD), opens(authenticator(), None, Authorization=f"BEARER  {GOOD}")):
+        assert isinstance(found, Grant) and found.endpoint == "signed:home"
 
 
 def test_no_token_is_401() -> None:
-    assert status(opens(porter(), None)) == status(opens(porter(), None, Authorization="Basic Zm9vOmJhcg==")) == 401
+    assert status(opens(authenticator(), None)) == status(opens(authenticator(), None, Authorization="Basic Zm9vOmJhcg==")) == 401
 
 
 @pytest.mark.parametrize("header", [f"Bearer {GOOD}", ["Basic Zm9vOmJhcg==", f"bearer {GOOD}"], [f"Bearer {GOOD}", f"Bearer {GOOD}"]])
 def test_an_empty_token_is_none_and_one_shown_twice_is_one(header: str | list[str]) -> None:
     for shown in ("", GOOD):
-        found = opens(porter(), shown, Authorization=header)
-        assert isinstance(found, Opened) and found.endpoint == "signed:home"
+        found = opens(authenticator(), shown, Authorization=header)
+        assert isinstance(found, Grant) and found.endpoint == "signed:home"
     for empty in ("Bearer", "Bearer "):
-        assert status(opens(porter(), GOOD, Authorization=empty)) == 200
+        assert status(opens(authenticator(), GOOD, Authorization=empty)) == 200
 
 
 def test_a_plus_that_became_a_blank_is_no_second_token() -> None:
-    token = next(token for token in map(DOORS.make_xiaozhi, map(str, range(100))) if "+" in token)
-    assert status(opens(porter(), token.replace("+", " "), Authorization=f"Bearer {token}")) == 200
+    token = next(token for token in map(CODEC.make_xiaozhi, map(str, range(100))) if "+" in token)
+    assert status(opens(authenticator(), token.replace("+", " "), Authorization=f"Bearer {token}")) == 200
 
 
 @pytest.mark.parametrize("header", [f"Bearer {GOOD}", [f"Bearer {GOOD}", "Bearer friend"]])
 def test_two_tokens_that_differ_are_400_whichever_is_good(header: str | list[str]) -> None:
-    at = porter()
+    at = authenticator()
     for shown in ("friend", BAD, KEY, GOOD[:-1]):
         found = opens(at, shown, Authorization=header, peer=FAR)
         assert isinstance(found, Refusal) and (found.status, found.error) == (400, "two tokens")
@@ -93,15 +99,15 @@ def test_two_tokens_that_differ_are_400_whichever_is_good(header: str | list[str
 
 def test_a_signed_token_opens_its_side_only() -> None:
     for role, tool, device in (("both", 200, 200), ("tool", 200, 403), ("device", 403, 200)):
-        token = DOORS.make_signed("home", role)  # type: ignore[arg-type]
-        assert status(opens(porter(), token, side="tool", peer=FAR)) == tool
-        assert status(opens(porter(), token, side="device", peer=FAR)) == device
+        token = CODEC.make_signed("home", role)  # type: ignore[arg-type]
+        assert status(opens(authenticator(), token, side="tool", peer=FAR)) == tool
+        assert status(opens(authenticator(), token, side="device", peer=FAR)) == device
 
 
 def test_a_token_ends_by_the_wall_clock() -> None:
     clock = Clock()
-    at = porter(clock)
-    token = DOORS.make_signed("home", expires=2_000.0)
+    at = authenticator(clock)
+    token = CODEC.make_signed("home", expires=2_000.0)
     assert status(opens(at, token)) == 200
     clock.now = 2_000.0
     assert status(opens(at, token)) == 401
@@ -123,23 +129,23 @@ def test_a_token_of_free_choice_opens_only_between_local_peers(
     expected: int, server: dict[str, Any], peer: tuple[str, int], local: str, header: str | None
 ) -> None:
     named = {header: "1.2.3.4"} if header else {}
-    assert status(opens(porter(server=server), "friend", peer=peer, local=local, **named)) == expected
+    assert status(opens(authenticator(server=server), "friend", peer=peer, local=local, **named)) == expected
 
 
 def test_who_may_not_use_a_token_of_free_choice_hears_what_may_be_wrong_with_it() -> None:
-    found = opens(porter(), "cut-off", peer=FAR)
+    found = opens(authenticator(), "cut-off", peer=FAR)
     assert isinstance(found, Refusal) and found.status == 401
     assert "made with another key" in found.message and "自取的令牌" in found.message
 
 
 def test_tokens_of_free_choice_can_be_allowed_for_everybody_or_for_nobody() -> None:
-    always = porter(server={"host": "0.0.0.0"}, security=Security(opaque_tokens="always"))
+    always = authenticator(server={"host": "0.0.0.0"}, security=Security(opaque_tokens="always"))
     assert status(opens(always, "friend", peer=FAR, Forwarded="for=1.2.3.4")) == 200
-    assert status(opens(porter(security=Security(opaque_tokens="never")), "friend")) == 401
+    assert status(opens(authenticator(security=Security(opaque_tokens="never")), "friend")) == 401
 
 
 def test_the_servers_own_key_is_recognised_and_nothing_else_is_taken_for_it() -> None:
-    at = porter()
+    at = authenticator()
     assert at.is_key([("token", KEY)], headers())
     assert at.is_key([], headers(Authorization=f"Bearer {KEY}"))
     for token in ("", KEY[:-1], KEY.lower(), GOOD, "\udc80"):
@@ -153,7 +159,7 @@ def test_the_servers_own_key_is_recognised_and_nothing_else_is_taken_for_it() ->
 
 def test_the_eleventh_bad_token_of_an_address_within_a_minute_is_429_and_a_good_one_never_is() -> None:
     clock = Clock()
-    at = porter(clock)
+    at = authenticator(clock)
     heard = [opens(at, BAD, peer=FAR) for _ in range(11)]
     assert [status(one) for one in heard] == [401] * 10 + [429]
     assert isinstance(heard[-1], Refusal) and heard[-1].headers == (("Retry-After", "61"),)
@@ -164,7 +170,7 @@ def test_the_eleventh_bad_token_of_an_address_within_a_minute_is_429_and_a_good_
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "10.0.0.5", "::ffff:10.0.0.5"])
 def test_loopback_and_trusted_proxies_are_never_counted(host: str) -> None:
-    at = porter(server={"trusted_proxies": ("10.0.0.0/24",)})
+    at = authenticator(server={"trusted_proxies": ("10.0.0.0/24",)})
     assert {status(opens(at, BAD, peer=(host, 1))) for _ in range(20)} == {401}
     assert len(at.bad_tokens) == 0
 
@@ -182,15 +188,15 @@ def test_loopback_and_trusted_proxies_are_never_counted(host: str) -> None:
     ],
 )
 def test_behind_a_trusted_proxy_the_address_it_forwards_counts(forwarded: str, shown: str, counted: str) -> None:
-    at = porter(server={"trusted_proxies": ("10.0.0.5", "10.0.0.6")})
-    assert at.whence(("10.0.0.5", 1), "10.0.0.1", headers(X_Forwarded_For=forwarded)) == Whence("10.0.0.5", "10.0.0.1", shown, counted)
+    at = authenticator(server={"trusted_proxies": ("10.0.0.5", "10.0.0.6")})
+    assert at.source(("10.0.0.5", 1), "10.0.0.1", headers(X_Forwarded_For=forwarded)) == Source("10.0.0.5", "10.0.0.1", shown, counted)
 
 
 def test_who_is_no_trusted_proxy_counts_itself_whatever_it_says() -> None:
-    at = porter(server={"trusted_proxies": ("10.0.0.5",)})
-    assert at.whence(FAR, "10.0.0.1", headers(X_Forwarded_For="9.9.9.9")).counted == FAR[0]
-    assert at.whence(("", 0), "", headers()).counted == ""  # a Unix socket has no address
-    assert at.whence(("2001:db8::1", 7), "::1", headers()).shown == "[2001:db8::1]:7"
+    at = authenticator(server={"trusted_proxies": ("10.0.0.5",)})
+    assert at.source(FAR, "10.0.0.1", headers(X_Forwarded_For="9.9.9.9")).counted == FAR[0]
+    assert at.source(("", 0), "", headers()).counted == ""  # a Unix socket has no address
+    assert at.source(("2001:db8::1", 7), "::1", headers()).shown == "[2001:db8::1]:7"
 
 
 def test_the_addresses_of_one_ipv6_customer_count_together_and_the_table_is_bounded() -> None:
@@ -204,7 +210,7 @@ def test_the_addresses_of_one_ipv6_customer_count_together_and_the_table_is_boun
 
 
 def test_the_limits_of_bad_tokens_are_the_configured_ones() -> None:
-    at = porter(limits=Limits(failed_tokens_per_minute=1, failed_token_addresses=1))
+    at = authenticator(limits=Limits(failed_tokens_per_minute=1, failed_token_addresses=1))
     assert [status(opens(at, BAD, peer=FAR)) for _ in range(2)] == [401, 429]
 
 
@@ -225,13 +231,13 @@ def test_the_limits_of_bad_tokens_are_the_configured_ones() -> None:
     ],
 )
 def test_a_web_page_may_connect_only_from_an_allowed_origin(origins: list[str], allowed: bool) -> None:
-    at = porter(security=Security(allowed_origins=("https://app.example.com",)))
+    at = authenticator(security=Security(allowed_origins=("https://app.example.com",)))
     assert at.origins.allow(headers(Origin=origins, Host="127.0.0.1:8004"), tls=False) is allowed
-    assert porter().origins.allow(headers(Origin=origins), tls=True)
+    assert authenticator().origins.allow(headers(Origin=origins), tls=True)
 
 
 def test_behind_tls_our_own_origin_is_https() -> None:
-    at = porter(security=Security(allowed_origins=("https://app.example.com",)))
+    at = authenticator(security=Security(allowed_origins=("https://app.example.com",)))
     for origin, ours in (("https://here.test", True), ("https://HERE.test:443", True), ("http://here.test", False)):
         assert at.origins.allow(headers(Origin=origin, Host="here.test"), tls=True) is ours
         assert at.origins.foreign(headers(Origin=origin, Host="here.test:443"), tls=True) is not ours
@@ -240,14 +246,14 @@ def test_behind_tls_our_own_origin_is_https() -> None:
 def test_a_board_that_says_it_is_a_file_needs_a_secret_or_is_listed() -> None:
     """links2004/arduinoWebSockets sends `Origin: file://` unless told otherwise."""
     for listed, token, expected in (("*", GOOD, 200), ("*", "friend", 403), ("file://", "friend", 200), ("file://", GOOD, 200)):
-        at = porter(security=Security(allowed_origins=(listed,), opaque_tokens="always"))
+        at = authenticator(security=Security(allowed_origins=(listed,), opaque_tokens="always"))
         values = headers(Origin="file://", Host="nas:8004")
         assert at.origins.allow(values, tls=False)
         assert status(opens(at, token, peer=FAR, Origin="file://", Host="nas:8004")) == expected
 
 
 def test_null_is_let_in_where_it_is_listed_and_is_nobody_all_the_same() -> None:
-    at = porter(security=Security(allowed_origins=("null",)))
+    at = authenticator(security=Security(allowed_origins=("null",)))
     values = headers(Origin="null", Host="127.0.0.1:8004")
     assert at.origins.allow(values, tls=False) and at.origins.foreign(values, tls=False)
 
@@ -260,7 +266,10 @@ def test_null_is_let_in_where_it_is_listed_and_is_nobody_all_the_same() -> None:
         ("https://[2001:DB8:0::1]", Origin("https", "2001:db8::1", 443)),
         ("chrome-extension://abc", Origin("chrome-extension", "abc", 0)),
         ("file://", Origin("file", "", 0)),
-        *((bad, None) for bad in ("", "null", "a.b", "//a", "http://", "http://a/", "http://u@a", "http://a,b", "http://[::g]", "http://a:")),
+        *(
+            (bad, None)
+            for bad in ("", "null", "a.b", "//a", "http://", "http://a/", "http://u@a", "http://a,b", "http://[::g]", "http://a:")
+        ),
     ],
 )
 def test_an_origin_is_spelled_in_one_way(text: str, origin: Origin | None) -> None:
@@ -268,8 +277,8 @@ def test_an_origin_is_spelled_in_one_way(text: str, origin: Origin | None) -> No
 
 
 def test_a_page_of_somebody_else_shows_a_secret_or_is_refused_and_does_not_count_as_a_bad_token() -> None:
-    at = porter(security=Security(opaque_tokens="always"))
-    for token, expected in ((GOOD, 200), (DOORS.make_xiaozhi("home"), 200), ("friend", 403), ("", 403), (None, 403), (BAD, 401)):
+    at = authenticator(security=Security(opaque_tokens="always"))
+    for token, expected in ((GOOD, 200), (CODEC.make_xiaozhi("home"), 200), ("friend", 403), ("", 403), (None, 403), (BAD, 401)):
         assert status(opens(at, token, peer=FAR, Origin="https://evil.example", Host="nas:8004")) == expected
         assert status(opens(at, token, peer=FAR, Sec_Fetch_Site="same-site", Host="nas:8004")) == expected
     assert at.bad_tokens.another(FAR[0], 1_000.0) == 0 and len(at.bad_tokens) == 1
@@ -279,7 +288,7 @@ def test_a_page_of_somebody_else_shows_a_secret_or_is_refused_and_does_not_count
 
 
 def test_a_refusal_is_small_json_that_does_not_say_why() -> None:
-    found = opens(porter(), BAD, peer=FAR)
+    found = opens(authenticator(), BAD, peer=FAR)
     assert isinstance(found, Refusal)
     head, _, body = found.answer().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json; charset=utf-8\r\n")

@@ -14,10 +14,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mcp_endpoint.access import tokens
-from mcp_endpoint.access.tokens import Doors, Opened, Refused, is_placeholder, make_key, pad_key, refused_by_xiaozhi
+from mcp_endpoint.access.tokens import Grant, Refused, TokenCodec, is_placeholder, make_key, pad_key, refused_by_xiaozhi
 
 KEY = "0123456789abcdef0123456789abcdef"
-DOORS = Doors(KEY)
+CODEC = TokenCodec(KEY)
 MD5 = "c4ca4238a0b923820dcc509a6f75849b"
 AGENTS = st.from_regex(tokens.NAME, fullmatch=True)
 NOW = 1_000_000_000.0
@@ -40,18 +40,18 @@ def seal_blocks(blocks: bytes, key: str = KEY) -> str:
     return base64.b64encode(encryptor.update(blocks) + encryptor.finalize()).decode()
 
 
-def why(token: str, doors: Doors = DOORS, now: float = NOW) -> str:
+def why(token: str, codec: TokenCodec = CODEC, now: float = NOW) -> str:
     with pytest.raises(Refused) as refused:
-        doors.open(token, now)
+        codec.open(token, now)
     assert str(refused.value) == refused.value.why
     assert re.fullmatch(r"[a-z-]{1,20}", refused.value.why), "the reason holds nothing of the token"
     return refused.value.why
 
 
-def kind(token: str, doors: Doors = DOORS) -> str:
+def kind(token: str, codec: TokenCodec = CODEC) -> str:
     """How a token ends: its kind, or `refused`."""
     try:
-        return doors.open(token, NOW).kind
+        return codec.open(token, NOW).kind
     except Refused:
         return "refused"
 
@@ -71,7 +71,7 @@ def bit_flips(token: str) -> Iterator[str]:
     ("token", "agent"), [(BLANK, MD5), (COMPACT, MD5), (SINGLE_BLANK, "single_module"), (SINGLE_COMPACT, "single_module")]
 )
 def test_a_token_made_by_the_recipe_of_manager_api_opens_to_its_agent_in_either_spelling(token: str, agent: str) -> None:
-    assert DOORS.open(token, NOW) == Opened(f"agent:{agent}", agent, "both", "xiaozhi")
+    assert CODEC.open(token, NOW) == Grant(f"agent:{agent}", agent, "both", "xiaozhi")
 
 
 @pytest.mark.row("U2")
@@ -83,9 +83,9 @@ def test_a_token_made_by_the_recipe_of_manager_api_opens_to_its_agent_in_either_
     ],
 )
 def test_keys_are_filled_up_as_manager_api_fills_them(key: str, token: str) -> None:
-    doors = Doors(key)
-    assert doors.open(token, NOW).endpoint == "agent:x"
-    assert doors.make_xiaozhi("x") == token
+    codec = TokenCodec(key)
+    assert codec.open(token, NOW).endpoint == "agent:x"
+    assert codec.make_xiaozhi("x") == token
 
 
 def test_a_key_of_16_24_or_32_bytes_stays_and_others_are_filled_or_cut_to_32() -> None:
@@ -97,26 +97,26 @@ def test_a_key_of_16_24_or_32_bytes_stays_and_others_are_filled_or_cut_to_32() -
 
 @pytest.mark.row("U2")
 def test_the_token_made_here_is_the_one_manager_api_makes() -> None:
-    assert DOORS.make_xiaozhi(MD5) == BLANK
-    assert DOORS.make_xiaozhi(tokens.SINGLE_MODULE) == SINGLE_BLANK
+    assert CODEC.make_xiaozhi(MD5) == BLANK
+    assert CODEC.make_xiaozhi(tokens.SINGLE_MODULE) == SINGLE_BLANK
 
 
 @given(AGENTS)
 def test_every_agent_gets_back_in_with_its_token_and_only_there(agent: str) -> None:
-    for token in (DOORS.make_xiaozhi(agent), seal(b'{"agentId":"%b"}' % agent.encode())):
-        assert DOORS.open(token, NOW) == Opened(f"agent:{agent}", agent, "both", "xiaozhi")
+    for token in (CODEC.make_xiaozhi(agent), seal(b'{"agentId":"%b"}' % agent.encode())):
+        assert CODEC.open(token, NOW) == Grant(f"agent:{agent}", agent, "both", "xiaozhi")
         if len(token) >= 44:
-            assert why(token, Doors(make_key())) == "not-ours"
+            assert why(token, TokenCodec(make_key())) == "not-ours"
 
 
 @pytest.mark.row("U2", "D24")
 @pytest.mark.parametrize("token", [BLANK, SINGLE_BLANK, SINGLE_COMPACT])
 def test_tokens_that_a_client_or_an_address_bar_broke_still_open(token: str) -> None:
     """A blank for +, the URL-safe alphabet, lost = signs, and all of it together."""
-    agent = DOORS.open(token, NOW)
+    agent = CODEC.open(token, NOW)
     safe = token.replace("+", "-").replace("/", "_")
     for broken in (token.replace("+", " "), safe, token.rstrip("="), safe.rstrip("="), token.replace("+", " ").rstrip("=")):
-        assert DOORS.open(broken, NOW) == agent
+        assert CODEC.open(broken, NOW) == agent
 
 
 @pytest.mark.row("D25")
@@ -155,7 +155,7 @@ def test_a_padding_that_no_peer_writes_is_refused(last: int) -> None:
 
 
 @pytest.mark.row("D25")
-@pytest.mark.parametrize("token", [BLANK, COMPACT, SINGLE_BLANK, DOORS.make_xiaozhi("a" * 64)])
+@pytest.mark.parametrize("token", [BLANK, COMPACT, SINGLE_BLANK, CODEC.make_xiaozhi("a" * 64)])
 def test_no_flipped_bit_of_a_xiaozhi_token_opens_an_agent_and_what_keeps_the_shape_is_refused(token: str) -> None:
     for broken in bit_flips(token):
         end = kind(broken)
@@ -195,12 +195,12 @@ def test_the_shape_decides_whether_a_token_must_open(token: str, end: str) -> No
 
 def test_blocks_of_two_tokens_can_be_joined_and_the_list_of_agents_closes_that() -> None:
     one, two = "a" * 32, "b" * 32
-    blocks = [base64.b64decode(DOORS.make_xiaozhi(agent)) for agent in (one, two)]
+    blocks = [base64.b64decode(CODEC.make_xiaozhi(agent)) for agent in (one, two)]
     joined = base64.b64encode(blocks[0][:16] + blocks[1][16:]).decode()
-    assert DOORS.open(joined, NOW).shown == "aaa" + "b" * 29, "a documented property of the format"
-    closed = Doors(KEY, agents=(one, two))
+    assert CODEC.open(joined, NOW).shown == "aaa" + "b" * 29, "a documented property of the format"
+    closed = TokenCodec(KEY, agents=(one, two))
     assert why(joined, closed) == "agent-not-allowed"
-    assert closed.open(DOORS.make_xiaozhi(one), NOW).shown == one
+    assert closed.open(CODEC.make_xiaozhi(one), NOW).shown == one
     assert closed.open(closed.make_signed("kitchen"), NOW).shown == "kitchen", "signed tokens cannot be joined"
 
 
@@ -209,15 +209,15 @@ def test_blocks_of_two_tokens_can_be_joined_and_the_list_of_agents_closes_that()
 
 @given(AGENTS, st.sampled_from(["tool", "device", "both"]), st.none() | st.floats(NOW + 1, 1e12))
 def test_a_signed_token_opens_what_it_was_made_for(name: str, role: tokens.Role, expires: float | None) -> None:
-    token = DOORS.make_signed(name, role, expires)
-    assert DOORS.open(token, NOW) == Opened(f"signed:{name}", name, role, "signed")
+    token = CODEC.make_signed(name, role, expires)
+    assert CODEC.open(token, NOW) == Grant(f"signed:{name}", name, role, "signed")
     assert re.fullmatch(r"mep1\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}", token), "it needs no escaping in an address"
     assert not refused_by_xiaozhi(token)
-    assert why(token, Doors(KEY + "x")) == "bad-signature"
+    assert why(token, TokenCodec(KEY + "x")) == "bad-signature"
 
 
 def test_no_flipped_bit_of_a_signed_token_opens_anything_of_ours() -> None:
-    for token in (DOORS.make_signed("kitchen"), DOORS.make_signed("kitchen", "tool", NOW + 60)):
+    for token in (CODEC.make_signed("kitchen"), CODEC.make_signed("kitchen", "tool", NOW + 60)):
         for broken in bit_flips(token):
             assert kind(broken) == ("refused" if broken.startswith("mep1.") else "opaque"), broken
 
@@ -230,33 +230,33 @@ def test_what_begins_like_a_signed_token_must_be_one(token: str) -> None:
 
 
 def test_a_signed_token_ends_when_it_says() -> None:
-    token = DOORS.make_signed("kitchen", expires=NOW)
-    assert DOORS.open(token, NOW - 0.001).shown == "kitchen"
+    token = CODEC.make_signed("kitchen", expires=NOW)
+    assert CODEC.open(token, NOW - 0.001).shown == "kitchen"
     assert why(token) == "expired"
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "a" * 65, "智能体", 'a"', "a\n"])
 def test_names_that_would_need_escaping_get_no_token(bad: str) -> None:
     with pytest.raises(ValueError, match="1 to 64"):
-        DOORS.make_signed(bad)
+        CODEC.make_signed(bad)
     with pytest.raises(ValueError, match="1 to 64"):
-        DOORS.make_xiaozhi(bad)
+        CODEC.make_xiaozhi(bad)
 
 
 @pytest.mark.parametrize("expires", [float("nan"), float("inf"), float("-inf")])
 def test_an_end_that_json_cannot_carry_is_not_taken_for_no_end(expires: float) -> None:
     with pytest.raises(ValueError, match="finite"):
-        DOORS.make_signed("kitchen", expires=expires)
+        CODEC.make_signed("kitchen", expires=expires)
 
 
 def test_a_signed_token_is_filled_until_no_peer_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = DOORS.make_signed("kitchen")
+    plain = CODEC.make_signed("kitchen")
     monkeypatch.setattr(tokens, "refused_by_xiaozhi", lambda text: text == plain)
-    filled = DOORS.make_signed("kitchen")
+    filled = CODEC.make_signed("kitchen")
     assert filled != plain
-    assert DOORS.open(filled, NOW) == DOORS.open(plain, NOW)
+    assert CODEC.open(filled, NOW) == CODEC.open(plain, NOW)
     monkeypatch.setattr(tokens, "refused_by_xiaozhi", lambda text: True)
-    assert DOORS.make_signed("kitchen") == plain, "the drawing ends"
+    assert CODEC.make_signed("kitchen") == plain, "the drawing ends"
 
 
 # Opaque tokens
@@ -265,7 +265,7 @@ def test_a_signed_token_is_filled_until_no_peer_refuses_it(monkeypatch: pytest.M
 @given(st.text(st.characters(), min_size=1, max_size=40))
 def test_any_other_text_is_the_name_of_its_own_endpoint_and_shows_nothing_of_itself(token: str) -> None:
     assume(not (is_placeholder(token) or token.startswith("mep1.")))
-    opened = DOORS.open(token, NOW)
+    opened = CODEC.open(token, NOW)
     assert opened.kind == "opaque"
     assert opened.endpoint == f"opaque:{token}"
     assert re.fullmatch(r"opaque-[0-9a-f]{8}", opened.shown)
@@ -289,7 +289,7 @@ def test_what_only_looks_a_little_like_an_example_is_one(token: str) -> None:
 
 
 def test_the_three_kinds_never_meet_in_one_endpoint() -> None:
-    names = {DOORS.open(token, NOW).endpoint for token in (DOORS.make_xiaozhi("x"), DOORS.make_signed("x"), "x", "agent:x", "signed:x")}
+    names = {CODEC.open(token, NOW).endpoint for token in (CODEC.make_xiaozhi("x"), CODEC.make_signed("x"), "x", "agent:x", "signed:x")}
     assert names == {"agent:x", "signed:x", "opaque:x", "opaque:agent:x", "opaque:signed:x"}
 
 
@@ -321,7 +321,7 @@ def test_a_new_key_is_32_letters_and_digits_and_no_two_are_alike() -> None:
     keys = {make_key() for _ in range(200)}
     assert len(keys) == 200
     assert all(len(key) == 32 and set(key) <= set(string.ascii_letters + string.digits) for key in keys)
-    assert not any(refused_by_xiaozhi(Doors(key).make_xiaozhi(tokens.SINGLE_MODULE)) for key in keys)
+    assert not any(refused_by_xiaozhi(TokenCodec(key).make_xiaozhi(tokens.SINGLE_MODULE)) for key in keys)
 
 
 def test_a_key_whose_printed_token_a_peer_would_refuse_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +334,7 @@ def test_a_key_whose_printed_token_a_peer_would_refuse_is_drawn_again(monkeypatc
     monkeypatch.setattr(tokens, "refused_by_xiaozhi", refuse_two)
     key = make_key()
     assert len(seen) == 3
-    assert Doors(key).make_xiaozhi(tokens.SINGLE_MODULE) == seen[-1]
+    assert TokenCodec(key).make_xiaozhi(tokens.SINGLE_MODULE) == seen[-1]
 
 
 @pytest.mark.parametrize(("text", "refused"), [("aKeYb", True), ("xxCALLx", True), ("kcealyl", False), ("", False)])
@@ -344,7 +344,7 @@ def test_xiaozhi_server_refuses_the_words_key_and_call_in_any_case(text: str, re
 
 def test_an_empty_key_under_which_everybody_could_make_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
-        Doors("")
+        TokenCodec("")
 
 
 @pytest.mark.row("D31")

@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint.access import tls
 from mcp_endpoint.access.addresses import endpoint_addresses
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.commands import check
 from mcp_endpoint.commands.check import findings, local_addresses, local_base, mistake
 from mcp_endpoint.commands.finding import Finding
@@ -67,7 +67,7 @@ def http_answer(status: str, body: bytes = b"", *headers: str) -> bytes:
 @asynccontextmanager
 async def attached(port: int, name: str, side: str = "tool", query: str = "") -> AsyncIterator[ClientConnection]:
     """A tool or a device at the endpoint of that name."""
-    pair = endpoint_addresses(f"http://127.0.0.1:{port}", Doors(KEY).make_xiaozhi(name))
+    pair = endpoint_addresses(f"http://127.0.0.1:{port}", TokenCodec(KEY).make_xiaozhi(name))
     async with connect((pair.tool if side == "tool" else pair.device) + query, proxy=None) as link:
         yield link
 
@@ -472,7 +472,7 @@ async def test_a_device_that_waits_while_tools_are_connected_under_another_token
 @pytest.mark.parametrize("form", ["{name}", "{token}", "{pair.device}", "{pair.tool}", "'{pair.tool}'"])
 async def test_the_endpoint_asked_for_is_named_by_name_token_or_address(form: str) -> None:
     def given(name: str) -> str:
-        token = Doors(KEY).make_xiaozhi(name)
+        token = TokenCodec(KEY).make_xiaozhi(name)
         return form.format(name=name, token=token, pair=endpoint_addresses("https://mcp.example.org", token))
 
     async with running(Config()) as server, attached(server.port, "kitchen"):
@@ -489,19 +489,19 @@ async def test_an_endpoint_asked_for_is_told_when_there_is_no_tool_anywhere() ->
 
 
 async def test_an_address_made_with_another_key_is_found() -> None:
-    pair = endpoint_addresses("http://127.0.0.1:8004", Doors(OTHER_KEY).make_xiaozhi("home"))
+    pair = endpoint_addresses("http://127.0.0.1:8004", TokenCodec(OTHER_KEY).make_xiaozhi("home"))
     async with running(Config()) as server, attached(server.port, "home"):
-        for given in (pair.tool, Doors(OTHER_KEY).make_xiaozhi("home"), "ws://127.0.0.1/mcp_endpoint/mcp/"):
+        for given in (pair.tool, TokenCodec(OTHER_KEY).make_xiaozhi("home"), "ws://127.0.0.1/mcp_endpoint/mcp/"):
             (problem,) = problems(await look(server.port, given))
             assert "the token given opens nothing here" in problem.en
             assert "mcp-endpoint url NAME" in problem.remedy_en
-        (problem,) = problems(await look(server.port, Doors(KEY).make_xiaozhi("home"), security=Security(agents=("kitchen",))))
+        (problem,) = problems(await look(server.port, TokenCodec(KEY).make_xiaozhi("home"), security=Security(agents=("kitchen",))))
         assert "agent-not-allowed" in problem.en and "[security] agents" in problem.remedy_en
 
 
 async def test_a_token_whose_time_is_over_and_an_address_without_one_are_not_said_to_be_cut_off() -> None:
     async with running(Config()) as server, attached(server.port, "home"):
-        (problem,) = problems(await look(server.port, Doors(KEY).make_signed("home", expires=1.0)))
+        (problem,) = problems(await look(server.port, TokenCodec(KEY).make_signed("home", expires=1.0)))
         assert "expired" in problem.en and "another key" not in problem.en
         assert "token make" in problem.remedy_en
         (problem,) = problems(await look(server.port, f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/"))
@@ -531,7 +531,7 @@ async def test_tools_in_trouble_are_notes() -> None:
         return {"label": "", "functions": [], "why_bare": "", "doubtful": False} | changes
 
     three = [tool(why_bare="silent"), tool(doubtful=True, label="slow"), tool(functions=["a", "b"])]
-    bare, slow, well = check._tools(Doors(KEY), {"endpoint_details": [{"endpoint": "home", "tools": three, "devices": []}]}, None)
+    bare, slow, well = check._tools(TokenCodec(KEY), {"endpoint_details": [{"endpoint": "home", "tools": three, "devices": []}]}, None)
     assert (bare.mark, slow.mark, well.mark) == ("note", "note", "ok")
     assert "does not speak MCP: silent" in bare.en
     assert "timeout" in slow.remedy_en
@@ -557,7 +557,7 @@ def test_a_server_that_listens_everywhere_is_reached_at_home(host: str, base: st
 
 def test_an_endpoint_of_this_machine_has_addresses_by_name_and_by_token() -> None:
     config = Config(server=Server(key=KEY))
-    token = Doors(KEY).make_xiaozhi("home")
+    token = TokenCodec(KEY).make_xiaozhi("home")
     by_name = local_addresses(config, "home")
     assert by_name == local_addresses(config, token)
     assert by_name.device.startswith("ws://127.0.0.1:8004/mcp_endpoint/call/?token=")

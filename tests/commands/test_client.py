@@ -15,14 +15,15 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from mcp_endpoint.access import tls
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.commands import client as device
 from mcp_endpoint.errors import EndpointError
 from mcp_endpoint.serving.server import bind, create_server
 from mcp_endpoint.settings.schema import Config
 from mcp_endpoint.settings.schema import Server as ServerSettings
 
-TOKEN = Doors(KEY).make_signed("home")
+TOKEN = TokenCodec(KEY).make_signed("home")
+
 
 def url(port: int, side: str = "call", token: str = TOKEN) -> str:
     return f"ws://127.0.0.1:{port}/mcp_endpoint/{side}/?token={token}"

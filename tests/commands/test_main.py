@@ -22,7 +22,7 @@ from settings.test_ini import DOCUMENTED, WRITTEN, old_files
 from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint import __version__, files
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings.described import ENVIRONMENT, SETTINGS
 from mcp_endpoint.settings.load import load
@@ -113,7 +113,7 @@ def test_config_show_tells_each_value_and_where_it_came_from(
 def test_config_show_never_shows_the_key(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "config", "show") == 0
     shown = capsys.readouterr().out
-    assert 'server.key' in shown
+    assert "server.key" in shown
     assert KEY not in shown
 
 
@@ -130,8 +130,8 @@ def test_config_show_never_shows_a_key_in_a_gateways_target(root: Path, capsys: 
     (root / FILE).write_text(f"[credentials.a]\nenv = 'KEYS'\n{gateway}", "utf-8")
     assert run(root, "config", "show") == 0
     told = capsys.readouterr().out
-    assert 'gateway.1.target' in told and '"http://h/y?***"' in told
-    assert 'credentials.a.env' in told and "sk-secret" not in told
+    assert "gateway.1.target" in told and '"http://h/y?***"' in told
+    assert "credentials.a.env" in told and "sk-secret" not in told
 
 
 def test_config_show_never_shows_a_secret_of_the_api(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +139,7 @@ def test_config_show_never_shows_a_secret_of_the_api(root: Path, capsys: pytest.
     live(root).write_text(f"[api]\n{secrets}", "utf-8")
     assert run(root, "config", "show") == 0
     told = capsys.readouterr().out
-    assert 'api.old_secrets' in told and '["***", "***"]' in told and '["http://h/mcp"]' in told
+    assert "api.old_secrets" in told and '["***", "***"]' in told and '["http://h/mcp"]' in told
     assert "hush" not in told
 
 
@@ -257,7 +257,7 @@ def test_config_convert_that_cannot_write_leaves_the_old_file(
 def test_a_made_token_opens_under_the_key_and_is_read_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "token", "make", "living-room") == 0
     token = capsys.readouterr().out.strip()
-    assert Doors(KEY).open(token, 0)[:2] == ("agent:living-room", "living-room")
+    assert TokenCodec(KEY).open(token, 0)[:2] == ("agent:living-room", "living-room")
     assert run(root, "token", "read", token) == 0
     shown = capsys.readouterr().out
     assert "living-room" in shown
@@ -267,17 +267,17 @@ def test_a_made_token_opens_under_the_key_and_is_read_again(root: Path, capsys: 
 def test_a_signed_token_has_a_role_and_an_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "token", "make", "kitchen", "--signed", "--role", "tool", "--days", "1") == 0
     token = capsys.readouterr().out.strip()
-    opened = Doors(KEY).open(token, 0)
+    opened = TokenCodec(KEY).open(token, 0)
     assert (opened.endpoint, opened.role) == ("signed:kitchen", "tool")
     assert run(root, "token", "make", "kitchen", "--signed") == 0
-    assert Doors(KEY).open(capsys.readouterr().out.strip(), 1e12).role == "both"
+    assert TokenCodec(KEY).open(capsys.readouterr().out.strip(), 1e12).role == "both"
 
 
 def test_a_token_is_read_from_standard_input_so_that_no_process_list_shows_it(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     given = tmp_path / "token"
-    given.write_text(Doors(KEY).make_signed("kitchen", "device") + "\n")
+    given.write_text(TokenCodec(KEY).make_signed("kitchen", "device") + "\n")
     with given.open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         assert run(root, "token", "read") == 0
@@ -285,7 +285,7 @@ def test_a_token_is_read_from_standard_input_so_that_no_process_list_shows_it(
 
 
 def test_a_token_that_opens_nothing_is_said_to_without_being_repeated(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    foreign = Doors(KEY[::-1]).make_signed("kitchen")
+    foreign = TokenCodec(KEY[::-1]).make_signed("kitchen")
     assert run(root, "token", "read", foreign) == 1
     shown = capsys.readouterr().err
     assert "bad-signature" in shown
@@ -304,14 +304,14 @@ def test_url_prints_both_addresses_of_an_endpoint(root: Path, capsys: pytest.Cap
     assert tool.startswith("wss://mcp.example.org/mcp_endpoint/mcp/?token=")
     assert device == tool.replace("/mcp/", "/call/")
     (token,) = parse_qs(urlsplit(tool).query)["token"]
-    assert Doors(KEY).open(token, 0).shown == "living-room"
+    assert TokenCodec(KEY).open(token, 0).shown == "living-room"
 
 
 def test_url_without_a_name_is_the_single_modules(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "url") == 0
     captured = capsys.readouterr()
     (token,) = parse_qs(urlsplit(captured.out.split()[3]).query)["token"]
-    assert Doors(KEY).open(token, 0).shown == "single_module"
+    assert TokenCodec(KEY).open(token, 0).shown == "single_module"
 
 
 def test_url_of_what_cannot_be_a_name_is_wrong_usage(root: Path) -> None:
@@ -321,7 +321,7 @@ def test_url_of_what_cannot_be_a_name_is_wrong_usage(root: Path) -> None:
 def test_a_first_token_makes_the_key_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "token", "make", "kitchen") == 0
     key = load(tmp_path, {}).config.server.key
-    assert Doors(key).open(capsys.readouterr().out.strip(), 0).shown == "kitchen"
+    assert TokenCodec(key).open(capsys.readouterr().out.strip(), 0).shown == "kitchen"
 
 
 def test_a_token_that_could_not_outlive_the_command_is_not_made(
@@ -404,7 +404,7 @@ async def installation(root: Path, *, tool: bool = True) -> AsyncIterator[None]:
         if not tool:
             yield
             return
-        token = Doors(KEY).make_xiaozhi("single_module").replace("+", "%2B")
+        token = TokenCodec(KEY).make_xiaozhi("single_module").replace("+", "%2B")
         async with connect(f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/?token={token}") as link:
             answering = asyncio.create_task(answer(link))
             yield
@@ -471,7 +471,7 @@ async def test_another_servers_address_may_be_given(
         monkeypatch.setenv("MCP_ENDPOINT", f"'{address.replace('/call/', '/mcp/')}'")
         assert await typed(tmp_path, "list") == 0
         assert capsys.readouterr().out.startswith("add(")
-        assert await typed(root, "list", "-e", Doors(KEY).make_xiaozhi("single_module")) == 0
+        assert await typed(root, "list", "-e", TokenCodec(KEY).make_xiaozhi("single_module")) == 0
         assert capsys.readouterr().out.startswith("add(")
         assert await typed(root, "list", "-e", "kitchen") == 1
 
@@ -491,9 +491,7 @@ async def test_who_comes_with_a_free_form_token_hears_so(root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("endpoint", ["...", "TOKEN", "ws://127.0.0.1:1/mcp_endpoint/call/?token=..."])
-async def test_the_token_of_an_example_is_refused_with_the_reason(
-    root: Path, endpoint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_token_of_an_example_is_refused_with_the_reason(root: Path, endpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with installation(root):
         assert await typed(root, "list", "--endpoint", endpoint) != 0
     complaint = capsys.readouterr().err
@@ -513,7 +511,7 @@ def test_without_a_key_or_with_a_token_that_opens_nothing_nothing_is_asked_or_ma
     assert run(empty, "list") == 1
     assert "no key here" in capsys.readouterr().err
     assert list(empty.iterdir()) == []
-    foreign = Doors(KEY[::-1]).make_xiaozhi("home")
+    foreign = TokenCodec(KEY[::-1]).make_xiaozhi("home")
     assert run(root, "call", "add", "-e", foreign) == 1
     printed = capsys.readouterr().err
     assert "not-ours" in printed
@@ -523,7 +521,7 @@ def test_without_a_key_or_with_a_token_that_opens_nothing_nothing_is_asked_or_ma
 async def test_ctrl_c_cancels_the_call_and_ends_with_130(root: Path) -> None:
     async with running(Config()) as server:
         live(root).write_text(f'[server]\nkey = "{KEY}"\nport = {server.port}\n', "utf-8")
-        token = Doors(KEY).make_xiaozhi("single_module").replace("+", "%2B")
+        token = TokenCodec(KEY).make_xiaozhi("single_module").replace("+", "%2B")
         async with connect(f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/?token={token}") as tool, asyncio.timeout(BOUND):
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, str(MAIN), "--root", str(root), "call", "slow"),

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from gate import TOKEN, Gate, Said, piping
+from fake_broker import TOKEN, FakeBroker, Said, piping
+from process_watch import PATIENCE, ProcessWatch
 from running import Program, full_pipe, program
-from vigil import PATIENCE, Vigil
 from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint import backoff
@@ -36,8 +36,8 @@ def _odd(*args: object, **named: str) -> Command:
 
 
 @pytest.fixture
-async def gate() -> AsyncIterator[Gate]:
-    gate = Gate()
+async def gate() -> AsyncIterator[FakeBroker]:
+    gate = FakeBroker()
     await gate.open()
     yield gate
     await gate.close()
@@ -52,14 +52,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 # What passes
 
 
-async def test_frames_pass_both_ways_with_chinese_text_unescaped(gate: Gate) -> None:
+async def test_frames_pass_both_ways_with_chinese_text_unescaped(gate: FakeBroker) -> None:
     async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("echo", 城市="杭州 ☂") == {"城市": "杭州 ☂"}
         await said.line("connected", f"ws://127.0.0.1:{gate.port}/mcp_endpoint/mcp/")
 
 
-async def test_a_frame_reaches_the_tool_as_one_line_whatever_stands_between_its_tokens(gate: Gate) -> None:
+async def test_a_frame_reaches_the_tool_as_one_line_whatever_stands_between_its_tokens(gate: FakeBroker) -> None:
     """Raw CR/LF between tokens become blanks (stdio pipes are line-framed)."""
     async with piping(gate.address, _=_odd()):
         wire = await gate.link()
@@ -67,7 +67,7 @@ async def test_a_frame_reaches_the_tool_as_one_line_whatever_stands_between_its_
         assert await wire.hear() == '{"jsonrpc":  "2.0",  "id":1.00, "method":"raw","params":["\\n"]}\n'
 
 
-async def test_binary_frames_are_carried_and_empty_ones_are_not(gate: Gate) -> None:
+async def test_binary_frames_are_carried_and_empty_ones_are_not(gate: FakeBroker) -> None:
     async with piping(gate.address, _=_odd()):
         wire = await gate.link()
         await wire.connection.send("")
@@ -76,7 +76,7 @@ async def test_binary_frames_are_carried_and_empty_ones_are_not(gate: Gate) -> N
         assert await wire.hear() == [1]
 
 
-async def test_an_answer_of_five_mebibytes_passes_whole(gate: Gate) -> None:
+async def test_an_answer_of_five_mebibytes_passes_whole(gate: FakeBroker) -> None:
     count = 5 * 1024 * 1024 // 3
     async with piping(gate.address, _=_odd()):
         wire = await gate.link()
@@ -85,7 +85,7 @@ async def test_an_answer_of_five_mebibytes_passes_whole(gate: Gate) -> None:
 
 
 @pytest.mark.row("U13")
-async def test_noise_on_stdout_is_shown_harmless_and_dropped(gate: Gate) -> None:
+async def test_noise_on_stdout_is_shown_harmless_and_dropped(gate: FakeBroker) -> None:
     async with piping(gate.address, noisy=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("noise") == "after the noise"
@@ -105,7 +105,7 @@ async def test_noise_on_stdout_is_shown_harmless_and_dropped(gate: Gate) -> None
         ('{"jsonrpc":"2.0","result":Infinity}', None),
     ],
 )
-async def test_an_answer_that_cannot_be_read_is_told_to_the_endpoint_and_the_operator(gate: Gate, said: str, id: int | None) -> None:
+async def test_an_answer_that_cannot_be_read_is_told_to_the_endpoint_and_the_operator(gate: FakeBroker, said: str, id: int | None) -> None:
     """With a null id where it shows none: the endpoint knows what is in flight."""
     async with piping(gate.address, _=_odd()) as told:
         wire = await gate.link()
@@ -115,7 +115,7 @@ async def test_an_answer_that_cannot_be_read_is_told_to_the_endpoint_and_the_ope
         await told.line("cannot be read")
 
 
-async def test_an_answer_above_the_limit_is_told_as_too_large(gate: Gate) -> None:
+async def test_an_answer_above_the_limit_is_told_as_too_large(gate: FakeBroker) -> None:
     async with piping(gate.address, _=_odd()):
         wire = await gate.link()
         await wire.say({"jsonrpc": "2.0", "id": 7, "method": "huge"})
@@ -124,7 +124,7 @@ async def test_an_answer_above_the_limit_is_told_as_too_large(gate: Gate) -> Non
         assert await wire.ask("echo", text="on") == {"text": "on"}
 
 
-async def test_odd_spellings_of_an_answer_pass_the_pipe(gate: Gate) -> None:
+async def test_odd_spellings_of_an_answer_pass_the_pipe(gate: FakeBroker) -> None:
     """What stands before an answer is taken off; an id stays as the tool gave it back, because another broker may use strings."""
     async with piping(gate.address, _=_odd()):
         wire = await gate.link()
@@ -138,7 +138,7 @@ async def test_odd_spellings_of_an_answer_pass_the_pipe(gate: Gate) -> None:
             assert heard == {"jsonrpc": "2.0", "id": "1" if '"#"' in said else 1, "result": 1}
 
 
-async def test_an_endless_line_is_dropped_and_the_link_stays(gate: Gate) -> None:
+async def test_an_endless_line_is_dropped_and_the_link_stays(gate: FakeBroker) -> None:
     async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("endless") == "after the endless line"
@@ -146,7 +146,7 @@ async def test_an_endless_line_is_dropped_and_the_link_stays(gate: Gate) -> None
         assert len(line) < 1000
 
 
-async def test_the_tool_sees_the_allowed_and_the_named_environment_only(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_tool_sees_the_allowed_and_the_named_environment_only(gate: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET", "s3cret")
     async with piping(gate.address, _=_odd(NAMED="yes")):
         seen = await (await gate.link()).ask("environment")
@@ -159,7 +159,7 @@ async def test_the_tool_sees_the_allowed_and_the_named_environment_only(gate: Ga
 
 
 @pytest.mark.row("U11")
-async def test_each_server_has_its_own_link_with_its_name_as_server_id(gate: Gate) -> None:
+async def test_each_server_has_its_own_link_with_its_name_as_server_id(gate: FakeBroker) -> None:
     async with piping(gate.address, calculator=_odd(), 天气=_odd()):
         pids = set()
         for _ in range(2):
@@ -172,13 +172,13 @@ async def test_each_server_has_its_own_link_with_its_name_as_server_id(gate: Gat
         assert sorted(query["server_id"][0] for query in queries) == ["calculator", "天气"]
 
 
-async def test_an_address_that_names_its_server_is_used_as_it_is(gate: Gate) -> None:
+async def test_an_address_that_names_its_server_is_used_as_it_is(gate: FakeBroker) -> None:
     async with piping(gate.address + "&server_id=mine", named=_odd()):
         await gate.link()
         assert gate.paths[0].endswith("&server_id=mine")
 
 
-async def test_a_server_that_cannot_be_started_leaves_the_others_alone(gate: Gate) -> None:
+async def test_a_server_that_cannot_be_started_leaves_the_others_alone(gate: FakeBroker) -> None:
     async with piping(gate.address, bad=Command("no-such-program"), good=_odd()) as said:
         assert await (await gate.link()).ask("echo") == {}
         await said.line("bad", "left out", "not found")
@@ -194,55 +194,55 @@ async def test_with_nothing_to_run_the_reason_is_the_error() -> None:
 # Who dies
 
 
-async def test_a_tool_that_dies_is_noticed_at_once_and_comes_back(gate: Gate, soon: None) -> None:
+async def test_a_tool_that_dies_is_noticed_at_once_and_comes_back(gate: FakeBroker, soon: None) -> None:
     """The original leaves the socket open; a call then waits for nobody."""
     async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         assert await wire.ask("die", status=3) == "last words"
-        code, reason = await wire.goodbye()
+        code, reason = await wire.close_reason()
         assert (code, reason) == (TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status 3)")
         await said.line("the tool's process ended (status 3)")
         assert await (await gate.link()).ask("echo") == {}
 
 
-async def test_a_tool_that_closes_its_output_is_restarted(gate: Gate, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tool_that_closes_its_output_is_restarted(gate: FakeBroker, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "STDIN_SECONDS", 0.05)
     async with piping(gate.address, _=_odd()):
         wire = await gate.link()
         await wire.say({"jsonrpc": "2.0", "id": 1, "method": "mute"})
-        assert await wire.goodbye() == TOOL_ENDED
+        assert await wire.close_reason() == TOOL_ENDED
         assert await (await gate.link()).ask("echo") == {}
 
 
-async def test_a_tool_that_never_answers_neither_blocks_the_link_nor_the_end(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tool_that_never_answers_neither_blocks_the_link_nor_the_end(gate: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     for wait in ("STDIN_SECONDS", "TERM_SECONDS"):
         monkeypatch.setattr(child, wait, 0.05)
-    async with Vigil() as vigil:
-        async with piping(gate.address, _=_odd(vigil.port)):
+    async with ProcessWatch() as process_watch:
+        async with piping(gate.address, _=_odd(process_watch.port)):
             wire = await gate.link()
-            pid = await vigil.born()
+            pid = await process_watch.born()
             await wire.say({"jsonrpc": "2.0", "id": 7, "method": "silent"})
             assert await wire.ask("stubborn") == "will stay"
             await asyncio.wait_for(await wire.connection.ping(), PATIENCE)
-        assert await wire.goodbye() == GOING_AWAY
-        await vigil.ended(pid)
+        assert await wire.close_reason() == GOING_AWAY
+        await process_watch.ended(pid)
 
 
-async def test_each_link_gets_a_fresh_process_and_the_old_one_ends_with_its_helpers(gate: Gate, soon: None) -> None:
-    async with Vigil() as vigil, piping(gate.address, _=_odd(vigil.port)):
+async def test_each_link_gets_a_fresh_process_and_the_old_one_ends_with_its_helpers(gate: FakeBroker, soon: None) -> None:
+    async with ProcessWatch() as process_watch, piping(gate.address, _=_odd(process_watch.port)):
         wire = await gate.link()
-        old = await vigil.born()
+        old = await process_watch.born()
         await wire.ask("fork")
-        helper = await vigil.born()
+        helper = await process_watch.born()
         await wire.connection.close(RESTARTING.code, RESTARTING.reason)
-        await vigil.ended(old)
-        await vigil.ended(helper)
+        await process_watch.ended(old)
+        await process_watch.ended(helper)
         await gate.link()
-        assert await vigil.born() != old
+        assert await process_watch.born() != old
 
 
 @pytest.mark.row("U18")
-async def test_after_a_restart_of_the_broker_the_tool_is_back_soon(gate: Gate) -> None:
+async def test_after_a_restart_of_the_broker_the_tool_is_back_soon(gate: FakeBroker) -> None:
     """Its first waits are short; how soon it is back is their sum (U18: within three seconds)."""
     async with piping(gate.address, _=_odd()) as said:
         assert await (await gate.link()).ask("echo") == {}
@@ -256,19 +256,19 @@ async def test_after_a_restart_of_the_broker_the_tool_is_back_soon(gate: Gate) -
         assert await wire.ask("echo", again="是") == {"again": "是"}
 
 
-async def test_a_token_of_free_choice_is_told_of_once_it_is_linked(gate: Gate) -> None:
+async def test_a_token_of_free_choice_is_told_of_once_it_is_linked(gate: FakeBroker) -> None:
     gate.accepts = {"X-Free-Form-Endpoint": "opaque-12345678"}
     async with piping(gate.address, _=_odd()) as said:
         await said.line("自取的令牌", "free-form token, endpoint opaque-12345678", "made with another key")
 
 
-async def test_the_process_is_started_only_once_the_link_is_accepted(gate: Gate, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_process_is_started_only_once_the_link_is_accepted(gate: FakeBroker, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "SLOW_LONGEST_SECONDS", 0.01)
     gate.refusals = [503, 502, 401]
-    async with Vigil() as vigil, piping(gate.address, _=_odd(vigil.port)) as said:
+    async with ProcessWatch() as process_watch, piping(gate.address, _=_odd(process_watch.port)) as said:
         await gate.link()
-        await vigil.born()
-        assert vigil._born.empty()
+        await process_watch.born()
+        assert process_watch._born.empty()
         assert len(gate.paths) == 4
         await said.line("HTTP 503")
         await said.line("HTTP 401", "令牌无效")
@@ -282,21 +282,21 @@ def _next_attempt(line: str) -> float:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429])
-async def test_a_refusal_that_has_to_be_mended_is_not_repeated_soon(gate: Gate, status: int) -> None:
+async def test_a_refusal_that_has_to_be_mended_is_not_repeated_soon(gate: FakeBroker, status: int) -> None:
     gate.refusals = [status]
     async with piping(gate.address, _=_odd()) as said:
         assert _next_attempt(await said.line(f"HTTP {status}")) >= backoff.SLOW_FIRST_SECONDS * backoff.JITTER
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-async def test_a_refusal_that_passes_is_tried_again_soon(gate: Gate, status: int) -> None:
+async def test_a_refusal_that_passes_is_tried_again_soon(gate: FakeBroker, status: int) -> None:
     gate.refusals = [status]
     async with piping(gate.address, _=_odd()) as said:
         assert _next_attempt(await said.line(f"HTTP {status}")) <= backoff.FIRST_SECONDS
         await gate.link()
 
 
-async def test_retry_after_is_obeyed(gate: Gate) -> None:
+async def test_retry_after_is_obeyed(gate: FakeBroker) -> None:
     gate.refusals, gate.headers = [503], {"Retry-After": "17"}
     async with piping(gate.address, _=_odd()) as said:
         assert _next_attempt(await said.line("HTTP 503")) == 17.0
@@ -305,7 +305,7 @@ async def test_retry_after_is_obeyed(gate: Gate) -> None:
 @pytest.mark.parametrize(
     ("code", "slow"), [(1000, False), (1001, False), (1008, True), (1011, False), (1012, False), (1013, False), (4003, True)]
 )
-async def test_close_codes_say_when_to_come_back(gate: Gate, code: int, slow: bool) -> None:
+async def test_close_codes_say_when_to_come_back(gate: FakeBroker, code: int, slow: bool) -> None:
     async with piping(gate.address, _=_odd()) as said:
         wire = await gate.link()
         await wire.ask("echo")
@@ -365,13 +365,13 @@ def _command_line(address: str, *args: object) -> tuple[object, ...]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_ctrl_c_and_sigterm_end_it_clean(gate: Gate, number: signal.Signals) -> None:
-    async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port)) as process:
+async def test_ctrl_c_and_sigterm_end_it_clean(gate: FakeBroker, number: signal.Signals) -> None:
+    async with ProcessWatch() as process_watch, _program(*_command_line(gate.address, process_watch.port)) as process:
         wire = await gate.link()
-        pid = await vigil.born()
+        pid = await process_watch.born()
         process.send_signal(number)
-        assert await wire.goodbye() == GOING_AWAY
-        await vigil.ended(pid)
+        assert await wire.close_reason() == GOING_AWAY
+        await process_watch.ended(pid)
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 0
         assert out == b""
@@ -381,19 +381,19 @@ async def test_ctrl_c_and_sigterm_end_it_clean(gate: Gate, number: signal.Signal
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes and signals of POSIX")
-async def test_a_stderr_that_nobody_reads_stops_no_frame_and_a_closing_terminal_ends_it_clean(gate: Gate) -> None:
+async def test_a_stderr_that_nobody_reads_stops_no_frame_and_a_closing_terminal_ends_it_clean(gate: FakeBroker) -> None:
     """The tool's noise would be told on stderr. SIGHUP comes twice, as from a shell that ends; the child is gone too."""
     reading, writing = full_pipe()
     try:
-        async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port), stderr=writing) as process:
+        async with ProcessWatch() as process_watch, _program(*_command_line(gate.address, process_watch.port), stderr=writing) as process:
             wire = await gate.link()
-            pid = await vigil.born()
+            pid = await process_watch.born()
             for _ in range(3):
                 assert await wire.ask("noise") == "after the noise"
             process.send_signal(signal.SIGHUP)
-            assert await wire.goodbye() == GOING_AWAY
+            assert await wire.close_reason() == GOING_AWAY
             process.send_signal(signal.SIGHUP)
-            await vigil.ended(pid)
+            await process_watch.ended(pid)
             assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     finally:
         os.close(reading)
@@ -401,37 +401,37 @@ async def test_a_stderr_that_nobody_reads_stops_no_frame_and_a_closing_terminal_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-async def test_a_second_signal_skips_the_waits(gate: Gate) -> None:
-    async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port)) as process:
+async def test_a_second_signal_skips_the_waits(gate: FakeBroker) -> None:
+    async with ProcessWatch() as process_watch, _program(*_command_line(gate.address, process_watch.port)) as process:
         wire = await gate.link()
-        pid = await vigil.born()
+        pid = await process_watch.born()
         assert await wire.ask("stubborn") == "will stay"
         process.send_signal(signal.SIGTERM)
-        assert await wire.goodbye() == GOING_AWAY
+        assert await wire.close_reason() == GOING_AWAY
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
-        await vigil.ended(pid)
+        await process_watch.ended(pid)
         assert process.returncode == 0
         assert "Traceback" not in err.decode()
         assert time.monotonic() - began < child.STDIN_SECONDS + child.TERM_SECONDS
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
-async def test_kill_9_leaves_no_orphan_behind(gate: Gate) -> None:
+async def test_kill_9_leaves_no_orphan_behind(gate: FakeBroker) -> None:
     """Threat: tools that outlive the program that started them. Not even those that ignore SIGTERM, nor what they have forked."""
-    async with Vigil() as vigil, _program(*_command_line(gate.address, vigil.port)) as process:
+    async with ProcessWatch() as process_watch, _program(*_command_line(gate.address, process_watch.port)) as process:
         wire = await gate.link()
-        tool = await vigil.born()
+        tool = await process_watch.born()
         await wire.ask("fork")
-        helper = await vigil.born()
+        helper = await process_watch.born()
         assert await wire.ask("stubborn") == "will stay"
         process.kill()
-        await vigil.ended(tool)
-        await vigil.ended(helper)
+        await process_watch.ended(tool)
+        await process_watch.ended(helper)
 
 
-async def test_the_command_line_names_the_server_and_hands_on_variables(gate: Gate) -> None:
+async def test_the_command_line_names_the_server_and_hands_on_variables(gate: FakeBroker) -> None:
     words = ("--name", "天气", "--env", "KEY=k", "--env", "HANDED", sys.executable, "-I", "-S", ODD, 0, "--name", "x")
     async with _program(*words, MCP_ENDPOINT=gate.address, HANDED="on", MY_SECRET="s3cret"):
         wire = await gate.link()
@@ -447,7 +447,7 @@ async def test_the_command_line_names_the_server_and_hands_on_variables(gate: Ga
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-async def test_the_command_line_runs_every_server_of_a_block(gate: Gate, tmp_path: Path) -> None:
+async def test_the_command_line_runs_every_server_of_a_block(gate: FakeBroker, tmp_path: Path) -> None:
     entry = {"command": sys.executable, "args": ["-I", "-S", str(ODD)]}
     block = {"mcpServers": {"a": entry, "b": entry, "c": {**entry, "disabled": True}, "d": {"url": "http://127.0.0.1/mcp"}}}
     file = tmp_path / "mcp.json"

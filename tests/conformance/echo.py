@@ -14,12 +14,12 @@ from typing import Any
 
 import uvicorn
 
-from mcp_endpoint.access.admission import Porter
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.admission import Authenticator
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.settings.schema import Config, Limits, Server, WebSocket
 from mcp_endpoint.sockets import frames
 from mcp_endpoint.sockets.guard import make_guard_class
-from mcp_endpoint.sockets.handshake import Door
+from mcp_endpoint.sockets.handshake import Acceptor
 from mcp_endpoint.sockets.link import Link, make_link_class
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
@@ -73,9 +73,9 @@ async def echoing() -> AsyncIterator[int]:
     frames.FRAMES_PER_TURN = 1  # type: ignore[misc]
     config = Config(server=Server(port=0, key=KEY), websocket=WebSocket(), limits=LIMITS)
     broker: Any = Broker()
-    door = Door(config, broker, Porter(config, Doors(KEY)))
-    links = type("Echoes", (EchoLink, make_link_class(door)), {"__slots__": (), "door": door})
-    settings = uvicorn.Config(_nothing, http=make_guard_class(door), ws=links, lifespan="off", log_config=None, access_log=False)
+    acceptor = Acceptor(config, broker, Authenticator(config, TokenCodec(KEY)))
+    links = type("Echoes", (EchoLink, make_link_class(acceptor)), {"__slots__": (), "acceptor": acceptor})
+    settings = uvicorn.Config(_nothing, http=make_guard_class(acceptor), ws=links, lifespan="off", log_config=None, access_log=False)
     settings.load()
     server = uvicorn.Server(settings)
     server.lifespan = settings.lifespan_class(settings)

@@ -53,7 +53,7 @@ class Tool:
             asyncio.get_running_loop().call_soon(self.says, reply)  # a link never answers from within `send`
 
     def says(self, frame: dict[str, Any]) -> None:
-        self.party.says(self.party, json.dumps({"jsonrpc": "2.0"} | frame).encode(), asyncio.get_running_loop().time(), False)
+        self.party.receive(self.party, json.dumps({"jsonrpc": "2.0"} | frame).encode(), asyncio.get_running_loop().time(), False)
 
     def close(self, code: int, reason: str) -> None: ...
 
@@ -136,7 +136,9 @@ async def test_any_answer_that_was_carried_arrives_however_deep_it_is() -> None:
         tool.heard.clear()
         calling = asyncio.create_task(inside.call("add", {}))
         id = (await tool.hears("tools/call"))["id"]
-        tool.party.says(tool.party, b'{"jsonrpc":"2.0","x":0,"id":%d,"result":%b}' % (id, result), asyncio.get_running_loop().time(), False)
+        tool.party.receive(
+            tool.party, b'{"jsonrpc":"2.0","x":0,"id":%d,"result":%b}' % (id, result), asyncio.get_running_loop().time(), False
+        )
         tool.says({"id": id, "result": {"too": "deep"}})
         assert await calling in (result, b'{"too": "deep"}')
 

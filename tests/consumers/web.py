@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 from running import BOUND, KEY, running
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.consumers.mcp_http.route import McpHttp
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.parties import Provider
@@ -19,9 +19,9 @@ from mcp_endpoint.serving.server import Server
 from mcp_endpoint.settings.schema import Config, EndpointSettings, Limits, Security
 from mcp_endpoint.settings.schema import Server as Settings
 
-DOORS = Doors(KEY)
-TOKEN = DOORS.make_signed("home")
-OTHER = DOORS.make_signed("away")
+CODEC = TokenCodec(KEY)
+TOKEN = CODEC.make_signed("home")
+OTHER = CODEC.make_signed("away")
 JSON = "application/json"
 BOTH = "application/json, text/event-stream"
 EVENTS = "text/event-stream"
@@ -75,7 +75,7 @@ class Tool:
     def say(self, frame: dict[str, Any]) -> None:
         """Say one frame, of any kind."""
         text = json.dumps({"jsonrpc": "2.0"} | frame)
-        self.provider.says(self.provider, text.encode(), asyncio.get_running_loop().time(), True)
+        self.provider.receive(self.provider, text.encode(), asyncio.get_running_loop().time(), True)
 
     async def hears(self, method: str) -> dict[str, Any]:
         """The newest frame of this method, once there is one."""

@@ -83,7 +83,7 @@ class Stage:
         return peer
 
     def says(self, peer: Peer, frame: dict[str, Any]) -> None:
-        peer.party.says(peer.party, json.dumps(frame).encode(), self.now, True)
+        peer.party.receive(peer.party, json.dumps(frame).encode(), self.now, True)
 
     def leaves(self, peer: Peer, code: int = 1006) -> None:
         self.broker.detach(peer.party, code, "gone")
@@ -254,7 +254,7 @@ def test_the_snapshot_counts_for_everybody_and_names_endpoints_only_with_detail(
 def test_consumers_over_http_are_sessions_and_no_devices() -> None:
     stage = Stage()
     stage.device()
-    stage.broker.attach_consumer("agent:a", "a", Peer(), in_house=True)
+    stage.broker.attach_consumer("agent:a", "a", Peer(), in_process=True)
     found = stage.broker.snapshot(detail=True)
     assert (found["device_connections"], found["session_connections"]) == (1, 1)
     (detail,) = found["endpoint_details"]
@@ -328,10 +328,10 @@ class Faulty(Peer):
 def test_a_fault_of_a_consumer_within_the_house_ends_it_and_never_reaches_who_sent() -> None:
     stage = Stage()
     faulty, healthy, tool = Faulty(), Peer(), Peer()
-    stage.broker.attach_consumer("agent:a", "a", faulty, in_house=True)
-    stage.broker.attach_consumer("agent:a", "a", healthy, in_house=True)
+    stage.broker.attach_consumer("agent:a", "a", faulty, in_process=True)
+    stage.broker.attach_consumer("agent:a", "a", healthy, in_process=True)
     provider = stage.broker.attach_provider("agent:a", "a", tool)
-    provider.says(provider, b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}', stage.now, True)
+    provider.receive(provider, b'{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}', stage.now, True)
     assert [frame["method"] for frame in healthy.heard] == ["notifications/message"]
     assert faulty.closed == 0, "not in the turn of who sent"
     for consumer in stage.broker.endpoints["agent:a"].consumers:

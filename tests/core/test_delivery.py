@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
-from mcp_endpoint.core.delivery import Farewell
+from mcp_endpoint.core.delivery import LastClose
 from mcp_endpoint.settings.schema import EndpointSettings
 
 CHANGED = notification("notifications/tools/list_changed")
@@ -111,7 +111,7 @@ def test_the_hint_says_when_and_how_the_tool_left() -> None:
     said = hint(device)
     assert "left at 2023-11-14T22:30:00+00:00 with 1011 keepalive ping timeout" in said
     assert "断开" in said
-    play = Play(farewell=Farewell(900.0, 1006, ""))
+    play = Play(last_close=LastClose(900.0, 1006, ""))
     assert "with 1006" in hint(play.device())
 
 

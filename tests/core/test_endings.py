@@ -16,7 +16,7 @@ XIAOZHI = "XiaozhiMCPEndpointClient"
 
 def answers(device: Actor) -> dict[Any, list[Any]]:
     """All answers the device has heard, by id; its socket was not closed for it."""
-    assert device.goodbye is None
+    assert device.close_reason is None
     found: dict[Any, list[Any]] = {}
     while device.heard:
         frame = device.hear()
@@ -50,7 +50,7 @@ def test_a_tool_that_leaves_in_mid_call_is_answered_for_at_once() -> None:
         assert "T22:" in data["hint"]
         assert "1006 connection lost" in data["hint"]
     device.hears_nothing()
-    assert device.goodbye is None
+    assert device.close_reason is None
     assert play.endpoint.ledger.in_flight == 0
 
 
@@ -447,7 +447,7 @@ def test_the_call_timeout_can_be_set() -> None:
     device.says(request(1, "m"))
     play.wait(3.1)
     device.hears_error(1, -32006)
-    assert tool.goodbye is None
+    assert tool.close_reason is None
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -463,7 +463,7 @@ def test_a_tool_can_have_a_timeout_of_its_own(several: bool) -> None:
     device.hears_nothing()
     play.wait(0.2)
     device.hears_error(1, -32006)
-    assert tool.goodbye is None
+    assert tool.close_reason is None
 
 
 def test_progress_extends_a_call_up_to_three_hundred_seconds() -> None:
@@ -522,7 +522,7 @@ def test_many_deadlines_close_together_cost_few_rounds() -> None:
         rounds += 1
     assert len(answers(device)) == 100
     assert rounds < 20
-    assert tool.goodbye is None
+    assert tool.close_reason is None
 
 
 # -- the end of the server -----------------------------------------------------------------------------------------------------------
@@ -628,7 +628,7 @@ def test_a_call_that_may_be_tried_again_and_is_answered_well_is_not() -> None:
     tools = []
     for _ in range(2):
         tool = Actor(play)
-        tool.party = play.endpoint.attach_provider(tool, play.now, server_id="same", house=True)
+        tool.party = play.endpoint.attach_provider(tool, play.now, server_id="same", managed=True)
         tools.append(tool)
     for tool in tools:
         tool.is_greeted("same", [{**tool_named("look"), "annotations": {"readOnlyHint": True}}])

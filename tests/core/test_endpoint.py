@@ -542,7 +542,7 @@ def test_notifications_are_never_answered(tools: int) -> None:
         b'{"jsonrpc":"2.0","method":"notifications/initialized","params":[]}',
     )
     device.hears_nothing()
-    assert device.goodbye is None
+    assert device.close_reason is None
 
 
 @pytest.mark.row("D16", "E27")
@@ -638,7 +638,7 @@ def test_what_a_stdio_server_prints_is_dropped_and_counted(noise: bytes) -> None
     tool.says(noise)
     device.hears_nothing()
     tool.hears_nothing()
-    assert tool.goodbye is None and play.counters.noise == 1
+    assert tool.close_reason is None and play.counters.noise == 1
     (event, fields) = play.told[-1]
     assert event == "noise" and fields["frames"] == 1
     tool.says(b'{"jsonrpc":"2.0","id":1,"result":{}}\n')
@@ -734,7 +734,7 @@ def test_a_bare_pair_stays_one_when_the_tool_reconnects_while_its_old_socket_han
     device.hears(answer(1))
     new = play.tool()
     assert (old.pings, new.pings) == (1, 0)
-    assert old.goodbye is None
+    assert old.close_reason is None
     device.says(request(2, "turn", deg=90), notification("hurry"))
     new.hears(request(1, "turn", deg=90), notification("hurry"))
     new.says(answer(1, ok=True))
@@ -943,5 +943,5 @@ def test_an_endpoint_tells_an_operator_who_is_there() -> None:
     assert "last_goodbye" not in found
     weather.leaves(1006, "gone")
     assert play.endpoint.describe(play.now)["last_goodbye"] == {"at": "2023-11-14T22:30:06+00:00", "code": 1006, "reason": "gone"}
-    assert calc.goodbye is None
+    assert calc.close_reason is None
     assert tool_named("x")["name"] == "x"

@@ -32,7 +32,7 @@ def test_an_answer_beyond_a_devices_size_becomes_an_error_and_the_socket_stays()
     tool.says(frame % (2, b"x" * (room + 1)))
     hint = device.hears_error(1, -32007, delivered=True)["hint"]
     assert str(MIB + 1) in hint and str(MIB) in hint
-    assert device.goodbye is None and tool.goodbye is None
+    assert device.close_reason is None and tool.close_reason is None
     assert play.counters.answers_too_big == 1
     assert play.endpoint.ledger.in_flight == 0
 
@@ -190,11 +190,11 @@ def test_after_twenty_bad_frames_a_consumer_is_sent_away() -> None:
         device.says(b"garbage")
         device.hears_error(None, -32700)
         device.says(notification("fine"))
-    assert device.goodbye is None
+    assert device.close_reason is None
     device.says(b"garbage")
     device.hears_error(None, -32700)
-    assert device.goodbye is not None and device.goodbye[0] == 1008
-    assert other.goodbye is None and tool.goodbye is None
+    assert device.close_reason is not None and device.close_reason[0] == 1008
+    assert other.close_reason is None and tool.close_reason is None
     assert play.counters.bad_frames == 20
 
 
@@ -204,7 +204,7 @@ def test_noise_never_costs_a_tool_its_socket() -> None:
     play, tool, device = bare_pair()
     for n in range(1000):
         tool.says(b"line %d\n" % n)
-    assert tool.goodbye is None and play.counters.noise == 1000
+    assert tool.close_reason is None and play.counters.noise == 1000
     device.says(request(1, "m"))
     tool.hears(request(1, "m"))
 
@@ -223,7 +223,7 @@ def test_an_endpoint_has_at_most_512_tools() -> None:
     assert ("too many tools", {"label": "other", "left_out": 8}) in play.told
     device.says(call(2, "b15"))
     device.hears_error(2, -32602)
-    assert one.goodbye is None
+    assert one.close_reason is None
 
 
 def test_a_method_has_at_most_256_characters() -> None:

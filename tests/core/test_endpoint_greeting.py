@@ -600,7 +600,7 @@ def test_a_second_provider_makes_the_endpoint_greet_both() -> None:
         assert listing["params"] == {"cursor": "more"}
         tool.says(answer(listing["id"], tools=[tool_named(f"{name}2")]))
         tool.hears_nothing()
-    assert first.goodbye is None and second.goodbye is None
+    assert first.close_reason is None and second.close_reason is None
     device = play.ready_device()
     device.says(request(1, "tools/list"))
     assert [tool["name"] for tool in device.hear()["result"]["tools"]] == ["one1", "one2", "two1", "two2"]
@@ -711,7 +711,7 @@ def test_the_older_providers_are_pinged_when_one_attaches() -> None:
     for n in range(4):
         actors.append(play.tool(f"s{n}"))
         assert [actor.pings for actor in actors] == list(range(n, -1, -1))
-    assert all(actor.goodbye is None for actor in actors)
+    assert all(actor.close_reason is None for actor in actors)
 
 
 def test_an_initialize_waits_eight_seconds_however_many_tools_are_silent() -> None:

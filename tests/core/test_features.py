@@ -486,7 +486,7 @@ def test_a_provider_that_reads_nothing_is_told_nothing() -> None:
 def test_several_consumers_of_one_provider_share_its_level() -> None:
     play = Play()
     tool = play.tool()
-    first, second = play.device(in_house=True), play.device(in_house=True)
+    first, second = play.device(in_process=True), play.device(in_process=True)
     for device in (first, second):
         device.says(request(0, "initialize"))
     tool.is_greeted("one", ["a"], logging={})
@@ -508,7 +508,7 @@ def test_several_consumers_of_one_provider_share_its_level() -> None:
 def test_somebody_who_sees_one_label_subscribes_there_under_its_own_uris() -> None:
     play = Play()
     _, two = house(play, one={"resources": {}}, two={"resources": {}})
-    asker = play.device(in_house=True, only="two")
+    asker = play.device(in_process=True, only="two")
     asker.says(request(1, "resources/subscribe", uri="a:1"))
     answered(two, asker, 1, "resources/subscribe", uri="a:1")
     other = play.ready_device()

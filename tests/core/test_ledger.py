@@ -244,7 +244,7 @@ def test_an_answer_too_big_for_its_consumer_becomes_an_error_and_the_link_stays(
     device.hears(fits)
     data = device.hears_error("id", errors.ANSWER_TOO_BIG.number, delivered=True)
     assert "the limit is 1024" in data["hint"]
-    assert device.goodbye is None
+    assert device.close_reason is None
     assert (play.counters.answers_too_big, play.counters.answers) == (1, 2)
 
 

@@ -235,11 +235,11 @@ def test_a_device_that_asks_twice_is_answered_twice_and_one_with_a_cursor_at_onc
 def test_a_patient_consumer_waits_for_a_tool_that_starts_and_no_longer() -> None:
     """A bridge asks for the devices of another endpoint: no deadline, no waiting for further tools, and nothing where no tool is."""
     play = Play()
-    empty = play.device(in_house=True, patient=True)
+    empty = play.device(in_process=True, patient=True)
     empty.says(initialize(1), INITIALIZED, request(2, "tools/list"))
     assert names_heard(empty) == []
     slow = Process(play, "slow", 12)
-    bridge = play.device(in_house=True, patient=True)
+    bridge = play.device(in_process=True, patient=True)
     bridge.says(initialize(1), INITIALIZED, request(2, "tools/list"))
     Process(play, "mute", 99)
     play.wait(12)

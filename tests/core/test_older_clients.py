@@ -60,7 +60,7 @@ def test_who_never_said_what_it_knows_gets_the_answer_as_it_came() -> None:
 def test_whoever_hands_on_the_answers_of_a_server_changes_nothing_in_them() -> None:
     """What is old or not is known at the outer endpoint alone, where many devices meet."""
     play = Play()
-    bridge, tool = play.device(in_house=True), play.tool()
+    bridge, tool = play.device(in_process=True), play.tool()
     bridge.party.relays = True
     bridge.says(initialize(1), INITIALIZED)
     tool.is_greeted()

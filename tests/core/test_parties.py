@@ -39,11 +39,11 @@ def test_every_state_knows_where_a_step_leads_or_that_there_is_none(state: State
 def test_a_provider_is_initialised_at_most_once_on_every_way_through_the_table() -> None:
     """No way leads back to where a greeting begins (MCP, Lifecycle)."""
 
-    def ways(state: State, greetings: int) -> int:
-        found = [greetings]
+    def ways(state: State, lifecycle: int) -> int:
+        found = [lifecycle]
         for (before, step), after in TRANSITIONS.items():
             if before is state:
-                found.append(ways(after, greetings + (step is Step.GREET)))
+                found.append(ways(after, lifecycle + (step is Step.GREET)))
         return max(found)
 
     assert ways(State.NEW, 0) == 1

@@ -17,9 +17,9 @@ def test_a_tool_is_told_with_its_state_and_the_names_of_its_functions() -> None:
         ("one", "ready", ["a"]),
         ("other", "ready", ["other__a", "b"]),
     ]
-    (described,) = describe_consumers(play.endpoint.roster, play.now, in_house=False)
+    (described,) = describe_consumers(play.endpoint.roster, play.now, in_process=False)
     assert described == {"client": "someone", "initialized": True, "connected_seconds": 0.0, "in_flight": 0}
-    assert describe_consumers(play.endpoint.roster, play.now, in_house=True) == []
+    assert describe_consumers(play.endpoint.roster, play.now, in_process=True) == []
     assert device.party in play.endpoint.consumers
 
 

@@ -58,7 +58,7 @@ def test_both_tools_are_listed_and_callable() -> None:
     weather.says(answer(3, wet=True))
     calc.says(answer(3, sum=2))
     device.hears(answer(1, wet=True), answer(1, sum=2))
-    assert calc.goodbye is None and weather.goodbye is None
+    assert calc.close_reason is None and weather.close_reason is None
 
 
 def test_a_listed_definition_keeps_the_providers_bytes() -> None:
@@ -485,7 +485,7 @@ def test_a_replica_whose_last_call_timed_out_is_second_choice_until_it_answers()
     device.hears_error(1, -32006, delivered=True)
     zombie.heard.clear()
     assert reaches(device, "add", first, zombie) is first
-    assert zombie.goodbye is None
+    assert zombie.close_reason is None
     zombie.says(answer(asked))
     device.hears_nothing()
     assert reaches(device, "add", first, zombie) is zombie

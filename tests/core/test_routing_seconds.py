@@ -33,7 +33,7 @@ def test_a_provider_may_have_a_time_of_its_own_for_its_calls(seconds: float | No
 @pytest.mark.parametrize("known", [True, False])
 def test_to_somebody_who_sees_one_label_it_is_the_same(known: bool) -> None:
     play = Play()
-    device = play.device(in_house=True, only="slow")
+    device = play.device(in_process=True, only="slow")
     tool = _tool(play, 60.0, "slow")
     device.says(initialize("i"))
     tool.is_greeted("slow", ["think"] if known else [])

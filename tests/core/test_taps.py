@@ -180,7 +180,7 @@ def test_what_a_relay_hands_on_is_counted_where_it_came_in() -> None:
 )
 def test_an_error_of_a_managed_server_is_known_by_its_code(error: Any, outcome: str) -> None:
     stage = Stage()
-    stage.tool.party.house = True
+    stage.tool.party.managed = True
     (number,) = stage.carried(call(1, "add"))
     stage.tool.says({"jsonrpc": "2.0", "id": number, "error": error})
     assert stage.counts == {("add", outcome): 1}

@@ -10,7 +10,7 @@ import pytest
 from plays import INITIALIZED, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
 from mcp_endpoint.core.translator import Translator
-from mcp_endpoint.protocol import stateless as eras
+from mcp_endpoint.protocol import stateless
 from mcp_endpoint.protocol.stateless import (
     ASKER,
     CAPABILITIES_KEY,
@@ -40,7 +40,7 @@ class Stage:
         self.heart: deque[Any] = deque()
         self.owed = 0
         self.queued = 7
-        self.goodbye: Any = None
+        self.close_reason: Any = None
         self.pinged = False
         self.translator = Translator(self, self._heard, self._owes, "1.0", refused=refused)
 
@@ -48,7 +48,7 @@ class Stage:
         self.wire.append(json.loads(bytes(first) + bytes(second)))
 
     def close(self, code: int, reason: str) -> None:
-        self.goodbye = (code, reason)
+        self.close_reason = (code, reason)
 
     def ping(self) -> None:
         self.pinged = True
@@ -108,7 +108,7 @@ def test_a_handshake_becomes_a_discovery() -> None:
     stage.hears(answer(1, supportedVersions=["2030-01-01", REVISION], capabilities={"tools": {}}, instructions="be kind", _meta=about))
     told = stage.heart.popleft()
     assert told == answer(
-        1, protocolVersion=eras.BEFORE, capabilities={"tools": {}}, serverInfo={"name": "calc", "version": "2"}, instructions="be kind"
+        1, protocolVersion=stateless.BEFORE, capabilities={"tools": {}}, serverInfo={"name": "calc", "version": "2"}, instructions="be kind"
     )
 
 
@@ -158,7 +158,7 @@ def test_the_link_behind_is_the_link() -> None:
     assert stage.translator.queued == 7
     stage.translator.ping()
     stage.translator.close(1001, "bye")
-    assert stage.pinged and stage.goodbye == (1001, "bye")
+    assert stage.pinged and stage.close_reason == (1001, "bye")
 
 
 def test_each_request_carries_the_envelope_and_its_answer_passes_as_it_came() -> None:
@@ -252,7 +252,7 @@ def test_a_consumer_that_does_not_answer_fails_the_call_and_nothing_more_is_aske
     stage.says(failure(first["id"], -32601, "cannot"))
     withdrawn, failed = stage.heart
     assert withdrawn == notification("notifications/cancelled", requestId=second["id"], reason="no longer wanted")
-    assert failed["id"] == 2 and failed["error"]["code"] == eras.MISSING_CAPABILITY
+    assert failed["id"] == 2 and failed["error"]["code"] == stateless.MISSING_CAPABILITY
     assert failed["error"]["data"]["answered"]["message"] == "cannot"
     stage.says(answer(second["id"], **ACCEPTED))
     stage.says({"jsonrpc": "2.0", "id": first["id"]})
@@ -426,7 +426,7 @@ def test_a_tool_that_has_given_the_handshake_up_serves_devices_all_the_same() ->
     assert discover["method"] == "server/discover"
     tool.says(answer(discover["id"], supportedVersions=[REVISION], capabilities={"tools": {"listChanged": True}}))
     found = device.hear()
-    assert (found["id"], found["result"]["protocolVersion"]) == (0, eras.BEFORE)
+    assert (found["id"], found["result"]["protocolVersion"]) == (0, stateless.BEFORE)
     device.says(INITIALIZED, request(1, "tools/list"))
     listen, listing = tool.hear(), tool.hear()
     assert listen["method"] == "subscriptions/listen"
@@ -474,7 +474,7 @@ def test_a_device_that_cannot_be_asked_hears_what_it_lacks() -> None:
     device.says(INITIALIZED, call(1, "a"))
     tool.says(required(tool.hear()["id"], who=elicit("Who?")))
     play.wait(0.1)
-    assert device.hear()["error"]["code"] == eras.MISSING_CAPABILITY
+    assert device.hear()["error"]["code"] == stateless.MISSING_CAPABILITY
 
 
 def test_a_silent_tool_that_wanted_discovery_is_greeted_with_a_handshake() -> None:

@@ -16,7 +16,7 @@ from loguru import logger
 from mcp_endpoint.credentials import store as module
 from mcp_endpoint.credentials.pool import Credential
 from mcp_endpoint.credentials.refusals import Answer
-from mcp_endpoint.credentials.store import Ban, Kept, Keyring, keyring, read_bans, stamp_of, write_bans
+from mcp_endpoint.credentials.store import Ban, CredentialStore, Kept, credential_store, read_bans, stamp_of, write_bans
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings.schema import CredentialSettings
 
@@ -31,16 +31,16 @@ def told() -> Iterator[list[str]]:
     logger.remove(number)
 
 
-def ring(root: Path, environ: dict[str, str] | None = None, **settings: object) -> Keyring:
-    return keyring("fly", CredentialSettings(**settings), root, environ or {}, lambda: 0.0)  # type: ignore[arg-type]
+def ring(root: Path, environ: dict[str, str] | None = None, **settings: object) -> CredentialStore:
+    return credential_store("fly", CredentialSettings(**settings), root, environ or {}, lambda: 0.0)  # type: ignore[arg-type]
 
 
-def refuse(found: Keyring, credential: Credential) -> None:
+def refuse(found: CredentialStore, credential: Credential) -> None:
     """The service refuses this key, and takes another for the same request."""
     found.pool.ban(credential, 401, 0.0)
 
 
-def secrets(found: Keyring) -> list[str]:
+def secrets(found: CredentialStore) -> list[str]:
     return [credential.secret for credential in found.pool.credentials]
 
 

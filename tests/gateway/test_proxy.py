@@ -60,7 +60,7 @@ async def front(
     *,
     keys: int = 3,
     limits: Limits | None = None,
-    alone: bool = True,
+    standalone: bool = True,
     security: Security | None = None,
     settings: Settings | None = None,
     target: str = "",
@@ -79,10 +79,10 @@ async def front(
         security=security or Security(),
     )
     async with (
-        running(config, root=root, alone="gateway" if alone else "") as server,
+        running(config, root=root, standalone="gateway" if standalone else "") as server,
         httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client,
     ):
-        yield Front(f"http://127.0.0.1:{server.port}" + ("" if alone else "/gateway/air"), client, root)
+        yield Front(f"http://127.0.0.1:{server.port}" + ("" if standalone else "/gateway/air"), client, root)
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------------
@@ -519,7 +519,7 @@ async def test_what_only_looks_like_one_of_these_is_carried(tmp_path: Path, body
 
 
 async def test_in_the_house_a_gateway_has_a_path_of_its_own_beside_everything_else(tmp_path: Path) -> None:
-    async with upstream(says(OK)) as behind, front(behind, tmp_path, alone=False) as gateway:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, standalone=False) as gateway:
         assert (await gateway.post("/x?y=1")).status_code == 200
         assert behind.seen[0].target == f"/mcp/x?y=1&api_key={KEYS[0]}"
         root = gateway.url.removesuffix("/gateway/air")
@@ -550,7 +550,7 @@ async def test_a_target_spelled_in_an_odd_way_arrives_and_costs_no_key(tmp_path:
 
 
 async def test_what_cannot_be_carried_is_the_clients_mistake_and_costs_no_key(tmp_path: Path) -> None:
-    async with upstream(says(OK)) as behind, front(behind, tmp_path, alone=False) as gateway:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, standalone=False) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx2.URL(gateway.url).port)
         writer.write(b"GET /gateway/air/x HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Odd: a\x07b\r\nConnection: close\r\n\r\n")
         assert (await asyncio.wait_for(reader.read(), BOUND)).startswith(b"HTTP/1.1 400")
@@ -590,7 +590,7 @@ async def test_a_page_that_is_listed_may(tmp_path: Path) -> None:
 
 
 async def test_who_comes_through_a_proxy_shows_the_key(tmp_path: Path) -> None:
-    async with upstream(says(OK)) as behind, front(behind, tmp_path, alone=False) as gateway:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, standalone=False) as gateway:
         forwarded = {"X-Forwarded-For": "203.0.113.7"}
         assert (await gateway.post(headers=forwarded)).status_code == 401
         assert (await gateway.post(headers=forwarded | {"X-Endpoint-Key": "wrong"})).status_code == 401
@@ -603,7 +603,7 @@ async def test_who_comes_through_a_proxy_shows_the_key(tmp_path: Path) -> None:
 
 async def test_a_house_that_is_reached_from_outside_asks_everybody_for_the_key(tmp_path: Path) -> None:
     settings = Settings(public_url="https://mcp.example.org")
-    async with upstream(says(OK)) as behind, front(behind, tmp_path, alone=False, settings=settings) as gateway:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, standalone=False, settings=settings) as gateway:
         assert (await gateway.post()).status_code == 401
         assert (await gateway.post(headers={"X-Endpoint-Key": KEY})).status_code == 200
 
@@ -812,7 +812,7 @@ async def test_a_status_that_cannot_be_carried_gets_an_answer(tmp_path: Path, st
 
 
 async def test_a_path_that_hides_the_gateways_own_slash_is_refused(tmp_path: Path) -> None:
-    async with upstream(says(OK)) as behind, front(behind, tmp_path, alone=False) as gateway:
+    async with upstream(says(OK)) as behind, front(behind, tmp_path, standalone=False) as gateway:
         port = httpx2.URL(gateway.url).port
         for path in (b"/gateway%2fair/x", b"/gateway/air%2f..%2fadmin", b"/gateway/air%2fx"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -920,7 +920,7 @@ async def test_what_is_under_way_is_answered_before_it_stops_and_nothing_new_is_
     async with upstream(script) as behind, httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client:
         air = GatewaySettings(name="air", target=behind.url, credentials="fly", place="bearer")
         config = Config(gateway=(air,), credentials={"fly": CredentialSettings(accounts="accounts.txt")})
-        async with running(config, root=tmp_path, alone="gateway") as server, asyncio.timeout(BOUND):
+        async with running(config, root=tmp_path, standalone="gateway") as server, asyncio.timeout(BOUND):
             url = f"http://127.0.0.1:{server.port}/"
             under_way = asyncio.create_task(client.post(url, json=CALL))
             await came.wait()

@@ -51,12 +51,10 @@ async def test_the_official_client_lists_and_calls_through_the_gateway(tmp_path:
     behind = KeyedServer()
     async with served(behind) as (port, _):
         config = Config(
-            gateway=(
-                GatewaySettings(name="air", target=f"http://127.0.0.1:{port}/mcp/", credentials="fly", place="query:api_key"),
-            ),
+            gateway=(GatewaySettings(name="air", target=f"http://127.0.0.1:{port}/mcp/", credentials="fly", place="query:api_key"),),
             credentials={"fly": CredentialSettings(accounts="accounts.txt")},
         )
-        async with running(config, root=tmp_path, alone="gateway") as server, asyncio.timeout(BOUND):
+        async with running(config, root=tmp_path, standalone="gateway") as server, asyncio.timeout(BOUND):
             for _ in range(2):
                 async with Client(streamable_http_client(f"http://127.0.0.1:{server.port}/"), mode=mode) as client:
                     assert [tool.name for tool in (await client.list_tools()).tools] == ["flight"]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_endpoint.gateway.rewrite import Aim, Scrub, climbs, homeward, outward, unkeyed
+from mcp_endpoint.gateway.rewrite import Scrub, Target, climbs, request_headers, response_headers, unkeyed
 
-AVIATION = Aim.at("https://ai.example/servers/aviation/mcp/")
+AVIATION = Target.at("https://ai.example/servers/aviation/mcp/")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ AVIATION = Aim.at("https://ai.example/servers/aviation/mcp/")
     ],
 )
 def test_a_path_is_added_to_the_targets(target: str, path: bytes, query: bytes, expected: bytes) -> None:
-    assert Aim.at(target).join(path, query, "bearer", "secret") == expected
+    assert Target.at(target).join(path, query, "bearer", "secret") == expected
 
 
 @pytest.mark.row("R3")
@@ -42,8 +42,8 @@ def test_a_key_of_the_query_stands_there_once_and_is_ours(query: bytes) -> None:
 
 
 def test_hosts_and_ports_of_a_target() -> None:
-    assert Aim.at("https://user:pw@h:8443/x")[:2] == (b"h:8443", "https://h:8443")
-    assert Aim.at("http://例子.example/")[0] == b"xn--fsqu00a.example"
+    assert Target.at("https://user:pw@h:8443/x")[:2] == (b"h:8443", "https://h:8443")
+    assert Target.at("http://例子.example/")[0] == b"xn--fsqu00a.example"
 
 
 CLIMBING = [
@@ -117,10 +117,14 @@ def test_every_header_goes_out_but_the_host_and_those_of_the_connection() -> Non
         (b"authorization", b"Basic x"),
     ]
     kept = [(b"x-twice", b"1"), (b"x-twice", b"2"), (b"accept", b"text/plain")]
-    assert outward(given, AVIATION, "query:api_key", "s", mcp=False) == [(b"host", b"ai.example"), *kept, (b"authorization", b"Basic x")]
-    assert outward(given, AVIATION, "bearer", "s", mcp=False) == [(b"host", b"ai.example"), *kept, (b"authorization", b"Bearer s")]
-    assert outward(given, AVIATION, "header:X-Key", "s", mcp=False)[-1] == (b"x-key", b"s")
-    assert outward(given, AVIATION, "bearer", "", mcp=False)[-1] == (b"authorization", b"Basic x")
+    assert request_headers(given, AVIATION, "query:api_key", "s", mcp=False) == [
+        (b"host", b"ai.example"),
+        *kept,
+        (b"authorization", b"Basic x"),
+    ]
+    assert request_headers(given, AVIATION, "bearer", "s", mcp=False) == [(b"host", b"ai.example"), *kept, (b"authorization", b"Bearer s")]
+    assert request_headers(given, AVIATION, "header:X-Key", "s", mcp=False)[-1] == (b"x-key", b"s")
+    assert request_headers(given, AVIATION, "bearer", "", mcp=False)[-1] == (b"authorization", b"Basic x")
 
 
 @pytest.mark.row("R11")
@@ -134,13 +138,13 @@ def test_every_header_goes_out_but_the_host_and_those_of_the_connection() -> Non
     ],
 )
 def test_mcp_gets_the_accept_it_insists_on(given: list[bytes], accepts: bytes) -> None:
-    found = outward([(b"accept", value) for value in given], AVIATION, "bearer", "", mcp=True)
+    found = request_headers([(b"accept", value) for value in given], AVIATION, "bearer", "", mcp=True)
     assert [value for name, value in found if name == b"accept"] == [accepts]
 
 
 def test_answers_lose_what_belongs_to_the_connection() -> None:
     given = [(b"Content-Type", b"a/b"), (b"Transfer-Encoding", b"chunked"), (b"Date", b"x"), (b"Connection", b"x-it"), (b"X-It", b"1")]
-    assert homeward([*given, (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]) == [
+    assert response_headers([*given, (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b")]) == [
         (b"content-type", b"a/b"),
         (b"set-cookie", b"a"),
         (b"set-cookie", b"b"),
@@ -149,9 +153,9 @@ def test_answers_lose_what_belongs_to_the_connection() -> None:
 
 def test_a_length_that_means_nothing_is_not_carried() -> None:
     length = (b"content-length", b"3")
-    assert homeward([length, (b"Transfer-Encoding", b"chunked")]) == []
-    assert homeward([length], 204) == []
-    assert homeward([length], 304) == homeward([length]) == [length]
+    assert response_headers([length, (b"Transfer-Encoding", b"chunked")]) == []
+    assert response_headers([length], 204) == []
+    assert response_headers([length], 304) == response_headers([length]) == [length]
 
 
 @pytest.mark.parametrize(
@@ -173,8 +177,8 @@ def test_a_redirect_within_the_target_stays_within_the_gateway(location: bytes, 
 
 
 def test_a_redirect_to_the_top_of_a_target_that_is_a_whole_server() -> None:
-    assert Aim.at("http://h").back(b"http://h", "", "bearer") == b"/"
-    assert Aim.at("http://h").back(b"http://h/a?api_key=x", "", "bearer") == b"/a?api_key=x"
+    assert Target.at("http://h").back(b"http://h", "", "bearer") == b"/"
+    assert Target.at("http://h").back(b"http://h/a?api_key=x", "", "bearer") == b"/a?api_key=x"
 
 
 @pytest.mark.row("R16")
@@ -198,4 +202,4 @@ def test_our_key_is_taken_out_however_it_is_spelled(shown: bytes) -> None:
 
 
 def test_blanks_around_a_header_are_none_of_it() -> None:
-    assert (b"mcp-name", b"look up") in outward([(b"mcp-name", b" \tlook up ")], AVIATION, "bearer", "", mcp=False)
+    assert (b"mcp-name", b"look up") in request_headers([(b"mcp-name", b" \tlook up ")], AVIATION, "bearer", "", mcp=False)

@@ -14,7 +14,7 @@ from running import BOUND, Program
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import DataLike
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -97,7 +97,7 @@ async def talk(asker: Peer, answerer: Peer, first: int) -> int:
 @pytest.mark.row("E2", "D8", "D9", "D12", "U7")
 async def test_each_side_hears_the_others_bytes_with_only_the_id_changed(running: Program, stack: AsyncExitStack) -> None:
     """The tool's ids are small numbers of its own link; binary frames come out as text."""
-    token = Doors(running.key).make_signed(f"pair-{next(NUMBERS)}")
+    token = TokenCodec(running.key).make_signed(f"pair-{next(NUMBERS)}")
     answerer, asker = await tool(running, token, stack), await device(running, token, stack)
     number = await talk(asker, answerer, 1)
     assert await talk(asker, answerer, number) == 1 + 2 * len(IDS)
@@ -107,7 +107,7 @@ async def test_each_side_hears_the_others_bytes_with_only_the_id_changed(running
 
 @pytest.mark.row("U7", "U8")
 async def test_several_devices_under_one_id_hear_their_own_answers_in_any_order(running: Program, stack: AsyncExitStack) -> None:
-    token = Doors(running.key).make_signed(f"pair-{next(NUMBERS)}")
+    token = TokenCodec(running.key).make_signed(f"pair-{next(NUMBERS)}")
     answerer = await tool(running, token, stack)
     askers = [await device(running, token, stack) for _ in range(5)]
     for number, asker in enumerate(askers, 1):
@@ -122,7 +122,7 @@ async def test_several_devices_under_one_id_hear_their_own_answers_in_any_order(
 async def test_a_tool_that_returns_while_its_old_socket_hangs_is_the_one_that_is_spoken_to(running: Program, stack: AsyncExitStack) -> None:
     """The old socket is open, but nobody reads it: no frame goes there, the ping at the new one's arrival finds it dead, and all the
     while the new one hears the device and nothing else."""
-    token = Doors(running.key).make_signed(f"pair-{next(NUMBERS)}")
+    token = TokenCodec(running.key).make_signed(f"pair-{next(NUMBERS)}")
     asker = await device(running, token, stack)
     old = await connect(address(running, "mcp", token), compression=None, ping_interval=None, close_timeout=0.1)
     try:

@@ -15,7 +15,7 @@ from running import BOUND, Reply, get
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 
 KEY: Final = "CanaryZQ8sT3vW5xY7zB9dF1gH2jL4nP"
 OPAQUE: Final = "canary-opaque-5d81f0"
@@ -28,8 +28,8 @@ BAD: Final = "mep1.canary-bad-token-77"
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_no_secret_of_a_whole_session_is_told_anywhere(tmp_path: Path, form: str) -> None:
     """Tokens of every kind, the key and Authorization values, at the lowest log level; debugging is on as well."""
-    doors = Doors(KEY)
-    xiaozhi, signed = doors.make_xiaozhi("canary_agent"), doors.make_signed("canary-home")
+    codec = TokenCodec(KEY)
+    xiaozhi, signed = codec.make_xiaozhi("canary_agent"), codec.make_signed("canary-home")
     secrets = (KEY, OPAQUE, BEARER, WRONG, BAD, xiaozhi, quote(xiaozhi, safe=""), signed)
     settings = {
         "MES_SERVER_KEY": KEY,

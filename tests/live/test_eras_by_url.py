@@ -23,11 +23,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from test_eras_met import ERAS, elicited, rooted, sampled
 from test_eras_met import World as Met
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.protocol.stateless import REVISION
 from mcp_endpoint.settings.schema import Config, Providers
 
-TOKEN = Doors(KEY).make_signed("kitchen")
+TOKEN = TokenCodec(KEY).make_signed("kitchen")
 WIRES = ("handshake", "stateless", "sse")
 
 pytestmark = [

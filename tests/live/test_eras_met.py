@@ -25,11 +25,11 @@ from mcp.shared.message import SessionMessage
 from running import BOUND, KEY, running
 from websockets.asyncio.client import connect
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.protocol.stateless import REVISION
 from mcp_endpoint.settings.schema import Config
 
-TOKEN = Doors(KEY).make_signed("kitchen")
+TOKEN = TokenCodec(KEY).make_signed("kitchen")
 EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
 FORM: dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 ERAS = ("handshake", "stateless")

@@ -21,7 +21,7 @@ from running import BOUND, Program
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -71,7 +71,7 @@ def peak_kib(running: Program, field: str = "VmHWM") -> int:
 @pytest.fixture
 def token(running: Program) -> str:
     """An endpoint of the test's own."""
-    return Doors(running.key).make_signed(f"attacked-{next(NUMBERS)}")
+    return TokenCodec(running.key).make_signed(f"attacked-{next(NUMBERS)}")
 
 
 class Raw:
@@ -110,7 +110,7 @@ async def raw_tool(running: Program, token: str) -> AsyncIterator[Raw]:
 @asynccontextmanager
 async def others_go_on(running: Program) -> AsyncIterator[None]:
     """Calls at another endpoint, one after the other, as long as the block lasts: all are answered, and soon."""
-    token = Doors(running.key).make_signed(f"bystander-{next(NUMBERS)}")
+    token = TokenCodec(running.key).make_signed(f"bystander-{next(NUMBERS)}")
     loop = asyncio.get_running_loop()
     times: list[float] = []
     over = asyncio.Event()
@@ -134,7 +134,7 @@ async def others_go_on(running: Program) -> AsyncIterator[None]:
     assert max(times) < SLOWEST
 
 
-async def goodbye(socket: ClientConnection) -> int | None:
+async def close_reason(socket: ClientConnection) -> int | None:
     """The close code this socket hears."""
     await asyncio.wait_for(socket.wait_closed(), BOUND)
     return socket.close_code
@@ -238,7 +238,7 @@ async def test_what_no_link_may_carry_ends_it_with_its_code_and_nobody_elses(
         bad = await connect(address(running, side, token), compression=None) if side == "call" else tool.socket
         with suppress(ConnectionClosed):
             await bad.send(frame, text=True)
-        assert await goodbye(bad) == code
+        assert await close_reason(bad) == code
         if side == "call":
             await tool.answers(heard)
             assert (await asked)["result"] == {}

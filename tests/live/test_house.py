@@ -20,7 +20,7 @@ from running import BOUND, Program, program
 from upstream import reply, says, upstream
 from url_server import MAINTENANCE, Small
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 
 SMALL = Path(__file__).parents[1] / "support" / "small_server.py"
 ODD = Path(__file__).parents[1] / "support" / "odd_server.py"
@@ -220,7 +220,7 @@ async def test_kill_minus_9_on_the_broker_leaves_no_child_and_no_childs_child(tm
         found = await servers(running, one="running", forks="running")
         leashes = [server["pid"] for server in found.values()]
         async with asyncio.timeout(BOUND):
-            while len(alive := [pid for leash in leashes for pid in children(leash)]) < 4:  # noqa: ASYNC110 - nobody tells that a helper was started
+            while len(alive := [pid for supervisor in leashes for pid in children(supervisor)]) < 4:  # noqa: ASYNC110 - nobody tells that a helper was started
                 await asyncio.sleep(0.02)
         running.process.kill()
         await running.process.wait()
@@ -358,14 +358,14 @@ async def test_servers_are_brought_to_the_endpoints_they_are_for(tmp_path: Path)
         both=small("both", "c", endpoints=["home-*", "shop"]),
     )
     async with house(tmp_path, file, "--set", "security.opaque_tokens=always", "--set", "providers.endpoints=none") as running:
-        doors = Doors(running.key)
+        codec = TokenCodec(running.key)
         seen = {}
         for name in ("home-1", "shop", "office"):
-            async with device(running, token=doors.make_signed(name)) as asker:
+            async with device(running, token=codec.make_signed(name)) as asker:
                 await asker.greets(client="an MCP client")
                 seen[name] = await asker.names()
         assert seen == {"home-1": {"a", "c"}, "shop": {"c"}, "office": set()}
-        async with device(running, token=doors.make_signed("office")) as asker:
+        async with device(running, token=codec.make_signed("office")) as asker:
             await asker.greets(client="an MCP client")
             found = await servers(running, both="running")
             session = found["both"]["pid"]
@@ -413,11 +413,11 @@ async def test_the_timeout_of_an_entry_is_how_long_its_calls_may_take(tmp_path: 
 async def test_a_hundred_devices_come_and_go_and_no_bridge_is_left(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a"))
     async with house(tmp_path, file) as running:
-        doors = Doors(running.key)
+        codec = TokenCodec(running.key)
         await servers(running, one="running")
 
         async def visit(number: int) -> str:
-            async with device(running, token=doors.make_signed(f"e{number % 20}")) as asker:
+            async with device(running, token=codec.make_signed(f"e{number % 20}")) as asker:
                 await asker.greets(client="an MCP client")
                 await asker.names()
                 return text_of(await asker.calls(3, "a"))

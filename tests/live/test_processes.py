@@ -18,11 +18,11 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 from peers import HERE, Device, Tool, address, broker, device, text_of, tool, until
+from process_watch import ProcessWatch
 from running import BOUND, Program
-from vigil import Vigil
 from websockets.asyncio.client import connect
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -62,11 +62,11 @@ Story = Callable[["Home", str], Awaitable[None]]
 class Home:
     """An endpoint of one test, and the tool that belongs there."""
 
-    def __init__(self, running: Program, vigil: Vigil, quiet: Path) -> None:
+    def __init__(self, running: Program, process_watch: ProcessWatch, quiet: Path) -> None:
         self.running = running
-        self.vigil = vigil
+        self.process_watch = process_watch
         self.name = f"home-{next(NUMBERS)}"
-        self.token = Doors(running.key).make_signed(self.name)
+        self.token = TokenCodec(running.key).make_signed(self.name)
         self._quiet = quiet
         self.answers_all()
 
@@ -77,7 +77,7 @@ class Home:
         self.answers_all_but("")
 
     def tool(self) -> AbstractAsyncContextManager[Tool]:
-        command = (sys.executable, "-I", "-S", HERE / "quiet_server.py", self._quiet, self.vigil.port)
+        command = (sys.executable, "-I", "-S", HERE / "quiet_server.py", self._quiet, self.process_watch.port)
         return tool(self.running, *command, token=self.token)
 
     def device(self) -> AbstractAsyncContextManager[Device]:
@@ -102,8 +102,8 @@ class Home:
 
 @asynccontextmanager
 async def at_home(running: Program, folder: Path) -> AsyncIterator[Home]:
-    async with Vigil() as vigil:
-        home = Home(running, vigil, folder / f"quiet-{next(NUMBERS)}")
+    async with ProcessWatch() as process_watch:
+        home = Home(running, process_watch, folder / f"quiet-{next(NUMBERS)}")
         yield home
 
 
@@ -169,7 +169,7 @@ async def test_a_process_that_ends_leaves_one_answer_and_comes_back(home: Home, 
     async with home.device() as asker:
         async with home.tool() as pipe:
             await home.tools_are(1)
-            pid = await home.vigil.born()
+            pid = await home.process_watch.born()
             if method != "initialize":
                 await asker.greets(1, CONSOLE)
             home.answers_all_but(method)
@@ -183,9 +183,9 @@ async def test_a_process_that_ends_leaves_one_answer_and_comes_back(home: Home, 
                 pipe.process.terminate()
             ended_with(await asking, method, -32003)
             home.answers_all()
-            await home.vigil.ended(pid)  # also when only the pipe was killed
+            await home.process_watch.ended(pid)  # also when only the pipe was killed
             if end == "server killed":  # the pipe brings it back
-                assert await home.vigil.born() != pid
+                assert await home.process_watch.born() != pid
                 await home.tools_are(1)
                 await is_usable_again(asker, home)
                 return
@@ -220,11 +220,11 @@ async def test_a_tool_that_comes_back_beside_its_half_open_pipe_is_used_at_once(
     """The old link need not be found dead first; nobody is sent away, and its end takes nothing from the new one."""
     async with home.device() as asker, home.tool() as pipe:
         await home.tools_are(1)
-        old = await home.vigil.born()
+        old = await home.process_watch.born()
         await asker.greets(1, CONSOLE)
         assert await asker.names(2) == {"pid"}
         async with asleep(pipe.process.pid), home.tool():
-            new = await home.vigil.born()
+            new = await home.process_watch.born()
             assert new != old
             await home.until(lambda found: [each["functions"] for each in found["tools"]][-1:] == [["pid"]])
             assert text_of(await asker.calls(3, "pid")) == str(new)
@@ -253,7 +253,7 @@ async def test_what_a_server_says_after_its_deadline_reaches_nobody(side_by_side
 
     async def story(home: Home, method: str) -> None:
         async with home.device() as asker, home.tool():
-            pid = await home.vigil.born()
+            pid = await home.process_watch.born()
             await home.tools_are(1)
             if method != "initialize":
                 await asker.greets(1, CONSOLE)
@@ -286,27 +286,27 @@ async def test_a_pipe_that_ends_between_initialize_and_initialized_is_replaced_u
 async def test_a_call_made_while_the_tool_restarts_waits_for_it(home: Home) -> None:
     """Its server is killed; the pipe brings a new one, and the call that came meanwhile is answered by that."""
     async with home.device() as asker, home.tool():
-        pid = await home.vigil.born()
+        pid = await home.process_watch.born()
         await home.tools_are(1)
         await asker.greets(1, CONSOLE)
         assert await asker.names(2) == {"pid"}
         os.kill(pid, signal.SIGKILL)
         await home.tools_are(0)
         answer = await asker.calls(3, "pid")
-        assert text_of(answer) == str(await home.vigil.born())
+        assert text_of(answer) == str(await home.process_watch.born())
 
 
 async def test_a_list_xiaozhi_server_waits_for_survives_the_death_of_the_tool(home: Home) -> None:
     """It asks once in a device's session and never again."""
     async with home.device() as asker, home.tool():
-        pid = await home.vigil.born()
+        pid = await home.process_watch.born()
         await home.tools_are(1)
         await asker.greets(1)
         home.answers_all_but("tools/list")
         listing = asyncio.create_task(asker.names(2))
         await home.asked_for()
         os.kill(pid, signal.SIGKILL)
-        await home.vigil.ended(pid)
+        await home.process_watch.ended(pid)
         home.answers_all()
         assert await listing == {"pid"}
 

@@ -14,7 +14,7 @@ import pytest
 from peers import address, broker, device
 from running import BOUND, MAIN, Program
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the shell of POSIX delays the servers")
 
@@ -46,7 +46,7 @@ async def servers(running: Program, token: str, starts: Sequence[float]) -> Asyn
 
 async def session(running: Program, name: str, first: str, starts: Sequence[float]) -> set[str]:
     """One device session: greeting and list back to back; gives the names in its list."""
-    token = Doors(running.key).make_signed(name)
+    token = TokenCodec(running.key).make_signed(name)
     if first == "device":
         async with device(running, token) as asker, servers(running, token, starts):
             await asker.greets()

@@ -88,7 +88,7 @@ class Party:
         self.serial = 0
         self.queued = 0
         self.gone = False
-        self.goodbye: tuple[int, str] | None = None
+        self.close_reason: tuple[int, str] | None = None
         self.party: Any = None
 
     def mark(self, kind: str = "") -> str:
@@ -114,14 +114,14 @@ class Party:
         self.world.broken = False
 
     def close(self, code: int, reason: str) -> None:
-        self.goodbye = (code, reason)
+        self.close_reason = (code, reason)
 
     def ping(self) -> None:
         pass
 
     def says(self, frame: bytes | dict[str, Any]) -> None:
         data = frame if isinstance(frame, bytes) else json.dumps(frame, ensure_ascii=False).encode()
-        self.party.says(self.party, data, self.world.now, False)
+        self.party.receive(self.party, data, self.world.now, False)
 
     def hears(self, frame: dict[str, Any], raw: dict[str, msgspec.Raw], data: bytes) -> None:
         raise AssertionError
@@ -140,7 +140,7 @@ class Device(Party):
         self.tokens: dict[Any, Asked] = {}
         self.greeted = False
         self.capabilities: set[str] = set()
-        self.in_house = False
+        self.in_process = False
         self.only = ""
         self.names: set[str] = set()
         self.nulls = 0  # answers with id null it has coming
@@ -241,11 +241,11 @@ class Tool(Party):
     kind = "T"
 
     def __init__(
-        self, world: Lives, endpoint: str, number: int, character: str, server_id: str, name: str, tools: list[str], house: bool
+        self, world: Lives, endpoint: str, number: int, character: str, server_id: str, name: str, tools: list[str], managed: bool
     ) -> None:
         super().__init__(world, endpoint, number)
         self.character = character
-        self.house = house
+        self.managed = managed
         self.label = server_id or name
         self.name = name
         self.tools = tools
@@ -285,7 +285,7 @@ class Tool(Party):
         params = frame.get("params") or {}
         asker = self.world.askers.get(params.get("mark", ""))
         if frame["method"] == "initialize":
-            assert asker is None or not asker.in_house, "the words of somebody in the house were carried"
+            assert asker is None or not asker.in_process, "the words of somebody in the house were carried"
         elif frame["method"] == "tools/call" and asker is not None:
             assert not asker.only or asker.only == self.label, "somebody who sees one label called another's tool"
             again = params["mark"] in self.world.delivered
@@ -335,7 +335,7 @@ class Tool(Party):
             self.world.excused.add((params or {}).get("mark", ""))
             self.says({"jsonrpc": "2.0", "id": id, "error": {"code": -32602, "message": mark}})
         elif method == "tools/call" and self.character == "lost":
-            if self.house:  # nobody else is believed
+            if self.managed:  # nobody else is believed
                 self.world.excused.add((params or {}).get("mark", ""))
             told = {"delivered": False, "agent_id": f"shown-{self.endpoint}"}
             self.says({"jsonrpc": "2.0", "id": id, "error": {"code": -32001, "message": mark, "data": told}})
@@ -469,13 +469,13 @@ class Lives(RuleBasedStateMachine):
     def a_device_comes(self, endpoint: str, guest: tuple[bool, str]) -> None:
         self._device_comes(endpoint, *guest)
 
-    def _device_comes(self, endpoint: str, in_house: bool = False, only: str = "") -> None:
+    def _device_comes(self, endpoint: str, in_process: bool = False, only: str = "") -> None:
         self.count += 1
         device = Device(self, endpoint, self.count)
-        device.in_house, device.only = in_house, only
+        device.in_process, device.only = in_process, only
         self.devices.append(device)
         device.party = self.broker.attach_consumer(
-            endpoint, f"shown-{endpoint}", device, in_house=in_house, only=only, ask_seconds=40.0 if in_house else None
+            endpoint, f"shown-{endpoint}", device, in_process=in_process, only=only, ask_seconds=40.0 if in_process else None
         )
         self.met[id(device.party.endpoint)] = device.party.endpoint
 
@@ -483,17 +483,17 @@ class Lives(RuleBasedStateMachine):
         assert endpoint.name not in self.open
         self.open.add(endpoint.name)
         for character in self.housed:
-            self._tool_comes(endpoint.name, character, "h", "house", ["t1", "t2"], house=True)
+            self._tool_comes(endpoint.name, character, "h", "house", ["t1", "t2"], managed=True)
 
     def _idles(self, endpoint: Endpoint) -> None:
         self.open.remove(endpoint.name)
-        for tool in [tool for tool in self.tools if tool.house and tool.endpoint == endpoint.name]:
+        for tool in [tool for tool in self.tools if tool.managed and tool.endpoint == endpoint.name]:
             self._tool_goes(tool)
 
     @precondition(lambda self: self.housed and len(self.tools) < 5 and self.devices and not self.draining)
     @rule(who=WHO, character=st.sampled_from(["good", "lost", "slow"]))
     def the_house_brings_one_more(self, who: int, character: str) -> None:
-        self._tool_comes(self.devices[who % len(self.devices)].endpoint, character, "h", "house", ["t1", "t2"], house=True)
+        self._tool_comes(self.devices[who % len(self.devices)].endpoint, character, "h", "house", ["t1", "t2"], managed=True)
 
     @precondition(lambda self: len(self.tools) < 4 and not self.draining)
     @rule(
@@ -506,10 +506,10 @@ class Lives(RuleBasedStateMachine):
     def a_tool_comes(self, endpoint: str, character: str, server_id: str, name: str, tools: list[str]) -> None:
         self._tool_comes(endpoint, character, server_id, name, tools)
 
-    def _tool_comes(self, endpoint: str, character: str, server_id: str, name: str, tools: list[str], *, house: bool = False) -> None:
+    def _tool_comes(self, endpoint: str, character: str, server_id: str, name: str, tools: list[str], *, managed: bool = False) -> None:
         self.count += 1
-        tool = Tool(self, endpoint, self.count, character, server_id, name, tools, house)
-        tool.party = self.broker.attach_provider(endpoint, f"shown-{endpoint}", tool, server_id=server_id, house=house)
+        tool = Tool(self, endpoint, self.count, character, server_id, name, tools, managed)
+        tool.party = self.broker.attach_provider(endpoint, f"shown-{endpoint}", tool, server_id=server_id, managed=managed)
         self.met[id(tool.party.endpoint)] = tool.party.endpoint
         self.tools.append(tool)
         self._settle()
@@ -655,10 +655,10 @@ class Lives(RuleBasedStateMachine):
             device.nulls += frame is not SENSELESS  # a notification is never answered
             device.says(frame)
             assert device.nulls == 0
-            assert (device.goodbye is not None) == (device.bad >= 20)
+            assert (device.close_reason is not None) == (device.bad >= 20)
         elif who % 3 == 1:
             tool.says(noise)
-            assert tool.goodbye is None
+            assert tool.close_reason is None
         elif id not in device.questions:
             device.says({"jsonrpc": "2.0", "id": id, "result": {"mark": device.mark("F")}})
 
@@ -792,7 +792,7 @@ class Lives(RuleBasedStateMachine):
             assert endpoint.ledger.in_flight == sum(device.open() for device in self.devices if device.endpoint == name)
         assert all(device.nulls == 0 for device in self.devices)
         assert self.open == {device.endpoint for device in self.devices}
-        assert {tool.endpoint for tool in self.tools if tool.house} <= self.open
+        assert {tool.endpoint for tool in self.tools if tool.managed} <= self.open
         counters = self.broker.counters
         assert counters.answers <= counters.requests
         json.dumps(self.broker.snapshot(detail=True))

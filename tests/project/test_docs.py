@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 
 from mcp_endpoint import __version__, errors
 from mcp_endpoint.access.addresses import announcement
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings.described import REPEATED, SETTINGS, TOOL_TIMEOUT, environment_name
 from mcp_endpoint.settings.load import load
@@ -287,11 +287,11 @@ def test_every_error_code_has_its_place(language: str, heading: str) -> None:
 
 @pytest.mark.parametrize(("language", "heading"), [("", "Close codes"), (".zh-CN", "关闭代码")])
 def test_every_close_code_and_each_of_our_reasons_has_its_place(language: str, heading: str) -> None:
-    goodbyes = [value for value in vars(errors).values() if isinstance(value, errors.Goodbye)]
+    close_reasons = [value for value in vars(errors).values() if isinstance(value, errors.CloseReason)]
     told = page("errors", language)
-    assert set(map(int, under(told, heading))) == {goodbye.code for goodbye in goodbyes} | set(link._HINTS)
-    for code in {goodbye.code for goodbye in goodbyes}:
-        reasons = [goodbye.reason for goodbye in goodbyes if goodbye.code == code]
+    assert set(map(int, under(told, heading))) == {close_reason.code for close_reason in close_reasons} | set(link._HINTS)
+    for code in {close_reason.code for close_reason in close_reasons}:
+        reasons = [close_reason.reason for close_reason in close_reasons if close_reason.code == code]
         if len(reasons) > 1:
             assert all(f"`{reason}`" in told.prose for reason in reasons), reasons
 
@@ -414,7 +414,7 @@ def shown_key(text: str) -> str:
 def test_what_the_readme_says_one_sees_is_what_one_sees(language: str) -> None:
     block = next(block for block in read(ROOT / f"README{language}.md").blocks if block.language == "text")
     key = shown_key("\n".join(block.lines))
-    assert "\n".join(block.lines) == announcement(Server(key=key), 8004, Doors(key), contained=False)
+    assert "\n".join(block.lines) == announcement(Server(key=key), 8004, TokenCodec(key), contained=False)
 
 
 @in_language
@@ -422,7 +422,7 @@ def test_the_addresses_of_a_xiaozhi_installation_are_shown_as_they_come(language
     block = next(block for block in page("xiaozhi-esp32-server", language).blocks if block.language == "text")
     key = shown_key("\n".join(block.lines))
     server = Server(key=key, host="0.0.0.0", public_url="http://192.168.1.25:8004")
-    assert announcement(server, 8004, Doors(key), contained=True).startswith("\n".join(block.lines))
+    assert announcement(server, 8004, TokenCodec(key), contained=True).startswith("\n".join(block.lines))
 
 
 @in_language

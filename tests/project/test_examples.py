@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from gate import Gate, Wire, piping
+from fake_broker import FakeBroker, Wire, piping
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,8 +134,8 @@ def _python_first() -> dict[str, str]:
 
 
 @pytest.fixture
-async def gate() -> AsyncIterator[Gate]:
-    gate = Gate()
+async def gate() -> AsyncIterator[FakeBroker]:
+    gate = FakeBroker()
     await gate.open()
     yield gate
     await gate.close()
@@ -160,7 +160,7 @@ async def _call(wire: Wire, name: str, **arguments: object) -> Any:
     return json.loads(result["content"][0]["text"])
 
 
-async def test_the_example_block_brings_both_servers_through_the_pipe(gate: Gate) -> None:
+async def test_the_example_block_brings_both_servers_through_the_pipe(gate: FakeBroker) -> None:
     """Rows L6, L8: every tool of both servers is listed and called, each over its own link."""
     found = read(EXAMPLES / "mcp.json", _python_first())
     commands = {name: server.command for name, server in found.servers.items() if server.command is not None}

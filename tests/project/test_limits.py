@@ -49,7 +49,7 @@ MET = {
     "http_replay_bytes": "consumers/mcp_http/test_session.py::"
     "test_events_kept_for_a_resumption_are_bounded_and_the_least_used_session_forgets_first",
     "http_answer_bytes": "consumers/test_local.py::test_an_answer_larger_than_the_house_takes_fails_and_says_so",
-    "http_ask_seconds": "core/test_endpoint_house.py::test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take",
+    "http_ask_seconds": "core/test_endpoint_managed.py::test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take",
     "ask_seconds": "core/test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",
     "http_streams": "consumers/mcp_http/test_subscriptions.py::test_there_are_only_so_many_subscriptions",
     "parked_rounds": "consumers/mcp_http/test_stateless.py::test_of_parked_rounds_there_are_only_so_many",

@@ -7,7 +7,7 @@ import json
 import pytest
 from plays import notification
 
-from mcp_endpoint.protocol import stateless as eras
+from mcp_endpoint.protocol import stateless
 from mcp_endpoint.protocol.stateless import (
     ASKER,
     CAPABILITIES_KEY,
@@ -30,76 +30,76 @@ DEEP = b'{"_meta":' * 600 + b"1" + b"}" * 600
 def test_the_envelope_is_taken_off_at_the_door() -> None:
     """What is left is what a tool of the handshake era knows, byte for byte."""
     params = b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}, "_meta": %b}' % json.dumps(ENVELOPE).encode()
-    assert eras.inward(params, asker=False) == b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}}'
+    assert stateless.inward(params, asker=False) == b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}}'
 
 
 def test_what_else_stands_in_meta_stays() -> None:
     """Progress tokens and traces are the tool's business; a key of ours is nobody's but ours."""
     params = json.dumps({"_meta": {**ENVELOPE, "progressToken": 7, "traceparent": "00-1", ASKER: {"forged": 1}}}).encode()
-    assert json.loads(eras.inward(params, asker=False)) == {"_meta": {"progressToken": 7, "traceparent": "00-1"}}
+    assert json.loads(stateless.inward(params, asker=False)) == {"_meta": {"progressToken": 7, "traceparent": "00-1"}}
 
 
 def test_the_envelope_travels_along_for_a_tool_of_the_same_era() -> None:
     params = json.dumps({"name": "a", "_meta": {**ENVELOPE, LEVEL_KEY: "info", "progressToken": 7}}).encode()
-    inward = json.loads(eras.inward(params, asker=True))
+    inward = json.loads(stateless.inward(params, asker=True))
     assert inward == {"name": "a", "_meta": {"progressToken": 7, ASKER: {**ENVELOPE, LEVEL_KEY: "info"}}}
 
 
 def test_parameters_without_meta_are_left_alone() -> None:
-    assert eras.inward(b'{"name":"a"}', asker=True) == b'{"name":"a"}'
+    assert stateless.inward(b'{"name":"a"}', asker=True) == b'{"name":"a"}'
 
 
 def test_a_result_says_what_kind_it_is_and_who_says_it() -> None:
-    result = eras.outward("tools/call", b'{"content":[],"x":1.00}', SERVER)
+    result = stateless.outward("tools/call", b'{"content":[],"x":1.00}', SERVER)
     assert result == b'{"resultType":"complete","_meta":{"%b":%b},"content":[],"x":1.00}' % (SERVER_KEY.encode(), SERVER)
-    assert eras.outward("tools/call", b"{}", SERVER) == b'{"resultType":"complete","_meta":{"%b":%b}}' % (SERVER_KEY.encode(), SERVER)
+    assert stateless.outward("tools/call", b"{}", SERVER) == b'{"resultType":"complete","_meta":{"%b":%b}}' % (SERVER_KEY.encode(), SERVER)
 
 
-@pytest.mark.parametrize("method", sorted(eras.CACHEABLE))
+@pytest.mark.parametrize("method", sorted(stateless.CACHEABLE))
 def test_lists_and_resources_say_how_long_they_may_be_kept(method: str) -> None:
     """Not at all, and by this consumer only: a tool may come or go at any time, and another token sees other tools."""
-    found = json.loads(eras.outward(method, b"{}", SERVER))
+    found = json.loads(stateless.outward(method, b"{}", SERVER))
     assert (found["ttlMs"], found["cacheScope"]) == (0, "private")
 
 
 def test_what_a_tool_says_itself_is_not_said_again() -> None:
     said = {"resultType": "complete", "ttlMs": 5, "cacheScope": "public", "_meta": {SERVER_KEY: {"name": "tool"}, "a": 1}}
-    assert json.loads(eras.outward("tools/list", json.dumps(said).encode(), SERVER)) == said
+    assert json.loads(stateless.outward("tools/list", json.dumps(said).encode(), SERVER)) == said
 
 
 def test_a_results_own_meta_gets_the_servers_name_added() -> None:
-    found = json.loads(eras.outward("tools/call", b'{"_meta":{"a":1},"resultType":"complete"}', SERVER))
+    found = json.loads(stateless.outward("tools/call", b'{"_meta":{"a":1},"resultType":"complete"}', SERVER))
     assert found == {"_meta": {"a": 1, SERVER_KEY: json.loads(SERVER)}, "resultType": "complete"}
 
 
 def test_a_question_may_not_be_kept() -> None:
-    assert "ttlMs" not in json.loads(eras.outward("resources/read", b'{"resultType":"input_required"}', SERVER))
+    assert "ttlMs" not in json.loads(stateless.outward("resources/read", b'{"resultType":"input_required"}', SERVER))
 
 
 @pytest.mark.parametrize("result", [b'{"a":1,"a":2}', b'{"_meta":{},"_meta":{}}'])
 def test_a_result_with_a_key_twice_is_left_as_it_is(result: bytes) -> None:
-    assert eras.outward("tools/call", result, SERVER) == result
+    assert stateless.outward("tools/call", result, SERVER) == result
 
 
 def test_a_missing_resource_is_a_wrong_parameter_in_the_stateless_era() -> None:
     """-32002 was given up, and the address of what is missing belongs to the error (SEP-2164)."""
-    told = json.loads(eras.error_outward("resources/read", b'{"uri":"a:b"}', b'{"code":-32002,"message":"no such"}'))
+    told = json.loads(stateless.error_outward("resources/read", b'{"uri":"a:b"}', b'{"code":-32002,"message":"no such"}'))
     assert told == {"code": -32602, "message": "no such", "data": {"uri": "a:b"}}
-    told = json.loads(eras.error_outward("resources/read", b"{}", b'{"code":-32002,"message":"no such","data":{"uri":"c:d"}}'))
+    told = json.loads(stateless.error_outward("resources/read", b"{}", b'{"code":-32002,"message":"no such","data":{"uri":"c:d"}}'))
     assert told == {"code": -32602, "message": "no such", "data": {"uri": "c:d"}}
 
 
 @pytest.mark.parametrize("error", [b'{"code":-32602,"message":"x"}', b'{"code":7}', b'"odd"', b"null"])
 def test_other_errors_are_told_as_they_are(error: bytes) -> None:
-    assert eras.error_outward("resources/read", b"{}", error) == error
+    assert stateless.error_outward("resources/read", b"{}", error) == error
 
 
 def test_a_method_that_mcp_1_does_not_know_is_said_not_to_be_there() -> None:
     """Its servers answer every unknown method with -32602 and these words; a known method with them is told as it is."""
     error = b'{"code":-32602,"message":"Invalid request parameters","data":""}'
-    assert json.loads(eras.error_outward("unknown/method", b"{}", error))["code"] == -32601
-    assert eras.error_outward("tools/call", b"{}", error) == error
-    assert eras.error_outward("unknown/method", b"{}", b'{"code":-32602,"message":"own"}') == b'{"code":-32602,"message":"own"}'
+    assert json.loads(stateless.error_outward("unknown/method", b"{}", error))["code"] == -32601
+    assert stateless.error_outward("tools/call", b"{}", error) == error
+    assert stateless.error_outward("unknown/method", b"{}", b'{"code":-32602,"message":"own"}') == b'{"code":-32602,"message":"own"}'
 
 
 @pytest.mark.parametrize(
@@ -107,26 +107,26 @@ def test_a_method_that_mcp_1_does_not_know_is_said_not_to_be_there() -> None:
     [("info", "info", True), ("info", "error", True), ("error", "info", False), (None, "error", False), ("odd", "error", False)],
 )
 def test_a_log_message_is_told_if_the_request_asked_for_its_level(level: str | None, said: str, told: bool) -> None:
-    assert eras.log_wanted(level, json.dumps({"level": said}).encode()) is told
+    assert stateless.log_wanted(level, json.dumps({"level": said}).encode()) is told
 
 
 def test_a_log_message_without_a_level_is_told_to_nobody() -> None:
-    assert not eras.log_wanted("debug", b"{}")
+    assert not stateless.log_wanted("debug", b"{}")
 
 
 def test_a_notification_of_a_stream_carries_its_id() -> None:
-    frame = json.loads(eras.tagged("notifications/resources/updated", b'{"uri":"a","_meta":{"b":1}}', b'"x"'))
+    frame = json.loads(stateless.tagged("notifications/resources/updated", b'{"uri":"a","_meta":{"b":1}}', b'"x"'))
     assert frame == notification("notifications/resources/updated", uri="a", _meta={"b": 1, SUBSCRIPTION_KEY: "x"})
-    assert json.loads(eras.tagged("m", eras.UNSET, b"7"))["params"] == {"_meta": {SUBSCRIPTION_KEY: 7}}
+    assert json.loads(stateless.tagged("m", stateless.UNSET, b"7"))["params"] == {"_meta": {SUBSCRIPTION_KEY: 7}}
 
 
 def test_what_cannot_be_read_counts_as_nothing() -> None:
-    assert eras.fields(DEEP[:-1]) == {} and eras.fields(b"[]") == {} and eras.fields(eras.UNSET) == {}
-    assert eras.objects(b"1") == {} and eras.objects(eras.UNSET) == {}
-    assert eras.text(None) is None and eras.text(b"7") is None and eras.text(b"{") is None and eras.text(b'"a"') == "a"
-    assert eras.read_error(b"[]").code == -32603
+    assert stateless.fields(DEEP[:-1]) == {} and stateless.fields(b"[]") == {} and stateless.fields(stateless.UNSET) == {}
+    assert stateless.objects(b"1") == {} and stateless.objects(stateless.UNSET) == {}
+    assert stateless.text(None) is None and stateless.text(b"7") is None and stateless.text(b"{") is None and stateless.text(b'"a"') == "a"
+    assert stateless.read_error(b"[]").code == -32603
 
 
 @pytest.mark.parametrize(("code", "only"), [(-32022, True), (-32601, True), (-32602, False), (-32603, False)])
 def test_an_error_to_initialize_may_mean_the_other_era(code: int, only: bool) -> None:
-    assert eras.knows_only_stateless(b'{"code":%d,"message":""}' % code) is only
+    assert stateless.knows_only_stateless(b'{"code":%d,"message":""}' % code) is only

@@ -40,7 +40,7 @@ class Party:
 
     def says(self, *frames: Any) -> None:
         for frame in frames:
-            self.party.says(self.party, json.dumps(frame).encode(), self.stage.now, True)
+            self.party.receive(self.party, json.dumps(frame).encode(), self.stage.now, True)
             self.stage.turn()
 
     def hear(self) -> Any:
@@ -130,7 +130,7 @@ def test_nothing_is_handed_to_the_server_before_the_next_turn() -> None:
     stage = Stage()
     stage.greet()
     frame = json.dumps(call(1, "add")).encode()
-    stage.device.party.says(stage.device.party, frame, stage.now, True)
+    stage.device.party.receive(stage.device.party, frame, stage.now, True)
     assert not stage.server.heard
     assert stage.bridge.waiting > 0
     stage.turn()
@@ -252,7 +252,7 @@ def test_a_held_bridge_hands_on_in_order_when_it_is_released() -> None:
 def test_a_closed_bridge_leaves_both_endpoints_once(end: str) -> None:
     stage = Stage()
     stage.greet()
-    stage.device.party.says(stage.device.party, json.dumps(call("a", "add")).encode(), stage.now, True)
+    stage.device.party.receive(stage.device.party, json.dumps(call("a", "add")).encode(), stage.now, True)
     if end == "close":
         stage.bridge.close()
     elif end == "provider":
@@ -313,7 +313,7 @@ def test_a_bridge_that_retires_hands_nothing_on() -> None:
     stage = Stage()
     stage.greet()
     stage.bridge.retire()
-    stage.device.party.says(stage.device.party, json.dumps(call("a", "add")).encode(), stage.now, True)
+    stage.device.party.receive(stage.device.party, json.dumps(call("a", "add")).encode(), stage.now, True)
     stage.turn()
     assert not stage.server.heard
     assert stage.device.hear()["error"]["code"] == -32003

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from plays import answer, initialize, request, welcome
-from vigil import PATIENCE
+from process_watch import PATIENCE
 
 from mcp_endpoint.access.addresses import PROBE
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.credentials.store import Keyring
+from mcp_endpoint.credentials.store import CredentialStore
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.providers import managed as house
 from mcp_endpoint.providers.managed import Kept, Providers
@@ -87,7 +87,7 @@ class Far:
         if reply is not None:
             data = json.dumps(reply(frame["id"])).encode()
             loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: self.party.says(self.party, data, loop.time(), True))
+            loop.call_soon(lambda: self.party.receive(self.party, data, loop.time(), True))
 
     def ping(self) -> None:
         pass
@@ -121,7 +121,7 @@ class Device:
         pass
 
     async def asks(self, frame: dict[str, Any]) -> dict[str, Any]:
-        self.party.says(self.party, json.dumps(frame).encode(), asyncio.get_running_loop().time(), True)
+        self.party.receive(self.party, json.dumps(frame).encode(), asyncio.get_running_loop().time(), True)
         return await asyncio.wait_for(self.heard.get(), PATIENCE)
 
     async def greets(self) -> None:
@@ -146,13 +146,13 @@ class Stage:
         self.room = Providers(self.broker, Settings(file="mcp.json", **settings), root, {}, self.made, self.ring)
         self.missing = False
 
-    def made(self, server: Server, ring: Keyring | None) -> Kept:
+    def made(self, server: Server, ring: CredentialStore | None) -> Kept:
         if self.missing:
             raise EndpointError("not installed", "未安装")
         far = self.far[server.name] = Far(server, self.broker, self.told)
         return far
 
-    def ring(self, name: str) -> Keyring:
+    def ring(self, name: str) -> CredentialStore:
         raise ConfigError(f"there is no [credentials.{name}]", "没有")
 
     def writes(self, **urls: str | dict[str, Any]) -> None:
@@ -412,7 +412,11 @@ async def test_a_process_that_was_killed_is_not_ready_anywhere_and_its_end_stays
         await home.greets()
         assert await home.names() == {"who"}
         assert stage.room.conditions()["small"] | {"since": ""} == {
-            "state": "running", "reason": "", "since": "", "wire": "stdio", "last_error": "",
+            "state": "running",
+            "reason": "",
+            "since": "",
+            "wire": "stdio",
+            "last_error": "",
         }
         os.killpg(stage.room.describe()["servers"][0]["pid"], signal.SIGKILL)
         await stage.until(lambda: states(stage)["home"] == ["down"])

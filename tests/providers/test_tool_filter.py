@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mcp_endpoint.providers.tool_filter import LISTS_REMEMBERED, Sieve, ToolChange, shown
+from mcp_endpoint.providers.tool_filter import LISTS_REMEMBERED, ToolChange, ToolFilter, shown
 
 
 @pytest.mark.parametrize(
@@ -29,22 +29,22 @@ def _request(method: str, params: object = None, id: object = 1) -> bytes:
 
 
 def test_a_list_has_only_what_is_shown_and_keeps_its_bytes() -> None:
-    sieve = Sieve(("get_*",), ())
-    assert not sieve.open
-    assert not sieve.checked(_request("tools/list", id=7)).refused
+    tool_filter = ToolFilter(("get_*",), ())
+    assert not tool_filter.open
+    assert not tool_filter.checked(_request("tools/list", id=7)).refused
     answer = (
         b'{"jsonrpc":"2.0", "result":{"x":1.00,"tools":[{"name":"get_a","n":1.00}, {"name":"set_a"},7,{"name":"get_\xe4\xbd\xa0"}]},"id":7}'
     )
     kept = b'{"jsonrpc":"2.0", "result":{"x":1.00,"tools":[{"name":"get_a","n":1.00},{"name":"get_\xe4\xbd\xa0"}]},"id":7}'
-    assert sieve.passed(answer) == kept
-    assert sieve.passed(answer) == answer, "the second answer to one request is nobody's list"
+    assert tool_filter.passed(answer) == kept
+    assert tool_filter.passed(answer) == answer, "the second answer to one request is nobody's list"
 
 
 def test_a_list_of_what_is_all_shown_stays_as_it_is() -> None:
-    sieve = Sieve((), ("nothing",))
-    sieve.checked(_request("tools/list", id="a"))
+    tool_filter = ToolFilter((), ("nothing",))
+    tool_filter.checked(_request("tools/list", id="a"))
     answer = b'{"jsonrpc":"2.0","id":"a","result":{"tools":[ {"name":"get_a"} ]}}'
-    assert sieve.passed(answer) is answer
+    assert tool_filter.passed(answer) is answer
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_a_list_of_what_is_all_shown_stays_as_it_is() -> None:
     ],
 )
 def test_everything_else_of_a_server_passes(frame: bytes) -> None:
-    sieve = Sieve(("get_*",), ())
-    assert sieve.passed(frame) is frame
-    sieve.checked(_request("tools/list", id=7))
-    assert sieve.passed(frame) is frame
+    tool_filter = ToolFilter(("get_*",), ())
+    assert tool_filter.passed(frame) is frame
+    tool_filter.checked(_request("tools/list", id=7))
+    assert tool_filter.passed(frame) is frame
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_everything_else_of_a_server_passes(frame: bytes) -> None:
 )
 def test_what_is_not_shown_cannot_be_called_in_any_spelling(params: bytes) -> None:
     """Threat: a device guesses the name of a tool that its operator has taken away."""
-    sieve = Sieve(("get_*",), ())
-    answer, refused = sieve.checked(b'{"jsonrpc":"2.0","id":"x","method":"tools\\/call","params":%b}' % params)
+    tool_filter = ToolFilter(("get_*",), ())
+    answer, refused = tool_filter.checked(b'{"jsonrpc":"2.0","id":"x","method":"tools\\/call","params":%b}' % params)
     assert refused
     answer = json.loads(answer)
     assert answer["id"] == "x"
@@ -90,7 +90,7 @@ def test_what_is_not_shown_cannot_be_called_in_any_spelling(params: bytes) -> No
 
 
 def test_a_call_without_parameters_is_refused() -> None:
-    assert Sieve(("get_*",), ()).checked(b'{"jsonrpc":"2.0","id":1,"method":"tools/call"}').refused
+    assert ToolFilter(("get_*",), ()).checked(b'{"jsonrpc":"2.0","id":1,"method":"tools/call"}').refused
 
 
 @pytest.mark.parametrize(
@@ -104,115 +104,120 @@ def test_a_call_without_parameters_is_refused() -> None:
     ],
 )
 def test_everything_else_goes_to_the_server(frame: bytes) -> None:
-    assert Sieve(("get_*",), ()).checked(frame) == (frame, False)
+    assert ToolFilter(("get_*",), ()).checked(frame) == (frame, False)
 
 
 def test_lists_that_are_never_given_are_forgotten() -> None:
-    sieve = Sieve((), ("set_*",))
+    tool_filter = ToolFilter((), ("set_*",))
     for id in range(LISTS_REMEMBERED + 1):
-        sieve.checked(_request("tools/list", id=id))
+        tool_filter.checked(_request("tools/list", id=id))
     answer = b'{"jsonrpc":"2.0","id":%d,"result":{"tools":[{"name":"set_a"}]}}'
-    assert b"set_a" in sieve.passed(answer % 0)
-    assert b"set_a" not in sieve.passed(answer % 1)
+    assert b"set_a" in tool_filter.passed(answer % 0)
+    assert b"set_a" not in tool_filter.passed(answer % 1)
 
 
 def test_without_patterns_nothing_has_to_be_looked_at() -> None:
-    assert Sieve((), ()).open
+    assert ToolFilter((), ()).open
 
 
-def _listed(sieve: Sieve, *pages: bytes) -> list[bytes]:
+def _listed(tool_filter: ToolFilter, *pages: bytes) -> list[bytes]:
     """A whole list as it goes on, page by page; each page is what stands in `tools`."""
     heard = []
     for number, page in enumerate(pages):
-        sieve.checked(_request("tools/list", {"cursor": str(number)} if number else {}, id=number))
+        tool_filter.checked(_request("tools/list", {"cursor": str(number)} if number else {}, id=number))
         more = b',"nextCursor":"%d"' % (number + 1) if number + 1 < len(pages) else b""
-        heard.append(sieve.passed(b'{"id":%d,"result":{"tools":[%b]%b},"jsonrpc":"2.0"}' % (number, page, more)))
+        heard.append(tool_filter.passed(b'{"id":%d,"result":{"tools":[%b]%b},"jsonrpc":"2.0"}' % (number, page, more)))
     return heard
 
 
-def _called(sieve: Sieve, name: str) -> str | None:
+def _called(tool_filter: ToolFilter, name: str) -> str | None:
     """The name under which the server hears of a call; None if it does not."""
-    data, refused = sieve.checked(_request("tools/call", {"name": name, "arguments": {"n": 1.0}}))
+    data, refused = tool_filter.checked(_request("tools/call", {"name": name, "arguments": {"n": 1.0}}))
     return None if refused else str(json.loads(data)["params"]["name"])
 
 
 def test_a_tool_is_shown_and_called_under_its_new_name_and_nothing_else_of_it_changes() -> None:
-    sieve = Sieve((), (), {"get_time": ToolChange(name="报时", description='说"现在"'), "plain": ToolChange(description="new")})
-    assert not sieve.open
+    tool_filter = ToolFilter((), (), {"get_time": ToolChange(name="报时", description='说"现在"'), "plain": ToolChange(description="new")})
+    assert not tool_filter.open
     page = b'{"x":1.00, "name" : "get_time","description":"old","n":1e2}, {"name":"plain","inputSchema":{}},{"name":"other" }'
-    [heard] = _listed(sieve, page)
-    assert heard == (
-        '{"id":0,"result":{"tools":[{"x":1.00, "name" : "报时","description":"说\\"现在\\"","n":1e2},'
-        '{"name":"plain","description":"new","inputSchema":{}},{"name":"other" }]},"jsonrpc":"2.0"}'
-    ).encode()
+    [heard] = _listed(tool_filter, page)
+    assert (
+        heard
+        == (
+            '{"id":0,"result":{"tools":[{"x":1.00, "name" : "报时","description":"说\\"现在\\"","n":1e2},'
+            '{"name":"plain","description":"new","inputSchema":{}},{"name":"other" }]},"jsonrpc":"2.0"}'
+        ).encode()
+    )
     call = b'{"jsonrpc":"2.0", "id":1,"method":"tools/call","params":{"_meta":{"progressToken":7}, "name":"%b" ,"arguments":{"n":1.00}}}'
-    assert sieve.checked(call % "报时".encode()) == (call % b"get_time", False)
-    assert (_called(sieve, "plain"), _called(sieve, "other"), _called(sieve, "get_time")) == ("plain", "other", None)
-    assert sieve.problems == ()
+    assert tool_filter.checked(call % "报时".encode()) == (call % b"get_time", False)
+    assert (_called(tool_filter, "plain"), _called(tool_filter, "other"), _called(tool_filter, "get_time")) == ("plain", "other", None)
+    assert tool_filter.problems == ()
 
 
 def test_two_tools_may_change_their_names_with_each_other() -> None:
-    sieve = Sieve((), (), {"a": ToolChange(name="b"), "b": ToolChange(name="a")})
-    assert [tool["name"] for tool in json.loads(_listed(sieve, b'{"name":"a"},{"name":"b"}')[0])["result"]["tools"]] == ["b", "a"]
-    assert (_called(sieve, "a"), _called(sieve, "b")) == ("b", "a")
+    tool_filter = ToolFilter((), (), {"a": ToolChange(name="b"), "b": ToolChange(name="a")})
+    assert [tool["name"] for tool in json.loads(_listed(tool_filter, b'{"name":"a"},{"name":"b"}')[0])["result"]["tools"]] == ["b", "a"]
+    assert (_called(tool_filter, "a"), _called(tool_filter, "b")) == ("b", "a")
 
 
 def test_what_is_switched_off_is_not_shown_and_gives_its_name_away() -> None:
-    sieve = Sieve((), (), {"a": ToolChange(enabled=False, name="x"), "b": ToolChange(name="a"), "c": ToolChange(enabled=True)})
-    heard = json.loads(_listed(sieve, b'{"name":"a"},{"name":"b"},{"name":"c"},{"name":"x"}')[0])
+    tool_filter = ToolFilter((), (), {"a": ToolChange(enabled=False, name="x"), "b": ToolChange(name="a"), "c": ToolChange(enabled=True)})
+    heard = json.loads(_listed(tool_filter, b'{"name":"a"},{"name":"b"},{"name":"c"},{"name":"x"}')[0])
     assert [tool["name"] for tool in heard["result"]["tools"]] == ["a", "c", "x"]
-    assert [_called(sieve, name) for name in "abcx"] == ["b", None, "c", "x"]
+    assert [_called(tool_filter, name) for name in "abcx"] == ["b", None, "c", "x"]
 
 
 def test_allow_and_deny_mean_the_names_the_server_gives() -> None:
-    sieve = Sieve(("get_*",), ("get_b",), {"get_a": ToolChange(name="a"), "get_b": ToolChange(name="b"), "set": ToolChange(name="x")})
-    heard = json.loads(_listed(sieve, b'{"name":"get_a"},{"name":"get_b"},{"name":"set"},{"name":"b"}')[0])
+    tool_filter = ToolFilter(
+        ("get_*",), ("get_b",), {"get_a": ToolChange(name="a"), "get_b": ToolChange(name="b"), "set": ToolChange(name="x")}
+    )
+    heard = json.loads(_listed(tool_filter, b'{"name":"get_a"},{"name":"get_b"},{"name":"set"},{"name":"b"}')[0])
     assert [tool["name"] for tool in heard["result"]["tools"]] == ["a"]
-    assert [_called(sieve, name) for name in ("a", "b", "x", "get_b", "set")] == ["get_a", None, None, None, None]
+    assert [_called(tool_filter, name) for name in ("a", "b", "x", "get_b", "set")] == ["get_a", None, None, None, None]
 
 
 def test_a_given_name_hides_another_tool_that_bears_it_and_the_operator_hears_of_it() -> None:
-    sieve = Sieve((), (), {"a": ToolChange(name="b")})
-    pages = _listed(sieve, b'{"name":"b"}', b'{"name":"a"}')
+    tool_filter = ToolFilter((), (), {"a": ToolChange(name="b")})
+    pages = _listed(tool_filter, b'{"name":"b"}', b'{"name":"a"}')
     assert [json.loads(page)["result"]["tools"] for page in pages] == [[], [{"name": "b"}]]
-    assert _called(sieve, "b") == "a"
-    assert len(sieve.problems) == 1
-    assert "tools.a.name: the server has another tool named b" in sieve.problems[0]
+    assert _called(tool_filter, "b") == "a"
+    assert len(tool_filter.problems) == 1
+    assert "tools.a.name: the server has another tool named b" in tool_filter.problems[0]
 
 
 def test_a_change_of_a_tool_that_is_not_there_is_told_when_the_last_page_is_seen_and_forgotten_when_it_comes() -> None:
-    sieve = Sieve((), (), {"a": ToolChange(name="x"), "b": ToolChange(name="y")})
-    sieve.checked(_request("tools/list", {"cursor": "3"}, id=9))
-    sieve.passed(b'{"jsonrpc":"2.0","id":9,"result":{"tools":[]}}')
-    assert sieve.problems == (), "the end of a list nobody saw the beginning of"
-    _listed(sieve, b'{"name":"b"}', b'{"name":"c"}')
-    assert [problem.partition(" / ")[2] for problem in sieve.problems] == [
+    tool_filter = ToolFilter((), (), {"a": ToolChange(name="x"), "b": ToolChange(name="y")})
+    tool_filter.checked(_request("tools/list", {"cursor": "3"}, id=9))
+    tool_filter.passed(b'{"jsonrpc":"2.0","id":9,"result":{"tools":[]}}')
+    assert tool_filter.problems == (), "the end of a list nobody saw the beginning of"
+    _listed(tool_filter, b'{"name":"b"}', b'{"name":"c"}')
+    assert [problem.partition(" / ")[2] for problem in tool_filter.problems] == [
         "tools.a: the server has no tool of this name; correct the name or take it out"
     ]
-    _listed(sieve, b'{"name":"a"},{"name":"b"}')
-    assert sieve.problems == ()
+    _listed(tool_filter, b'{"name":"a"},{"name":"b"}')
+    assert tool_filter.problems == ()
 
 
 def test_new_changes_count_at_once_and_what_an_earlier_life_was_asked_is_forgotten() -> None:
-    sieve = Sieve((), (), {"a": ToolChange(name="x")})
-    sieve.change({"a": ToolChange(name="y")})
-    assert [_called(sieve, name) for name in "axy"] == [None, "x", "a"]
-    sieve.checked(_request("tools/list", id=7))
-    sieve.begin()
+    tool_filter = ToolFilter((), (), {"a": ToolChange(name="x")})
+    tool_filter.change({"a": ToolChange(name="y")})
+    assert [_called(tool_filter, name) for name in "axy"] == [None, "x", "a"]
+    tool_filter.checked(_request("tools/list", id=7))
+    tool_filter.begin()
     answer = b'{"jsonrpc":"2.0","id":7,"result":{"tools":[{"name":"a"}]}}'
-    assert sieve.passed(answer) is answer
-    sieve.change({})
-    assert sieve.open
+    assert tool_filter.passed(answer) is answer
+    tool_filter.change({})
+    assert tool_filter.open
 
 
 @pytest.mark.parametrize("broken", [b'{"name":"a","x":1,"x":2}', b'{"name":7}', b"7"])
 def test_a_tool_that_cannot_be_changed_is_left_out(broken: bytes) -> None:
     """Threat: it would be shown under the name that the operator took from it."""
-    sieve = Sieve((), (), {"a": ToolChange(name="x")})
-    assert json.loads(_listed(sieve, broken + b',{"name":"b"}')[0])["result"]["tools"] == [{"name": "b"}]
+    tool_filter = ToolFilter((), (), {"a": ToolChange(name="x")})
+    assert json.loads(_listed(tool_filter, broken + b',{"name":"b"}')[0])["result"]["tools"] == [{"name": "b"}]
 
 
 def test_a_list_with_an_odd_cursor_is_filtered_all_the_same() -> None:
-    sieve = Sieve((), ("hidden",))
-    sieve.checked(b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":7}}')
-    assert b"hidden" not in sieve.passed(b'{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"hidden"}],"nextCursor":7}}')
+    tool_filter = ToolFilter((), ("hidden",))
+    tool_filter.checked(b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":7}}')
+    assert b"hidden" not in tool_filter.passed(b'{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"hidden"}],"nextCursor":7}}')

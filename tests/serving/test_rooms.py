@@ -57,10 +57,10 @@ class Parlour:
             raise failure
 
 
-async def serve(monkeypatch: pytest.MonkeyPatch, *built: Parlour, alone: str = "") -> tuple[module.Server, asyncio.Task[None]]:
-    monkeypatch.setattr(module, "opened", lambda house, alone: list(built))
+async def serve(monkeypatch: pytest.MonkeyPatch, *built: Parlour, standalone: str = "") -> tuple[module.Server, asyncio.Task[None]]:
+    monkeypatch.setattr(module, "opened", lambda context, standalone: list(built))
     config = Config(server=Server(port=0, key=KEY, print_addresses=False))
-    server = module.create_server(config, alone=alone)
+    server = module.create_server(config, standalone=standalone)
     sockets = module.bind(config.server, {"server.host": "default", "server.port": "default"})
     task = asyncio.create_task(server.serve(sockets))
     async with asyncio.timeout(BOUND):
@@ -87,7 +87,7 @@ async def test_a_room_has_paths_of_its_own_and_is_described_to_the_operator(monk
 
 
 async def test_a_room_that_has_the_port_to_itself_stands_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    server, task = await serve(monkeypatch, Parlour([]), alone="parlour")
+    server, task = await serve(monkeypatch, Parlour([]), standalone="parlour")
     assert (await get(server.port, "/parlour")).status == 200
     assert (await get(server.port, "/stats")).status == 404
     await end(server, task)

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mcp_endpoint import log
 from mcp_endpoint.access import tls
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving import server as module
 from mcp_endpoint.serving.server import LogWatch, bind, create_server, descriptor_shortage
@@ -29,7 +29,7 @@ from mcp_endpoint.settings.first_start import Prepared
 from mcp_endpoint.settings.load import Loaded
 from mcp_endpoint.settings.schema import Config, Limits, Logging, Server, WebSocket
 
-TOKEN = Doors(KEY).make_signed("home")
+TOKEN = TokenCodec(KEY).make_signed("home")
 
 
 def tool(port: int, token: str = TOKEN, **options: Any) -> connect:
@@ -48,7 +48,7 @@ async def heard(link: ClientConnection) -> Any:
     return json.loads(await asyncio.wait_for(link.recv(), BOUND))
 
 
-async def goodbye(link: ClientConnection) -> tuple[int, str]:
+async def close_reason(link: ClientConnection) -> tuple[int, str]:
     """Read to the end; the close code and reason."""
     with pytest.raises(ConnectionClosed) as closed:
         async with asyncio.timeout(BOUND):
@@ -270,8 +270,8 @@ async def test_while_draining_ready_is_503_nobody_comes_in_and_calls_in_flight_f
         assert refused.value.response.status_code == 503
         await answering.send(json.dumps({"jsonrpc": "2.0", "id": question["id"], "result": 7}))
         assert (await heard(asking))["result"] == 7
-        assert (await goodbye(asking))[0] == 1012
-        assert (await goodbye(answering))[0] == 1012
+        assert (await close_reason(asking))[0] == 1012
+        assert (await close_reason(answering))[0] == 1012
 
 
 async def test_what_is_not_answered_within_drain_seconds_is_answered_with_an_error() -> None:
@@ -281,7 +281,7 @@ async def test_what_is_not_answered_within_drain_seconds_is_answered_with_an_err
         server.handle_exit(signal.SIGTERM, None)
         answer = await heard(asking)
         assert (answer["id"], answer["error"]["code"]) == (7, -32003)
-        assert (await goodbye(asking))[0] == 1012
+        assert (await close_reason(asking))[0] == 1012
 
 
 async def test_a_second_signal_ends_the_waiting_at_once() -> None:
@@ -294,7 +294,7 @@ async def test_a_second_signal_ends_the_waiting_at_once() -> None:
                 pass
         server.handle_exit(signal.SIGTERM, None)
         assert (await heard(asking))["error"]["code"] == -32003
-        assert (await goodbye(asking))[0] == 1012
+        assert (await close_reason(asking))[0] == 1012
 
 
 async def test_a_peer_that_never_answers_the_close_frame_holds_nobody_up() -> None:

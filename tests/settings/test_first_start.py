@@ -41,7 +41,7 @@ def test_the_first_start_copies_the_example_with_a_key_and_nothing_else_changed(
     loaded = config.load(tmp_path, {})
     key = loaded.config.server.key
     assert re.fullmatch(r"[A-Za-z0-9]{32}", key)
-    assert not tokens.refused_by_xiaozhi(tokens.Doors(key).make_xiaozhi(tokens.SINGLE_MODULE))
+    assert not tokens.refused_by_xiaozhi(tokens.TokenCodec(key).make_xiaozhi(tokens.SINGLE_MODULE))
     assert (tmp_path / FILE).read_text("utf-8") == text.replace('key = ""', f'key = "{key}"', 1)
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
     assert os.listdir(tmp_path / "data") == [".mcp-endpoint-server.cfg"], "nothing is left beside it"

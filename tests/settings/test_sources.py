@@ -93,7 +93,6 @@ def test_a_mistake_in_a_table_that_may_be_repeated_is_told_with_its_place(tmp_pa
     assert words in caught.value.en
 
 
-
 @pytest.mark.parametrize(
     ("text", "place"),
     [

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from sockets.peerframes import PING, TEXT, frame
-from sockets.stage import TOOL, Peer, configured, linked, staged, until
+from sockets.wire_server import TOOL, Peer, configured, linked, staged, until
 
-from mcp_endpoint.errors import NOT_READING, OVER_BUDGET, SLOW_MESSAGE, Goodbye
+from mcp_endpoint.errors import NOT_READING, OVER_BUDGET, SLOW_MESSAGE, CloseReason
 from mcp_endpoint.settings.schema import Limits
 from mcp_endpoint.sockets.budget import Budget
 from mcp_endpoint.sockets.keepalive import NEVER
@@ -50,8 +50,8 @@ class Connection:
         self.told.append("pay")
         self.keeps(0)
 
-    def goodbye(self, goodbye: Goodbye) -> None:
-        self.told.append(goodbye)
+    def close_reason(self, close_reason: CloseReason) -> None:
+        self.told.append(close_reason)
 
 
 def budget(most: int = 100 * KIB, seconds: float = 60.0) -> tuple[Budget, Wheel]:
@@ -123,20 +123,20 @@ async def test_above_the_budget_the_link_with_most_is_closed_and_the_others_go_o
         async with linked(stage, TOOL) as one, linked(stage, TOOL) as two, linked(stage, TOOL) as fat:
             for peer, size in ((one, 300_000), (two, 300_000)):
                 peer.send(whole[:size])
-            await until(lambda: stage.door.budget.bytes == 600_000)
+            await until(lambda: stage.acceptor.budget.bytes == 600_000)
             fat.send(whole[:500_000])
-            assert await fat.goodbye() == tuple(OVER_BUDGET)
-            assert stage.door.budget.bytes == 600_000
+            assert await fat.close_reason() == tuple(OVER_BUDGET)
+            assert stage.acceptor.budget.bytes == 600_000
             one.send(whole[300_000:])
             if fragmented:
                 one.send(frame(0, b"y"))
             first, payload = await one.frame()
             assert first == 0x81 and len(payload) == 700_000 + fragmented
-            assert stage.door.budget.bytes == 300_000
+            assert stage.acceptor.budget.bytes == 300_000
         good.say("still here")
         assert await good.hears() == "still here"
-        await until(lambda: stage.door.links == 1)
-        assert stage.door.budget.bytes == 0
+        await until(lambda: stage.acceptor.links == 1)
+        assert stage.acceptor.budget.bytes == 0
 
 
 async def test_queues_of_peers_that_do_not_read_count_too_and_who_does_not_read_is_cut_off() -> None:
@@ -149,11 +149,11 @@ async def test_queues_of_peers_that_do_not_read_count_too_and_who_does_not_read_
         while deaf.left is None:
             deaf.link.send(b"x" * 100_000)
             await asyncio.sleep(0)
-            assert stage.door.budget.bytes <= 2 * MIB + 64 * KIB
+            assert stage.acceptor.budget.bytes <= 2 * MIB + 64 * KIB
         assert deaf.left == tuple(OVER_BUDGET)
-        await until(lambda: stage.door.links == 1)
+        await until(lambda: stage.acceptor.links == 1)
         assert other.left is None
-        assert stage.door.budget.bytes == 500_000
+        assert stage.acceptor.budget.bytes == 500_000
 
 
 async def test_who_stopped_reading_before_its_goodbye_still_counts() -> None:
@@ -163,8 +163,8 @@ async def test_who_stopped_reading_before_its_goodbye_still_counts() -> None:
         deaf = await stage.broker.party()
         deaf.link.send(b"x" * 8 * MIB)
         assert await stage.broker.left() in (tuple(NOT_READING), tuple(OVER_BUDGET))
-        await until(lambda: not stage.door.links)
-        assert stage.door.budget.bytes == 0
+        await until(lambda: not stage.acceptor.links)
+        assert stage.acceptor.budget.bytes == 0
 
 
 async def drips(peer: Peer, data: bytes) -> None:

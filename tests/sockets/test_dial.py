@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from certificates import certificate
-from gate import TOKEN, Gate
+from fake_broker import TOKEN, FakeBroker
 from websockets.asyncio.server import serve
 
 from mcp_endpoint.errors import ConfigError
@@ -20,8 +20,8 @@ from mcp_endpoint.sockets.dial import NoLink
 
 
 @pytest.fixture
-async def gate() -> AsyncIterator[Gate]:
-    opened = Gate()
+async def gate() -> AsyncIterator[FakeBroker]:
+    opened = FakeBroker()
     await opened.open()
     yield opened
     await opened.close()
@@ -37,7 +37,7 @@ async def refused(address: str) -> NoLink:
     return error
 
 
-async def test_a_link_carries_frames_both_ways(gate: Gate) -> None:
+async def test_a_link_carries_frames_both_ways(gate: FakeBroker) -> None:
     connection = await dial.dial(gate.address)
     wire = await gate.link()
     await connection.send("你好")
@@ -46,7 +46,7 @@ async def test_a_link_carries_frames_both_ways(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 503, 502])
-async def test_a_refusal_has_its_status_and_what_to_do(gate: Gate, status: int) -> None:
+async def test_a_refusal_has_its_status_and_what_to_do(gate: FakeBroker, status: int) -> None:
     gate.refusals = [status]
     error = await refused(gate.address)
     assert error.status == status
@@ -62,7 +62,7 @@ async def test_a_refusal_has_its_status_and_what_to_do(gate: Gate, status: int) 
         (b'{"message":5}', "HTTP 401 the token was not accepted, copy the address again"),
     ],
 )
-async def test_the_reason_a_server_gives_is_the_reason(gate: Gate, body: bytes, en: str) -> None:
+async def test_the_reason_a_server_gives_is_the_reason(gate: FakeBroker, body: bytes, en: str) -> None:
     gate.refusals, gate.body = [401], body.decode()
     assert (await refused(gate.address)).en.endswith(en)
 
@@ -74,7 +74,7 @@ def test_the_address_of_an_example_is_refused_before_anybody_is_asked(token: str
     assert "占位符" in mistake.value.zh
 
 
-async def test_a_link_says_where_a_token_of_free_choice_has_led(gate: Gate) -> None:
+async def test_a_link_says_where_a_token_of_free_choice_has_led(gate: FakeBroker) -> None:
     for headers, said in (({}, False), ({"X-Free-Form-Endpoint": "opaque-12345678"}, True)):
         gate.accepts = headers
         link = await dial.dial(gate.address)
@@ -86,7 +86,7 @@ async def test_a_link_says_where_a_token_of_free_choice_has_led(gate: Gate) -> N
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [("17", 17.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("", 0.0)])
-async def test_the_time_a_server_asks_for_is_known(gate: Gate, asked: str, seconds: float) -> None:
+async def test_the_time_a_server_asks_for_is_known(gate: FakeBroker, asked: str, seconds: float) -> None:
     gate.refusals, gate.headers = [503], {"Retry-After": asked}
     assert (await refused(gate.address)).retry_after == seconds
 
@@ -101,7 +101,7 @@ async def test_nobody_there_is_told_with_host_and_path_only() -> None:
     assert error.status == 0
 
 
-async def test_a_certificate_nobody_vouches_for_is_refused(gate: Gate) -> None:
+async def test_a_certificate_nobody_vouches_for_is_refused(gate: FakeBroker) -> None:
     empty = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.raises(NoLink):
         await dial.dial(gate.address.replace("ws://", "wss://"), tls=empty)
@@ -132,9 +132,7 @@ async def test_an_address_with_tls_is_reached_by_the_machines_own_list_of_author
         (OSError(f"no way to wss://h.example/?token={TOKEN}"), "no way to wss://h.example/", "no way to wss://h.example/"),
     ],
 )
-async def test_why_nobody_was_reached_is_told_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, en: str, zh: str
-) -> None:
+async def test_why_nobody_was_reached_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch, error: Exception, en: str, zh: str) -> None:
     def fails(*given: object, **named: object) -> None:
         raise error
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from loguru import logger
 from running import BOUND, KEY, get, running
-from sockets.stage import certificates
+from sockets.wire_server import certificates
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
@@ -189,7 +189,7 @@ class Tool:
 
     def answers(self, message: dict[str, Any], result: dict[str, Any]) -> None:
         frame = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}, indent=1)
-        self.party.says(self.party, frame.encode(), asyncio.get_running_loop().time(), True)
+        self.party.receive(self.party, frame.encode(), asyncio.get_running_loop().time(), True)
 
     def close(self, code: int, reason: str) -> None: ...
     def ping(self) -> None: ...
@@ -658,4 +658,3 @@ async def test_a_running_server_shows_its_targets_to_the_holder_of_the_key_witho
             assert CANARY not in stats + metrics
             assert json.loads((await get(server.port, "/stats")).body).get("rooms") is None
         assert (await line.ended())[0] == 1001
-

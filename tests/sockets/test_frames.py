@@ -9,7 +9,7 @@ from sockets.peerframes import BINARY, CONT, PING, PONG, TEXT, closing, frame
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
-from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
+from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, CloseReason
 from mcp_endpoint.sockets.frames import (
     END_BYTES,
     FRAMES_PER_TURN,
@@ -55,10 +55,10 @@ class Ear(Frames):
         self.end = (code, frame)
         self.reason = reason
 
-    def failed(self, goodbye: Goodbye, frame: bytes) -> None:
+    def failed(self, close_reason: CloseReason, frame: bytes) -> None:
         assert self.end is None
-        self.end = (goodbye.code, frame)
-        self.reason = goodbye.reason
+        self.end = (close_reason.code, frame)
+        self.reason = close_reason.reason
 
     def answered(self) -> None:
         self.was_answered += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sockets.peerframes import TEXT, frame
-from sockets.stage import BIG, BOUND, DEVICE, Stage, certificates, configured, connection, linked, request, staged, until
+from sockets.wire_server import BIG, BOUND, DEVICE, Stage, certificates, configured, connection, linked, request, staged, until
 
 from mcp_endpoint.sockets.guard import Guard, Hosts
 from mcp_endpoint.sockets.link import READ_PER_TURN
@@ -88,7 +88,7 @@ async def test_nothing_behind_a_refused_head_is_looked_at() -> None:
         peer.send(b"POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 4\r\n\r\nbody" + get() + request(f"{DEVICE}?token=t"))
         assert (await peer.answer()).status == 421
         assert await peer.end() == b""
-        assert stage.door.counters == {"refused_421": 1}
+        assert stage.acceptor.counters == {"refused_421": 1}
 
 
 async def test_over_tls_a_refused_peer_can_read_why() -> None:
@@ -106,7 +106,7 @@ async def test_a_socket_that_is_closing_is_not_answered() -> None:
         guard.transport.close()
         guard.crowded_out()
         guard.review(0.0)
-        assert not stage.door.counters and not stage.door.unfinished
+        assert not stage.acceptor.counters and not stage.acceptor.unfinished
 
 
 async def test_the_host_of_a_later_request_on_the_same_connection_is_looked_at_too() -> None:
@@ -128,7 +128,7 @@ async def test_a_head_over_its_size_is_431_whatever_it_asks_for(start: bytes) ->
         assert answer.status == 431
         assert "太大" in answer.json()["message"] or "过大" in answer.json()["message"]
         assert await peer.end() == b""
-        assert not stage.broker.parties and not stage.door.unfinished
+        assert not stage.broker.parties and not stage.acceptor.unfinished
 
 
 async def test_a_head_of_just_the_size_is_served() -> None:
@@ -185,7 +185,7 @@ async def test_a_head_that_does_not_arrive_in_time_is_408_and_a_drop_now_and_the
                 assert await peer.end() == b""
             link.say("I was in time")
             assert await link.hears() == "I was in time"
-        assert not stage.door.unfinished
+        assert not stage.acceptor.unfinished
 
 
 async def test_the_time_runs_again_for_each_request_of_a_connection() -> None:
@@ -225,7 +225,7 @@ async def test_of_too_many_unfinished_sockets_the_oldest_gives_way() -> None:
 
 
 async def stage_has(stage: Any, unfinished: int) -> None:
-    await until(lambda: stage.connections and len(stage.door.unfinished) == unfinished)
+    await until(lambda: stage.connections and len(stage.acceptor.unfinished) == unfinished)
 
 
 # Requests that smuggle or do not parse
@@ -248,7 +248,7 @@ async def test_what_is_not_clean_http_is_400_once_and_the_connection_ends(raw: b
         peer.send(raw + GET)
         assert (await peer.answer()).status == 400
         assert await peer.end() == b""
-        assert stage.door.counters["refused_400"] == 1
+        assert stage.acceptor.counters["refused_400"] == 1
 
 
 async def test_a_bad_request_behind_a_good_one_does_not_break_the_good_ones_answer() -> None:
@@ -303,7 +303,7 @@ async def test_a_trickled_body_does_not_keep_an_answered_connection_open() -> No
 async def test_a_guard_that_has_become_a_link_is_forgotten() -> None:
     async with staged() as stage, linked(stage), linked(stage):
         assert [type(one).__name__ for one in stage.connections] == ["Link", "Link"]
-        assert not stage.door.unfinished
+        assert not stage.acceptor.unfinished
 
 
 # Pipelines, and answers nobody reads
@@ -350,7 +350,7 @@ async def test_pipelined_requests_are_answered_in_turn_and_wait_unread_while_nob
         await until(lambda: len(stage.connections) == 1)
         guard = await stands_still(stage)
         assert len(guard.pipeline) <= 40
-        assert stage.door.budget.bytes <= 1024 * 1024
+        assert stage.acceptor.budget.bytes <= 1024 * 1024
         peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
         for _ in range(100):
             await peer.reader.readuntil(b"HTTP/1.1 200 OK\r\n")
@@ -368,7 +368,7 @@ async def test_a_burst_of_pipelined_requests_is_answered_to_the_last_and_the_con
         assert len((await peer.answer()).body) == BIG
         peer.send(get()[20:])
         assert (await peer.answer()).body == b"hello"
-        await until(lambda: not stage.door.budget.bytes)
+        await until(lambda: not stage.acceptor.budget.bytes)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
@@ -380,8 +380,8 @@ async def test_an_answer_nobody_takes_ends_its_connection_after_stalled_seconds(
         peer.send(get("/big", ending) if ending else get("/big"))
         await until(lambda: stage.connections)
         await until(lambda: not (stage.connections or stage.server.server_state.tasks))
-        assert stage.door.counters["http_cut"] == 1
-        assert not stage.door.budget.bytes
+        assert stage.acceptor.counters["http_cut"] == 1
+        assert not stage.acceptor.budget.bytes
 
 
 async def test_the_last_of_an_answer_is_watched_too_when_its_sender_has_said_goodbye() -> None:
@@ -405,7 +405,7 @@ async def test_who_reads_slowly_but_reads_gets_its_whole_answer() -> None:
             total += len(await peer.reader.read(1024 * 1024))
             transport.pause_reading()
             await asyncio.sleep(0.05)
-        assert stage.door.counters["http_cut"] == 0
+        assert stage.acceptor.counters["http_cut"] == 0
 
 
 async def test_a_stream_that_has_nothing_to_say_is_left_alone() -> None:
@@ -425,8 +425,8 @@ async def test_of_all_connections_the_one_with_most_unread_is_cut_off() -> None:
             for peer in (one, two, three):
                 deaf(peer)
                 peer.send(get("/big"))
-            await until(lambda: stage.door.counters["http_cut"] >= 1)
-            assert stage.door.budget.bytes <= BIG + BIG // 2
+            await until(lambda: stage.acceptor.counters["http_cut"] >= 1)
+            assert stage.acceptor.budget.bytes <= BIG + BIG // 2
         stage.server.lifespan.state["go"].set()
         assert await good.reader.readexactly(5) == b"later"
 
@@ -450,7 +450,7 @@ async def test_an_upgrade_before_the_answers_are_taken_is_not_made() -> None:
         guard.cycle.response_complete = True  # as if all had been handed to the transport
         guard.data_received(request(f"{DEVICE}?token=t"))
         assert not stage.broker.parties
-        assert stage.door.counters["refused_400"] == 1
+        assert stage.acceptor.counters["refused_400"] == 1
 
 
 async def stands_still_writing(stage: Stage) -> Any:
@@ -543,5 +543,5 @@ async def test_an_answer_that_its_application_gives_up_ends_with_the_connection_
         with contextlib.suppress(ConnectionResetError):
             assert not (await asyncio.wait_for(peer.reader.read(), BOUND)).endswith(b"0\r\n\r\n"), "it looks complete"
         await until(lambda: not (stage.connections or stage.server.server_state.tasks))
-        assert stage.door.counters["http_cut"] == 1
+        assert stage.acceptor.counters["http_cut"] == 1
     assert not caplog.records

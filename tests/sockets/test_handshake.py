@@ -10,19 +10,19 @@ from urllib.parse import quote
 
 import pytest
 from sockets.peerframes import PING, TEXT, frame
-from sockets.stage import DEVICE, KEY, TOOL, Double, configured, connection, knock, linked, request, staged
+from sockets.wire_server import DEVICE, KEY, TOOL, Double, configured, connection, knock, linked, request, staged
 from websockets.datastructures import Headers
 
-from mcp_endpoint.access.admission import BadTokens, Porter, Refusal, host_of
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.admission import Authenticator, BadTokens, Refusal, host_of
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.errors import CROWDED_OUT, RESTARTING
 from mcp_endpoint.log import setup
 from mcp_endpoint.settings.schema import Config, Logging, Server
-from mcp_endpoint.sockets.handshake import Admission, Door
+from mcp_endpoint.sockets.handshake import Acceptor, Admission
 
-DOORS = Doors(KEY)
-XIAOZHI = DOORS.make_xiaozhi("0123456789abcdef0123456789abcdef")
-BAD = DOORS.make_signed("home") + "x"
+CODEC = TokenCodec(KEY)
+XIAOZHI = CODEC.make_xiaozhi("0123456789abcdef0123456789abcdef")
+BAD = CODEC.make_signed("home") + "x"
 NEAR = ("127.0.0.1", 40_000)
 FAR = ("203.0.113.9", 40_000)
 
@@ -37,14 +37,14 @@ class Clock:
         return self.now
 
 
-def door(config: Config | None = None, clock: Callable[[], float] | None = None) -> Door:
+def acceptor(config: Config | None = None, clock: Callable[[], float] | None = None) -> Acceptor:
     clock = clock or Clock()
     config = config or configured()
-    return Door(config, Double(), Porter(config, DOORS, clock=clock, epoch=clock))  # type: ignore[arg-type]
+    return Acceptor(config, Double(), Authenticator(config, CODEC, clock=clock, epoch=clock))  # type: ignore[arg-type]
 
 
 def asks(
-    at: Door, target: str, *, peer: tuple[str, int] = NEAR, local: str = "127.0.0.1", tls: bool = False, **headers: str
+    at: Acceptor, target: str, *, peer: tuple[str, int] = NEAR, local: str = "127.0.0.1", tls: bool = False, **headers: str
 ) -> Admission | Refusal:
     named = Headers({"Host": "127.0.0.1:8004"})
     for name, value in headers.items():
@@ -94,13 +94,13 @@ async def test_no_token_and_the_one_of_an_example_are_told_apart_from_a_wrong_on
 
 @pytest.mark.row("D24")
 async def test_a_raw_plus_that_arrives_as_a_blank_opens_the_door_all_the_same() -> None:
-    agent = next(name for name in (f"a{n}" for n in range(10_000)) if "+" in DOORS.make_xiaozhi(name))
+    agent = next(name for name in (f"a{n}" for n in range(10_000)) if "+" in CODEC.make_xiaozhi(name))
     for spelling in (
-        DOORS.make_xiaozhi(agent),
-        DOORS.make_xiaozhi(agent).rstrip("="),
-        DOORS.make_xiaozhi(agent).replace("+", "-").replace("/", "_"),
+        CODEC.make_xiaozhi(agent),
+        CODEC.make_xiaozhi(agent).rstrip("="),
+        CODEC.make_xiaozhi(agent).replace("+", "-").replace("/", "_"),
     ):
-        found = asks(door(), f"{DEVICE}?token={spelling}", peer=FAR)
+        found = asks(acceptor(), f"{DEVICE}?token={spelling}", peer=FAR)
         assert isinstance(found, Admission) and found.opened.endpoint == f"agent:{agent}"
 
 
@@ -113,16 +113,16 @@ async def test_the_token_may_come_as_authorization_bearer(scheme: str) -> None:
 
 
 def test_an_empty_token_in_the_address_leaves_the_header_and_two_that_differ_are_400() -> None:
-    found = asks(door(), f"{DEVICE}?token=", Authorization="Bearer header")
+    found = asks(acceptor(), f"{DEVICE}?token=", Authorization="Bearer header")
     assert isinstance(found, Admission) and found.opened.endpoint == "opaque:header"
-    assert status(asks(door(), f"{DEVICE}?token=same", Authorization="Bearer same")) == 101
-    assert status(asks(door(), f"{DEVICE}?token=query", Authorization="Bearer header")) == 400
-    assert status(asks(door(), f"{DEVICE}?token=one&token=two")) == 400
-    assert status(asks(door(), DEVICE, Authorization="Basic Zm9vOmJhcg==")) == 401
+    assert status(asks(acceptor(), f"{DEVICE}?token=same", Authorization="Bearer same")) == 101
+    assert status(asks(acceptor(), f"{DEVICE}?token=query", Authorization="Bearer header")) == 400
+    assert status(asks(acceptor(), f"{DEVICE}?token=one&token=two")) == 400
+    assert status(asks(acceptor(), DEVICE, Authorization="Basic Zm9vOmJhcg==")) == 401
 
 
 @pytest.mark.parametrize(
-    "query", [f"?token={BAD}", f"?token={DOORS.make_signed('home', expires=1.0)}", "?token=" + "Zz09" * 16, "?token=" + "x" * 5_000]
+    "query", [f"?token={BAD}", f"?token={CODEC.make_signed('home', expires=1.0)}", "?token=" + "Zz09" * 16, "?token=" + "x" * 5_000]
 )
 @pytest.mark.row("D25")
 async def test_a_bad_token_is_401_before_101_and_the_answer_does_not_say_why(query: str) -> None:
@@ -135,31 +135,31 @@ async def test_a_bad_token_is_401_before_101_and_the_answer_does_not_say_why(que
         assert answer.headers["content-type"].startswith("application/json")
         message = answer.json()["message"]
         assert "令牌无效" in message and "Invalid token" in message and "mcp-endpoint url" in message
-        assert not stage.broker.parties and not stage.door.open
+        assert not stage.broker.parties and not stage.acceptor.open
 
 
 def test_a_signed_token_opens_its_side_only() -> None:
     for role, tool, device in (("both", 101, 101), ("tool", 101, 403), ("device", 403, 101)):
-        token = DOORS.make_signed("home", role)  # type: ignore[arg-type]
-        assert status(asks(door(), f"{TOOL}?token={token}", peer=FAR)) == tool
-        assert status(asks(door(), f"{DEVICE}?token={token}", peer=FAR)) == device
+        token = CODEC.make_signed("home", role)  # type: ignore[arg-type]
+        assert status(asks(acceptor(), f"{TOOL}?token={token}", peer=FAR)) == tool
+        assert status(asks(acceptor(), f"{DEVICE}?token={token}", peer=FAR)) == device
 
 
 def test_a_signed_token_ends() -> None:
     clock = Clock()
-    entrance = door(clock=clock)
-    target = f"{DEVICE}?token={DOORS.make_signed('home', expires=2_000.0)}"
+    entrance = acceptor(clock=clock)
+    target = f"{DEVICE}?token={CODEC.make_signed('home', expires=2_000.0)}"
     assert status(asks(entrance, target)) == 101
     clock.now = 2_000.0
     assert status(asks(entrance, target)) == 401
 
 
 def test_the_name_of_a_tool_process_is_handed_on_cut_to_a_bound() -> None:
-    found = asks(door(), f"{TOOL}?token=t&server_id=my%20tool")
+    found = asks(acceptor(), f"{TOOL}?token=t&server_id=my%20tool")
     assert isinstance(found, Admission) and found.server_id == "my tool"
-    found = asks(door(), f"{TOOL}?token=t&server_id={'n' * 1_000}")
+    found = asks(acceptor(), f"{TOOL}?token=t&server_id={'n' * 1_000}")
     assert isinstance(found, Admission) and len(found.server_id) == 128
-    found = asks(door(), f"{TOOL}?token=t")
+    found = asks(acceptor(), f"{TOOL}?token=t")
     assert isinstance(found, Admission) and found.server_id == ""
 
 
@@ -187,13 +187,13 @@ def test_an_opaque_token_pairs_only_between_local_peers(
     expected: int, server: dict[str, Any], peer: tuple[str, int], local: str, header: str | None
 ) -> None:
     headers = {header: "for=1.2.3.4"} if header else {}
-    assert status(asks(door(configured(server=server)), f"{DEVICE}?token=friend", peer=peer, local=local, **headers)) == expected
+    assert status(asks(acceptor(configured(server=server)), f"{DEVICE}?token=friend", peer=peer, local=local, **headers)) == expected
 
 
 def test_opaque_tokens_can_be_allowed_for_everybody_or_for_nobody() -> None:
-    always = door(configured(server={"host": "0.0.0.0"}, security={"opaque_tokens": "always"}))
+    always = acceptor(configured(server={"host": "0.0.0.0"}, security={"opaque_tokens": "always"}))
     assert status(asks(always, f"{DEVICE}?token=friend", peer=FAR, X_Forwarded_For="1.2.3.4")) == 101
-    never = door(configured(security={"opaque_tokens": "never"}))
+    never = acceptor(configured(security={"opaque_tokens": "never"}))
     assert status(asks(never, f"{DEVICE}?token=friend")) == 401
     assert status(asks(never, f"{DEVICE}?token={quote(XIAOZHI)}")) == 101
 
@@ -221,7 +221,7 @@ def test_opaque_tokens_can_be_allowed_for_everybody_or_for_nobody() -> None:
 )
 @pytest.mark.row("D20")
 def test_a_web_page_may_connect_only_from_an_allowed_origin(origin: str | None, expected: int) -> None:
-    entrance = door(configured(security={"allowed_origins": ("https://app.example.com",)}))
+    entrance = acceptor(configured(security={"allowed_origins": ("https://app.example.com",)}))
     headers = {} if origin is None else {"Origin": origin}
     assert status(asks(entrance, f"{DEVICE}?token=friend", **headers)) == expected
 
@@ -236,9 +236,9 @@ async def test_a_foreign_origin_is_refused_before_101_and_so_are_two() -> None:
 
 
 def test_by_default_every_page_may_connect_that_has_a_secret() -> None:
-    assert status(asks(door(), f"{DEVICE}?token={quote(XIAOZHI, safe='')}", Origin="https://any.example")) == 101
-    assert status(asks(door(), f"{DEVICE}?token=friend", Origin="https://any.example")) == 403
-    assert status(asks(door(), f"{TOOL}?token=friend", Origin="https://any.example")) == 403
+    assert status(asks(acceptor(), f"{DEVICE}?token={quote(XIAOZHI, safe='')}", Origin="https://any.example")) == 101
+    assert status(asks(acceptor(), f"{DEVICE}?token=friend", Origin="https://any.example")) == 403
+    assert status(asks(acceptor(), f"{TOOL}?token=friend", Origin="https://any.example")) == 403
 
 
 # No room
@@ -268,25 +268,25 @@ async def test_who_has_every_link_gives_way_to_another_endpoint_with_the_newest(
         linked(stage, token="greedy") as third,
         linked(stage, token="modest") as other,
     ):
-        assert await third.goodbye() == tuple(CROWDED_OUT)
+        assert await third.close_reason() == tuple(CROWDED_OUT)
         assert (await knock(stage, f"{DEVICE}?token=greedy")).status == 503
         async with linked(stage, token="new") as fifth:
             for peer in (first, other, fifth):
                 peer.say("still here")
                 assert await peer.hears() == "still here"
-            assert await second.goodbye() == tuple(CROWDED_OUT)
-            assert stage.door.links <= 4
+            assert await second.close_reason() == tuple(CROWDED_OUT)
+            assert stage.acceptor.links <= 4
 
 
 async def test_a_draining_server_lets_nobody_in() -> None:
     async with staged() as stage, linked(stage) as inside:
-        stage.door.refuse_new = True
+        stage.acceptor.refuse_new = True
         answer = await knock(stage, f"{DEVICE}?token=friend")
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
         inside.say("I may finish")
         assert await inside.hears() == "I may finish"
-        stage.door.close_all(RESTARTING)
-        assert await inside.goodbye() == tuple(RESTARTING)
+        stage.acceptor.close_all(RESTARTING)
+        assert await inside.close_reason() == tuple(RESTARTING)
 
 
 # Failed tokens
@@ -295,7 +295,7 @@ async def test_a_draining_server_lets_nobody_in() -> None:
 @pytest.mark.row("E21")
 def test_the_eleventh_bad_token_of_an_address_within_a_minute_hears_429_and_a_good_one_never_does() -> None:
     clock = Clock()
-    entrance = door(clock=clock)
+    entrance = acceptor(clock=clock)
     good = f"{DEVICE}?token={quote(XIAOZHI)}"
     heard = [asks(entrance, f"{DEVICE}?token={BAD}", peer=(FAR[0], port)) for port in range(11)]
     assert [status(one) for one in heard] == [401] * 10 + [429]
@@ -308,13 +308,13 @@ def test_the_eleventh_bad_token_of_an_address_within_a_minute_hears_429_and_a_go
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "10.0.0.5", "::ffff:10.0.0.5"])
 def test_loopback_and_trusted_proxies_are_exempt(host: str) -> None:
-    entrance = door(configured(server={"trusted_proxies": ("10.0.0.0/24", "fd00::1")}))
+    entrance = acceptor(configured(server={"trusted_proxies": ("10.0.0.0/24", "fd00::1")}))
     assert {status(asks(entrance, f"{DEVICE}?token={BAD}", peer=(host, 1))) for _ in range(20)} == {401}
-    assert len(entrance.porter.bad_tokens) == 0
+    assert len(entrance.authenticator.bad_tokens) == 0
 
 
 def test_behind_a_trusted_proxy_the_address_it_forwards_counts_and_nothing_a_client_makes_up() -> None:
-    entrance = door(configured(server={"trusted_proxies": ("10.0.0.5", "10.0.0.6")}))
+    entrance = acceptor(configured(server={"trusted_proxies": ("10.0.0.5", "10.0.0.6")}))
     proxy = ("10.0.0.5", 1)
 
     def one(forwarded: str, peer: tuple[str, int] = proxy) -> Admission | Refusal:
@@ -377,7 +377,7 @@ async def test_a_wrong_handshake_gets_an_http_answer(change: dict[str, str], exp
         assert answer.status == expected
         assert answer.json()["error"] == "bad handshake"
         assert await peer.end() == b""
-        assert not stage.broker.parties and not stage.door.porter.bad_tokens
+        assert not stage.broker.parties and not stage.acceptor.authenticator.bad_tokens
 
 
 async def test_the_handshake_is_the_one_of_rfc_6455() -> None:
@@ -394,7 +394,7 @@ async def test_the_handshake_is_the_one_of_rfc_6455() -> None:
 async def test_who_comes_with_a_token_of_free_choice_hears_where_it_has_led() -> None:
     async with staged() as stage:
         answer = await knock(stage, f"{DEVICE}?token=friend")
-        assert answer.headers["x-free-form-endpoint"] == DOORS.open("friend", 0).shown
+        assert answer.headers["x-free-form-endpoint"] == CODEC.open("friend", 0).shown
 
 
 @pytest.mark.parametrize("offer", ["permessage-deflate", "permessage-deflate; client_max_window_bits, x-webkit-deflate-frame"])
@@ -459,7 +459,7 @@ def test_the_host_of_an_address() -> None:
 
 
 def test_links_are_counted_while_their_socket_is_there() -> None:
-    entrance = door()
+    entrance = acceptor()
     assert entrance.links == 0
     entrance.came(object(), "home")  # type: ignore[arg-type]
     assert entrance.links == 1

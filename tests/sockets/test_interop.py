@@ -18,7 +18,7 @@ import pytest
 import websocket
 import websockets
 import websockets.asyncio.client
-from sockets.stage import BOUND, DEVICE, TOOL, configured, staged, until
+from sockets.wire_server import BOUND, DEVICE, TOOL, configured, staged, until
 
 from mcp_endpoint.core.broker import Broker
 
@@ -208,5 +208,5 @@ async def test_devices_and_tools_of_every_make_understand_each_other(device: str
             serving.cancel()
             with suppress(asyncio.CancelledError):
                 await serving
-        await until(lambda: not stage.door.links)
-        assert stage.door.counters["goodbyes_1000"] == 2, stage.door.counters
+        await until(lambda: not stage.acceptor.links)
+        assert stage.acceptor.counters["goodbyes_1000"] == 2, stage.acceptor.counters

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from sockets.peerframes import PONG, TEXT, closing, frame
-from sockets.stage import BOUND, DEVICE, TOOL, configured, connection, linked, request, staged, until
+from sockets.wire_server import BOUND, DEVICE, TOOL, configured, connection, linked, request, staged, until
 
-from mcp_endpoint.errors import KEEPALIVE, NOT_READING, Goodbye
+from mcp_endpoint.errors import KEEPALIVE, NOT_READING, CloseReason
 from mcp_endpoint.sockets.keepalive import NEVER, REVIEWS_PER_TURN, Keepalive
 
 PING = 0x89
@@ -38,8 +38,8 @@ class Kept:
         self.pinged = now
         self.done.append("ping")
 
-    def goodbye(self, goodbye: Goodbye) -> None:
-        self.done.append(goodbye)
+    def close_reason(self, close_reason: CloseReason) -> None:
+        self.done.append(close_reason)
 
     def cut(self) -> None:
         self.done.append("cut")
@@ -214,9 +214,9 @@ async def test_a_peer_that_does_not_answer_pings_ends_with_1011_and_is_cut_off()
     async with staged(configured(websocket=SWIFT)) as stage, linked(stage) as peer:
         assert (await peer.frame())[0] == PING
         assert await stage.broker.left() == tuple(KEEPALIVE)
-        assert await peer.goodbye() == tuple(KEEPALIVE)
+        assert await peer.close_reason() == tuple(KEEPALIVE)
         assert await peer.end() == b""  # the socket is closed although we never answered
-        assert not stage.door.links
+        assert not stage.acceptor.links
 
 
 async def test_a_half_open_link_is_found_by_a_ping_of_the_broker() -> None:
@@ -241,7 +241,7 @@ async def test_a_half_open_link_is_found_by_a_ping_of_the_broker() -> None:
 async def test_a_peer_that_does_not_answer_our_goodbye_is_cut_off_after_close_timeout() -> None:
     async with staged(configured(websocket=SWIFT | {"ping_interval": 3_600.0})) as stage, linked(stage) as peer:
         (await stage.broker.party()).link.close(1008, "enough")
-        assert await peer.goodbye() == (1008, "enough")
+        assert await peer.close_reason() == (1008, "enough")
         assert await stage.broker.left() == (1008, "enough")
         loop = asyncio.get_running_loop()
         before = loop.time()
@@ -259,7 +259,7 @@ async def test_a_peer_that_closes_and_then_does_not_read_is_cut_off() -> None:
             party.link.send(b"x" * 1_000_000)
         peer.send(closing())
         assert (await stage.broker.left())[0] == 1000
-        await until(lambda: not stage.door.links)
+        await until(lambda: not stage.acceptor.links)
 
 
 @pytest.mark.parametrize("path", [TOOL, DEVICE])
@@ -271,7 +271,7 @@ async def test_a_peer_that_takes_nothing_for_stalled_seconds_ends_with_1013(path
         for _ in range(20):
             party.link.send(b"x" * 1_000_000)
         assert await stage.broker.left() == tuple(NOT_READING)
-        await until(lambda: not stage.door.links)
+        await until(lambda: not stage.acceptor.links)
 
 
 async def test_a_peer_that_reads_slowly_but_reads_is_not_stalled() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from sockets.peerframes import BINARY, PING, TEXT, closing, frame
-from sockets.stage import DEVICE, TOOL, Party, certificates, configured, linked, staged, until
+from sockets.wire_server import DEVICE, TOOL, Party, certificates, configured, linked, staged, until
 
 from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, TOO_BIG
 from mcp_endpoint.log import setup
@@ -83,7 +83,7 @@ async def test_messages_of_either_side_may_be_as_large_as_their_limit_says() -> 
                 peer.say("x" * limit)
                 assert len(await peer.hears()) == limit
                 peer.say("x" * (limit + 1))
-                assert await peer.goodbye() == tuple(TOO_BIG)
+                assert await peer.close_reason() == tuple(TOO_BIG)
         assert (await stage.broker.left(0), await stage.broker.left(1)) == (tuple(TOO_BIG), tuple(TOO_BIG))
 
 
@@ -91,7 +91,7 @@ async def test_a_goodbye_is_read_even_by_a_peer_in_the_middle_of_a_large_message
     """Closing a socket with unread bytes makes the kernel throw away what the peer has not read: so only our half is closed."""
     async with staged(configured(limits={"consumer_message_bytes": 2_048})) as stage, linked(stage) as peer:
         peer.send(frame(TEXT, b"x" * 4 * MIB))
-        assert await peer.goodbye() == tuple(TOO_BIG)
+        assert await peer.close_reason() == tuple(TOO_BIG)
         assert await peer.end() == b""
 
 
@@ -144,7 +144,7 @@ async def test_a_link_is_read_once_before_the_others_have_their_turn(leaving: bo
         party = await stage.broker.party()
         stage.broker.hear = lambda party, data: None
         if leaving:
-            party.link.goodbye(GOING_AWAY)
+            party.link.close_reason(GOING_AWAY)
         flood.send(frame(BINARY, b"x" * MIB) * 8)
         await until(lambda: sum(sizes) >= 8 * MIB)
         assert len(turns) == len(set(turns)) > 1
@@ -255,7 +255,7 @@ async def test_the_peers_goodbye_is_answered_and_told_to_the_broker() -> None:
         (await stage.broker.party()).link.send(b"last words")
         peer.send(closing(4_001, "再见".encode()))
         assert await peer.hears() == "last words"
-        assert await peer.goodbye() == (4_001, "再见")
+        assert await peer.close_reason() == (4_001, "再见")
         assert await peer.end() == b""
         assert await stage.broker.left() == (4_001, "再见")
 
@@ -278,7 +278,7 @@ async def test_a_socket_that_ends_without_a_close_frame_is_1006(how: str) -> Non
         party.link.send(b"nobody hears this")
         party.link.close(*GOING_AWAY)
         party.link.ping()
-        await until(lambda: not stage.door.links)
+        await until(lambda: not stage.acceptor.links)
         assert party.link.queued == 0
         party.link.send(b"nor this")
         party.link.cut()
@@ -293,7 +293,7 @@ async def test_our_goodbye_comes_after_what_was_sent_and_nothing_after_it() -> N
         party.link.close(1008, "again")
         party.link.ping()
         assert await peer.hears() == "one"
-        assert await peer.goodbye() == (1012, "restarting")
+        assert await peer.close_reason() == (1012, "restarting")
         peer.send(frame(TEXT, b"ignored") + closing(1012))
         assert await peer.end() == b""
         assert await stage.broker.left() == (1012, "restarting")
@@ -312,7 +312,7 @@ async def test_the_broker_is_told_of_its_own_goodbye_after_it_has_returned() -> 
         peer.send(frame(TEXT, b"1") + frame(TEXT, b"2") + closing(1008))
         assert await stage.broker.left() == (1008, "you")
         assert order == ["returned"]
-        assert await peer.goodbye() == (1008, "you")
+        assert await peer.close_reason() == (1008, "you")
         assert await peer.end() == b""
 
 
@@ -334,7 +334,7 @@ async def test_a_fault_in_the_heart_ends_its_link_with_1011_and_no_other() -> No
 
         stage.broker.hear = hear
         unlucky.say("boom")
-        assert await unlucky.goodbye() == tuple(INTERNAL)
+        assert await unlucky.close_reason() == tuple(INTERNAL)
         assert await stage.broker.left() == tuple(INTERNAL)
         lucky.say("fine")
         assert await lucky.hears() == "fine"
@@ -343,20 +343,20 @@ async def test_a_fault_in_the_heart_ends_its_link_with_1011_and_no_other() -> No
 async def test_all_links_hear_the_same_goodbye() -> None:
     async with staged() as stage, linked(stage) as one, linked(stage, TOOL) as two:
         await stage.broker.party(1)
-        stage.door.close_all(RESTARTING)
+        stage.acceptor.close_all(RESTARTING)
         for peer in (one, two):
-            assert await peer.goodbye() == tuple(RESTARTING)
+            assert await peer.close_reason() == tuple(RESTARTING)
             peer.send(closing(1012))
             assert await peer.end() == b""
-        await until(lambda: not stage.door.links)
-        assert stage.door.counters == {"links_accepted": 2, "goodbyes_1012": 2}
+        await until(lambda: not stage.acceptor.links)
+        assert stage.acceptor.counters == {"links_accepted": 2, "goodbyes_1012": 2}
 
 
 async def test_over_tls_a_broken_protocol_ends_with_its_reason_too() -> None:
     server, client = certificates()
     async with staged(tls=server) as stage, linked(stage, tls=client) as peer:
         peer.send(frame(TEXT, b"x", mask=None))
-        assert (await peer.goodbye())[0] == 1002
+        assert (await peer.close_reason())[0] == 1002
         assert await peer.end() == b""
         assert (await stage.broker.left())[0] == 1002
 
@@ -371,7 +371,7 @@ async def test_many_links_that_end_in_every_way_leave_nothing_behind() -> None:
                     case 0:
                         await peer.hears()
                         peer.send(closing())
-                        await peer.goodbye()
+                        await peer.close_reason()
                     case 1:
                         peer.abort()
                     case 2:
@@ -381,13 +381,13 @@ async def test_many_links_that_end_in_every_way_leave_nothing_behind() -> None:
                         peer.send(b"\xff\xff\xff")
                     case 4:
                         peer.send(frame(TEXT, b"fragment", fin=False))
-                        stage.door.close_all(RESTARTING)
+                        stage.acceptor.close_all(RESTARTING)
                         peer.send(closing())
-            await until(lambda: not stage.door.links)
+            await until(lambda: not stage.acceptor.links)
         await until(lambda: not stage.connections)
         assert all(party.left for party in stage.broker.parties)
-        assert {one for slot in stage.door.keepalive._slots.values() for one in slot} <= {stage.door.budget}
-        assert not stage.door.budget.bytes and not stage.door.budget._begun and not stage.door.unfinished
+        assert {one for slot in stage.acceptor.keepalive._slots.values() for one in slot} <= {stage.acceptor.budget}
+        assert not stage.acceptor.budget.bytes and not stage.acceptor.budget._begun and not stage.acceptor.unfinished
         links = [party.link for party in stage.broker.parties]
         stage.broker.parties.clear()
         assert all(link._held is link._rest is link._protocol is link._transport is link.party is None and not link._out for link in links)
@@ -418,7 +418,7 @@ async def test_uvicorns_own_shutdown_says_restarting() -> None:
         await stage.broker.party()
         for one in list(stage.connections):
             one.shutdown()
-        assert await peer.goodbye() == tuple(RESTARTING)
+        assert await peer.close_reason() == tuple(RESTARTING)
 
 
 async def test_a_log_line_is_written_per_event_and_none_per_frame() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from sockets.peerframes import BINARY, CLOSE, CONT, PING, PONG, TEXT, closing, frame
-from sockets.stage import configured, linked, staged
+from sockets.wire_server import configured, linked, staged
 
 from mcp_endpoint.errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sockets.peerframes import TEXT, frame
-from sockets.stage import DEVICE, TOOL, certificates, configured, connection, linked, request, staged, until
+from sockets.wire_server import DEVICE, TOOL, certificates, configured, connection, linked, request, staged, until
 
 from mcp_endpoint.errors import NOT_READING, OVER_BUDGET
 
@@ -25,9 +25,9 @@ async def test_who_does_not_bring_tls_up_in_time_is_cut_off(said: bytes) -> None
         connection(stage) as silent,
     ):
         silent.send(said)
-        await until(lambda: len(stage.door.unfinished) == 1)
+        await until(lambda: len(stage.acceptor.unfinished) == 1)
         assert await silent.end() == b""
-        await until(lambda: len(stage.connections) == 1 and not stage.door.unfinished)
+        await until(lambda: len(stage.connections) == 1 and not stage.acceptor.unfinished)
         link.say("I was in time")
         assert await link.hears() == "I was in time"
 
@@ -38,7 +38,7 @@ async def test_the_time_for_tls_and_for_the_head_is_one() -> None:
     loop = asyncio.get_running_loop()
     async with staged(configured(limits={"handshake_seconds": 1.0}), tls=server) as stage, connection(stage) as peer:
         began = loop.time()
-        await until(lambda: len(stage.door.unfinished) == 1)
+        await until(lambda: len(stage.acceptor.unfinished) == 1)
         await until(lambda: loop.time() > began + 0.5)
         await peer.writer.start_tls(client, server_hostname="localhost")
         (guard,) = stage.connections
@@ -50,7 +50,7 @@ async def test_the_time_for_tls_and_for_the_head_is_one() -> None:
 async def test_of_too_many_sockets_without_tls_the_oldest_gives_way() -> None:
     server, client = certificates()
     async with staged(configured(limits={"unfinished_handshakes": 2}), tls=server) as stage, connection(stage) as oldest:
-        await until(lambda: len(stage.door.unfinished) == 1)
+        await until(lambda: len(stage.acceptor.unfinished) == 1)
         async with connection(stage), linked(stage, tls=client) as link:
             assert await oldest.end() == b""
             link.say("in")
@@ -63,8 +63,8 @@ async def test_what_is_not_tls_ends_at_once_and_leaves_nothing(said: bytes) -> N
     async with staged(tls=server) as stage, connection(stage) as peer:
         peer.send(said)
         await peer.end()
-        await until(lambda: not stage.connections and not stage.door.unfinished)
-        assert not stage.door.keepalive._slots
+        await until(lambda: not stage.connections and not stage.acceptor.unfinished)
+        assert not stage.acceptor.keepalive._slots
 
 
 async def test_a_socket_that_goes_before_tls_is_up_leaves_nothing() -> None:
@@ -72,8 +72,8 @@ async def test_a_socket_that_goes_before_tls_is_up_leaves_nothing() -> None:
     async with staged(tls=server) as stage:
         async with connection(stage):
             await until(lambda: len(stage.connections) == 1)
-        await until(lambda: not stage.connections and not stage.door.unfinished)
-        assert not stage.door.keepalive._slots
+        await until(lambda: not stage.connections and not stage.acceptor.unfinished)
+        assert not stage.acceptor.keepalive._slots
 
 
 async def test_when_the_server_stops_sockets_without_tls_are_dropped() -> None:
@@ -109,10 +109,10 @@ async def test_what_tls_has_encrypted_and_nobody_takes_counts_and_is_watched() -
             transport: Any = peer.writer.transport
             transport.pause_reading()
             party.link.send(b"x" * 12 * MIB)
-            await until(lambda: stage.door.budget.bytes > MIB)
+            await until(lambda: stage.acceptor.budget.bytes > MIB)
             assert await stage.broker.left() == tuple(NOT_READING)
-        await until(lambda: not stage.door.links)
-        assert not stage.door.budget.bytes
+        await until(lambda: not stage.acceptor.links)
+        assert not stage.acceptor.budget.bytes
 
 
 async def test_what_tls_has_encrypted_is_forgotten_when_it_has_gone_out() -> None:
@@ -122,7 +122,7 @@ async def test_what_tls_has_encrypted_is_forgotten_when_it_has_gone_out() -> Non
         party.link.send(b"x" * 12 * MIB)
         first, payload = await peer.frame()
         assert first == 0x81 and len(payload) == 12 * MIB
-        await until(lambda: not stage.door.budget.bytes and not party.link.stuck)
+        await until(lambda: not stage.acceptor.budget.bytes and not party.link.stuck)
         assert party.left is None
 
 
@@ -135,18 +135,18 @@ async def test_below_tls_too_the_fattest_pays() -> None:
         transport.pause_reading()
         party.link.send(b"x" * 24 * MIB)
         assert await stage.broker.left() == tuple(OVER_BUDGET)
-        await until(lambda: not stage.door.links)
+        await until(lambda: not stage.acceptor.links)
 
 
 async def test_sockets_without_tls_count_in_the_budget() -> None:
     server, client = certificates()
     async with staged(configured(limits={"buffered_bytes": 300 * 1024}), tls=server) as stage, connection(stage) as oldest:
-        await until(lambda: len(stage.door.unfinished) == 1)
+        await until(lambda: len(stage.acceptor.unfinished) == 1)
         async with connection(stage), connection(stage), connection(stage):
             assert await oldest.end() == b""
-            await until(lambda: len(stage.door.unfinished) == 3)
-        await until(lambda: not stage.door.budget.bytes)
+            await until(lambda: len(stage.acceptor.unfinished) == 3)
+        await until(lambda: not stage.acceptor.budget.bytes)
         async with linked(stage, tls=client) as link:
             link.say("in")
             assert await link.hears() == "in"
-            assert not stage.door.budget.bytes
+            assert not stage.acceptor.budget.bytes

@@ -12,15 +12,15 @@ import socket
 
 import uvicorn
 from sockets.peerframes import PING, TEXT, closing, frame
-from sockets.stage import BOUND, DEVICE, KEY, Double, Peer, configured, hello, linked, request, staged, until
+from sockets.wire_server import BOUND, DEVICE, KEY, Double, Peer, configured, hello, linked, request, staged, until
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from mcp_endpoint.access.admission import Porter
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.admission import Authenticator
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.errors import RESTARTING
 from mcp_endpoint.sockets.guard import Guard, make_guard_class
-from mcp_endpoint.sockets.handshake import Door
+from mcp_endpoint.sockets.handshake import Acceptor
 from mcp_endpoint.sockets.link import Link, make_link_class
 
 
@@ -61,17 +61,19 @@ async def test_the_link_is_handed_the_transport_and_the_head_and_is_among_the_co
 
 async def test_with_uvicorns_own_guard_a_link_works_as_well() -> None:
     """Bytes that come with the head are lost then, the rest of the contract is the same."""
-    door = Door(configured(), Double(), Porter(configured(), Doors(KEY)))  # type: ignore[arg-type]
-    await _serve_once(uvicorn.Config(hello, http=HttpToolsProtocol, ws=make_link_class(door), log_config=None, lifespan="off"), door)
+    acceptor = Acceptor(configured(), Double(), Authenticator(configured(), TokenCodec(KEY)))  # type: ignore[arg-type]
+    await _serve_once(
+        uvicorn.Config(hello, http=HttpToolsProtocol, ws=make_link_class(acceptor), log_config=None, lifespan="off"), acceptor
+    )
 
 
 async def test_uvicorns_server_runs_and_stops_with_our_classes() -> None:
-    door = Door(configured(), Double(), Porter(configured(), Doors(KEY)))  # type: ignore[arg-type]
-    settings = uvicorn.Config(hello, http=make_guard_class(door), ws=make_link_class(door), log_config=None, lifespan="off")
-    await _serve_once(settings, door)
+    acceptor = Acceptor(configured(), Double(), Authenticator(configured(), TokenCodec(KEY)))  # type: ignore[arg-type]
+    settings = uvicorn.Config(hello, http=make_guard_class(acceptor), ws=make_link_class(acceptor), log_config=None, lifespan="off")
+    await _serve_once(settings, acceptor)
 
 
-async def _serve_once(settings: uvicorn.Config, door: Door) -> None:
+async def _serve_once(settings: uvicorn.Config, acceptor: Acceptor) -> None:
     server = uvicorn.Server(settings)
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve([listener]))
@@ -85,9 +87,9 @@ async def _serve_once(settings: uvicorn.Config, door: Door) -> None:
     peer.send(frame(TEXT, b"x") + frame(PING))
     assert {await peer.frame(), await peer.frame()} == {(0x81, b"x"), (0x8A, b"")}
     server.should_exit = True
-    assert await peer.goodbye() == tuple(RESTARTING)
+    assert await peer.close_reason() == tuple(RESTARTING)
     peer.send(closing(1012))
     assert await peer.end() == b""
     writer.close()
     await asyncio.wait_for(serving, BOUND)
-    assert not door.links
+    assert not acceptor.links

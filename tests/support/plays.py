@@ -69,7 +69,7 @@ class Actor:
         self.play = play
         self.name = f"{role} {play.count(role)}"
         self.heard: deque[bytes] = deque()
-        self.goodbye: tuple[int, str] | None = None
+        self.close_reason: tuple[int, str] | None = None
         self.pings = 0
         self.queued = 0
         self.party: Any = None
@@ -80,7 +80,7 @@ class Actor:
         self.play.note(self, "<-", self.heard[-1])
 
     def close(self, code: int, reason: str) -> None:
-        self.goodbye = (code, reason)
+        self.close_reason = (code, reason)
         self.play.note(self, "is closed:", f"{code} {reason}".encode())
 
     def ping(self) -> None:
@@ -92,7 +92,7 @@ class Actor:
         for frame in frames:
             data = frame if isinstance(frame, bytes) else json.dumps(frame, ensure_ascii=False, separators=(",", ":")).encode()
             self.play.note(self, "->", data)
-            self.party.says(self.party, data, self.play.now, False)
+            self.party.receive(self.party, data, self.play.now, False)
 
     def hears_bytes(self) -> bytes:
         assert self.heard, "heard nothing"

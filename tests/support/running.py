@@ -31,11 +31,11 @@ def settled(config: Config) -> Config:
 
 
 @asynccontextmanager
-async def running(config: Config, *, root: Path = Path(), alone: str = "") -> AsyncIterator[Server]:
+async def running(config: Config, *, root: Path = Path(), standalone: str = "") -> AsyncIterator[Server]:
     """A server of `config` in this loop; stopped the orderly way at the end. `root` and `alone` as for `create_server`."""
     config = settled(config)
     sockets = bind(config.server, SOURCES)
-    server = create_server(config, root=root, alone=alone)
+    server = create_server(config, root=root, standalone=standalone)
     task = asyncio.create_task(server.serve(sockets))
     try:
         async with asyncio.timeout(BOUND):

@@ -8,7 +8,7 @@ import pytest
 from asgi import request
 from starlette.applications import Starlette
 
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.settings.schema import Config, Security, Server
 from mcp_endpoint.web.app import create_app
 from mcp_endpoint.web.status import View
@@ -27,7 +27,7 @@ def app(debug: bool = False, **security: Any) -> Starlette:
             snapshot=broken,
             scrape=lambda: (b"", "text/plain"),
             uptime=lambda: 1.0,
-            doors=Doors(KEY),
+            codec=TokenCodec(KEY),
         )
     )
 

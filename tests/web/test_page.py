@@ -99,10 +99,10 @@ def test_the_last_goodbye_is_told_with_its_code_its_reason_and_what_the_code_mea
 
 
 def test_an_endpoint_without_links_is_shown_with_its_last_goodbye_and_those_of_check_are_not() -> None:
-    goodbye = {"at": "2026-01-02T03:04:05+00:00", "code": 1006, "reason": ""}
+    close_reason = {"at": "2026-01-02T03:04:05+00:00", "code": 1006, "reason": ""}
     names = ["kitchen", f"{PROBE}1", *map(str, range(99))]
     seen = facts()
-    seen = seen._replace(snapshot={**seen.snapshot, "left": [{"endpoint": name, "last_goodbye": goodbye} for name in names]})
+    seen = seen._replace(snapshot={**seen.snapshot, "left": [{"endpoint": name, "last_goodbye": close_reason} for name in names]})
     shown = render(seen, chinese=False)
     assert "<h3>kitchen</h3>" in shown
     assert PROBE not in shown

@@ -9,7 +9,7 @@ from asgi import Reply, request
 from starlette.applications import Starlette
 
 from mcp_endpoint import __version__
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.settings.schema import Config, Server
 from mcp_endpoint.web.app import create_app
 from mcp_endpoint.web.status import View
@@ -50,7 +50,7 @@ def view(key: str = KEY, **server: Any) -> View:
         snapshot=snapshot,
         scrape=lambda: (b"figures 1\n", "text/plain"),
         uptime=lambda: 3_723.5,
-        doors=Doors(key or KEY),
+        codec=TokenCodec(key or KEY),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from ..settings.schema import Server
-from .tokens import SINGLE_MODULE, Doors, refused_by_xiaozhi
+from .tokens import SINGLE_MODULE, TokenCodec, refused_by_xiaozhi
 
 ROOM: Final = "/mcp_endpoint"
 PROBE: Final = "mcp-endpoint-check-"
@@ -91,10 +91,10 @@ def free_form(shown: str) -> Hint:
     )
 
 
-def announcement(server: Server, port: int, doors: Doors, *, contained: bool) -> str:
+def announcement(server: Server, port: int, codec: TokenCodec, *, contained: bool) -> str:
     """The two addresses a xiaozhi user must copy and what to know about them, printed once at the start and never logged."""
     base = base_of(server, port, contained=contained)
-    token = doors.make_xiaozhi(SINGLE_MODULE)
+    token = codec.make_xiaozhi(SINGLE_MODULE)
     lines = [
         "智控台MCP参数配置 / for the console, parameter server.mcp_endpoint:",
         f"  {console_address(base, server.key)}",

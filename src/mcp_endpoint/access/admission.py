@@ -18,7 +18,7 @@ import msgspec
 
 from ..settings.schema import Config
 from .addresses import is_loopback
-from .tokens import Doors, Opened, Refused
+from .tokens import Grant, Refused, TokenCodec
 
 Side = Literal["tool", "device"]
 Values = Callable[[str], Sequence[str]]
@@ -63,7 +63,7 @@ class TwoTokens(Exception):
     """A request shows two tokens that differ: nobody can say which it means."""
 
 
-class Whence(NamedTuple):
+class Source(NamedTuple):
     """Where a request comes from."""
 
     peer: str
@@ -194,20 +194,20 @@ class BadTokens:
         return 0
 
 
-class Porter:
+class Authenticator:
     """Looks at tokens; one per server, so that an address is counted once whatever it knocks at."""
 
     def __init__(
         self,
         config: Config,
-        doors: Doors,
+        codec: TokenCodec,
         *,
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
     ) -> None:
         """`clock` counts bad tokens, `epoch` is what tokens expire by; both in seconds."""
         self.bad_tokens = BadTokens(config.limits.failed_tokens_per_minute, config.limits.failed_token_addresses)
-        self._doors = doors
+        self._codec = codec
         self._clock = clock
         self._epoch = epoch
         self._key = config.server.key.encode()
@@ -216,42 +216,42 @@ class Porter:
         self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in config.server.trusted_proxies)
         self._opaque_at_all = _opaque_at_all(config)
 
-    def whence(self, peer: tuple[str, int], local: str, values: Values, *, tls: bool = False) -> Whence:
+    def source(self, peer: tuple[str, int], local: str, values: Values, *, tls: bool = False) -> Source:
         """Where a request from `peer` to our address `local` comes from, if a trusted proxy brought it from elsewhere."""
         host, port = peer
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         foreign = self.origins.foreign(values, tls=self.is_tls(host, values, tls=tls))
         if not self._trusted(host):
-            return Whence(host, local, shown, "" if is_loopback(host) else host, foreign)
+            return Source(host, local, shown, "" if is_loopback(host) else host, foreign)
         for entry in reversed(",".join(values("X-Forwarded-For")).split(",")):
             client = _address(entry)
             if not client:
                 break
             if not self._trusted(client):
-                return Whence(host, local, f"{client} via {host}", "" if is_loopback(client) else client, foreign)
-        return Whence(host, local, shown, "", foreign)
+                return Source(host, local, f"{client} via {host}", "" if is_loopback(client) else client, foreign)
+        return Source(host, local, shown, "", foreign)
 
     def is_tls(self, host: str, values: Values, *, tls: bool) -> bool:
         """Whether the browser spoke TLS: to us, or to the trusted proxy at `host`."""
         return tls or (self._trusted(host) and [value.strip() for value in values("X-Forwarded-Proto")[-1:]] == ["https"])
 
-    def admit(self, fields: Iterable[tuple[str, str]], values: Values, whence: Whence, side: Side) -> Opened | Refusal:
+    def admit(self, fields: Iterable[tuple[str, str]], values: Values, source: Source, side: Side) -> Grant | Refusal:
         """What the token of a request opens to this side; `fields` are those of its query."""
         try:
             token = token_of(fields, values)
-            if whence.foreign and not token:
-                return refused_page(whence.shown)
-            opened = self._doors.open(token, self._epoch())
-            if opened.kind == "opaque" and whence.foreign:
-                return refused_page(whence.shown)
-            if opened.kind == "opaque" and not self._opaque_allowed(values, whence):
+            if source.foreign and not token:
+                return refused_page(source.shown)
+            opened = self._codec.open(token, self._epoch())
+            if opened.kind == "opaque" and source.foreign:
+                return refused_page(source.shown)
+            if opened.kind == "opaque" and not self._opaque_allowed(values, source):
                 raise Refused("opaque-token-not-allowed-here")
         except TwoTokens:
-            return Refusal(400, "two tokens", TWO_TOKENS, "two tokens", whence.shown)
+            return Refusal(400, "two tokens", TWO_TOKENS, "two tokens", source.shown)
         except Refused as refused:
-            return self._refused(refused.why, whence)
+            return self._refused(refused.why, source)
         if opened.role not in ("both", side):
-            return Refusal(403, "wrong side", ROLE, f"a token for {opened.role} at the {side} address", whence.shown)
+            return Refusal(403, "wrong side", ROLE, f"a token for {opened.role} at the {side} address", source.shown)
         return opened
 
     def is_key(self, fields: Iterable[tuple[str, str]], values: Values) -> bool:
@@ -266,16 +266,16 @@ class Porter:
         if self.is_key([("token", token)], lambda name: ()):
             return False
         try:
-            return self._doors.open(token, self._epoch()).kind == "opaque"
+            return self._codec.open(token, self._epoch()).kind == "opaque"
         except Refused:
             return False
 
-    def _refused(self, why: str, whence: Whence) -> Refusal:
-        wait = self.bad_tokens.another(whence.counted, self._clock()) if whence.counted else 0
+    def _refused(self, why: str, source: Source) -> Refusal:
+        wait = self.bad_tokens.another(source.counted, self._clock()) if source.counted else 0
         if wait:
-            return Refusal(429, "too many bad tokens", TOO_MANY, why, whence.shown, (("Retry-After", str(wait)),))
+            return Refusal(429, "too many bad tokens", TOO_MANY, why, source.shown, (("Retry-After", str(wait)),))
         error, message = REASONS.get(why, ("bad token", TOKEN))
-        return Refusal(401, error, message, why, whence.shown, (("WWW-Authenticate", "Bearer"),))
+        return Refusal(401, error, message, why, source.shown, (("WWW-Authenticate", "Bearer"),))
 
     def _trusted(self, host: str) -> bool:
         if not self._proxies:
@@ -287,10 +287,10 @@ class Porter:
         mapped = getattr(address, "ipv4_mapped", None) or address
         return any(mapped in network for network in self._proxies)
 
-    def _opaque_allowed(self, values: Values, whence: Whence) -> bool:
+    def _opaque_allowed(self, values: Values, source: Source) -> bool:
         if self._opaque == "always":
             return True
-        local = is_loopback(whence.peer) and is_loopback(whence.local)
+        local = is_loopback(source.peer) and is_loopback(source.local)
         return self._opaque_at_all and local and not any(values(name) for name in FORWARDED)
 
 

@@ -58,7 +58,7 @@ class Refused(Exception):
         self.why = why
 
 
-class Opened(NamedTuple):
+class Grant(NamedTuple):
     """What a token opens."""
 
     endpoint: str
@@ -81,7 +81,7 @@ class _Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """First moment, in seconds since 1970, at which the token no longer opens."""
 
 
-class Doors:
+class TokenCodec:
     """Opens and makes the tokens of one key.
 
     `agents`, if not empty, are the only agents whose xiaozhi tokens open. Raises ValueError for an empty key, under which
@@ -95,7 +95,7 @@ class Doors:
         self._mac = hmac.digest(key.encode(), _PURPOSE, "sha256")
         self._agents = frozenset(agents)
 
-    def open(self, token: str, now: float) -> Opened:
+    def open(self, token: str, now: float) -> Grant:
         """What `token` opens at `now` (seconds since 1970). Raises Refused.
 
         Whether an opaque token is allowed here is for the caller to decide.
@@ -111,12 +111,12 @@ class Doors:
         if agent:
             if self._agents and agent not in self._agents:
                 raise Refused("agent-not-allowed")
-            return Opened(f"agent:{agent}", agent, "both", "xiaozhi")
+            return Grant(f"agent:{agent}", agent, "both", "xiaozhi")
         if _must_open(token):
             raise Refused("not-ours")
         if is_placeholder(token):
             raise Refused("placeholder")
-        return Opened(f"opaque:{token}", "opaque-" + hashlib.sha256(raw).hexdigest()[:8], "both", "opaque")
+        return Grant(f"opaque:{token}", "opaque-" + hashlib.sha256(raw).hexdigest()[:8], "both", "opaque")
 
     def make_xiaozhi(self, agent_id: str) -> str:
         """The token manager-api makes for this agent. Raises ValueError if the id does not match NAME."""
@@ -137,14 +137,14 @@ class Doors:
         body = _SIGNED.encode() + _url64(msgspec.json.encode(claims))
         return (body + b"." + _url64(hmac.digest(self._mac, body, "sha256"))).decode()
 
-    def _open_signed(self, raw: bytes, now: float) -> Opened:
+    def _open_signed(self, raw: bytes, now: float) -> Grant:
         body, _, mac = raw.rpartition(b".")
         if not hmac.compare_digest(mac, _url64(hmac.digest(self._mac, body, "sha256"))):
             raise Refused("bad-signature")
         claims = msgspec.json.decode(_un64(body[len(_SIGNED) :]), type=_Claims)
         if claims.x is not None and now >= claims.x:
             raise Refused("expired")
-        return Opened(f"signed:{claims.e}", claims.e, claims.r, "signed")
+        return Grant(f"signed:{claims.e}", claims.e, claims.r, "signed")
 
     def _agent(self, token: str) -> str:
         """The agent whose token this is, down to the last bit; empty if there is none."""
@@ -178,7 +178,7 @@ def make_key() -> str:
     alphabet = string.ascii_letters + string.digits
     while True:
         key = "".join(secrets.choice(alphabet) for _ in range(32))
-        if not refused_by_xiaozhi(Doors(key).make_xiaozhi(SINGLE_MODULE)):
+        if not refused_by_xiaozhi(TokenCodec(key).make_xiaozhi(SINGLE_MODULE)):
             return key
 
 

@@ -42,7 +42,7 @@ from ..access.addresses import (
     token_in,
 )
 from ..access.admission import PLACEHOLDER
-from ..access.tokens import NAME, SINGLE_MODULE, Doors, Opened, Refused
+from ..access.tokens import NAME, SINGLE_MODULE, Grant, Refused, TokenCodec
 from ..errors import ConfigError, EndpointError
 from ..settings.load import Loaded
 from ..settings.schema import Config
@@ -89,9 +89,9 @@ def local_addresses(config: Config, given: str) -> Pair:
             "there is no key here: run this in the server's folder (--root), or give the endpoint's address",
             "这里没有密钥：请在服务器所在文件夹运行（--root），或给出接入点的地址",
         )
-    doors = Doors(config.server.key)
+    codec = TokenCodec(config.server.key)
     try:
-        opened = _opened(doors, given)
+        opened = _opened(codec, given)
     except Refused as refused:
         zh, _, en = PLACEHOLDER.partition(" / ")
         if refused.why != "placeholder":
@@ -99,7 +99,7 @@ def local_addresses(config: Config, given: str) -> Pair:
             en = f"this token opens nothing here: {refused.why}: {why.en}; {remedy_en}"
             zh = f"此令牌在这里无效：{refused.why}：{why.zh}；{remedy_zh}"
         raise EndpointError(en, zh) from refused
-    return endpoint_addresses(local_base(config), doors.make_xiaozhi(given) if opened is None else given)
+    return endpoint_addresses(local_base(config), codec.make_xiaozhi(given) if opened is None else given)
 
 
 def mistake(error: ConfigError) -> Finding:
@@ -158,7 +158,7 @@ def findings(
     yield trip
     if trip.mark == "ok":
         yield from _outside(config, base, contained=contained)
-    yield from _tools(Doors(config.server.key, agents=config.security.agents), stats, asked)
+    yield from _tools(TokenCodec(config.server.key, agents=config.security.agents), stats, asked)
 
 
 def _configuration(loaded: Loaded) -> Iterator[Finding]:
@@ -314,7 +314,7 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
     Both are played here, at an endpoint of their own. None if it works, which also proves that both bases lead to the same server.
     """
     name = PROBE + secrets.token_hex(6)
-    token = Doors(config.server.key).make_signed(name, expires=time.time() + TOKEN_SECONDS)
+    token = TokenCodec(config.server.key).make_signed(name, expires=time.time() + TOKEN_SECONDS)
     tool_address, device_address = endpoint_addresses(tool_base, token).tool, endpoint_addresses(device_base, token).device
     request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": f"你好 {name}"}}}
     result = {"content": [{"type": "text", "text": f"你好 {name}"}]}
@@ -373,7 +373,7 @@ def _outside(config: Config, base: str, *, contained: bool) -> Iterator[Finding]
     settings = config.server
     public = base_of(settings, settings.port, contained=contained)
     host = urlsplit(public).hostname or ""
-    for hint in hints(settings, public, Doors(settings.key).make_xiaozhi(SINGLE_MODULE), contained=contained):
+    for hint in hints(settings, public, TokenCodec(settings.key).make_xiaozhi(SINGLE_MODULE), contained=contained):
         problem = is_loopback(settings.host) if contained else not is_loopback(host)
         yield Finding(f"handed-out addresses begin with {public}", f"给出的地址以 {public} 开头", hint.en, hint.zh, problem)
     if UNKNOWN_HOST in public or (is_loopback(host) and not settings.public_url):
@@ -446,7 +446,7 @@ def _why_closed(refused: Refused) -> tuple[Hint, tuple[str, str]]:
     return _CLOSED.get(refused.why, (_NOT_WHOLE, _COPY_AGAIN))
 
 
-def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterator[Finding]:
+def _tools(codec: TokenCodec, stats: Mapping[str, Any], asked: str | None) -> Iterator[Finding]:
     """Which endpoints have tools, and which should have and do not."""
     details = [one for one in stats["endpoint_details"] if not one["endpoint"].startswith(PROBE)]
     gone = [{"tools": [], "devices": [], **one} for one in stats.get("left", ()) if not one["endpoint"].startswith(PROBE)]
@@ -457,7 +457,7 @@ def _tools(doors: Doors, stats: Mapping[str, Any], asked: str | None) -> Iterato
     wanted, free = None, False
     if asked is not None:
         try:
-            wanted, free = _shown(doors, asked)
+            wanted, free = _shown(codec, asked)
         except Refused as refused:
             why, remedy = _why_closed(refused)
             yield Finding(
@@ -531,23 +531,23 @@ def _devices(one: Mapping[str, Any]) -> Reason:
 
 
 def _left(one: Mapping[str, Any]) -> Reason:
-    goodbye = one.get("last_goodbye")
-    if not goodbye:
+    close_reason = one.get("last_goodbye")
+    if not close_reason:
         return Reason("", "")
-    told = f"{goodbye['at']}, {goodbye['code']} {goodbye['reason']}".rstrip()
+    told = f"{close_reason['at']}, {close_reason['code']} {close_reason['reason']}".rstrip()
     return Reason(f"; the last one left endpoint {one['endpoint']} at {told}", f"；上一个于 {told} 离开接入点 {one['endpoint']}")
 
 
-def _shown(doors: Doors, asked: str) -> tuple[str, bool]:
+def _shown(codec: TokenCodec, asked: str) -> tuple[str, bool]:
     """The printable name of the endpoint that is meant, and whether a token of free choice has made it. Raises Refused."""
     given = asked.strip().strip("\"'")
-    opened = doors.open(token_in(given), time.time()) if "://" in given else _opened(doors, given)
+    opened = codec.open(token_in(given), time.time()) if "://" in given else _opened(codec, given)
     return (given, False) if opened is None else (opened.shown, opened.kind == "opaque")
 
 
-def _opened(doors: Doors, given: str) -> Opened | None:
+def _opened(codec: TokenCodec, given: str) -> Grant | None:
     """What a token opens; None for the name of an endpoint. Raises Refused for what is neither."""
-    opened = doors.open(given, time.time())
+    opened = codec.open(given, time.time())
     return None if opened.kind == "opaque" and NAME.fullmatch(given) else opened
 
 

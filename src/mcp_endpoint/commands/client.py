@@ -234,8 +234,8 @@ def _failure(error: Any) -> EndpointError:
 
 
 def _ended(closed: ConnectionClosed) -> EndpointError:
-    goodbye = f"{closed.rcvd.code} {closed.rcvd.reason}".strip() if closed.rcvd else "connection lost"
-    return EndpointError(f"the server ended the connection: {goodbye}", f"服务器结束了连接：{goodbye}")
+    close_reason = f"{closed.rcvd.code} {closed.rcvd.reason}".strip() if closed.rcvd else "connection lost"
+    return EndpointError(f"the server ended the connection: {close_reason}", f"服务器结束了连接：{close_reason}")
 
 
 def _languages(text: object) -> Hint:

@@ -104,7 +104,7 @@ def command(context: click.Context, root: Path | None) -> None:
 @click.option("--host", help="监听地址 / Address to listen on.")
 @click.option("--port", help="监听端口 / Port to listen on.")
 @click.option("--log-level", help="日志级别 / Least important lines to log: TRACE DEBUG INFO WARNING ERROR.")
-@click.option("--as", "alone", type=click.Choice(list(ROOMS)), help="只运行其中一部分 / Run one room of it alone.")
+@click.option("--as", "standalone", type=click.Choice(list(ROOMS)), help="只运行其中一部分 / Run one room of it alone.")
 @click.option("--providers", metavar="FILE", help="本服务器自己带上的 MCP 服务器 / MCP servers it brings itself: a file with mcpServers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="任一设置项 / Any setting: websocket.max_connections=2000.")
 @click.pass_obj
@@ -113,7 +113,7 @@ def serve(
     host: str | None,
     port: str | None,
     log_level: str | None,
-    alone: str | None,
+    standalone: str | None,
     providers: str | None,
     settings: tuple[str, ...],
 ) -> None:
@@ -122,12 +122,12 @@ def serve(
     # As everywhere on a command line, a relative file starts at the current folder.
     file = None if providers is None else str(Path(providers).absolute())
     named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
-    overrides = (for_alone(alone, variables(alone, root, os.environ)) if alone else {}) | _overrides(settings, named)
+    overrides = (for_alone(standalone, variables(standalone, root, os.environ)) if standalone else {}) | _overrides(settings, named)
     prepared = prepare(root, tokens.make_key, os.environ, overrides)
     loaded = _rooted(load(root, os.environ, overrides, made_key=prepared.key), root)
-    if alone:
-        loaded = loaded._replace(config=ROOMS[alone].configured(loaded.config))
-    server.run(loaded, prepared, root, alone or "")
+    if standalone:
+        loaded = loaded._replace(config=ROOMS[standalone].configured(loaded.config))
+    server.run(loaded, prepared, root, standalone or "")
 
 
 @command.group("config", help="查看与转换配置 / Show and convert the configuration.")
@@ -182,10 +182,10 @@ def token_group() -> None: ...
 def token_make(root: Path, endpoint: str, signed: bool, role: tokens.Role, days: float | None) -> None:
     if not signed and (role != "both" or days is not None):
         raise click.UsageError("--role 与 --days 需要 --signed / --role and --days need --signed")
-    doors = _doors(root)
+    codec = _codec(root)
     expires = None if days is None else time.time() + days * 86_400
     try:
-        made = doors.make_signed(endpoint, role, expires) if signed else doors.make_xiaozhi(endpoint)
+        made = codec.make_signed(endpoint, role, expires) if signed else codec.make_xiaozhi(endpoint)
     except ValueError as error:
         raise click.UsageError(NAME_RULE) from error
     click.echo(made)
@@ -215,7 +215,7 @@ def token_jwt(root: Path, user: str, days: float, tools: tuple[str, ...], server
 def token_read(root: Path, text: str | None) -> None:
     given = addresses.token_in(text if text is not None else sys.stdin.readline())
     try:
-        opened = _doors(root).open(given, time.time())
+        opened = _codec(root).open(given, time.time())
     except tokens.Refused as refused:
         raise EndpointError(f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}") from refused
     click.echo(f"接入点 / endpoint: {opened.shown}\n类型 / kind: {opened.kind}\n角色 / role: {opened.role}")
@@ -452,7 +452,7 @@ def pipe(endpoint: str | None, file: Path | None, name: str, named: tuple[str, .
 def _token(key: str, endpoint: str) -> str:
     """The xiaozhi token of an endpoint. Raises UsageError for what cannot be a name."""
     try:
-        return tokens.Doors(key).make_xiaozhi(endpoint)
+        return tokens.TokenCodec(key).make_xiaozhi(endpoint)
     except ValueError as error:
         raise click.UsageError(NAME_RULE) from error
 
@@ -489,9 +489,9 @@ def _rooted(loaded: Loaded, root: Path) -> Loaded:
     return loaded._replace(config=rooted)
 
 
-def _doors(root: Path) -> tokens.Doors:
+def _codec(root: Path) -> tokens.TokenCodec:
     settings = _with_key(root).config
-    return tokens.Doors(settings.server.key, agents=settings.security.agents)
+    return tokens.TokenCodec(settings.server.key, agents=settings.security.agents)
 
 
 def _value(loaded: Config, name: str) -> object:

@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from ..backoff import Backoff
-from ..errors import GOING_AWAY, TOOL_ENDED, ConfigError, EndpointError, Goodbye
+from ..errors import GOING_AWAY, TOOL_ENDED, CloseReason, ConfigError, EndpointError
 from ..line_writer import Console, LineWriter
 from ..protocol.jsonrpc import Unreadable, unreadable_answer
 from ..providers import mcp_json
@@ -183,24 +183,24 @@ async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
     except NoLink as error:
         return Ending(f"{error.zh} / {error.en}", slow=error.status in dial.SLOW_STATUSES, at_least=error.retry_after)
     since = time.monotonic()
-    goodbye = GOING_AWAY
+    close_reason = GOING_AWAY
     child: Child | None = None
     try:
         child = await Child.start(command)
         say(f"{title}: 已连接 / connected to {dial.shown(address)}")
         if hint := dial.note(socket):
             say(f"{title}: {hint.zh} / {hint.en}")
-        text, slow, goodbye = await _carry(title, socket, child, say)
+        text, slow, close_reason = await _carry(title, socket, child, say)
         return Ending(text, time.monotonic() - since, slow)
     except EndpointError as error:
-        goodbye = TOOL_ENDED
+        close_reason = TOOL_ENDED
         return Ending(f"{error.zh} / {error.en}")
     finally:
-        closing = socket.close(goodbye.code, goodbye.reason)
+        closing = socket.close(close_reason.code, close_reason.reason)
         await (closing if child is None else asyncio.gather(closing, child.stop()))
 
 
-async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -> tuple[str, bool, Goodbye]:
+async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -> tuple[str, bool, CloseReason]:
     """Carries frames until either side ends; returns what happened, whether it has to be mended first, and our goodbye."""
     down: asyncio.Future[object] = asyncio.ensure_future(_to_child(socket, child))
     up: asyncio.Future[object] = asyncio.ensure_future(_to_endpoint(title, child, socket, say))
@@ -222,7 +222,7 @@ async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -
         return f"连接已关闭 / link closed ({why})", code in dial.SLOW_CODES, GOING_AWAY
     if child.exited.is_set():
         words = f"工具进程已退出 / the tool's process ended (status {child.status})"
-        return words, False, Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
+        return words, False, CloseReason(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
     return "工具进程关闭了输出 / the tool's process closed its output", False, TOOL_ENDED
 
 

@@ -168,7 +168,7 @@ class Local:
         """The JSON of a request's result; `progress` hears the parameters (JSON) of its progress. Raises Failed for an error answer."""
         if self._consumer is None:
             self._consumer = self._broker.attach_consumer(
-                self._name, self._shown, self, answer_bytes=self._limits.http_answer_bytes, in_house=True, only=self._only
+                self._name, self._shown, self, answer_bytes=self._limits.http_answer_bytes, in_process=True, only=self._only
             )
             self._welcome = asyncio.create_task(self._greet())
         assert self._welcome is not None
@@ -228,4 +228,4 @@ class Local:
     def _say(self, frame: bytes) -> None:
         consumer = self._consumer
         if consumer is not None:
-            consumer.says(consumer, frame, asyncio.get_running_loop().time(), True)
+            consumer.receive(consumer, frame, asyncio.get_running_loop().time(), True)

@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import INTERNAL
 from ..protocol.jsonrpc import Part
 from ..settings.schema import EndpointSettings, Limits
-from .delivery import Farewell
+from .delivery import LastClose
 from .endpoint import Endpoint
 from .ledger import Tap
 from .links import Link, Watch
@@ -103,7 +103,7 @@ class Broker:
         self._offset = epoch() - clock()
         self._watch = watch
         self._tap = tap
-        self._farewells: OrderedDict[str, tuple[str, Farewell]] = OrderedDict()
+        self._last_closes: OrderedDict[str, tuple[str, LastClose]] = OrderedDict()
         self._alarms: list[tuple[float, int, Endpoint]] = []
         self._alarm_number = 0
         self._timer: Cancellable | None = None
@@ -126,7 +126,7 @@ class Broker:
         link: Link,
         *,
         server_id: str = "",
-        house: bool = False,
+        managed: bool = False,
         stateless: bool = False,
         call_seconds: float | None = None,
     ) -> Provider:
@@ -134,7 +134,7 @@ class Broker:
         endpoint = self._endpoint(name, shown)
         self.providers += 1
         provider = endpoint.attach_provider(
-            link, self._clock(), server_id=server_id, house=house, stateless=stateless, call_seconds=call_seconds
+            link, self._clock(), server_id=server_id, managed=managed, stateless=stateless, call_seconds=call_seconds
         )
         self.arm(endpoint)
         return provider
@@ -147,7 +147,7 @@ class Broker:
         *,
         answer_bytes: int | None = None,
         ask_seconds: float | None = None,
-        in_house: bool = False,
+        in_process: bool = False,
         patient: bool = False,
         asks_once: bool = False,
         only: str = "",
@@ -155,14 +155,14 @@ class Broker:
         """Somebody who asks is at the endpoint `name`; the rest as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.consumers += 1
-        if in_house:
+        if in_process:
             link = _Walled(link, lambda why: self._watch.tell("fault", shown, why=why), self._soon)
         consumer = endpoint.attach_consumer(
             link,
             self._clock(),
             answer_bytes=answer_bytes,
             ask_seconds=ask_seconds,
-            in_house=in_house,
+            in_process=in_process,
             patient=patient,
             asks_once=asks_once,
             only=only,
@@ -187,11 +187,11 @@ class Broker:
         if endpoint.empty:
             del self.endpoints[endpoint.name]
             endpoint.forget()  # an alarm may still hold it
-            if endpoint.farewell is not None:
-                self._farewells[endpoint.name] = endpoint.shown, endpoint.farewell
-                self._farewells.move_to_end(endpoint.name)
-                if len(self._farewells) > self.limits.remembered_endpoints:
-                    self._farewells.popitem(last=False)
+            if endpoint.last_close is not None:
+                self._last_closes[endpoint.name] = endpoint.shown, endpoint.last_close
+                self._last_closes.move_to_end(endpoint.name)
+                if len(self._last_closes) > self.limits.remembered_endpoints:
+                    self._last_closes.popitem(last=False)
         else:
             self.arm(endpoint)
 
@@ -212,7 +212,7 @@ class Broker:
                 version=__version__,
                 epoch=self._offset,
                 elsewhere=self._elsewhere,
-                farewell=self._farewells.get(name, (shown, None))[1],
+                last_close=self._last_closes.get(name, (shown, None))[1],
                 arm=self._arm,
                 tap=self._tap(shown),
                 draining=self._draining,
@@ -287,7 +287,7 @@ class Broker:
         inner = [endpoint for name, endpoint in self.endpoints.items() if name.startswith(INNER)]
         outer = [endpoint for name, endpoint in self.endpoints.items() if not name.startswith(INNER)]
         # HTTP sessions and calls of the API: consumers as devices are, but no device.
-        sessions = sum(consumer.in_house for endpoint in outer for consumer in endpoint.consumers)
+        sessions = sum(consumer.in_process for endpoint in outer for consumer in endpoint.consumers)
         found: dict[str, Any] = {
             "endpoints": len(outer),
             "tool_connections": self.providers - sum(len(endpoint.providers) for endpoint in inner),
@@ -299,8 +299,8 @@ class Broker:
         if detail:
             found["endpoint_details"] = [endpoint.describe(now) | {"free_form": endpoint.name.startswith(FREE_FORM)} for endpoint in outer]
             found["left"] = [
-                {"endpoint": shown, "last_goodbye": farewell.describe(self._offset)}
-                for name, (shown, farewell) in reversed(self._farewells.items())
+                {"endpoint": shown, "last_goodbye": last_close.describe(self._offset)}
+                for name, (shown, last_close) in reversed(self._last_closes.items())
                 if name not in self.endpoints and not name.startswith(INNER)
             ]
         return found

@@ -24,7 +24,7 @@ KEPT_BYTES: Final = 16 * 1024
 _fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class Farewell(NamedTuple):
+class LastClose(NamedTuple):
     """When and how the last provider left; `at` is on the heart's clock."""
 
     at: float
@@ -43,7 +43,7 @@ class Farewell(NamedTuple):
 class Delivery:
     """Hands requests to providers."""
 
-    __slots__ = ("_elsewhere", "_epoch", "counters", "farewell", "ledger", "lifecycle", "limits", "roster", "waiting")
+    __slots__ = ("_elsewhere", "_epoch", "counters", "last_close", "ledger", "lifecycle", "limits", "roster", "waiting")
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Delivery:
         *,
         epoch: float,
         elsewhere: Callable[[], int],
-        farewell: Farewell | None,
+        last_close: LastClose | None,
     ) -> None:
         """`epoch`, `elsewhere` and `farewell` as for the endpoint."""
         self.roster = roster
@@ -65,7 +65,7 @@ class Delivery:
         self.counters = ledger.counters
         self._epoch = epoch
         self._elsewhere = elsewhere
-        self.farewell = farewell
+        self.last_close = last_close
 
     def carry(self, provider: Provider, call: Call, frame: Frame, data: bytes, *, rename: Rename | None = None) -> None:
         """Hand a request to a provider: its id becomes a number of that link, and everything else stays as it came.
@@ -130,26 +130,26 @@ class Delivery:
         failed = [provider.failed for provider in self.roster.providers if provider.failed]
         if failed:
             return f"greeting failed: {failed[-1]} / 与工具端握手失败：{failed[-1]}"
-        hint = self.farewell_text() if self.farewell is not None else "never connected / 从未连接"
+        hint = self.last_close_text() if self.last_close is not None else "never connected / 从未连接"
         others = self._elsewhere() if not self.roster.providers else 0
         if others:
             hint += f" · {others} tools are connected under another token / 有 {others} 个工具端连接在其他令牌下"
         return hint
 
-    def farewell_text(self) -> str:
+    def last_close_text(self) -> str:
         """When and how the last provider left, in words."""
-        assert self.farewell is not None
-        when = self.farewell.when(self._epoch)
-        told = f"{self.farewell.code} {self.farewell.reason}".strip()
+        assert self.last_close is not None
+        when = self.last_close.when(self._epoch)
+        told = f"{self.last_close.code} {self.last_close.reason}".strip()
         return f"left at {when} with {told} / 已于 {when} 断开，代码 {told}"
 
     def provider_left(self, code: int, reason: str, now: float) -> None:
         """Remember how the last provider left."""
-        self.farewell = Farewell(now, code, reason)
+        self.last_close = LastClose(now, code, reason)
 
     def lately(self, now: float) -> bool:
         """Whether a provider left that may come back."""
-        return self.farewell is not None and now < self.farewell.at + self.limits.grace_seconds
+        return self.last_close is not None and now < self.last_close.at + self.limits.grace_seconds
 
 
 def _asks_for_all(data: bytes) -> bool:

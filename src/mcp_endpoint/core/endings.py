@@ -92,7 +92,7 @@ class Endings(EndpointPart):
             if self.features.page_answered(provider, call, frame):
                 self.changes.recheck(now)
         elif consumer is not None:
-            if call.again and provider.house and _may_be_repeated(frame, harmless=call.purpose == REPEATABLE):
+            if call.again and provider.managed and _may_be_repeated(frame, harmless=call.purpose == REPEATABLE):
                 provider.doubtful = True
                 self.routing.again(call, call.again, now)
                 return
@@ -114,7 +114,7 @@ class Endings(EndpointPart):
             if call.purpose == "whole list" and frame.result is not UNSET and provider.state is State.READY:
                 self.lifecycle.overhear(provider, consumer, bytes(frame.result))
             if call.tool:
-                call.outcome = outcome_of(frame, answer, ours=provider.house)
+                call.outcome = outcome_of(frame, answer, ours=provider.managed)
             self.ledger.answer(call, first, second)
 
     def expired(self, provider: Provider, call: Call, now: float) -> None:
@@ -158,4 +158,4 @@ class Endings(EndpointPart):
                     self.routing.again(call, call.again, now)
                 else:
                     self.ledger.counters.provider_gone += 1
-                    self.ledger.fail(call, errors.PROVIDER_GONE, self.delivery.farewell_text(), delivered=True)
+                    self.ledger.fail(call, errors.PROVIDER_GONE, self.delivery.last_close_text(), delivered=True)

@@ -40,7 +40,7 @@ from ..protocol.jsonrpc import (
 from ..settings.schema import EndpointSettings, Limits
 from .catalog import Catalog
 from .changes import Changes
-from .delivery import Delivery, Farewell
+from .delivery import Delivery, LastClose
 from .endings import Endings, could_not_be_read
 from .expiry import drain, expire, finish
 from .features import SHARED, SharedFeatures
@@ -102,7 +102,7 @@ class Endpoint:
         version: str,
         epoch: float = 0.0,
         elsewhere: Callable[[], int] = lambda: 0,
-        farewell: Farewell | None = None,
+        last_close: LastClose | None = None,
         arm: Callable[[Endpoint], None] = lambda endpoint: None,
         tap: Tap | None = None,
         draining: bool = False,
@@ -124,7 +124,7 @@ class Endpoint:
         self.roster = Roster(settings, self.catalog, self.waiting)
         self.lifecycle = Lifecycle(self.roster, self.waiting, self.catalog, self.ledger, settings, version)
         self.delivery = Delivery(
-            self.roster, self.waiting, self.lifecycle, self.ledger, epoch=epoch, elsewhere=elsewhere, farewell=farewell
+            self.roster, self.waiting, self.lifecycle, self.ledger, epoch=epoch, elsewhere=elsewhere, last_close=last_close
         )
         self.features = SharedFeatures(self.delivery)
         self.lists = Lists(self.delivery)
@@ -146,9 +146,9 @@ class Endpoint:
         return self.roster.consumers
 
     @property
-    def farewell(self) -> Farewell | None:
+    def last_close(self) -> LastClose | None:
         """How the last provider left."""
-        return self.delivery.farewell
+        return self.delivery.last_close
 
     @property
     def empty(self) -> bool:
@@ -162,7 +162,7 @@ class Endpoint:
         *,
         answer_bytes: int | None = None,
         ask_seconds: float | None = None,
-        in_house: bool = False,
+        in_process: bool = False,
         patient: bool = False,
         asks_once: bool = False,
         only: str = "",
@@ -178,8 +178,8 @@ class Endpoint:
         limits = self.limits
         limit = limits.device_answer_bytes if answer_bytes is None else answer_bytes
         seconds = limits.ask_seconds if ask_seconds is None else ask_seconds
-        consumer = Consumer(self, link, limit, seconds, now, self.consumer_says)
-        consumer.in_house = in_house
+        consumer = Consumer(self, link, limit, seconds, now, self.consumer_receive)
+        consumer.in_process = in_process
         consumer.patient = patient
         consumer.asks_once = asks_once
         consumer.only = only
@@ -192,7 +192,7 @@ class Endpoint:
         now: float,
         *,
         server_id: str = "",
-        house: bool = False,
+        managed: bool = False,
         stateless: bool = False,
         call_seconds: float | None = None,
     ) -> Provider:
@@ -204,8 +204,8 @@ class Endpoint:
         """
         for other in self.roster.providers:
             other.link.ping()
-        provider = Provider(self, link, server_id, self.roster.next_order(), now, self.limits.late_answers, self.provider_says)
-        provider.house = house
+        provider = Provider(self, link, server_id, self.roster.next_order(), now, self.limits.late_answers, self.provider_receive)
+        provider.managed = managed
         provider.call_seconds = call_seconds
         if stateless:
             self.lifecycle.translate(provider)
@@ -236,7 +236,7 @@ class Endpoint:
         self.roster.provider_left(provider)
         self.lists.provider_left(provider, now)
         provider.move(Step.LEAVE)
-        if self.roster.consumers or not provider.house:  # what the house takes away when nobody asks any more has not died
+        if self.roster.consumers or not provider.managed:  # what the house takes away when nobody asks any more has not died
             self.delivery.provider_left(code, reason, now)
         self.catalog.leave(provider, now)
         if self.features.used:
@@ -255,7 +255,7 @@ class Endpoint:
 
     # == frames of consumers ===============================================================================================
 
-    def consumer_says(self, consumer: Consumer, data: bytes, now: float, utf8: bool) -> None:
+    def consumer_receive(self, consumer: Consumer, data: bytes, now: float, utf8: bool) -> None:
         """One frame of a consumer."""
         try:
             frame = parse(data, utf8)
@@ -311,7 +311,7 @@ class Endpoint:
 
     # == frames of providers ===============================================================================================
 
-    def provider_says(self, provider: Provider, data: bytes, now: float, utf8: bool) -> None:
+    def provider_receive(self, provider: Provider, data: bytes, now: float, utf8: bool) -> None:
         """One frame of a provider. What is not JSON-RPC is what a stdio server printed: it is dropped, and not answered."""
         translator = provider.translator
         if translator is not None and not translator.speaking:
@@ -366,7 +366,7 @@ class Endpoint:
         del calls[number]
         provider.doubtful = False
         if call.tool and IS_ERROR in data:
-            call.outcome = outcome_of(frame, data, ours=provider.house)
+            call.outcome = outcome_of(frame, data, ours=provider.managed)
         self.ledger.answer(call, first, second)
 
     def provider_said_too_much(self, provider: Provider, beginning: bytes, end: bytes, now: float) -> None:
@@ -385,7 +385,7 @@ class Endpoint:
         number = next(iter(calls)) if unreadable.number is None and len(calls) == 1 else unreadable.number
         if number is not None:
             error = self.ledger.error(number_text(number), unreadable.code, unreadable.hint, delivered=True)
-            self.provider_says(provider, error, now, True)
+            self.provider_receive(provider, error, now, True)
 
     # == time and the end ==================================================================================================
 
@@ -430,9 +430,9 @@ class Endpoint:
             "endpoint": self.shown,
             "in_flight": self.ledger.in_flight,
             "tools": describe_tools(self.roster, self.catalog, now),
-            "devices": describe_consumers(self.roster, now, in_house=False),
-            "sessions": describe_consumers(self.roster, now, in_house=True),
+            "devices": describe_consumers(self.roster, now, in_process=False),
+            "sessions": describe_consumers(self.roster, now, in_process=True),
         }
-        if self.farewell is not None:
-            described["last_goodbye"] = self.farewell.describe(self._epoch)
+        if self.last_close is not None:
+            described["last_goodbye"] = self.last_close.describe(self._epoch)
         return described

@@ -245,7 +245,7 @@ class Ledger:
         first, second = with_id(data, frame, number_text(number))
         consumer.last_ask = number
         ask = consumer.asks[number] = ClientRequest(provider, id, key, capability, now + consumer.ask_seconds)
-        if consumer.in_house:
+        if consumer.in_process:
             for call in provider.pending.calls.values():
                 if call.consumer is consumer:
                     longer = min(call.deadline + consumer.ask_seconds, call.started + self.limits.progress_seconds)

@@ -24,8 +24,7 @@ import msgspec
 from msgspec import UNSET
 
 from .. import errors
-from ..protocol import jsonrpc
-from ..protocol import stateless as eras
+from ..protocol import jsonrpc, stateless
 from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
 from ..settings.schema import EndpointSettings
 from .catalog import Catalog, read_page
@@ -203,7 +202,7 @@ class Lifecycle:
         if not consumer.relays:
             consumer.edits = edits_for(consumer.name, hello.version, self.settings)
         provider = self.roster.sole
-        if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_house:
+        if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_process:
             greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")
             number = provider.pending.add(greeting)
             try:
@@ -231,10 +230,10 @@ class Lifecycle:
 
     def translate(self, provider: Provider, refused: bytes = b"") -> None:
         """Speak to a tool in the words of the stateless era from now on; `refused` is its error to a handshake, if it had one."""
-        says = provider.says
+        receive = provider.receive
         provider.translator = provider.link = Translator(
             provider.link,
-            lambda frame, now: says(provider, frame, now, True),
+            lambda frame, now: receive(provider, frame, now, True),
             lambda: self.waiting.wake_at(0.0),
             self.version,
             refused=refused,
@@ -256,7 +255,7 @@ class Lifecycle:
         Says whether its greeting has ended by that.
         """
         provider.greeting = None
-        if frame.error is not UNSET and provider.translator is None and eras.knows_only_stateless(frame.error):
+        if frame.error is not UNSET and provider.translator is None and stateless.knows_only_stateless(frame.error):
             self._greet_stateless(provider, call, bytes(frame.error))
             return False
         welcome = read_welcome(bytes(frame.result)) if frame.error is UNSET and frame.result is not UNSET else None

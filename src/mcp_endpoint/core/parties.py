@@ -13,7 +13,7 @@ from .links import Link
 from .older_clients import Edit
 from .translator import Translator
 
-Says = Callable[[Any, bytes, float, bool], None]
+Receive = Callable[[Any, bytes, float, bool], None]
 """How a link hands a frame in: the party, the frame, the time, and whether the wire has checked that it is UTF-8."""
 MAX_ID: Final = 2**31 - 1
 NEVER: Final = float("inf")
@@ -142,7 +142,7 @@ class Consumer:
         "capabilities",
         "edits",
         "endpoint",
-        "in_house",
+        "in_process",
         "initialized",
         "last_ask",
         "level",
@@ -151,27 +151,27 @@ class Consumer:
         "only",
         "owed",
         "patient",
+        "receive",
         "relays",
-        "says",
         "seen",
         "since",
         "thinking",
     )
     side: Final = "device"
 
-    def __init__(self, endpoint: Place, link: Link, answer_bytes: int, ask_seconds: float, since: float, says: Says) -> None:
+    def __init__(self, endpoint: Place, link: Link, answer_bytes: int, ask_seconds: float, since: float, receive: Receive) -> None:
         self.endpoint = endpoint
         self.link = link
         self.answer_bytes = answer_bytes
         self.ask_seconds = ask_seconds  # how long it may think about a provider's question
-        self.in_house = False  # its initialize is answered here, never carried
+        self.in_process = False  # its initialize is answered here, never carried
         self.patient = False  # its lists wait for a provider that still starts, however long
         self.asks_once = False  # it may never ask for its tools again: its list waits for tools that still start
         self.only = ""  # the one label it sees, "" for all
         self.relays = False  # it hands on what came in at another endpoint, where its calls are counted
         self.level = EVERYTHING  # the least important log messages it wants, as an index of `LEVELS`
         self.since = since
-        self.says = says
+        self.receive = receive
         self.owed: dict[Call, None] = {}
         self.asks: dict[int, ClientRequest] = {}
         self.last_ask = 0
@@ -277,13 +277,13 @@ class Provider:
         "greeted",
         "greeter",
         "greeting",
-        "house",
         "initialized_sent",
         "label",
         "link",
         "list_changed",
         "listed",
         "listing",
+        "managed",
         "noise",
         "noise_told",
         "order",
@@ -291,8 +291,8 @@ class Provider:
         "pages",
         "pending",
         "proven",
+        "receive",
         "relist",
-        "says",
         "server_id",
         "since",
         "state",
@@ -303,17 +303,17 @@ class Provider:
     )
     side: Final = "tool"
 
-    def __init__(self, endpoint: Place, link: Link, server_id: str, order: int, since: float, remember: int, says: Says) -> None:
+    def __init__(self, endpoint: Place, link: Link, server_id: str, order: int, since: float, remember: int, receive: Receive) -> None:
         self.endpoint = endpoint
         self.link = link
         self.server_id = server_id
         self.order = order
         self.since = since
-        self.says = says
+        self.receive = receive
         self.state = State.NEW
         self.call_seconds: float | None = None  # how long a call of its tools may take, where it is not as everywhere
         self.behind: Place | None = None  # the endpoint of the managed server it stands for
-        self.house = False  # brought by the house itself: a process it keeps, a server it reached
+        self.managed = False  # brought by the house itself: a process it keeps, a server it reached
         self.label = ""
         self.pending = Pending(remember)
         self.doubtful = False  # its last call timed out, and it has said nothing since

@@ -25,9 +25,9 @@ def describe_tools(roster: Roster, catalog: Catalog, now: float) -> list[dict[st
     ]
 
 
-def describe_consumers(roster: Roster, now: float, *, in_house: bool) -> list[dict[str, Any]]:
+def describe_consumers(roster: Roster, now: float, *, in_process: bool) -> list[dict[str, Any]]:
     """Each device; or, `in_house`, each session over HTTP and each caller of this server."""
-    return [_described(consumer, now) for consumer in roster.consumers if consumer.in_house is in_house]
+    return [_described(consumer, now) for consumer in roster.consumers if consumer.in_process is in_process]
 
 
 def _exported_by(provider: Provider, catalog: Catalog) -> list[str]:

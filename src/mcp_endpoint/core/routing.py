@@ -211,7 +211,7 @@ class Routing:
         chosen = replicas[0]
         repeatable = len(replicas) > 1 and len(data) <= KEPT_BYTES and is_repeatable(chosen.tools[tool])
         call.purpose = REPEATABLE if repeatable else ""
-        call.again = data if repeatable or (chosen.provider.house and len(replicas) > 1 and len(data) <= KEPT_BYTES) else b""
+        call.again = data if repeatable or (chosen.provider.managed and len(replicas) > 1 and len(data) <= KEPT_BYTES) else b""
         if call.again:
             call.tried = (*call.tried, chosen.provider)
 

@@ -70,14 +70,14 @@ class Translator:
     """
 
     def __init__(
-        self, link: Link, says: Callable[[bytes, float], None], owes: Callable[[], None], version: str, *, refused: bytes = b""
+        self, link: Link, receive: Callable[[bytes, float], None], owes: Callable[[], None], version: str, *, refused: bytes = b""
     ) -> None:
         """`version` is this program's; `refused` the error (JSON) with which the tool refused a handshake.
 
         Without one it is greeted as the heart said if it does not know `server/discover`.
         """
         self.link = link
-        self._says = says
+        self._says = receive
         self._owes = owes
         self._due: list[bytes] = []
         self._sending = False

@@ -70,7 +70,7 @@ Stamp = tuple[int, int, int] | None
 """What changes when a file does; None while there is none."""
 
 
-class Keyring:
+class CredentialStore:
     """One pool of keys, with what it reads and writes on disk."""
 
     def __init__(self, name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str], clock: Callable[[], float]) -> None:
@@ -219,14 +219,14 @@ class _Source(NamedTuple):
     accounts: bool
 
 
-def keyring(
+def credential_store(
     name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str], clock: Callable[[], float] = time.monotonic
-) -> Keyring:
+) -> CredentialStore:
     """The keys of `[credentials.NAME]`, those that are banned marked; what is no key is skipped, and told.
 
     Raises ConfigError as `Keyring` does.
     """
-    made = Keyring(name, settings, root, environ, clock)
+    made = CredentialStore(name, settings, root, environ, clock)
     counts = made.pool.counts(clock())
     logger.info("密钥已加载 / keys loaded", pool=name, loaded=counts.total, banned=counts.banned)
     if (root / PICKLE).exists() and not made.bans.exists():

@@ -43,9 +43,9 @@ from ..credentials.lookahead import answer_of, worked
 from ..credentials.pool import Credential
 from ..credentials.refusals import Answer
 from ..credentials.rotation import Rotation, route_of
-from ..credentials.store import ALL_GONE, KEYS_SHOWN, Keyring
+from ..credentials.store import ALL_GONE, KEYS_SHOWN, CredentialStore
 from ..settings.schema import Config, GatewaySettings
-from .rewrite import KEY_HEADER, Aim, Scrub, climbs, homeward, outward, unkeyed
+from .rewrite import KEY_HEADER, Scrub, Target, climbs, request_headers, response_headers, unkeyed
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
@@ -97,10 +97,10 @@ class Upstream(NamedTuple):
     """One `[[gateway]]`, ready to carry."""
 
     settings: GatewaySettings
-    aim: Aim
+    target: Target
     url: httpx2.URL
     """That of the aim's origin, read once."""
-    ring: Keyring | None
+    ring: CredentialStore | None
     transport: httpx2.AsyncHTTPTransport
     sessions: OrderedDict[str, Credential]
     counts: Counts
@@ -125,7 +125,9 @@ class Gateway:
 
     name = "gateway"
 
-    def __init__(self, config: Config, rings: Mapping[str, Keyring], broker: Broker, bodies: Bodies, *, alone: bool = False) -> None:
+    def __init__(
+        self, config: Config, rings: Mapping[str, CredentialStore], broker: Broker, bodies: Bodies, *, standalone: bool = False
+    ) -> None:
         """`rings` are the pools that gateways name; when `broker` drains nothing new is begun.
 
         `alone`: the first one has the port to itself, at `/`, with its own status pages.
@@ -138,26 +140,26 @@ class Gateway:
         self._config = config
         self._broker = broker
         self._bodies = bodies
-        self._alone = alone
+        self._standalone = standalone
         self._key = config.server.key.encode()
         public = config.server.public_url
         self._open = is_loopback(config.server.host) and (not public or is_loopback(host_of(public)))
         self.upstreams: dict[str, Upstream] = {}
-        for settings in config.gateway[:1] if alone else config.gateway:
-            aim = Aim.at(settings.target)
+        for settings in config.gateway[:1] if standalone else config.gateway:
+            target = Target.at(settings.target)
             # Neither proxies nor certificates of the environment: where requests go, the configuration says.
             transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=RECEIVED)
             ring = rings.get(settings.credentials)
-            self.upstreams[settings.name] = Upstream(settings, aim, httpx2.URL(aim.origin), ring, transport, OrderedDict(), Counts())
+            self.upstreams[settings.name] = Upstream(settings, target, httpx2.URL(target.origin), ring, transport, OrderedDict(), Counts())
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
         """Every path of every gateway, for every method."""
-        if not self._alone:
+        if not self._standalone:
             paths = ("/gateway/{name}", "/gateway/{name}/{path:path}")
-            return [Route(path, _Door(self), methods=list(METHODS)) for path in paths]
+            return [Route(path, _Acceptor(self), methods=list(METHODS)) for path in paths]
 
-        return [Route("/{path:path}", _Door(self), methods=list(METHODS))]
+        return [Route("/{path:path}", _Acceptor(self), methods=list(METHODS))]
 
     def refuses_pages(self, request: Request) -> bool:
         """Always: a picture in a page must not spend a key."""
@@ -166,12 +168,12 @@ class Gateway:
     async def start(self) -> None:
         """Say where each goes; no connection is made before it is needed."""
         for upstream in self.upstreams.values():
-            where = "/" if self._alone else f"/gateway/{upstream.settings.name}/"
-            logger.info("网关已开启 / gateway open", path=where, upstream=upstream.aim.origin)
-        if self._alone and not self._open:
+            where = "/" if self._standalone else f"/gateway/{upstream.settings.name}/"
+            logger.info("网关已开启 / gateway open", path=where, upstream=upstream.target.origin)
+        if self._standalone and not self._open:
             open_to_all = "谁能访问此网关，谁就能使用其中的密钥 / whoever can reach this gateway can use its keys"
             logger.warning(open_to_all, host=self._config.server.host)
-        elif self._alone:
+        elif self._standalone:
             logger.info("只有本机可以访问；HOST=0.0.0.0 对其他机器开放 / only this machine reaches it; HOST=0.0.0.0 opens it to others")
 
     async def stop(self) -> None:
@@ -185,7 +187,7 @@ class Gateway:
         return {name: self._described(upstream) for name, upstream in self.upstreams.items()}
 
     def _described(self, upstream: Upstream) -> dict[str, Any]:
-        found: dict[str, Any] = {"upstream": upstream.aim.origin, **msgspec.to_builtins(upstream.counts)}
+        found: dict[str, Any] = {"upstream": upstream.target.origin, **msgspec.to_builtins(upstream.counts)}
         if upstream.ring is not None:
             found["keys"] = upstream.ring.pool.counts(_now())._asdict()
         return found
@@ -196,7 +198,7 @@ class Gateway:
 
     def _page(self, request: Request) -> Response | None:
         """The pages that a gateway alone on its port has itself. GET / of an MCP client asks for the upstream's stream, not for a page."""
-        if not self._alone or request.method not in ("GET", "HEAD"):
+        if not self._standalone or request.method not in ("GET", "HEAD"):
             return None
         match request.scope["path"]:
             case "/" if "text/event-stream" not in request.headers.get("accept", ""):
@@ -236,9 +238,9 @@ class Gateway:
         own = self._refused(request) or self._page(request)
         if own is not None:
             return own
-        upstream = self._only if self._alone else self.upstreams.get(request.path_params["name"])
+        upstream = self._only if self._standalone else self.upstreams.get(request.path_params["name"])
         raw = bytes(request.scope.get("raw_path") or request.scope["path"].encode())
-        path = raw if self._alone else _below(raw, request.path_params["name"])
+        path = raw if self._standalone else _below(raw, request.path_params["name"])
         if self._broker.draining:
             return _error(503, "stopping", "服务器正在停止，请稍后再试 / The server is stopping, try again soon", {"Retry-After": "1"})
         if upstream is None:
@@ -274,7 +276,7 @@ class Gateway:
             return None
         host = request.client.host if request.client is not None else ""
         near = self._open and is_loopback(host) and not any(name in request.headers for name in FORWARDED)
-        if not near and not (self._alone and not self._open):
+        if not near and not (self._standalone and not self._open):
             return _error(401, "key needed", KEY_NEEDED)
         return None
 
@@ -307,7 +309,7 @@ class Gateway:
         await self._settle(upstream, ring, rotation, credential, given)
         return given
 
-    async def _settle(self, upstream: Upstream, ring: Keyring, rotation: Rotation, credential: Credential, given: _Answer) -> None:
+    async def _settle(self, upstream: Upstream, ring: CredentialStore, rotation: Rotation, credential: Credential, given: _Answer) -> None:
         """What the last answer says of all keys that were tried, and of the time the client has to wait."""
         if not isinstance(given, _Stream):
             rotation.failed(_now())
@@ -322,10 +324,10 @@ class Gateway:
 
     def _route(self, asked: _Asked) -> int | None:
         """A number for what is asked for."""
-        aim, scope = asked.upstream.aim, asked.request.scope
-        target = aim.origin.encode() + aim.join(asked.path, unkeyed(scope["query_string"], self._key), "", "")
-        headers = outward(scope["headers"], aim, "", "", mcp=False)
-        return route_of(asked.request.method, target, asked.begun if asked.rest is None else None, headers)
+        target, scope = asked.upstream.target, asked.request.scope
+        url = target.origin.encode() + target.join(asked.path, unkeyed(scope["query_string"], self._key), "", "")
+        headers = request_headers(scope["headers"], target, "", "", mcp=False)
+        return route_of(asked.request.method, url, asked.begun if asked.rest is None else None, headers)
 
     async def _once(self, asked: _Asked, credential: Credential | None) -> _Answer:
         """Send it with one key, or without any. A `_Silent` answer is our own, for an upstream that took the request and gave none."""
@@ -352,7 +354,7 @@ class Gateway:
         if asked.rpc is not None and response.is_redirect:
             advice = "上游要求换地址：请修改 target / the upstream redirects MCP elsewhere: change target"
             logger.warning(advice, gateway=name, status=status)
-        prefix = "" if self._alone else f"/gateway/{name}"
+        prefix = "" if self._standalone else f"/gateway/{name}"
         events = response.headers.get("content-type", "").startswith("text/event-stream")
         scrub = Scrub(credential.secret) if credential is not None else None
         return _Stream(self, upstream, response, prefix, scrub, endless=events and request.method == "GET")
@@ -388,8 +390,8 @@ class Gateway:
         upstream, request, _, begun, rest, rpc = asked
         place, secret = upstream.settings.place, "" if credential is None else credential.secret
         query = unkeyed(request.scope["query_string"], self._key)
-        target = upstream.aim.join(asked.path, query, place if upstream.ring is not None else "", secret)
-        headers = outward(request.scope["headers"], upstream.aim, place, secret, mcp=rpc is not None)
+        target = upstream.target.join(asked.path, query, place if upstream.ring is not None else "", secret)
+        headers = request_headers(request.scope["headers"], upstream.target, place, secret, mcp=rpc is not None)
         length = request.headers.get("content-length")
         stream: httpx2.AsyncByteStream | httpx2.ByteStream
         if rest is None:
@@ -473,10 +475,10 @@ class _Stream:
         await send({"type": "http.response.body", "body": b"" if clean is None else clean.end(), "more_body": False})
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = homeward(self.response.headers.raw, self.response.status_code)
+        headers = response_headers(self.response.headers.raw, self.response.status_code)
         place = self._upstream.settings.place
         if self.response.has_redirect_location:
-            headers = [(n, self._upstream.aim.back(v, self._prefix, place) if n == b"location" else v) for n, v in headers]
+            headers = [(n, self._upstream.target.back(v, self._prefix, place) if n == b"location" else v) for n, v in headers]
         if self.wait is not None:
             headers = [(name, value) for name, value in headers if name not in (b"retry-after", b"retry-after-ms")]
             headers.append((b"retry-after", b"%d" % ceil(self.wait)))
@@ -490,7 +492,7 @@ class _Silent(Response):
 _Answer = Response | _Stream
 
 
-class _Door:
+class _Acceptor:
     """The gateway as an ASGI application."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -542,7 +544,7 @@ BUSY: Final = "到上游的连接都在使用中，请稍后再试 / All connect
 KEY_NEEDED: Final = "请在 X-Endpoint-Key 或 ?key= 中给出 [server] key / Show the [server] key in X-Endpoint-Key or ?key="
 
 
-def _none_left(ring: Keyring) -> Response:
+def _none_left(ring: CredentialStore) -> Response:
     wait, en, zh = ring.none_left()
     if wait is None:
         return _error(503, "no key left", f"{ALL_GONE}：所有密钥都已停用 / {en}")

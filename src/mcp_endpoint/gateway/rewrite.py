@@ -40,7 +40,7 @@ _UNSEEN: Final = bytes((*range(0x21), 0x7F))
 """Blanks and controls, which some servers cut off a step."""
 
 
-class Aim(NamedTuple):
+class Target(NamedTuple):
     """Where the requests of one gateway go."""
 
     host: bytes
@@ -51,7 +51,7 @@ class Aim(NamedTuple):
     query: bytes
 
     @classmethod
-    def at(cls, target: str) -> Aim:
+    def at(cls, target: str) -> Target:
         """The aim of a URL. Its user, password and fragment are not used."""
         parts = urlsplit(target)
         host = parts.netloc.rpartition("@")[2]
@@ -138,7 +138,7 @@ def _shortest(found: re.Match[bytes]) -> bytes:
     return bytes(((before & 0x01) << 6 | last & 0x3F,))
 
 
-def outward(headers: Iterable[Header], aim: Aim, place: str, secret: str, *, mcp: bool) -> list[Header]:
+def request_headers(headers: Iterable[Header], target: Target, place: str, secret: str, *, mcp: bool) -> list[Header]:
     """The headers of a request as the upstream gets them; names are lower-case, as ASGI gives them. `mcp` adds the Accept MCP needs."""
     given = list(headers)
     dropped = HOP_BY_HOP | _named(given) | {b"host", b"content-length", KEY_HEADER}
@@ -150,12 +150,12 @@ def outward(headers: Iterable[Header], aim: Aim, place: str, secret: str, *, mcp
             kept = [*((name, value) for name, value in kept if name != b"accept"), (b"accept", MCP_ACCEPT)]
     bears = as_header(place, secret) if secret else None
     if bears is not None:
-        carrier, value = bears[0].encode(), bears[1].encode()
-        kept = [*((name, old) for name, old in kept if name != carrier), (carrier, value)]
-    return [(b"host", aim.host), *kept]
+        transport, value = bears[0].encode(), bears[1].encode()
+        kept = [*((name, old) for name, old in kept if name != transport), (transport, value)]
+    return [(b"host", target.host), *kept]
 
 
-def homeward(headers: Iterable[Header], status: int = 200) -> list[Header]:
+def response_headers(headers: Iterable[Header], status: int = 200) -> list[Header]:
     """The headers of an answer as the client gets them; `date` is the server's own.
 
     A length goes where it means nothing: beside a transfer coding (RFC 9112 §6.3), and under 204 (RFC 9110 §8.6).

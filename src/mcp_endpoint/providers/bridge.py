@@ -15,7 +15,7 @@ from msgspec import UNSET
 from ..core.broker import Broker
 from ..core.lists import LIST_CHANGED
 from ..core.parties import Consumer, Provider
-from ..errors import GOING_AWAY, Goodbye
+from ..errors import GOING_AWAY, CloseReason
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Part
 
@@ -58,20 +58,22 @@ class Bridge:
             _Up(self),
             answer_bytes=limits.provider_message_bytes,
             ask_seconds=limits.progress_seconds,
-            in_house=True,
+            in_process=True,
             patient=True,
         )
         self._consumer.relays = True
-        self._provider: Provider = broker.attach_provider(name, shown, _Down(self), server_id=label, house=True, call_seconds=call_seconds)
+        self._provider: Provider = broker.attach_provider(
+            name, shown, _Down(self), server_id=label, managed=True, call_seconds=call_seconds
+        )
         self._provider.behind = self._consumer.endpoint
 
-    def close(self, goodbye: Goodbye = GOING_AWAY) -> None:
+    def close(self, close_reason: CloseReason = GOING_AWAY) -> None:
         """Leave both endpoints; what was on its way is answered by them."""
         if self._open:
             self._open = False
             self._frames.clear()
-            self._broker.detach(self._provider, *goodbye)
-            self._broker.detach(self._consumer, *goodbye)
+            self._broker.detach(self._provider, *close_reason)
+            self._broker.detach(self._consumer, *close_reason)
 
     def retire(self) -> None:
         """Leave for good: the endpoint first hears that there are no tools any more, and does not wait for their return."""
@@ -106,12 +108,12 @@ class Bridge:
         self._bytes = 0
         for data in frames:
             if self._open:
-                self._consumer.says(self._consumer, data, now, True)
+                self._consumer.receive(self._consumer, data, now, True)
 
     def up(self, data: bytes) -> None:
         """A frame of the server."""
         if self._open:
-            self._provider.says(self._provider, data, self._clock(), True)
+            self._provider.receive(self._provider, data, self._clock(), True)
 
     @property
     def waiting(self) -> int:
@@ -136,7 +138,7 @@ class _Down:
         """It is no socket, and cannot be half open."""
 
     def close(self, code: int, reason: str) -> None:
-        self._bridge.close(Goodbye(code, reason))
+        self._bridge.close(CloseReason(code, reason))
 
 
 class _Up:
@@ -156,7 +158,7 @@ class _Up:
         """It is no socket, and cannot be half open."""
 
     def close(self, code: int, reason: str) -> None:
-        self._bridge.close(Goodbye(code, reason))
+        self._bridge.close(CloseReason(code, reason))
 
 
 def _whole(first: Part, second: Part) -> bytes:

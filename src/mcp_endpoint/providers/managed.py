@@ -29,7 +29,7 @@ from ..core.broker import INNER, Broker
 from ..core.endpoint import Endpoint
 from ..core.lifecycle import INITIALIZED, LATEST
 from ..core.parties import State
-from ..credentials.store import Keyring
+from ..credentials.store import CredentialStore
 from ..errors import GOING_AWAY, ConfigError, EndpointError
 from ..protocol import jsonrpc
 from ..protocol.jsonrpc import Part
@@ -89,10 +89,10 @@ class _Keeper:
 
     def __init__(self, broker: Broker, server: Server, clock: Callable[[], float]) -> None:
         self._broker = broker
-        self._party = broker.attach_consumer(server.endpoint, server.shown, self, in_house=True)
+        self._party = broker.attach_consumer(server.endpoint, server.shown, self, in_process=True)
         hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-endpoint-server", "version": __version__}}
-        self._party.says(self._party, jsonrpc.request(b"0", "initialize", msgspec.json.encode(hello)), clock(), True)
-        self._party.says(self._party, jsonrpc.notification(INITIALIZED), clock(), True)
+        self._party.receive(self._party, jsonrpc.request(b"0", "initialize", msgspec.json.encode(hello)), clock(), True)
+        self._party.receive(self._party, jsonrpc.notification(INITIALIZED), clock(), True)
 
     def send(self, first: Part, second: Part = b"") -> None:
         """Whatever it hears, it does not mind."""
@@ -172,8 +172,8 @@ class Providers:
         settings: Settings,
         root: Path,
         environ: Mapping[str, str],
-        upstream: Callable[[Server, Keyring | None], Kept],
-        rings: Callable[[str], Keyring],
+        upstream: Callable[[Server, CredentialStore | None], Kept],
+        rings: Callable[[str], CredentialStore],
     ) -> None:
         """A relative file starts at `root`.
 

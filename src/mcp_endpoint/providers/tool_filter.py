@@ -70,7 +70,7 @@ def shown(name: str, allow: Sequence[str], deny: Sequence[str]) -> bool:
     return not any(fnmatchcase(name, pattern) for pattern in deny)
 
 
-class Sieve:
+class ToolFilter:
     """Stands between one server and its endpoint, through all lives of the server. It sees every frame of both directions, in order."""
 
     def __init__(

@@ -17,14 +17,14 @@ from loguru import logger
 from starlette.routing import BaseRoute
 
 from ..access.addresses import without_secrets
-from ..access.admission import Porter
-from ..access.tokens import Doors
+from ..access.admission import Authenticator
+from ..access.tokens import TokenCodec
 from ..asgi import Bodies
 from ..consumers.mcp_http.route import McpHttp
 from ..consumers.mcp_http.stateless import Stateless
 from ..consumers.mcp_http.streams import Store
 from ..core.broker import INNER, Broker
-from ..credentials.store import KEYS_SHOWN, Keyring, keyring
+from ..credentials.store import KEYS_SHOWN, CredentialStore, credential_store
 from ..errors import ConfigError, EndpointError
 from ..providers.managed import Kept, Providers, condition
 from ..providers.mcp_json import Server
@@ -36,47 +36,49 @@ LOOK_SECONDS: Final = 0.5
 """How often the files of keys are looked at, so that an edit is in force within a second."""
 
 
-class House(NamedTuple):
+class Context(NamedTuple):
     """What rooms are built from; one per server."""
 
     config: Config
     broker: Broker
-    doors: Doors
-    porter: Porter
+    codec: TokenCodec
+    authenticator: Authenticator
     root: Path
     """The folder that relative paths of the configuration start at."""
     environ: Mapping[str, str] = os.environ
 
 
-def opened(house: House, alone: str = "") -> list[Room]:
+def opened(context: Context, standalone: str = "") -> list[Room]:
     """The rooms of one server, in the order in which they start. `alone` is the one room of `serve --as NAME`.
 
     Raises EndpointError when one is configured whose packages are not installed.
     """
-    rings = Keys(house)
-    limits = house.config.limits
+    rings = Keys(context)
+    limits = context.config.limits
     bodies = Bodies(limits.http_bodies, limits.body_seconds)
-    if alone == "gateway":
-        return [_gateway(house, rings, bodies, alone=True), rings]
-    if alone == "api":
-        return [_api(house, None, bodies, alone=True)]
+    if standalone == "gateway":
+        return [_gateway(context, rings, bodies, standalone=True), rings]
+    if standalone == "api":
+        return [_api(context, None, bodies, standalone=True)]
     # States signed with the server's own key are good for every process that has it.
-    secret = hmac.digest(house.config.server.key.encode(), b"requestState", "sha256") if house.config.server.key else b""
+    secret = hmac.digest(context.config.server.key.encode(), b"requestState", "sha256") if context.config.server.key else b""
     store = Store.of(limits)
-    legacy = house.config.server.legacy_sse
-    rooms: list[Room] = [McpHttp(house.broker, limits, house.porter, bodies, Stateless(limits, secret, store), store, legacy_sse=legacy)]
+    legacy = context.config.server.legacy_sse
+    rooms: list[Room] = [
+        McpHttp(context.broker, limits, context.authenticator, bodies, Stateless(limits, secret, store), store, legacy_sse=legacy)
+    ]
     providers = None
-    if house.config.providers.file:
-        providers = Providers(house.broker, house.config.providers, house.root, house.environ, _upstream(house), rings)
+    if context.config.providers.file:
+        providers = Providers(context.broker, context.config.providers, context.root, context.environ, _upstream(context), rings)
         rooms.append(providers)
-    if house.config.gateway:
-        rooms.append(_gateway(house, rings, bodies))
-    if house.config.api.secret:
-        rooms.append(_api(house, providers, bodies))
-    if house.config.credentials:
+    if context.config.gateway:
+        rooms.append(_gateway(context, rings, bodies))
+    if context.config.api.secret:
+        rooms.append(_api(context, providers, bodies))
+    if context.config.credentials:
         rooms.append(rings)
-    if house.config.dial:
-        rooms.append(DialOut(house.config, house.broker, lambda name: _named(house.broker, name), house.environ))
+    if context.config.dial:
+        rooms.append(DialOut(context.config, context.broker, lambda name: _named(context.broker, name), context.environ))
     return rooms
 
 
@@ -86,19 +88,19 @@ class Keys:
     name = "keys"
     owed = 0
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._loop = asyncio.get_running_loop()
         self._watching: asyncio.Task[None] | None = None
-        self.rings: dict[str, Keyring] = {}
+        self.rings: dict[str, CredentialStore] = {}
 
-    def __call__(self, name: str) -> Keyring:
+    def __call__(self, name: str) -> CredentialStore:
         """The keys of `[credentials.NAME]`. Raises ConfigError where there is no such table, or no key."""
         if name not in self.rings:
-            settings = self._house.config.credentials.get(name)
+            settings = self._context.config.credentials.get(name)
             if settings is None:
                 raise ConfigError(f"there is no [credentials.{name}] in the configuration", f"配置中没有 [credentials.{name}]")
-            self.rings[name] = keyring(name, settings, self._house.root, self._house.environ, self._loop.time)
+            self.rings[name] = credential_store(name, settings, self._context.root, self._context.environ, self._loop.time)
         return self.rings[name]
 
     @property
@@ -135,16 +137,16 @@ class Keys:
                     logger.exception("密钥文件未能检查 / the files of keys could not be looked at")
 
 
-def _gateway(house: House, rings: Keys, bodies: Bodies, *, alone: bool = False) -> Room:
-    config = house.config
+def _gateway(context: Context, rings: Keys, bodies: Bodies, *, standalone: bool = False) -> Room:
+    config = context.config
     proxy = imported(".gateway.proxy", "http")
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
-    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, house.broker, bodies, alone=alone)
+    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, context.broker, bodies, standalone=standalone)
     return gateway
 
 
-def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bool = False) -> Room:
-    config = house.config.api
+def _api(context: Context, providers: Providers | None, bodies: Bodies, *, standalone: bool = False) -> Room:
+    config = context.config.api
     kept: list[Kept] = []
     by_url: dict[str, tuple[str, str]] = {}
     addresses: dict[str, str] = {}
@@ -153,7 +155,7 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
         if name in by_url:
             name = f"{name}#{len(by_url) + 1}"
         server = Server(name=name, label=name, wire="any", url=url)
-        kept.append(_upstream(house)(server, None))
+        kept.append(_upstream(context)(server, None))
         addresses.setdefault(url, name)
         by_url[name] = server.endpoint, server.shown
 
@@ -161,14 +163,14 @@ def _api(house: House, providers: Providers | None, bodies: Bodies, *, alone: bo
         found = dict(by_url)
         if providers is not None:
             found |= providers.labels()
-        return found | {name: _named(house.broker, name) for name in config.endpoints}
+        return found | {name: _named(context.broker, name) for name in config.endpoints}
 
     def told() -> dict[str, dict[str, Any]]:
         found = {one.server.name: condition(one) for one in kept}
         return found if providers is None else found | providers.conditions()
 
     api = imported(".consumers.http_api.api", "api")
-    room: Room = api.Api(house.broker, house.config, house.root, bodies, where, kept, addresses, told, alone=alone)
+    room: Room = api.Api(context.broker, context.config, context.root, bodies, where, kept, addresses, told, standalone=standalone)
     return room
 
 
@@ -178,11 +180,11 @@ def _named(broker: Broker, shown: str) -> tuple[str, str]:
     return (f"agent:{shown}" if opened is None else opened.name), shown
 
 
-def _upstream(house: House) -> Callable[[Server, Keyring | None], Kept]:
+def _upstream(context: Context) -> Callable[[Server, CredentialStore | None], Kept]:
     """What keeps a server reached by URL; its module is imported with the first of them."""
 
-    def make(server: Server, ring: Keyring | None) -> Kept:
-        kept: Kept = imported(".providers.remote.server", "http").Upstream(server, house.broker, ring)
+    def make(server: Server, ring: CredentialStore | None) -> Kept:
+        kept: Kept = imported(".providers.remote.server", "http").Upstream(server, context.broker, ring)
         return kept
 
     return make

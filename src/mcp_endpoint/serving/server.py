@@ -30,8 +30,8 @@ from uvicorn.server import HANDLED_SIGNALS
 from .. import __version__, log
 from ..access import tls
 from ..access.addresses import Hint, announcement, in_container
-from ..access.admission import Porter
-from ..access.tokens import Doors
+from ..access.admission import Authenticator
+from ..access.tokens import TokenCodec
 from ..core.broker import Broker
 from ..core.parties import Call
 from ..core.taps import OK, Calls
@@ -45,7 +45,7 @@ from ..settings.schema import Server as ServerSettings
 from ..sockets.buffers import keep_large_buffers
 from ..sockets.dial_out import DialOut
 from ..sockets.guard import make_guard_class
-from ..sockets.handshake import Door
+from ..sockets.handshake import Acceptor
 from ..sockets.link import make_link_class
 from ..sockets.secure import make_securing_class
 from ..web.app import create_app
@@ -54,9 +54,9 @@ from ..web.room import Room
 from ..web.status import View
 from . import collector, signals
 from . import sd_notify as notify
-from .rooms import House, opened
+from .rooms import Context, opened
 
-GOODBYE_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 2.0
 """How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""
 LOOK_SECONDS: Final = 0.02
 """How often the drain looks whether everything has been answered."""
@@ -70,12 +70,12 @@ class Server(uvicorn.Server):
     """uvicorn's server with a drain before its shutdown, and without the signal it raises again after an orderly end."""
 
     def __init__(
-        self, served: uvicorn.Config, view: View, broker: Broker, door: Door, rooms: Sequence[Room], announce: Callable[[int], None]
+        self, served: uvicorn.Config, view: View, broker: Broker, acceptor: Acceptor, rooms: Sequence[Room], announce: Callable[[int], None]
     ) -> None:
         super().__init__(served)
         self._view = view
         self._broker = broker
-        self._door = door
+        self._acceptor = acceptor
         self._rooms = rooms
         self._announce = announce
         self.port = 0
@@ -121,14 +121,14 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         notify.tell(notify.STOPPING, os.environ)
         self._view.state = "draining"
-        self._door.refuse_new = True
+        self._acceptor.refuse_new = True
         self._broker.drain()
-        logger.info("正在停止 / stopping", calls_in_flight=self._broker.in_flight, links=self._door.links)
+        logger.info("正在停止 / stopping", calls_in_flight=self._broker.in_flight, links=self._acceptor.links)
         await self._until(self._owes_nothing, self._view.config.server.drain_seconds)
         self._broker.finish()
-        self._door.close_all(RESTARTING)
+        self._acceptor.close_all(RESTARTING)
         await self._close_rooms()
-        await self._until(lambda: not self._door.links, GOODBYE_SECONDS)
+        await self._until(lambda: not self._acceptor.links, CLOSE_SECONDS)
 
     def _owes_nothing(self) -> bool:
         return not self._broker.in_flight and not any(room.owed for room in self._rooms)
@@ -146,7 +146,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def run(loaded: Loaded, prepared: Prepared, root: Path, alone: str = "") -> None:
+def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "") -> None:
     """Serve until a signal; `root` and `alone` as for `create_server`.
 
     Raises EndpointError for what a person can mend: a port in use, a host or a certificate that cannot be used.
@@ -171,7 +171,7 @@ def run(loaded: Loaded, prepared: Prepared, root: Path, alone: str = "") -> None
             after.callback(console.close)
             show = console.write
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, certificate, sockets, root, alone, show))
+            runner.run(_serve(config, certificate, sockets, root, standalone, show))
         logger.info("已停止 / stopped")
 
 
@@ -180,9 +180,14 @@ def _show_nothing(text: str) -> None:
 
 
 async def _serve(
-    config: Config, certificate: ssl.SSLContext | None, sockets: list[socket.socket], root: Path, alone: str, show: Callable[[str], None]
+    config: Config,
+    certificate: ssl.SSLContext | None,
+    sockets: list[socket.socket],
+    root: Path,
+    standalone: str,
+    show: Callable[[str], None],
 ) -> None:
-    server = create_server(config, certificate, root=root, alone=alone, show=show)
+    server = create_server(config, certificate, root=root, standalone=standalone, show=show)
     collector.quiet()
     await server.serve(sockets)
 
@@ -192,7 +197,7 @@ def create_server(
     certificate: ssl.SSLContext | None = None,
     *,
     root: Path = Path(),
-    alone: str = "",
+    standalone: str = "",
     show: Callable[[str], None] = _show_nothing,
 ) -> Server:
     """Everything one server is made of, put together inside the running loop; two of them share nothing.
@@ -202,7 +207,7 @@ def create_server(
     """
     loop = asyncio.get_running_loop()
     settings = config.server
-    doors = Doors(settings.key, agents=config.security.agents)
+    codec = TokenCodec(settings.key, agents=config.security.agents)
     every = settings.debug or logger.level(settings.log_level).no <= logger.level("DEBUG").no
     calls = Calls(config.limits, loop.time, CallLog(loop.time).tell, every=every)
     broker = Broker(
@@ -214,14 +219,14 @@ def create_server(
         watch=LogWatch(loop.time),
         tap=calls.of,
     )
-    porter = Porter(config, doors)
-    door = Door(config, broker, porter)
-    rooms = opened(House(config, broker, doors, porter, root), alone)
+    authenticator = Authenticator(config, codec)
+    acceptor = Acceptor(config, broker, authenticator)
+    rooms = opened(Context(config, broker, codec, authenticator, root), standalone)
     started = loop.time()
 
     def snapshot(detail: bool) -> dict[str, Any]:
         found = broker.snapshot(detail=detail)
-        found["counters"] |= dict(sorted(door.counters.items()))
+        found["counters"] |= dict(sorted(acceptor.counters.items()))
         if detail and rooms:
             found["rooms"] = {room.name: room.describe() for room in rooms}
         return found
@@ -232,8 +237,8 @@ def create_server(
         gauges = {
             "endpoints": found["endpoints"],
             "in_flight": found["in_flight"],
-            "buffered_bytes": door.budget.bytes,
-            "unfinished_handshakes": len(door.unfinished),
+            "buffered_bytes": acceptor.budget.bytes,
+            "unfinished_handshakes": len(acceptor.unfinished),
             "tasks": len(asyncio.all_tasks(loop)),
             "ready": view.state == "ready",
         }
@@ -247,12 +252,12 @@ def create_server(
         snapshot=snapshot,
         scrape=Exposition(config.limits, figures).scrape,
         uptime=lambda: loop.time() - started,
-        doors=doors,
+        codec=codec,
     )
     served = uvicorn.Config(
-        create_app(view, rooms, alone=bool(alone)),
-        http=make_guard_class(door) if certificate is None else make_securing_class(door, certificate),
-        ws=make_link_class(door),
+        create_app(view, rooms, standalone=bool(standalone)),
+        http=make_guard_class(acceptor) if certificate is None else make_securing_class(acceptor, certificate),
+        ws=make_link_class(acceptor),
         lifespan="off",
         log_config=None,
         access_log=settings.debug,
@@ -265,9 +270,9 @@ def create_server(
     def announce(port: int) -> None:
         logger.info("正在监听 / listening", host=settings.host, port=port, version=__version__)
         if settings.print_addresses:
-            show(announcement(settings, port, doors, contained=in_container(os.environ)) + "\n")
+            show(announcement(settings, port, codec, contained=in_container(os.environ)) + "\n")
 
-    return Server(served, view, broker, door, rooms, announce)
+    return Server(served, view, broker, acceptor, rooms, announce)
 
 
 class LogWatch:

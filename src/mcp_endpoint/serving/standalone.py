@@ -22,7 +22,7 @@ ACCOUNTS: Final = CredentialSettings(accounts="accounts.txt")
 LOOPBACK: Final = "127.0.0.1"
 
 
-class Alone(NamedTuple):
+class Standalone(NamedTuple):
     """One such room."""
 
     port: str
@@ -45,7 +45,7 @@ def _api(config: Config) -> Config:
     return replace(config, server=replace(config.server, print_addresses=False))
 
 
-ROOMS: Final[Mapping[str, Alone]] = {"gateway": Alone("8000", _gateway), "api": Alone("5000", _api, reads_dot_env=True)}
+ROOMS: Final[Mapping[str, Standalone]] = {"gateway": Standalone("8000", _gateway), "api": Standalone("5000", _api, reads_dot_env=True)}
 DOT_ENV: Final = ".env"
 """The file of variables that the API's predecessor read beside it."""
 API_VARIABLES: Final = {

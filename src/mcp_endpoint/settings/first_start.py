@@ -45,9 +45,7 @@ _WAS_SHORT: Final = (
 )
 
 
-def prepare(
-    root: Path, make_key: Callable[[], str], environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}
-) -> Prepared:
+def prepare(root: Path, make_key: Callable[[], str], environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}) -> Prepared:
     """What the first start writes: the live file, copied from the annotated example, and a key, where nobody gave a usable one.
 
     Comments, order and every other value stay as they are. A usable key is never replaced, and nothing is written while

@@ -54,7 +54,6 @@ class Server(Struct, frozen=True, kw_only=True):
     print_addresses: Annotated[bool, Meta(description="print the two addresses of a xiaozhi installation at start")] = True
 
 
-
 class WebSocket(Struct, frozen=True, kw_only=True):
     """`[websocket]`: how many links there may be and when a silent one is given up."""
 
@@ -62,7 +61,6 @@ class WebSocket(Struct, frozen=True, kw_only=True):
     ping_interval: Annotated[Seconds, Meta(description="silence after which a peer is pinged; proxies cut idle links after 60")] = 30.0
     ping_timeout: Annotated[Seconds, Meta(description="how long a pinged peer may stay silent before its link ends")] = 10.0
     close_timeout: Annotated[Seconds, Meta(description="how long a peer may take to answer a close frame")] = 10.0
-
 
 
 class Security(Struct, frozen=True, kw_only=True):
@@ -87,7 +85,6 @@ class Security(Struct, frozen=True, kw_only=True):
     ] = ()
 
 
-
 class Logging(Struct, frozen=True, kw_only=True):
     """`[logging]`: the log file."""
 
@@ -108,12 +105,10 @@ class Logging(Struct, frozen=True, kw_only=True):
     ] = 1_000_000
 
 
-
 class ToolSettings(Struct, frozen=True, kw_only=True):
     """`[endpoint.tools."NAME"]`: what differs for one tool, by the name devices see."""
 
     timeout: Annotated[float, Meta(gt=0, le=300, description="how long a call of this tool may take", extra={"unit": "seconds"})] = 25.0
-
 
 
 class EndpointSettings(Struct, frozen=True, kw_only=True):
@@ -144,7 +139,6 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
     tools: Mapping[str, ToolSettings] = {}
 
 
-
 class Providers(Struct, frozen=True, kw_only=True):
     """`[providers]`: the servers that this program brings to endpoints itself."""
 
@@ -152,7 +146,6 @@ class Providers(Struct, frozen=True, kw_only=True):
     endpoints: Annotated[
         tuple[str, ...], Meta(description='endpoints its servers are for, by their printed names; an entry\'s own "endpoints" goes before')
     ] = ("*",)
-
 
 
 class Api(Struct, frozen=True, kw_only=True):
@@ -169,7 +162,6 @@ class Api(Struct, frozen=True, kw_only=True):
     request_log: Annotated[
         str, Meta(description="file with a line of JSON per request, below the root folder unless absolute; - is stdout, empty is none")
     ] = "logs/api.jsonl"
-
 
 
 class CredentialSettings(Struct, frozen=True, kw_only=True):
@@ -192,7 +184,6 @@ class CredentialSettings(Struct, frozen=True, kw_only=True):
         Meta(ge=0, le=31_622_400, description="after how long one request tries a banned key again; 0 is never", extra={"unit": "seconds"}),
     ] = 86_400.0
     retries: Annotated[int, Meta(ge=0, le=100, description="how many other keys a request is tried with")] = 3
-
 
 
 class GatewaySettings(Struct, frozen=True, kw_only=True):
@@ -223,10 +214,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             extra={"en": "bearer, query:NAME or header:NAME", "zh": "bearer、query:参数名 或 header:头名"},
         ),
     ] = "bearer"
-    timeout: Annotated[
-        float, Meta(gt=0, le=86_400, description="how long the upstream may be silent", extra={"unit": "seconds"})
-    ] = 300.0
-
+    timeout: Annotated[float, Meta(gt=0, le=86_400, description="how long the upstream may be silent", extra={"unit": "seconds"})] = 300.0
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
@@ -318,7 +306,6 @@ class Limits(Struct, frozen=True, kw_only=True):
     parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required); shared as links are")] = 1000
     metric_endpoints: Annotated[Count, Meta(description="endpoints that calls are counted by in /metrics; later ones are `other`")] = 50
     metric_tools: Annotated[Count, Meta(description="tools of one endpoint that calls are counted by; later ones are `other`")] = 100
-
 
 
 class Config(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..errors import SLOW_MESSAGE, Goodbye
+from ..errors import SLOW_MESSAGE, CloseReason
 from ..settings.schema import Limits
 from .keepalive import NEVER, Keepalive
 
@@ -31,7 +31,7 @@ class Sender(Protocol):
     crowded: bool
     """Whether it is we who do not read."""
 
-    def goodbye(self, goodbye: Goodbye) -> None:
+    def close_reason(self, close_reason: CloseReason) -> None:
         """End the link."""
 
 
@@ -89,5 +89,5 @@ class Budget:
             if oldest.crowded:
                 self._begun[oldest] = now
             else:
-                oldest.goodbye(SLOW_MESSAGE)
+                oldest.close_reason(SLOW_MESSAGE)
         return NEVER

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from ..backoff import Backoff
 from ..core.broker import Broker
 from ..core.parties import Consumer
-from ..errors import GOING_AWAY, NOT_READING, TOO_MANY_FRAGMENTS, ConfigError, EndpointError, Goodbye
+from ..errors import GOING_AWAY, NOT_READING, TOO_MANY_FRAGMENTS, CloseReason, ConfigError, EndpointError
 from ..protocol.jsonrpc import Part
 from ..settings.schema import Config, DialSettings, Limits
 from . import dial
@@ -76,7 +76,7 @@ class FarSide:
         self.may_read.set()
         self.gone = asyncio.Event()
         """Whether we have ended it."""
-        self.closing: Goodbye | None = None
+        self.closing: CloseReason | None = None
         """Why."""
 
     def send(self, first: Part, second: Part = b"") -> None:
@@ -95,7 +95,7 @@ class FarSide:
     def close(self, code: int, reason: str) -> None:
         """What was sent before goes out first, unless it is what nobody reads."""
         if self.closing is None:
-            self.closing = Goodbye(code, reason)
+            self.closing = CloseReason(code, reason)
             if self.closing == NOT_READING:
                 self._out.clear()
             self._more.set()
@@ -254,7 +254,7 @@ class Target:
                     far.close(*TOO_MANY_FRAGMENTS)
                 if far.closing is not None or message is None:
                     return None
-                consumer.says(consumer, message, self._clock(), False)
+                consumer.receive(consumer, message, self._clock(), False)
                 taken += 1
                 if not taken % FRAMES_PER_TURN:
                     await asyncio.sleep(0)

@@ -27,7 +27,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.frames import apply_mask as apply_mask  # type: ignore[attr-defined]  # the compiled one where there is one
 from websockets.protocol import OPEN, SERVER, Protocol
 
-from ..errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, Goodbye
+from ..errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, CloseReason
 from ..protocol.jsonrpc import is_utf8
 
 FRAMES_PER_TURN: Final = 32
@@ -132,11 +132,11 @@ class Frames:
         "_seeking",
         "_text",
         "party",
-        "says",
+        "receive",
     )
 
     def __init__(self) -> None:
-        self.says: Callable[[Any, bytes, float, bool], None] | None = None
+        self.receive: Callable[[Any, bytes, float, bool], None] | None = None
         self.party: Any = None
         self._limit = 0
         self._large: Large | None = None
@@ -159,10 +159,10 @@ class Frames:
         """Whether only the peer's close frame is looked for."""
 
     def start_messages(
-        self, says: Callable[[Any, bytes, float, bool], None], party: Any, limit: int, fragments: int, large: Large | None = None
+        self, receive: Callable[[Any, bytes, float, bool], None], party: Any, limit: int, fragments: int, large: Large | None = None
     ) -> None:
         """From now on messages of up to `limit` bytes and `fragments` fragments go to `says`; about larger ones `large` is asked."""
-        self.says = says
+        self.receive = receive
         self.party = party
         self._limit = limit
         self._large = large
@@ -191,7 +191,7 @@ class Frames:
     def ended(self, code: int, reason: str, frame: bytes) -> None:
         """The peer has closed with `code` and `reason`; `frame` is the answer to send before the socket is closed."""
 
-    def failed(self, goodbye: Goodbye, frame: bytes) -> None:
+    def failed(self, close_reason: CloseReason, frame: bytes) -> None:
         """The peer broke a rule; `frame` tells it, and nothing it sends is read any more."""
 
     def answered(self) -> None:
@@ -204,7 +204,7 @@ class Frames:
         if self._rest is not None:
             data = self._rest[self._rest_at :] + data
             self._rest = None
-        elif self.says is None:
+        elif self.receive is None:
             return self._seeking and self._seek(data, 0)
         elif self._held is not None:
             joined = self._join(data)
@@ -226,11 +226,11 @@ class Frames:
 
     def _read(self, data: bytes, at: int, now: float) -> bool:
         end = len(data)
-        says = self.says
+        receive = self.receive
         party = self.party
         budget = FRAMES_PER_TURN
         while at < end:
-            if says is None:
+            if receive is None:
                 return self._seeking and self._seek(data, at)
             if not budget:
                 self._rest = data
@@ -265,9 +265,9 @@ class Frames:
                 else:
                     payload = apply_mask(memoryview(data)[start:stop], data[start - 4 : start])
                 if first == _BINARY:
-                    says(party, payload, now, payload.isascii())
+                    receive(party, payload, now, payload.isascii())
                 elif payload.isascii() or is_utf8(payload):
-                    says(party, payload, now, True)
+                    receive(party, payload, now, True)
                 else:
                     self._fail(INVALID_TEXT)
                     return False
@@ -277,7 +277,7 @@ class Frames:
                 if not used:
                     return False
                 at += used
-            says = self.says
+            receive = self.receive
         return False
 
     # Incomplete frames.
@@ -426,14 +426,14 @@ class Frames:
             else:
                 continue
             self._fragment(event.fin, now)
-            if self.says is None:
+            if self.receive is None:
                 return
         if protocol.parser_exc is not None:
             sent = protocol.close_sent
             assert sent is not None
             self._over()
-            goodbye = TOO_BIG if isinstance(protocol.parser_exc, PayloadTooBig) else Goodbye(int(sent.code), sent.reason)
-            self.failed(goodbye, close_frame(*goodbye))
+            close_reason = TOO_BIG if isinstance(protocol.parser_exc, PayloadTooBig) else CloseReason(int(sent.code), sent.reason)
+            self.failed(close_reason, close_frame(*close_reason))
             return
         for frame in writes:
             self.reply(frame)
@@ -453,18 +453,18 @@ class Frames:
             if self._text and not utf8:
                 self._fail(INVALID_TEXT)
             else:
-                assert self.says is not None
-                self.says(self.party, payload, now, utf8)
+                assert self.receive is not None
+                self.receive(self.party, payload, now, utf8)
 
     # The end.
 
-    def _fail(self, goodbye: Goodbye) -> None:
+    def _fail(self, close_reason: CloseReason) -> None:
         self._over()
-        self.failed(goodbye, close_frame(*goodbye))
+        self.failed(close_reason, close_frame(*close_reason))
 
     def _over(self) -> None:
         """Forget everything that is not complete."""
-        self.says = None
+        self.receive = None
         self._held = None
         self._owed = 0
         self._rest = None

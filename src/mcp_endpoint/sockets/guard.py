@@ -26,7 +26,7 @@ from ..access.addresses import is_loopback
 from ..access.admission import Refusal, host_of
 from ..asgi import CUT
 from ..settings.schema import Config
-from .handshake import Door
+from .handshake import Acceptor
 from .keepalive import NEVER, STEPS
 from .link import READ_PER_TURN, Link, reset
 
@@ -90,7 +90,7 @@ class Flow(FlowControl):
 class Guard(HttpToolsProtocol):
     """One HTTP connection until it is closed or becomes a link."""
 
-    door: ClassVar[Door]
+    acceptor: ClassVar[Acceptor]
     hosts: ClassVar[Hosts]
 
     def __init__(
@@ -129,14 +129,14 @@ class Guard(HttpToolsProtocol):
         self.securing = True
         raw.set_write_buffer_limits(high=HIGH_WATER)
         self.connections.add(self)
-        self.door.budget.keep(self, TLS_BYTES)
+        self.acceptor.budget.keep(self, TLS_BYTES)
         self._enter()
 
     def abandoned(self) -> None:
         """TLS will never be up."""
         self._head_is_over()
-        self.door.keepalive.forget(self)
-        self.door.budget.keep(self, 0)
+        self.acceptor.keepalive.forget(self)
+        self.acceptor.budget.keep(self, 0)
         self.connections.discard(self)
 
     # What the transport calls.
@@ -156,8 +156,8 @@ class Guard(HttpToolsProtocol):
         self._hang_up()
         self._unread = b""
         self.pipeline.clear()
-        self.door.keepalive.forget(self)
-        self.door.budget.keep(self, 0)
+        self.acceptor.keepalive.forget(self)
+        self.acceptor.budget.keep(self, 0)
         super().connection_lost(exc)
         self.flow = None  # type: ignore[assignment]  # it and we hold each other
         if self.scope:
@@ -177,7 +177,7 @@ class Guard(HttpToolsProtocol):
         self._count()
 
     def data_received(self, data: bytes) -> None:
-        limit = self.door.config.limits.handshake_bytes
+        limit = self.acceptor.config.limits.handshake_bytes
         at = 0
         self._parts = 0
         while at < len(data) and not (self._refused or self.flow.read_paused) and self.parser is not None:
@@ -251,7 +251,7 @@ class Guard(HttpToolsProtocol):
         if self.transport.is_closing() or self._unsent() > HIGH_WATER:
             self._watch_answer()
         if not (self.transport.is_closing() or self._in_head or self._refused or self.pipeline or self._unread):
-            self.door.now_unfinished(self)  # idle, and the first to give way
+            self.acceptor.now_unfinished(self)  # idle, and the first to give way
 
     def shutdown(self) -> None:
         if self.securing:
@@ -280,14 +280,14 @@ class Guard(HttpToolsProtocol):
                 self._count()
             elif unsent < self._stuck_bytes or (unsent > self._stuck_bytes and not self.flow.write_paused):
                 self._stuck, self._stuck_bytes = now, unsent
-            elif now - self._stuck >= self.door.config.limits.stalled_seconds:
+            elif now - self._stuck >= self.acceptor.config.limits.stalled_seconds:
                 self._cut("stalled_seconds")
                 return NEVER
         if self._in_head and now >= self._head_by:
             if not self.flow.read_paused:
                 self._refuse(Refusal(408, "request timeout", SLOW_HEAD, "handshake_seconds"))
                 return NEVER
-            self._head_by = now + self.door.config.limits.handshake_seconds  # it is we who do not read
+            self._head_by = now + self.acceptor.config.limits.handshake_seconds  # it is we who do not read
         return self._next_look(now)
 
     # What the door and the budget call.
@@ -299,7 +299,7 @@ class Guard(HttpToolsProtocol):
         elif self._in_head:
             self._refuse(Refusal(503, "full", CROWDED, "unfinished_handshakes"))
         else:
-            self.door.unfinished.pop(self, None)
+            self.acceptor.unfinished.pop(self, None)
             self.transport.close()  # idle after an answer (RFC 9112 §9.3)
 
     def kept(self) -> int:
@@ -339,20 +339,20 @@ class Guard(HttpToolsProtocol):
     def _enter(self) -> None:
         """The socket has been accepted. More of them than all bounds allow are refused, before the process has no descriptor left."""
         self._expect_head()
-        if len(self.connections) > self.door.most_sockets:
+        if len(self.connections) > self.acceptor.most_sockets:
             self.crowded_out()
 
     def _expect_head(self) -> None:
         if not self._in_head:
             self._in_head = True
             self._head_bytes = 0
-            self._head_by = self.loop.time() + self.door.config.limits.handshake_seconds
-            self.door.now_unfinished(self)
+            self._head_by = self.loop.time() + self.acceptor.config.limits.handshake_seconds
+            self.acceptor.now_unfinished(self)
             self._look_again()
 
     def _head_is_over(self) -> None:
         self._in_head = False
-        self.door.unfinished.pop(self, None)
+        self.acceptor.unfinished.pop(self, None)
 
     def _watch_answer(self) -> None:
         """From now on bytes of answers must move."""
@@ -369,13 +369,13 @@ class Guard(HttpToolsProtocol):
         """Tell the budget what is kept here; small answers on their way do not count."""
         if self.parser is not None:
             waits = self._stuck or self.flow.write_paused or self.flow.read_paused
-            self.door.budget.keep(self, self.kept() if waits else 0)
+            self.acceptor.budget.keep(self, self.kept() if waits else 0)
 
     def _next_look(self, now: float) -> float:
         """When the next thing is due."""
         due = self._head_by if self._in_head else NEVER
         if self._stuck:
-            stalled = self.door.config.limits.stalled_seconds
+            stalled = self.acceptor.config.limits.stalled_seconds
             due = min(due, self._stuck + stalled, now + stalled / STEPS)
         return due
 
@@ -383,15 +383,15 @@ class Guard(HttpToolsProtocol):
         now = self.loop.time()
         due = self._next_look(now)
         if due < NEVER:
-            self.door.keepalive.watch(self, due)
+            self.acceptor.keepalive.watch(self, due)
         else:
-            self.door.keepalive.forget(self)
+            self.acceptor.keepalive.forget(self)
 
     def _cut(self, reason: str) -> None:
         """Drop the socket: its peer does not read, so that no answer can tell it why."""
         self._refused = True
         self._head_is_over()
-        self.door.counters["http_cut"] += 1
+        self.acceptor.counters["http_cut"] += 1
         logger.debug("连接已切断 / the connection is cut", peer=self.peer, reason=reason)
         self._abort()
 
@@ -428,8 +428,8 @@ class Guard(HttpToolsProtocol):
         if self.flow.write_paused or (self.cycle is not None and not self.cycle.response_complete):
             self._refuse(Refusal(400, "bad handshake", BAD_REQUEST, "upgrade before the answer to an earlier request"))
             return
-        self.door.keepalive.forget(self)
-        self.door.budget.keep(self, 0)
+        self.acceptor.keepalive.forget(self)
+        self.acceptor.budget.keep(self, 0)
         transport = self.transport
         self.handle_websocket_upgrade()
         self.parser = self.flow = None  # type: ignore[assignment]  # they and we hold each other
@@ -447,7 +447,7 @@ class Guard(HttpToolsProtocol):
         transport = self.transport
         if transport.is_closing():
             return
-        self.door.counters[f"refused_{refusal.status}"] += 1
+        self.acceptor.counters[f"refused_{refusal.status}"] += 1
         logger.debug("已拒绝请求 / request refused", peer=self.peer, status=refusal.status, reason=refusal.why)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
@@ -457,12 +457,12 @@ class Guard(HttpToolsProtocol):
             transport.write_eof()
         else:
             transport.close()
-        self.door.keepalive.watch(self, self.loop.time() + LINGER_SECONDS)
+        self.acceptor.keepalive.watch(self, self.loop.time() + LINGER_SECONDS)
 
 
-def make_guard_class(door: Door) -> type[Guard]:
+def make_guard_class(acceptor: Acceptor) -> type[Guard]:
     """The class for uvicorn's `http=`."""
-    return type("Guard", (Guard,), {"door": door, "hosts": Hosts(door.config)})
+    return type("Guard", (Guard,), {"acceptor": acceptor, "hosts": Hosts(acceptor.config)})
 
 
 def _length(headers: list[tuple[bytes, bytes]]) -> int:

@@ -11,13 +11,13 @@ from urllib.parse import parse_qsl
 from loguru import logger
 from websockets.datastructures import Headers
 
-from ..access.admission import ORIGIN, Porter, Refusal, Side, neighbourhood
-from ..access.tokens import Opened
+from ..access.admission import ORIGIN, Authenticator, Refusal, Side, neighbourhood
+from ..access.tokens import Grant
 from ..core.broker import Broker
 from ..core.shares import Shares
-from ..errors import CROWDED_OUT, Goodbye
+from ..errors import CROWDED_OUT, CloseReason
 from ..log import LineQuota
-from ..protocol import stateless as eras
+from ..protocol import stateless
 from ..settings.schema import Config
 from .budget import Budget
 from .keepalive import Keepalive
@@ -38,7 +38,7 @@ class Admission(NamedTuple):
     """Who may come in, and where."""
 
     side: Side
-    opened: Opened
+    opened: Grant
     server_id: str
     """The name a tool process gave itself, or empty."""
     address: str
@@ -57,20 +57,20 @@ class Unfinished(Protocol):
 class Closable(Protocol):
     """What the door needs of the links inside."""
 
-    def goodbye(self, goodbye: Goodbye) -> None:
+    def close_reason(self, close_reason: CloseReason) -> None:
         """Begin the closing handshake."""
 
     def cut(self) -> None:
         """Drop the socket at once."""
 
 
-class Door:
+class Acceptor:
     """Decides who comes in, and knows who is inside: one per server, shared by all its links."""
 
-    def __init__(self, config: Config, broker: Broker, porter: Porter) -> None:
+    def __init__(self, config: Config, broker: Broker, authenticator: Authenticator) -> None:
         self.config = config
         self.broker = broker
-        self.porter = porter
+        self.authenticator = authenticator
         self.keepalive = Keepalive(config.websocket, config.limits)
         self.budget = Budget(config.limits, self.keepalive)
         self.open: dict[Closable, str] = {}
@@ -101,10 +101,10 @@ class Door:
             next(iter(self.unfinished)).crowded_out()
         self.unfinished[one] = None
 
-    def close_all(self, goodbye: Goodbye) -> None:
+    def close_all(self, close_reason: CloseReason) -> None:
         """Every link hears the same goodbye."""
         for link in list(self.open):
-            link.goodbye(goodbye)
+            link.close_reason(close_reason)
 
     def tell_refusal(self, refusal: Refusal, peer: str) -> None:
         """A line of the log, unless the neighbourhood of `peer` has had too many within a minute."""
@@ -136,7 +136,7 @@ class Door:
             crowded = self._shares.gives_way(endpoint)
             if crowded is None:
                 return False
-            crowded.goodbye(CROWDED_OUT)
+            crowded.close_reason(CROWDED_OUT)
         if len(self.open) > most and self._closing:  # who takes its time with closing has no more of it
             oldest = next(iter(self._closing))
             del self._closing[oldest]
@@ -145,24 +145,24 @@ class Door:
 
     def decide(self, target: str, headers: Headers, peer: tuple[str, int], local: str, *, tls: bool = False) -> Admission | Refusal:
         """Who stands at the door with this request target and these headers, from `peer` to our address `local`."""
-        whence = self.porter.whence(peer, local, headers.get_all, tls=tls)
-        shown = whence.shown
+        source = self.authenticator.source(peer, local, headers.get_all, tls=tls)
+        shown = source.shown
         path, _, query = target.partition("?")
         side = PATHS.get(path)
         if side is None:
             return Refusal(404, "not found", NOT_FOUND, "no such path", shown)
         if self.refuse_new:
             return Refusal(503, "restarting", RESTART, "draining", shown, (("Retry-After", str(RETRY_SECONDS)),))
-        if not self.porter.origins.allow(headers.get_all, tls=self.porter.is_tls(peer[0], headers.get_all, tls=tls)):
+        if not self.authenticator.origins.allow(headers.get_all, tls=self.authenticator.is_tls(peer[0], headers.get_all, tls=tls)):
             return Refusal(403, "origin not allowed", ORIGIN, "origin not allowed", shown)
         fields = parse_qsl(query, keep_blank_values=True)
-        opened = self.porter.admit(fields, headers.get_all, whence, side)
+        opened = self.authenticator.admit(fields, headers.get_all, source, side)
         if isinstance(opened, Refusal):
             return opened
         if not self._has_room(opened.endpoint):
             return Refusal(503, "full", FULL, "max_connections reached", shown, (("Retry-After", str(RETRY_SECONDS)),))
         server_id = next((value for name, value in fields if name == "server_id"), "")
-        return Admission(side, opened, server_id[:SERVER_ID_CHARS], shown, ("revision", eras.REVISION) in fields)
+        return Admission(side, opened, server_id[:SERVER_ID_CHARS], shown, ("revision", stateless.REVISION) in fields)
 
 
 NOT_FOUND: Final = (

@@ -16,7 +16,7 @@ import asyncio
 import math
 from typing import Final, Protocol
 
-from ..errors import KEEPALIVE, NOT_READING, Goodbye
+from ..errors import KEEPALIVE, NOT_READING, CloseReason
 from ..settings.schema import Limits, WebSocket
 
 NEVER: Final = math.inf
@@ -60,7 +60,7 @@ class Kept(Protocol):
     def send_ping(self, now: float) -> None:
         """Ping the peer and note it in `pinged`."""
 
-    def goodbye(self, goodbye: Goodbye) -> None:
+    def close_reason(self, close_reason: CloseReason) -> None:
         """End the link; sets `leaving`."""
 
     def cut(self) -> None:
@@ -148,7 +148,7 @@ class Keepalive:
                 if link.pinged:
                     link.pinged = now  # the ping may stand behind what is moving
             elif now - link.stuck >= self._stalled:
-                link.goodbye(NOT_READING)
+                link.close_reason(NOT_READING)
                 return now + self.close_timeout
             due = min(link.stuck + self._stalled, now + self._stalled / STEPS)
         if link.crowded:
@@ -157,7 +157,7 @@ class Keepalive:
             if link.seen >= link.pinged:
                 link.pinged = 0.0
             elif now - link.pinged >= self._timeout:
-                link.goodbye(KEEPALIVE)
+                link.close_reason(KEEPALIVE)
                 return now + self.close_timeout
             else:
                 return min(due, link.pinged + self._timeout)

@@ -34,10 +34,10 @@ from websockets.typing import Subprotocol
 
 from ..access.addresses import FREE_FORM, free_form
 from ..access.admission import Refusal
-from ..errors import INTERNAL, NOT_READING, OVER_BUDGET, RESTARTING, Goodbye
+from ..errors import INTERNAL, NOT_READING, OVER_BUDGET, RESTARTING, CloseReason
 from ..protocol.jsonrpc import too_large
 from .frames import PROTOCOL_LOGGER, SHORT, SHORT_HEADS, Frames, close_frame, ping_frame, text_head
-from .handshake import Admission, Door
+from .handshake import Acceptor, Admission
 
 JOINED_BYTES: Final = 64 * 1024
 """A queue below this many bytes leaves as one piece; above it, large parts are handed to the socket as they are."""
@@ -121,8 +121,8 @@ class Link(Frames, asyncio.Protocol):
 
     __slots__ = (
         "_blocked",
+        "_close_reason",
         "_connections",
-        "_goodbye",
         "_out",
         "_paused",
         "_pending",
@@ -140,7 +140,7 @@ class Link(Frames, asyncio.Protocol):
         "stuck_bytes",
     )
 
-    door: ClassVar[Door]
+    acceptor: ClassVar[Acceptor]
     turn: ClassVar[Turn]
 
     def __init__(
@@ -162,7 +162,7 @@ class Link(Frames, asyncio.Protocol):
         """Whether reading stands still because the rest of a turn waits."""
         self._unfinished = 0
         """Bytes kept of a message that is not complete."""
-        self._goodbye: Goodbye | None = None
+        self._close_reason: CloseReason | None = None
         """How we ended it, as long as the broker has not heard."""
         self._since = 0.0
         self.peer = ""
@@ -186,7 +186,7 @@ class Link(Frames, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """First the request's head, then frames."""
-        if self.says is not None:
+        if self.receive is not None:
             now = self.seen = self.turn.time()
             self._deliver(data, now)
         elif self._seeking:
@@ -211,9 +211,9 @@ class Link(Frames, asyncio.Protocol):
         self._out.clear()
         self._pending = 0
         self._detach(ABNORMAL, str(exc) if exc else "no close frame")
-        self.door.keepalive.forget(self)
-        self.door.budget.keep(self, 0)
-        self.door.gone(self)
+        self.acceptor.keepalive.forget(self)
+        self.acceptor.budget.keep(self, 0)
+        self.acceptor.gone(self)
         self._connections.discard(self)
 
     def pause_writing(self) -> None:
@@ -232,12 +232,12 @@ class Link(Frames, asyncio.Protocol):
         if self.crowded and not self._blocked:
             self.crowded = False
             self.seen = self.turn.time()
-            self.door.keepalive.watch(self, self.seen)
+            self.acceptor.keepalive.watch(self, self.seen)
             self._read_on()
 
     def shutdown(self) -> None:
         """uvicorn is shutting down."""
-        self.goodbye(RESTARTING)
+        self.close_reason(RESTARTING)
 
     # What the broker calls.
 
@@ -262,9 +262,9 @@ class Link(Frames, asyncio.Protocol):
         """Say goodbye, once; what was sent before goes out first."""
         if self.leaving:
             return
-        self._goodbye = Goodbye(code, reason)
+        self._close_reason = CloseReason(code, reason)
         self._leave()
-        if self._goodbye == NOT_READING:
+        if self._close_reason == NOT_READING:
             self._out.clear()
             self._pending = 0
         self._write(close_frame(code, reason))
@@ -278,7 +278,7 @@ class Link(Frames, asyncio.Protocol):
         now = self.turn.time()
         if not (self.leaving or self.pinged or self.crowded):
             self.send_ping(now)
-            self.door.keepalive.watch(self, now)
+            self.acceptor.keepalive.watch(self, now)
 
     @property
     def queued(self) -> int:
@@ -292,7 +292,7 @@ class Link(Frames, asyncio.Protocol):
         if self.stuck and not self._blocked and not self.unsent():
             self.stuck = 0.0
             self._count()
-        return self.door.keepalive.review(self, now)
+        return self.acceptor.keepalive.review(self, now)
 
     def unsent(self) -> int:
         """Bytes in the transport that the kernel has not taken."""
@@ -306,9 +306,9 @@ class Link(Frames, asyncio.Protocol):
         self.seen = min(self.seen, now - CLOCK_STEP)
         self.reply(ping_frame(PING))
 
-    def goodbye(self, goodbye: Goodbye) -> None:
+    def close_reason(self, close_reason: CloseReason) -> None:
         """Close with an entry of the table."""
-        self.close(goodbye.code, goodbye.reason)
+        self.close(close_reason.code, close_reason.reason)
 
     def cut(self) -> None:
         """Drop the socket at once."""
@@ -324,7 +324,7 @@ class Link(Frames, asyncio.Protocol):
     def pay(self) -> None:
         """All links together keep too much, and this one most: it hears so unless it does not read."""
         deaf = self._blocked or self.stuck or self.leaving
-        self.goodbye(OVER_BUDGET)
+        self.close_reason(OVER_BUDGET)
         if deaf:
             self.cut()
 
@@ -334,7 +334,7 @@ class Link(Frames, asyncio.Protocol):
         """Count the bytes of an unfinished message, and when it began."""
         if size == self._unfinished or (self.leaving and size):
             return
-        budget = self.door.budget
+        budget = self.acceptor.budget
         if not size:
             budget.ends(self)
         elif not self._unfinished:
@@ -360,7 +360,7 @@ class Link(Frames, asyncio.Protocol):
         self._shut()
         self._detach(code, reason)
 
-    def failed(self, goodbye: Goodbye, frame: bytes) -> None:
+    def failed(self, close_reason: CloseReason, frame: bytes) -> None:
         """The peer broke the protocol: tell it, and let it read that before the socket is closed."""
         self._leave()
         self._write(frame)
@@ -370,7 +370,7 @@ class Link(Frames, asyncio.Protocol):
             transport.write_eof()
         else:
             self._shut()
-        self._detach(*goodbye)
+        self._detach(*close_reason)
 
     def answered(self) -> None:
         """Both close frames have been exchanged."""
@@ -389,7 +389,7 @@ class Link(Frames, asyncio.Protocol):
                 more = self.take(data, now)
         except Exception:  # noqa: BLE001 - the one boundary: a fault of ours ends this link and no other
             logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends", peer=self.peer)
-            self.goodbye(INTERNAL)
+            self.close_reason(INTERNAL)
             return
         if more and not self._paused:
             self._give_turn()
@@ -452,17 +452,17 @@ class Link(Frames, asyncio.Protocol):
         if not self.leaving:
             self.stuck = self.turn.time()
             self.stuck_bytes = self.unsent()
-            self.door.keepalive.watch(self, self.stuck)
+            self.acceptor.keepalive.watch(self, self.stuck)
         self._count()
 
     def _check_queue(self) -> None:
         """The transport is full: bound what waits for the peer."""
         self._count()
         queued = self.queued
-        limits = self.door.config.limits
+        limits = self.acceptor.config.limits
         limit = limits.queued_bytes_per_link
         if queued > limit * limits.overfull_times:
-            self.goodbye(NOT_READING)
+            self.close_reason(NOT_READING)
         elif queued > limit and not self.crowded and self.party is not None and self.party.side == "device":
             self.crowded = True
             assert self._transport is not None
@@ -470,7 +470,7 @@ class Link(Frames, asyncio.Protocol):
 
     def _count(self) -> None:
         """Tell the budget what is kept here."""
-        self.door.budget.keep(self, self.kept())
+        self.acceptor.budget.keep(self, self.kept())
 
     # The end.
 
@@ -479,8 +479,8 @@ class Link(Frames, asyncio.Protocol):
         if not self.leaving:
             self.leaving = self.turn.time()
             self.stuck = 0.0
-            self.door.closes(self)
-            self.door.keepalive.watch(self, self.leaving + self.door.keepalive.close_timeout)
+            self.acceptor.closes(self)
+            self.acceptor.keepalive.watch(self, self.leaving + self.acceptor.keepalive.close_timeout)
 
     def _shut(self) -> None:
         assert self._transport is not None
@@ -492,9 +492,9 @@ class Link(Frames, asyncio.Protocol):
         if party is None:
             return
         self.party = None
-        if self._goodbye is not None:
-            code, reason = self._goodbye
-        self.door.counters[f"goodbyes_{code if code in _HINTS else 'other'}"] += 1
+        if self._close_reason is not None:
+            code, reason = self._close_reason
+        self.acceptor.counters[f"goodbyes_{code if code in _HINTS else 'other'}"] += 1
         logger.info(
             f"{_SIDES[party.side][0]}已断开 / {_SIDES[party.side][1]} left",
             endpoint=party.endpoint.shown,
@@ -504,7 +504,7 @@ class Link(Frames, asyncio.Protocol):
             reason=reason,
             hint=_HINTS.get(code, "对方自定义的代码 / a code of its own"),
         )
-        self.door.broker.detach(party, code, reason)
+        self.acceptor.broker.detach(party, code, reason)
 
     # The handshake.
 
@@ -526,7 +526,7 @@ class Link(Frames, asyncio.Protocol):
             else:
                 peer, local = _address(transport, "peername"), _address(transport, "sockname")
                 tls = transport.get_extra_info("sslcontext") is not None
-                decision = self.door.decide(request.path, request.headers, peer, local[0], tls=tls)
+                decision = self.acceptor.decide(request.path, request.headers, peer, local[0], tls=tls)
         if isinstance(decision, Admission):
             del response.headers["Date"]
             if decision.opened.kind == "opaque":
@@ -544,12 +544,12 @@ class Link(Frames, asyncio.Protocol):
         self._leave()
         transport.write(refusal.answer())
         transport.close()
-        self.door.counters[f"refused_{refusal.status}"] += 1
-        self.door.tell_refusal(refusal, refusal.address or "{}:{}".format(*_address(transport, "peername")))
+        self.acceptor.counters[f"refused_{refusal.status}"] += 1
+        self.acceptor.tell_refusal(refusal, refusal.address or "{}:{}".format(*_address(transport, "peername")))
 
     def _attach(self, admission: Admission) -> None:
-        door = self.door
-        limits = door.config.limits
+        acceptor = self.acceptor
+        limits = acceptor.config.limits
         assert self._transport is not None
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._since = self.seen = self.turn.time()
@@ -557,15 +557,15 @@ class Link(Frames, asyncio.Protocol):
         name, shown = admission.opened.endpoint, admission.opened.shown
         party: Any
         if admission.side == "tool":
-            party = door.broker.attach_provider(name, shown, self, server_id=admission.server_id, stateless=admission.stateless)
+            party = acceptor.broker.attach_provider(name, shown, self, server_id=admission.server_id, stateless=admission.stateless)
             most = limits.provider_message_bytes
         else:
-            party = door.broker.attach_consumer(name, shown, self)
+            party = acceptor.broker.attach_consumer(name, shown, self)
             most = limits.consumer_message_bytes
-        self.start_messages(party.says, party, most, limits.fragments, LARGE_ANSWERS if admission.side == "tool" else None)
-        door.came(self, name)
-        door.keepalive.watch(self, self.seen + door.keepalive.interval)
-        door.counters["links_accepted"] += 1
+        self.start_messages(party.receive, party, most, limits.fragments, LARGE_ANSWERS if admission.side == "tool" else None)
+        acceptor.came(self, name)
+        acceptor.keepalive.watch(self, self.seen + acceptor.keepalive.interval)
+        acceptor.counters["links_accepted"] += 1
         chinese, english = _SIDES[admission.side]
         named = {"note": "{1} / {0}".format(*free_form(shown))} if admission.opened.kind == "opaque" else {}
         if admission.server_id:
@@ -573,10 +573,10 @@ class Link(Frames, asyncio.Protocol):
         logger.info(f"{chinese}已连接 / {english} connected", endpoint=shown, peer=self.peer, **named)
 
 
-def make_link_class(door: Door) -> type[Link]:
+def make_link_class(acceptor: Acceptor) -> type[Link]:
     """The class for uvicorn's `ws=`: links of this door, all on one event loop."""
     PROTOCOL_LOGGER.setLevel(logging.ERROR)
-    return type("Link", (Link,), {"__slots__": (), "door": door})
+    return type("Link", (Link,), {"__slots__": (), "acceptor": acceptor})
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -17,7 +17,7 @@ from uvicorn.config import Config as UvicornConfig
 from uvicorn.server import ServerState
 
 from .guard import Guard, make_guard_class
-from .handshake import Door
+from .handshake import Acceptor
 
 SPARE_SECONDS: Final = 5.0
 """By how much the loop's own limit for TLS is longer than the guard's, which is the one that counts."""
@@ -26,7 +26,7 @@ SPARE_SECONDS: Final = 5.0
 class Securing(asyncio.Protocol):
     """The first protocol of an accepted socket: gives it to TLS, and TLS to a guard."""
 
-    door: ClassVar[Door]
+    acceptor: ClassVar[Acceptor]
     guard: ClassVar[type[Guard]]
     certificate: ClassVar[ssl.SSLContext]
 
@@ -43,15 +43,15 @@ class Securing(asyncio.Protocol):
         up: asyncio.Future[None] = self._loop.create_future()
         up.add_done_callback(lambda up: _ended(up, guard))
         guard.accepted(raw)
-        seconds = self.door.config.limits.handshake_seconds + SPARE_SECONDS
+        seconds = self.acceptor.config.limits.handshake_seconds + SPARE_SECONDS
         tls = _tls_class(self._loop)(self._loop, guard, self.certificate, up, True, None, True, seconds)
         raw.set_protocol(tls)
         tls.connection_made(raw)
 
 
-def make_securing_class(door: Door, certificate: ssl.SSLContext) -> type[Securing]:
+def make_securing_class(acceptor: Acceptor, certificate: ssl.SSLContext) -> type[Securing]:
     """The class for uvicorn's `http=` where this server has a certificate; uvicorn itself is given none."""
-    return type("Securing", (Securing,), {"door": door, "guard": make_guard_class(door), "certificate": certificate})
+    return type("Securing", (Securing,), {"acceptor": acceptor, "guard": make_guard_class(acceptor), "certificate": certificate})
 
 
 def _tls_class(loop: asyncio.AbstractEventLoop) -> Any:

@@ -67,7 +67,7 @@ class _Cors(CORSMiddleware):
             await super().send(message, send, request_headers)
 
 
-def create_app(view: View, rooms: Sequence[Room] = (), *, alone: bool = False) -> Starlette:
+def create_app(view: View, rooms: Sequence[Room] = (), *, standalone: bool = False) -> Starlette:
     """The application of one server; nothing in it is shared with another. `alone` leaves the status out: a room has the port to itself."""
     security = view.config.security
     middleware = [Middleware(OriginGuard, origins=Origins(view.config), rooms=rooms)]
@@ -82,7 +82,7 @@ def create_app(view: View, rooms: Sequence[Room] = (), *, alone: bool = False) -
             )
         )
     return Starlette(
-        routes=[*(() if alone else routes(view)), *(route for room in rooms for route in room.routes)],
+        routes=[*(() if standalone else routes(view)), *(route for room in rooms for route in room.routes)],
         middleware=middleware,
         exception_handlers={HTTPException: _refused},
     )

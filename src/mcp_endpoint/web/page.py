@@ -88,7 +88,7 @@ REASONS: Final[Mapping[str, str]] = {
     "it sent no result": "应答中没有 result",
 }
 """Why a tool is bare → the same in Chinese; what a tool said itself stays as it is."""
-_GOODBYES: Final[Mapping[int, tuple[str, str]]] = {
+_CLOSE_CODES: Final[Mapping[int, tuple[str, str]]] = {
     1000: ("it ended in an orderly way", "正常结束"),
     1001: ("it ended, or its machine is going down", "工具端退出，或所在机器正在关机"),
     1006: ("the connection broke off: process killed, network or proxy", "连接中断：进程被结束、网络或代理问题"),
@@ -160,7 +160,7 @@ def render(facts: Facts, *, chinese: bool) -> str:
         body += _endpoints(facts.snapshot, say)
         body += _servers(facts.snapshot.get("rooms", {}).get("providers"), say)
     else:
-        body += _door(facts, say)
+        body += _acceptor(facts, say)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
     body.append(f'<footer class="small">{say("For programs", "供程序读取")}: {links}</footer>')
     return (
@@ -184,7 +184,7 @@ def _addresses(facts: Facts, say: Say) -> Iterator[str]:
     yield f'<p class="small">{warning}</p></div>'
 
 
-def _door(facts: Facts, say: Say) -> Iterator[str]:
+def _acceptor(facts: Facts, say: Say) -> Iterator[str]:
     yield f"<h2>{say('Addresses and endpoints', '地址与接入点')}</h2>"
     if facts.refused:
         yield f'<p class="note bad">{say("This key is not right.", "密钥不正确。")}</p>'
@@ -216,14 +216,14 @@ def _endpoints(snapshot: Mapping[str, Any], say: Say) -> Iterator[str]:
             yield f'<p class="note warn">{say(*free_form(endpoint["endpoint"]))}</p>'
         if endpoint["tools"]:
             yield f"<ul>{''.join(f'<li>{_tool(tool, say)}</li>' for tool in endpoint['tools'])}</ul>"
-        goodbye = endpoint.get("last_goodbye")
-        if goodbye:
-            yield f'<p class="small">{_goodbye(goodbye, say)}</p>'
+        close_reason = endpoint.get("last_goodbye")
+        if close_reason:
+            yield f'<p class="small">{_close_reason(close_reason, say)}</p>'
         yield "</div>"
     if left:
         yield f"<h2>{say('Left', '已离开')}</h2>"
     for one in left[:LEFT_SHOWN]:
-        yield f'<div class="card"><h3>{_plain(one["endpoint"])}</h3><p class="small">{_goodbye(one["last_goodbye"], say)}</p></div>'
+        yield f'<div class="card"><h3>{_plain(one["endpoint"])}</h3><p class="small">{_close_reason(one["last_goodbye"], say)}</p></div>'
 
 
 def _tool(tool: Mapping[str, Any], say: Say) -> str:
@@ -278,12 +278,14 @@ def _server(server: Mapping[str, Any], say: Say) -> str:
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{tools}</div>" if tools else "") + said
 
 
-def _goodbye(goodbye: Mapping[str, Any], say: Say) -> str:
+def _close_reason(close_reason: Mapping[str, Any], say: Say) -> str:
     """When the last tool left, with its code and reason, and what such a code means."""
-    when = goodbye["at"].replace("T", " ").replace("+00:00", " UTC")
-    meaning = _GOODBYES.get(goodbye["code"])
+    when = close_reason["at"].replace("T", " ").replace("+00:00", " UTC")
+    meaning = _CLOSE_CODES.get(close_reason["code"])
     what = f" ({say(*meaning)})" if meaning else ""
-    return f"{say('last tool that left', '最近离开的工具端')}: {_plain(when)} · {goodbye['code']} {_plain(goodbye['reason'])}{what}"
+    return (
+        f"{say('last tool that left', '最近离开的工具端')}: {_plain(when)} · {close_reason['code']} {_plain(close_reason['reason'])}{what}"
+    )
 
 
 def _pill(colour: str, text: str) -> str:

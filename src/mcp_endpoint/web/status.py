@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from .. import __version__
 from ..access.addresses import ROOM, console_address, endpoint_addresses, hints, is_loopback
 from ..access.admission import FORWARDED, Origins, refused_page
-from ..access.tokens import SINGLE_MODULE, Doors
+from ..access.tokens import SINGLE_MODULE, TokenCodec
 from ..errors import NOT_ALLOWED
 from ..settings.schema import Config
 from . import page
@@ -37,7 +37,7 @@ class View:
     """The page for Prometheus with its content type."""
     uptime: Callable[[], float]
     """Seconds since the start."""
-    doors: Doors
+    codec: TokenCodec
     """Make the tokens of the addresses shown."""
     state: Literal["ready", "draining"] = "ready"
 
@@ -152,7 +152,7 @@ def _shown_addresses(view: View, request: Request) -> dict[str, Any]:
     """What the holder of the key may copy: `public_url`, or the address this browser itself has used."""
     settings = view.config.server
     base = settings.public_url.removesuffix(ROOM) or f"{request.url.scheme}://{request.headers.get('host', '')}"
-    token = view.doors.make_xiaozhi(SINGLE_MODULE)
+    token = view.codec.make_xiaozhi(SINGLE_MODULE)
     pair = endpoint_addresses(base, token)
     console = console_address(base, settings.key)
     return {

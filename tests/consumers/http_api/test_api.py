@@ -79,14 +79,16 @@ class Front:
 
 
 @asynccontextmanager
-async def front(root: Path, *urls: str, alone: bool = True, up: int | None = None, limits: Limits | None = None) -> AsyncIterator[Front]:
+async def front(
+    root: Path, *urls: str, standalone: bool = True, up: int | None = None, limits: Limits | None = None
+) -> AsyncIterator[Front]:
     api = Api(secret=SECRET, urls=urls, request_log="api.jsonl")
     config = Config(api=api, limits=limits or Limits())
     async with (
-        running(config, root=root, alone="api" if alone else "") as server,
+        running(config, root=root, standalone="api" if standalone else "") as server,
         httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client,
     ):
-        found = Front(f"http://127.0.0.1:{server.port}" + ("" if alone else "/api"), client, root / "api.jsonl", server)
+        found = Front(f"http://127.0.0.1:{server.port}" + ("" if standalone else "/api"), client, root / "api.jsonl", server)
         await found.up(len(urls) if up is None else up)
         yield found
 
@@ -429,7 +431,10 @@ async def test_a_token_sees_and_calls_what_it_permits(tmp_path: Path) -> None:
 async def test_whoever_asks_too_often_hears_how_long_to_wait(tmp_path: Path) -> None:
     api = Api(secret=SECRET, request_log="", requests_per_minute=2)
     other = Bearers(SECRET, "HS256").make("another", 60)
-    async with running(Config(api=api), root=tmp_path, alone="api") as server, httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client:
+    async with (
+        running(Config(api=api), root=tmp_path, standalone="api") as server,
+        httpx2.AsyncClient(timeout=BOUND, trust_env=False) as client,
+    ):
         asking = Front(f"http://127.0.0.1:{server.port}", client, tmp_path, server)
         for token in (TOKEN, Bearers(SECRET, "HS256").make("tester", 60)):
             assert (await asking.get("/servers", token)).status_code == 200
@@ -571,13 +576,13 @@ async def test_a_request_log_that_cannot_be_written_is_one_clear_line(tmp_path: 
     (tmp_path / "file").write_text("x")
     config = Config(api=Api(secret=SECRET, request_log="file/api.jsonl"))
     with pytest.raises(EndpointError, match="request log cannot be written"):
-        async with running(config, root=tmp_path, alone="api"):
+        async with running(config, root=tmp_path, standalone="api"):
             pass
 
 
 async def test_without_a_request_log_nothing_is_written(tmp_path: Path) -> None:
     config = Config(api=Api(secret=SECRET, request_log=""))
-    async with running(config, root=tmp_path, alone="api") as server, httpx2.AsyncClient(trust_env=False) as client:
+    async with running(config, root=tmp_path, standalone="api") as server, httpx2.AsyncClient(trust_env=False) as client:
         assert (await client.get(f"http://127.0.0.1:{server.port}/health")).status_code == 503
     assert not (tmp_path / "logs").exists()
 
@@ -588,7 +593,7 @@ async def test_without_a_request_log_nothing_is_written(tmp_path: Path) -> None:
 async def test_in_the_house_it_offers_the_servers_of_the_house_below_a_path_of_its_own(tmp_path: Path) -> None:
     async with (
         served(server_of("one").streamable_http_app()) as (port, _),
-        front(tmp_path, f"http://127.0.0.1:{port}/mcp", alone=False) as api,
+        front(tmp_path, f"http://127.0.0.1:{port}/mcp", standalone=False) as api,
     ):
         assert said(await api.call("greet", {"name": "you"})) == "one greets you"
         assert (await api.get("/unheard")).status_code == 404
@@ -600,4 +605,4 @@ async def test_in_the_house_it_offers_the_servers_of_the_house_below_a_path_of_i
 
 async def test_a_sample_secret_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="example or no secret"):
-        create_server(settled(Config(api=Api(secret="your-secret-key-here-and-more-of-it"))), root=tmp_path, alone="api")
+        create_server(settled(Config(api=Api(secret="your-secret-key-here-and-more-of-it"))), root=tmp_path, standalone="api")

@@ -65,7 +65,7 @@ async def test_whatever_is_asked_the_answer_is_a_documented_one(tmp_path: Path) 
         asked.append((*where, "" if server is None else server, body if where[0] == "POST" else server, known))
 
     collect()
-    async with running(config, root=tmp_path, alone="api") as service, httpx2.AsyncClient(trust_env=False, timeout=BOUND) as client:
+    async with running(config, root=tmp_path, standalone="api") as service, httpx2.AsyncClient(trust_env=False, timeout=BOUND) as client:
         base = f"http://127.0.0.1:{service.port}"
         found = (await client.get(f"{base}/openapi.json")).json()
         assert found == json.loads(json.dumps(document("")))

@@ -44,7 +44,7 @@ class Far:
         self.id: Any = None
         self.token: Any = None
         """Id and progress token of the call it heard last."""
-        self.party = broker.attach_provider(f"server:{name}", name, self, house=True)
+        self.party = broker.attach_provider(f"server:{name}", name, self, managed=True)
 
     def send(self, first: Part, second: Part = b"") -> None:
         frame = json.loads(b"".join((first, second)))
@@ -63,7 +63,7 @@ class Far:
             asyncio.get_running_loop().call_soon(self.says, {"id": frame["id"]} | reply)
 
     def says(self, frame: dict[str, Any]) -> None:
-        self.party.says(self.party, json.dumps({"jsonrpc": "2.0"} | frame).encode(), asyncio.get_running_loop().time(), False)
+        self.party.receive(self.party, json.dumps({"jsonrpc": "2.0"} | frame).encode(), asyncio.get_running_loop().time(), False)
 
     def leave(self) -> None:
         self.broker.detach(self.party, 1006, "")
@@ -243,7 +243,9 @@ async def test_a_known_tool_of_a_server_that_is_down_is_not_unknown() -> None:
 async def test_a_server_is_meant_by_its_name_or_by_its_whole_address() -> None:
     broker = house()
     Far(broker, "a", [tool("look")])
-    servers = Servers(broker, Limits(), lambda: {"http://a/mcp": ("server:a", "a")}, anything, addresses={"http://a/mcp?key=x": "http://a/mcp"})
+    servers = Servers(
+        broker, Limits(), lambda: {"http://a/mcp": ("server:a", "a")}, anything, addresses={"http://a/mcp?key=x": "http://a/mcp"}
+    )
     for given in ("http://a/mcp", "http://a/mcp?key=x"):
         assert (await servers.call("look", b"{}", given)).server == "http://a/mcp"
         assert list(await servers.tools(given)) == ["http://a/mcp"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mcp_endpoint.consumers.mcp_http.caller import Seat
+from mcp_endpoint.consumers.mcp_http.caller import Caller
 
 HERE: dict[str, Any] = {
     "broker": None,
@@ -29,4 +29,4 @@ HERE: dict[str, Any] = {
     ],
 )
 def test_a_place_is_endpoint_label_and_role_and_not_where_one_comes_from(changed: dict[str, Any], same: bool) -> None:
-    assert (Seat(**HERE).place == Seat(**(HERE | changed)).place) is same
+    assert (Caller(**HERE).place == Caller(**(HERE | changed)).place) is same

@@ -11,9 +11,9 @@ import pytest
 from consumers.web import BOUND, Tool, text
 from msgspec import UNSET, Raw
 
-from mcp_endpoint.consumers.mcp_http.caller import Seat
+from mcp_endpoint.consumers.mcp_http.caller import Caller
 from mcp_endpoint.consumers.mcp_http.envelope import Asked
-from mcp_endpoint.consumers.mcp_http.exchange import Envoy
+from mcp_endpoint.consumers.mcp_http.exchange import Exchange
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
@@ -27,9 +27,9 @@ def house() -> Broker:
     return Broker(EndpointSettings(), Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
 
 
-async def envoy(broker: Broker, **options: Any) -> Envoy:
-    seat = Seat(broker, Limits(), "signed:home", "home", "", "device", "127.0.0.1")
-    made = Envoy(seat, Limits(), **options)
+async def exchange(broker: Broker, **options: Any) -> Exchange:
+    caller = Caller(broker, Limits(), "signed:home", "home", "", "device", "127.0.0.1")
+    made = Exchange(caller, Limits(), **options)
     async with asyncio.timeout(BOUND):
         assert (await made.introduce()).result is not UNSET
     return made
@@ -40,7 +40,7 @@ def asked(**capabilities: Any) -> Asked:
     return Asked(b'"x"', "tools/call", params, "tester", capabilities, "info", b'"mine"')
 
 
-async def until(made: Envoy, holds: Any) -> None:
+async def until(made: Exchange, holds: Any) -> None:
     async with asyncio.timeout(BOUND):
         while not holds():
             await made.news(1.0)
@@ -49,7 +49,7 @@ async def until(made: Envoy, holds: Any) -> None:
 async def test_a_request_reaches_the_tool_and_its_answer_comes_back() -> None:
     broker = house()
     tool = Tool(broker)
-    made = await envoy(broker)
+    made = await exchange(broker)
     assert b"desk" in made.welcome and b"desk" in made.server
     tool.answers = lambda frame: text("done")
     made.begin(asked())
@@ -64,7 +64,7 @@ async def test_a_request_reaches_the_tool_and_its_answer_comes_back() -> None:
 async def test_what_is_said_on_the_way_is_kept_for_its_client() -> None:
     broker = house()
     tool = Tool(broker)
-    made = await envoy(broker)
+    made = await exchange(broker)
     made.begin(asked())
     call = await tool.hears("tools/call")
     tool.say({"method": "notifications/progress", "params": {"progressToken": call["params"]["_meta"]["progressToken"], "progress": 1}})
@@ -85,7 +85,7 @@ async def test_what_is_said_on_the_way_is_kept_for_its_client() -> None:
 async def test_what_a_tool_asks_is_kept_until_it_is_complete_and_answered() -> None:
     broker = house()
     tool = Tool(broker)
-    made = await envoy(broker)
+    made = await exchange(broker)
     made.begin(asked(elicitation={}, roots={}))
     call = await tool.hears("tools/call")
     tool.say({"id": 1, "method": "elicitation/create", "params": {"message": "sure?"}})
@@ -109,7 +109,7 @@ async def test_what_a_tool_asks_is_kept_until_it_is_complete_and_answered() -> N
 async def test_a_question_that_is_taken_back_need_not_be_answered() -> None:
     broker = house()
     tool = Tool(broker)
-    made = await envoy(broker)
+    made = await exchange(broker)
     made.begin(asked(elicitation={}))
     await tool.hears("tools/call")
     tool.say({"id": 1, "method": "elicitation/create", "params": {}})
@@ -127,7 +127,7 @@ async def test_a_question_that_is_taken_back_need_not_be_answered() -> None:
 async def test_what_the_client_did_not_declare_is_refused_for_it(declared: dict[str, Any], params: dict[str, Any]) -> None:
     broker = house()
     tool = Tool(broker)
-    made = await envoy(broker)
+    made = await exchange(broker)
     made.begin(asked(**declared))
     await tool.hears("tools/call")
     tool.say({"id": 1, "method": "elicitation/create", "params": params})
@@ -140,7 +140,7 @@ async def test_whoever_listens_hears_every_notification() -> None:
     broker = house()
     tool = Tool(broker)
     heard: asyncio.Queue[str] = asyncio.Queue()
-    made = await envoy(broker, hears=lambda method, frame: heard.put_nowait(method))
+    made = await exchange(broker, hears=lambda method, frame: heard.put_nowait(method))
     tool.say({"method": "notifications/resources/updated", "params": {"uri": "a:1"}})
     assert await asyncio.wait_for(heard.get(), BOUND) == "notifications/resources/updated"
     made.close(1000, "")
@@ -149,7 +149,7 @@ async def test_whoever_listens_hears_every_notification() -> None:
 async def test_the_end_of_the_link_is_an_answer_too() -> None:
     broker = house()
     tool = Tool(broker)
-    made = await envoy(broker)
+    made = await exchange(broker)
     asking = asyncio.create_task(made.request("tools/call", b'{"name":"echo"}'))
     await tool.hears("tools/call")
     made.close(1001, "going away")

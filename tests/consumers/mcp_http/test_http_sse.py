@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from consumers.web import DOORS, EVENTS, JSON, OTHER, TOKEN, Tool, Web, call, request, served, text
+from consumers.web import CODEC, EVENTS, JSON, OTHER, TOKEN, Tool, Web, call, request, served, text
 from running import BOUND, KEY
 
 ON = {"legacy_sse": True}
@@ -118,5 +118,5 @@ async def test_its_sessions_count_with_the_others_and_give_way_as_they_do() -> N
 
 async def test_it_is_off_unless_it_is_switched_on() -> None:
     async with served() as web:
-        assert (await web.client.get("/sse", headers=web.headers("", EVENTS, DOORS.make_signed("home"), {}))).status_code == 404
+        assert (await web.client.get("/sse", headers=web.headers("", EVENTS, CODEC.make_signed("home"), {}))).status_code == 404
         assert await message(web, "/messages?session_id=x", request(1, "ping")) == 404

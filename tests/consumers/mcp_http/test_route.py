@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from consumers.web import BOTH, DOORS, JSON, OTHER, TOKEN, Tool, Web, call, request, served, text
+from consumers.web import BOTH, CODEC, JSON, OTHER, TOKEN, Tool, Web, call, request, served, text
 from running import BOUND, KEY, get
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mcp_endpoint.access.admission import Porter
+from mcp_endpoint.access.admission import Authenticator
 from mcp_endpoint.asgi import Bodies
-from mcp_endpoint.consumers.mcp_http.caller import Seat
+from mcp_endpoint.consumers.mcp_http.caller import Caller
 from mcp_endpoint.consumers.mcp_http.route import McpHttp, Visit, is_stateless
 from mcp_endpoint.settings.schema import Config, Limits
 from mcp_endpoint.settings.schema import Server as Settings
@@ -251,8 +251,10 @@ class Twin:
     def __init__(self) -> None:
         self.stopped = False
 
-    async def answer(self, request: Request, body: bytes, seat: Seat) -> Response:
-        return JSONResponse({"method": request.method, "bytes": len(body), "endpoint": seat.shown, "only": seat.only, "role": seat.role})
+    async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
+        return JSONResponse(
+            {"method": request.method, "bytes": len(body), "endpoint": caller.shown, "only": caller.only, "role": caller.role}
+        )
 
     async def stop(self) -> None:
         self.stopped = True
@@ -269,7 +271,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
     async with served() as web:
         config = Config(server=Settings(key=KEY), limits=Limits())
         twin = Twin()
-        room = McpHttp(web.broker, config.limits, Porter(config, DOORS), Bodies(8, BOUND), twin)
+        room = McpHttp(web.broker, config.limits, Authenticator(config, CODEC), Bodies(8, BOUND), twin)
         web.server.config.loaded_app = None
         scope = asked(authorization=f"Bearer {TOKEN}", mcp_protocol_version="2026-07-28").scope
         scope |= {"query_string": b"", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "path_params": {"label": "desk"}}
@@ -289,7 +291,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
         assert room.describe()["stateless"] == {"twins": 1}
         await room.stop()
         assert twin.stopped
-        alone = McpHttp(web.broker, config.limits, Porter(config, DOORS), Bodies(8, BOUND))
+        alone = McpHttp(web.broker, config.limits, Authenticator(config, CODEC), Bodies(8, BOUND))
         assert "stateless" not in alone.describe()
         answer = await alone.answer(Request(scope, receive), Visit(nowhere))
         assert answer.status_code == 415  # without that era its requests are seen as the other's

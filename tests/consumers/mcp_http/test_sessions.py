@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from consumers.web import BOTH, DOORS, EVENTS, JSON, OTHER, TOKEN, Tool, call, request, served, text
+from consumers.web import BOTH, CODEC, EVENTS, JSON, OTHER, TOKEN, Tool, call, request, served, text
 from running import BOUND, KEY
 
 from mcp_endpoint.consumers.mcp_http import sessions
@@ -71,7 +71,7 @@ async def test_the_payload_passes_as_it_came() -> None:
         )
         number = (await tool.hears("tools/call"))["id"]
         frame = b'{"jsonrpc":"2.0","id":%d,"result":{"content":[],"structuredContent":{"n":1.00,"b":12345678901234567890123}}}' % number
-        tool.provider.says(tool.provider, frame, 0.0, True)
+        tool.provider.receive(tool.provider, frame, 0.0, True)
         assert b'"id":9007199254740993' in (await asked).content
         assert b'{"n":1.00,"b":12345678901234567890123}' in (await asked).content
 
@@ -293,8 +293,8 @@ async def test_a_call_that_outlasts_the_drain_is_told_so() -> None:
 
 async def test_a_device_token_is_enough_and_a_tools_is_not() -> None:
     async with served() as web:
-        assert await web.begin(token=DOORS.make_signed("home", "device"))
-        assert (await web.post(request(0, "initialize", {}), token=DOORS.make_signed("home", "tool"))).status_code == 403
+        assert await web.begin(token=CODEC.make_signed("home", "device"))
+        assert (await web.post(request(0, "initialize", {}), token=CODEC.make_signed("home", "tool"))).status_code == 403
 
 
 async def test_a_session_whose_initialize_is_refused_is_none() -> None:

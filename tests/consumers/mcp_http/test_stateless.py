@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from consumers.stateless_client import ACCEPTED, ALL, FORM, ask, called, era, headers, said, settled, stage, streamed
-from consumers.web import BOTH, DOORS, JSON, OTHER, Tool, Web, served, text
+from consumers.web import BOTH, CODEC, JSON, OTHER, Tool, Web, served, text
 
 from mcp_endpoint.consumers.mcp_http import stateless as module
-from mcp_endpoint.protocol import stateless as eras
+from mcp_endpoint.protocol import stateless
 from mcp_endpoint.protocol.stateless import CAPABILITIES_KEY, CLIENT_KEY, REVISION, SERVER_KEY, SUBSCRIPTION_KEY, VERSION_KEY
 
 
@@ -74,7 +74,7 @@ async def test_only_post_is_known(method: str) -> None:
 
 
 def module_token() -> str:
-    return DOORS.make_signed("home")
+    return CODEC.make_signed("home")
 
 
 @pytest.mark.parametrize("method", [*sorted(module.REMOVED), "nothing/known"])
@@ -519,7 +519,7 @@ async def test_two_of_one_era_hear_each_others_own_words() -> None:
         tool = Modern(web.broker)
         task, heard = await begun(web, tool)
         meta = heard["params"]["_meta"]
-        assert meta[CLIENT_KEY]["name"] == "test" and meta[CAPABILITIES_KEY] == ALL and eras.ASKER not in meta
+        assert meta[CLIENT_KEY]["name"] == "test" and meta[CAPABILITIES_KEY] == ALL and stateless.ASKER not in meta
         asked = {"who": {"method": "elicitation/create", "params": FORM}}
         tool.say({"id": heard["id"], "result": {"resultType": "input_required", "inputRequests": asked, "requestState": "its own"}})
         result = (await task)["result"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vigil import PATIENCE, Vigil
+from process_watch import PATIENCE, ProcessWatch
 
 from mcp_endpoint.errors import EndpointError
 from mcp_endpoint.providers.process import child as module
@@ -186,16 +186,16 @@ async def test_a_good_child_leaves_by_itself_when_its_stdin_closes(monkeypatch: 
 async def test_a_bad_child_and_its_helpers_are_ended_step_by_step(monkeypatch: pytest.MonkeyPatch, deaf_to: str) -> None:
     monkeypatch.setattr(module, "STDIN_SECONDS", 0.05)
     monkeypatch.setattr(module, "TERM_SECONDS", 0.05 if "SIGTERM" in deaf_to else PATIENCE)
-    async with Vigil() as vigil:
+    async with ProcessWatch() as process_watch:
         if "SIGTERM" in deaf_to:
-            async with _running(_command(str(vigil.port))) as talk:
-                pids = [await vigil.born()]
+            async with _running(_command(str(process_watch.port))) as talk:
+                pids = [await process_watch.born()]
                 await talk.ask("fork")
-                pids.append(await vigil.born())
+                pids.append(await process_watch.born())
                 await talk.ask("stubborn")
             assert talk.child.status == 137
             for pid in pids:
-                await vigil.ended(pid)
+                await process_watch.ended(pid)
         else:
             async with _running(Command("/bin/sleep", ("1000",))) as talk:
                 pass
@@ -205,9 +205,9 @@ async def test_a_bad_child_and_its_helpers_are_ended_step_by_step(monkeypatch: p
 async def test_a_stop_that_is_cancelled_skips_the_waits_and_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for wait in ("STDIN_SECONDS", "TERM_SECONDS"):
         monkeypatch.setattr(module, wait, PATIENCE)
-    async with Vigil() as vigil:
-        child = await Child.start(_command(str(vigil.port)))
-        pid = await vigil.born()
+    async with ProcessWatch() as process_watch:
+        child = await Child.start(_command(str(process_watch.port)))
+        pid = await process_watch.born()
         await child.send(b'{"id": 1, "method": "stubborn"}')
         assert (await asyncio.wait_for(anext(child.lines()), PATIENCE)).whole
         stopping = asyncio.ensure_future(child.stop())
@@ -215,7 +215,7 @@ async def test_a_stop_that_is_cancelled_skips_the_waits_and_not_the_end(monkeypa
         stopping.cancel()
         await asyncio.wait((stopping,), timeout=PATIENCE / 2)
         assert stopping.cancelled()
-        await vigil.ended(pid)
+        await process_watch.ended(pid)
 
 
 async def test_a_child_that_is_stuck_writing_sees_its_stdin_close(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 from loguru import logger
-from vigil import PATIENCE
+from process_watch import PATIENCE
 
 from mcp_endpoint import backoff
 from mcp_endpoint.core.broker import Broker
@@ -24,7 +24,7 @@ from mcp_endpoint.providers.mcp_json import Server
 from mcp_endpoint.providers.process import server as stdio
 from mcp_endpoint.providers.process.child import Command, Line, environment, message
 from mcp_endpoint.providers.process.server import CRASHES, Managed, sessions
-from mcp_endpoint.providers.tool_filter import Sieve
+from mcp_endpoint.providers.tool_filter import ToolFilter
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 SMALL = Path(__file__).parents[2] / "support" / "small_server.py"
@@ -57,7 +57,7 @@ class Asker:
 
     def tells(self, method: str, id: int = 1, **params: Any) -> None:
         frame = json.dumps({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).encode()
-        self.party.says(self.party, frame, asyncio.get_running_loop().time(), True)
+        self.party.receive(self.party, frame, asyncio.get_running_loop().time(), True)
 
     async def hears(self) -> dict[str, Any]:
         return await asyncio.wait_for(self.heard.get(), PATIENCE)
@@ -208,10 +208,10 @@ async def test_odd_spellings_of_an_answer_mean_the_same_as_on_a_socket(server: S
 
 def test_a_list_under_an_id_of_another_type_is_filtered_all_the_same() -> None:
     """A server that gives ids back as strings must not show what its entry denies."""
-    sieve = Sieve((), ("hidden",))
-    assert not sieve.checked(b'{"jsonrpc":"2.0","id":3,"method":"tools/list"}').refused
+    tool_filter = ToolFilter((), ("hidden",))
+    assert not tool_filter.checked(b'{"jsonrpc":"2.0","id":3,"method":"tools/list"}').refused
     heard = message(Line(b'{"jsonrpc":"2.0","id":"3","result":{"tools":[{"name":"hidden"},{"name":"seen"}]}}'))
-    assert heard is not None and b"hidden" not in sieve.passed(heard)
+    assert heard is not None and b"hidden" not in tool_filter.passed(heard)
 
 
 async def test_what_a_dying_process_had_written_still_arrives_and_why_it_ended_is_told(hasty: None) -> None:
@@ -223,8 +223,8 @@ async def test_what_a_dying_process_had_written_still_arrives_and_why_it_ended_i
             while managed.describe()["starts"] < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await _until(managed, "running")
-        assert asker.party.endpoint.farewell is not None
-        assert "status 7" in asker.party.endpoint.farewell.reason
+        assert asker.party.endpoint.last_close is not None
+        assert "status 7" in asker.party.endpoint.last_close.reason
 
 
 async def test_a_process_that_closes_its_output_is_replaced(hasty: None) -> None:
@@ -311,8 +311,8 @@ async def test_a_process_that_reads_nothing_for_too_long_is_replaced(hasty: None
             asker.tells("echo", id, text="x" * 1_000_000)
         answers = [await asker.hears() for _ in range(3)]
         assert {answer["error"]["code"] for answer in answers} == {-32003, -32005}
-        assert asker.party.endpoint.farewell is not None
-        assert asker.party.endpoint.farewell.code == 1013
+        assert asker.party.endpoint.last_close is not None
+        assert asker.party.endpoint.last_close.code == 1013
         async with asyncio.timeout(PATIENCE):
             while managed.describe()["starts"] < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

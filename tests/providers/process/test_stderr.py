@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mcp_endpoint.providers.process.stderr import LINE_BYTES, LINES_KEPT, Words
+from mcp_endpoint.providers.process.stderr import LINE_BYTES, LINES_KEPT, StderrTail
 
 
 def test_lines_are_kept_in_order_and_only_the_last() -> None:
     told: list[str] = []
-    words = Words(str, told.append)
+    words = StderrTail(str, told.append)
     words.hear(b"on")
     words.hear(b"e\n\n  \ntwo\r\nthr")
     assert words.last() == told == ["one", "two"]
@@ -18,13 +18,13 @@ def test_lines_are_kept_in_order_and_only_the_last() -> None:
 
 
 def test_no_secret_and_nothing_that_moves_a_cursor_is_kept() -> None:
-    words = Words(lambda text: text.replace("hunter2", "***"))
+    words = StderrTail(lambda text: text.replace("hunter2", "***"))
     words.hear(b"password is hunter2\nAPI_KEY=sk-0123456789abcdef \x1b[31mred\xff\n")
     assert words.last() == ["password is ***", "API_KEY=*** \\x1b[31mred�"]
 
 
 def test_an_endless_line_takes_no_memory() -> None:
-    words = Words(str)
+    words = StderrTail(str)
     for _ in range(100):
         words.hear(b"x" * LINE_BYTES)
     words.hear(b"\n")

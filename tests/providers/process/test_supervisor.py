@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from vigil import PATIENCE, Vigil
+from process_watch import PATIENCE, ProcessWatch
 
-from mcp_endpoint.providers.process import supervisor as leash
+from mcp_endpoint.providers.process import supervisor as supervisor
 
 ODD = Path(__file__).parents[2] / "support" / "odd_server.py"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
@@ -25,7 +25,7 @@ async def _leashed(
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """A leash around `command` and the owner's end of its pipe."""
     held, life = os.pipe()
-    argv = (sys.executable, "-I", "-S", leash.__file__, str(held), str(patience), *command)
+    argv = (sys.executable, "-I", "-S", supervisor.__file__, str(held), str(patience), *command)
     process = await asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, pass_fds=(held, *also)
     )
@@ -78,7 +78,7 @@ async def test_a_command_inherits_its_three_pipes_and_nothing_else() -> None:
 async def test_a_command_that_cannot_be_started_is_127() -> None:
     async with _leashed("/nowhere/at/all") as (process, _):
         _, said = await asyncio.wait_for(process.communicate(), PATIENCE)
-        assert process.returncode == leash.NOT_STARTED
+        assert process.returncode == supervisor.NOT_STARTED
         assert b"/nowhere/at/all" in said
 
 
@@ -93,37 +93,37 @@ async def test_letting_go_ends_the_group_politely() -> None:
 
 
 async def test_a_stubborn_group_is_killed_when_patience_is_over() -> None:
-    async with Vigil() as vigil, _leashed(*_odd(vigil.port), patience=0.05) as (process, life):
-        child = await vigil.born()
+    async with ProcessWatch() as process_watch, _leashed(*_odd(process_watch.port), patience=0.05) as (process, life):
+        child = await process_watch.born()
         await _ask(process, b'{"id":1,"method":"fork"}')
-        helper = await vigil.born()
+        helper = await process_watch.born()
         await _ask(process, b'{"id":2,"method":"stubborn"}')
         _let_go(life)
-        await vigil.ended(child)
-        await vigil.ended(helper)
+        await process_watch.ended(child)
+        await process_watch.ended(helper)
         await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 137
 
 
 async def test_asking_twice_kills_at_once() -> None:
-    async with Vigil() as vigil, _leashed(*_odd(vigil.port)) as (process, life):
-        child = await vigil.born()
+    async with ProcessWatch() as process_watch, _leashed(*_odd(process_watch.port)) as (process, life):
+        child = await process_watch.born()
         await _ask(process, b'{"id":2,"method":"stubborn"}')
         _let_go(life)
         process.send_signal(signal.SIGTERM)
-        await vigil.ended(child, within=PATIENCE / 2)
+        await process_watch.ended(child, within=PATIENCE / 2)
         await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 137
 
 
 async def test_helpers_do_not_outlive_the_command() -> None:
-    async with Vigil() as vigil, _leashed(*_odd(vigil.port)) as (process, _):
-        child = await vigil.born()
+    async with ProcessWatch() as process_watch, _leashed(*_odd(process_watch.port)) as (process, _):
+        child = await process_watch.born()
         await _ask(process, b'{"id":1,"method":"fork"}')
-        helper = await vigil.born()
+        helper = await process_watch.born()
         await _ask(process, b'{"id":2,"method":"die","params":{"status":4}}')
-        await vigil.ended(child)
-        await vigil.ended(helper)
+        await process_watch.ended(child)
+        await process_watch.ended(helper)
         await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 4
 

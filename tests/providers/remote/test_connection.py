@@ -18,7 +18,7 @@ from mcp_endpoint.protocol import jsonrpc
 from mcp_endpoint.providers.remote import connection as module
 from mcp_endpoint.providers.remote.connection import Ended, HttpSse, StreamableHttp
 from mcp_endpoint.providers.remote.failure import Failure
-from mcp_endpoint.providers.remote.transport import Carrier
+from mcp_endpoint.providers.remote.transport import KeyedTransport
 
 BOUND = 20.0
 MOST = 4096
@@ -62,8 +62,8 @@ class Listener:
 @asynccontextmanager
 async def wire(url: str, kind: type[Any] = StreamableHttp) -> AsyncIterator[tuple[Any, Listener]]:
     listener = Listener()
-    carrier = Carrier(None, "bearer", MOST)
-    async with httpx2.AsyncClient(transport=carrier, timeout=5, trust_env=False) as http:
+    transport = KeyedTransport(None, "bearer", MOST)
+    async with httpx2.AsyncClient(transport=transport, timeout=5, trust_env=False) as http:
         more = (Backoff(lambda: 1.0),) if kind is StreamableHttp else ()
         made = kind(url, http, MOST, listener, listener.spawn, *more)
         try:

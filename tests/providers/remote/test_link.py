@@ -13,7 +13,7 @@ from mcp_endpoint.protocol.jsonrpc import parse
 from mcp_endpoint.providers.remote import link as module
 from mcp_endpoint.providers.remote.failure import Failure, refused
 from mcp_endpoint.providers.remote.link import Lost, ServerLink
-from mcp_endpoint.providers.tool_filter import Sieve
+from mcp_endpoint.providers.tool_filter import ToolFilter
 
 BOUND = 20.0
 LIST = b'{"jsonrpc":"2.0","id":5,"method":"tools/list","params":{}}'
@@ -26,7 +26,7 @@ class Heard:
     def __init__(self) -> None:
         self.frames: asyncio.Queue[Any] = asyncio.Queue()
 
-    def says(self, provider: Any, data: bytes, now: float, utf8: bool) -> None:
+    def receive(self, provider: Any, data: bytes, now: float, utf8: bool) -> None:
         self.frames.put_nowait(json.loads(data))
 
     async def next(self) -> Any:
@@ -36,7 +36,7 @@ class Heard:
 def made(*, deny: tuple[str, ...] = ()) -> tuple[ServerLink, Heard]:
     heard = Heard()
     hide = lambda text: text.replace("hush", "***")  # noqa: E731
-    link = ServerLink(Sieve((), deny), asyncio.get_running_loop(), lambda: 1.0, hide, Counters())
+    link = ServerLink(ToolFilter((), deny), asyncio.get_running_loop(), lambda: 1.0, hide, Counters())
     link.provider = cast(Provider, heard)
     return link, heard
 
@@ -153,7 +153,7 @@ async def test_what_ends_a_connection_is_its_first_failure() -> None:
 
 async def test_what_cannot_be_read_goes_to_the_endpoint_which_knows_whose_it_may_be() -> None:
     class Raw(Heard):
-        def says(self, provider: Any, data: bytes, now: float, utf8: bool) -> None:
+        def receive(self, provider: Any, data: bytes, now: float, utf8: bool) -> None:
             self.frames.put_nowait(data)
 
     link, _ = made()

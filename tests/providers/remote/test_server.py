@@ -22,7 +22,7 @@ from url_server import JSON, MAINTENANCE, Small, rpc_error
 
 from mcp_endpoint.consumers.local import Failed, Local
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.credentials.store import Keyring, keyring
+from mcp_endpoint.credentials.store import CredentialStore, credential_store
 from mcp_endpoint.providers.mcp_json import Server
 from mcp_endpoint.providers.remote import server as module
 from mcp_endpoint.providers.remote import transport as carrying
@@ -78,7 +78,7 @@ def adder(name: str = "far", said: str = "", entered: asyncio.Event | None = Non
 
 
 @asynccontextmanager
-async def kept(broker: Broker, server: Server, ring: Keyring | None = None) -> AsyncIterator[Kept]:
+async def kept(broker: Broker, server: Server, ring: CredentialStore | None = None) -> AsyncIterator[Kept]:
     one = Kept(server, broker, ring, draw=lambda: 1.0)
     await one.start()
     try:
@@ -697,8 +697,8 @@ async def test_headers_of_the_entry_go_along_and_nothing_of_it_is_shown(told: li
     assert "hush" not in described + "".join(told) + repr(server)
 
 
-def ring(root: Path, **settings: Any) -> Keyring:
-    return keyring("far", CredentialSettings(env="KEYS", **settings), root, {"KEYS": " ".join(KEYS)})
+def ring(root: Path, **settings: Any) -> CredentialStore:
+    return credential_store("far", CredentialSettings(env="KEYS", **settings), root, {"KEYS": " ".join(KEYS)})
 
 
 @pytest.mark.parametrize("place", ["query:api_key", "header:X-Key", "bearer"])
@@ -1010,7 +1010,7 @@ async def test_when_no_key_is_left_a_call_says_so_and_may_be_repeated_elsewhere(
 
 
 async def test_a_server_that_does_not_hear_goodbye_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carrying, "GOODBYE_SECONDS", 0.1)
+    monkeypatch.setattr(carrying, "CLOSE_SECONDS", 0.1)
 
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
         if seen.method == "DELETE":

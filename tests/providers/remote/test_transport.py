@@ -13,10 +13,10 @@ import httpx2
 import pytest
 from upstream import Seen, reply, says, upstream
 
-from mcp_endpoint.credentials.store import Keyring, keyring
+from mcp_endpoint.credentials.store import CredentialStore, credential_store
 from mcp_endpoint.providers.remote import transport as module
 from mcp_endpoint.providers.remote.failure import Failure
-from mcp_endpoint.providers.remote.transport import Carrier, failure_of
+from mcp_endpoint.providers.remote.transport import KeyedTransport, failure_of
 from mcp_endpoint.settings.schema import CredentialSettings
 
 KEYS = [f"sk-{letter * 40}" for letter in "abc"]
@@ -24,16 +24,16 @@ CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call"}'
 JSON = "Content-Type: application/json"
 
 
-def ring(root: Path, *, keys: int = 3, **settings: Any) -> Keyring:
-    return keyring("far", CredentialSettings(env="KEYS", **settings), root, {"KEYS": " ".join(KEYS[:keys])})
+def ring(root: Path, *, keys: int = 3, **settings: Any) -> CredentialStore:
+    return credential_store("far", CredentialSettings(env="KEYS", **settings), root, {"KEYS": " ".join(KEYS[:keys])})
 
 
 class Way:
     """A carrier, and a client that uses it."""
 
-    def __init__(self, keys: Keyring | None = None, place: str = "bearer", most: int = 1000) -> None:
-        self.carrier = Carrier(keys, place, most)
-        self.http = httpx2.AsyncClient(transport=self.carrier, trust_env=False, timeout=5)
+    def __init__(self, keys: CredentialStore | None = None, place: str = "bearer", most: int = 1000) -> None:
+        self.transport = KeyedTransport(keys, place, most)
+        self.http = httpx2.AsyncClient(transport=self.transport, trust_env=False, timeout=5)
 
     async def post(self, url: str, body: bytes = CALL, **headers: str) -> httpx2.Response:
         return await self.http.post(url, content=body, headers={"content-type": "application/json"} | headers)
@@ -63,7 +63,7 @@ async def test_a_request_and_its_answer_pass_as_they_are() -> None:
     async with upstream(says(reply(200, b'{"ok":1.00}', JSON))) as behind, way() as one:
         response = await one.post(f"{behind.url}/mcp?a=%20b", x_odd="1")
         assert response.content == b'{"ok":1.00}'
-        assert one.carrier.status == 200
+        assert one.transport.status == 200
         assert behind.seen[0].body == CALL
         assert behind.seen[0].target == "/mcp?a=%20b"
 

@@ -137,7 +137,7 @@ class Api:
         addresses: Mapping[str, str] = {},
         told: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         *,
-        alone: bool = False,
+        standalone: bool = False,
     ) -> None:
         """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
 
@@ -161,7 +161,7 @@ class Api:
         self._root = root
         self._kept = kept
         self._told = told
-        self._prefix = "" if alone else "/api"
+        self._prefix = "" if standalone else "/api"
         self._lines: LineWriter | None = None
         self.requests = 0
 

@@ -12,7 +12,7 @@ from ...core.broker import Broker
 from ...settings.schema import Limits
 
 
-class Seat(NamedTuple):
+class Caller(NamedTuple):
     """One admitted request's place. Everything in it was checked at the door: token, role, Origin, Host, path."""
 
     broker: Broker
@@ -41,7 +41,7 @@ class Era(Protocol):
     what tells the eras apart.
     """
 
-    async def answer(self, request: Request, body: bytes, seat: Seat) -> Response:
+    async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
         """The answer to one request of any method; its body is `body`, already read. Never raises for what a peer sent."""
 
     async def stop(self) -> None:

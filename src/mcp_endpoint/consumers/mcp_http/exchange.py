@@ -21,11 +21,10 @@ from ...core.lifecycle import INITIALIZED, LATEST
 from ...core.older_clients import edits_for
 from ...core.parties import Consumer
 from ...core.translator import Translator
-from ...protocol import jsonrpc
-from ...protocol import stateless as eras
+from ...protocol import jsonrpc, stateless
 from ...protocol.jsonrpc import Frame, Malformed, Part
 from ...settings.schema import Limits
-from .caller import Seat
+from .caller import Caller
 from .envelope import Asked
 from .streams import Store
 
@@ -40,9 +39,9 @@ _HELLO: Final = _encode(
         "clientInfo": {"name": "mcp-endpoint-server/http", "version": __version__},
     }
 )
-_LEFT: Final = Raw(_encode({"code": eras.INTERNAL, "message": "接入点已关闭此连接 / The endpoint ended this link"}))
+_LEFT: Final = Raw(_encode({"code": stateless.INTERNAL, "message": "接入点已关闭此连接 / The endpoint ended this link"}))
 _TOO_MUCH: Final = Raw(
-    _encode({"code": eras.INTERNAL, "message": "应答无处保存 / No room for this answer (limits.http_replay_bytes)"})
+    _encode({"code": stateless.INTERNAL, "message": "应答无处保存 / No room for this answer (limits.http_replay_bytes)"})
 )
 # A client that may not be asked is known with its request only: the envoy itself refuses for it.
 _NOT_DECLARED: Final = errors.Code(errors.METHOD_NOT_FOUND.number, "使用端未声明此能力 / The client did not declare this capability")
@@ -56,18 +55,18 @@ class Question(msgspec.Struct):
     params: Raw
 
 
-class Envoy:
+class Exchange:
     """One consumer of an endpoint, for one request at a time."""
 
     def __init__(
-        self, seat: Seat, limits: Limits, store: Store | None = None, *, hears: Callable[[str, Frame], None] | None = None
+        self, caller: Caller, limits: Limits, store: Store | None = None, *, hears: Callable[[str, Frame], None] | None = None
     ) -> None:
         """Attach to the endpoint. `hears` is told of every notification instead of keeping those of a request.
 
         What waits for the client is counted in `store`.
         """
-        self.seat = seat
-        self.owner = seat.name
+        self.caller = caller
+        self.owner = caller.name
         """The endpoint."""
         self.unread = 0
         """Bytes that whoever `hears` keeps for the client."""
@@ -96,13 +95,13 @@ class Envoy:
         self._together: asyncio.TimerHandle | None = None
         self._all_asked = False
         self._loop = asyncio.get_running_loop()
-        self.consumer: Consumer = seat.broker.attach_consumer(
-            seat.name,
-            seat.shown,
+        self.consumer: Consumer = caller.broker.attach_consumer(
+            caller.name,
+            caller.shown,
             self,
             answer_bytes=limits.http_answer_bytes,
-            in_house=True,
-            only=seat.only,
+            in_process=True,
+            only=caller.only,
             ask_seconds=limits.http_ask_seconds,
         )
 
@@ -148,7 +147,7 @@ class Envoy:
         self.ended = True
         if self._together is not None:
             self._together.cancel()
-        self.seat.broker.detach(self.consumer, code, reason)
+        self.caller.broker.detach(self.consumer, code, reason)
         self._forget_notes()
         self._forget_answer()
         lost, self._replies = self._replies, {}
@@ -187,7 +186,7 @@ class Envoy:
     def _told(self, frame: Frame) -> None:
         assert frame.method is not UNSET
         if frame.method == CANCELLED:
-            number = bytes(eras.fields(frame.params).get("requestId", Raw(b"")))
+            number = bytes(stateless.fields(frame.params).get("requestId", Raw(b"")))
             self.questions = {key: question for key, question in self.questions.items() if question.id != number}
         elif self._hears is not None:
             self._hears(frame.method, frame)
@@ -202,10 +201,10 @@ class Envoy:
     def _note(self, asked: Asked, frame: Frame) -> bytes:
         """A notification as the client of this request hears it; empty if it does not."""
         if frame.method == "notifications/message":
-            if frame.params is not UNSET and eras.log_wanted(asked.level, frame.params):
+            if frame.params is not UNSET and stateless.log_wanted(asked.level, frame.params):
                 return b'{"jsonrpc":"2.0","method":"notifications/message","params":%b}' % bytes(frame.params)
         elif frame.method == "notifications/progress" and asked.token:
-            params = eras.fields(frame.params)
+            params = stateless.fields(frame.params)
             if bytes(params.get("progressToken", Raw(b""))) == self._token:
                 params["progressToken"] = Raw(asked.token)  # each round of a client has a token of its own
                 return b'{"jsonrpc":"2.0","method":"notifications/progress","params":%b}' % _encode(params)
@@ -213,10 +212,10 @@ class Envoy:
 
     def _ask(self, frame: Frame) -> None:
         assert frame.id is not UNSET and frame.method is not UNSET
-        capability = eras.QUESTIONS[frame.method]
+        capability = stateless.QUESTIONS[frame.method]
         declared = {} if self._asked is None else self._asked.capabilities
         params = Raw(b"{}") if frame.params is UNSET else frame.params
-        mode = (eras.text(eras.fields(params).get("mode")) or "form") if capability == "elicitation" else ""
+        mode = (stateless.text(stateless.fields(params).get("mode")) or "form") if capability == "elicitation" else ""
         if not _declares(declared, capability, mode):
             self.undeclared[capability] = {mode: {}} if mode == "url" else {}
             self.say(jsonrpc.error(bytes(frame.id), _NOT_DECLARED))
@@ -253,14 +252,14 @@ class Envoy:
     def say(self, frame: bytes) -> None:
         """Hand a frame to the endpoint."""
         if not self.ended:
-            self.consumer.says(self.consumer, frame, self._loop.time(), True)
+            self.consumer.receive(self.consumer, frame, self._loop.time(), True)
 
     async def introduce(self) -> Frame:
         """Initialise within the house, once; the endpoint's answer."""
         frame = await self.request("initialize", _HELLO)
         if frame.result is not UNSET:
             self.welcome = bytes(frame.result)
-            self.server = bytes(eras.fields(frame.result).get("serverInfo", Raw(self.server)))
+            self.server = bytes(stateless.fields(frame.result).get("serverInfo", Raw(self.server)))
             self.say(jsonrpc.notification(INITIALIZED))
         return frame
 
@@ -283,12 +282,12 @@ class Envoy:
         self._all_asked = False
         self._last += 1
         asker = any(isinstance(provider.link, Translator) for provider in self.consumer.endpoint.providers)
-        self.say(jsonrpc.request(b"%d" % self._last, asked.method, eras.inward(asked.params, asker=asker)))
+        self.say(jsonrpc.request(b"%d" % self._last, asked.method, stateless.inward(asked.params, asker=asker)))
 
     def _names(self, client: str) -> None:
         """Each request says anew who asks."""
         self.consumer.name = client
-        self.consumer.edits = edits_for(client, eras.REVISION, self.seat.broker.settings)
+        self.consumer.edits = edits_for(client, stateless.REVISION, self.caller.broker.settings)
 
     def park(self) -> None:
         """The client has the questions; what its tools ask from now on is hardly for this request."""

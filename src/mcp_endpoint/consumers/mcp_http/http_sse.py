@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from ... import errors
 from ...protocol.jsonrpc import Malformed
 from .answers import accepts, refused
-from .caller import Seat
+from .caller import Caller
 from .session import Session
 from .sessions import Sessions
 from .streams import Connection, Events
@@ -34,19 +34,19 @@ class HttpSse:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    async def answer(self, request: Request, body: bytes, seat: Seat) -> Response:
+    async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
         """The answer to one request of any method to either address."""
         path = request.url.path
         posted = path == MESSAGES or path.startswith(f"{MESSAGES}/")
         method = "POST" if posted else "GET"
         if request.method != method:
             return refused(405, errors.INVALID_REQUEST, f"{method} only / 只支持 {method}", headers={"allow": method})
-        return self._message(request, body, seat) if posted else self._stream(request, seat)
+        return self._message(request, body, caller) if posted else self._stream(request, caller)
 
-    def _stream(self, request: Request, seat: Seat) -> Response:
+    def _stream(self, request: Request, caller: Caller) -> Response:
         if not accepts(request)[1]:
             return refused(406, errors.INVALID_REQUEST, "Accept must have text/event-stream / Accept 必须包含 text/event-stream")
-        session = self._sessions.begin(seat, sse=True)
+        session = self._sessions.begin(caller, sse=True)
         if isinstance(session, Response):
             return session
         # A token in the address is shown again with every message; one in a header the client sends itself.
@@ -58,8 +58,8 @@ class HttpSse:
         assert connection is not None
         return _Whole(session, connection, self._sessions.limits.stalled_seconds)
 
-    def _message(self, request: Request, body: bytes, seat: Seat) -> Response:
-        session = self._sessions.sse_session(request.query_params.get(SESSION_ID, ""), seat)
+    def _message(self, request: Request, body: bytes, caller: Caller) -> Response:
+        session = self._sessions.sse_session(request.query_params.get(SESSION_ID, ""), caller)
         if session is None:
             return refused(404, errors.INVALID_REQUEST, "no such session: open the stream again / 会话不存在：请重新打开事件流")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":

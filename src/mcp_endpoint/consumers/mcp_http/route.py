@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from ...access.admission import Porter, Refusal
+from ...access.admission import Authenticator, Refusal
 from ...access.tokens import NAME
 from ...asgi import Bodies, BodyRefused
 from ...core.broker import Broker
@@ -30,7 +30,7 @@ from ...core.lifecycle import HANDSHAKE_REVISIONS
 from ...core.shares import Shares
 from ...settings.schema import Limits
 from .answers import SESSION, VERSION
-from .caller import Era, Seat
+from .caller import Caller, Era
 from .http_sse import MESSAGES, STREAM, HttpSse
 from .sessions import Sessions
 from .streams import Store
@@ -68,7 +68,7 @@ class McpHttp:
         self,
         broker: Broker,
         limits: Limits,
-        porter: Porter,
+        authenticator: Authenticator,
         bodies: Bodies,
         stateless: Era | None = None,
         store: Store | None = None,
@@ -82,7 +82,7 @@ class McpHttp:
         self._bodies = bodies
         self._broker = broker
         self._limits = limits
-        self._porter = porter
+        self._authenticator = authenticator
         self.sessions = Sessions(broker, limits, store)
         self.visits: Shares[Visit] = Shares()
         """Requests that are being answered, open streams too, by endpoint."""
@@ -97,7 +97,7 @@ class McpHttp:
 
     def refuses_pages(self, request: Request) -> bool:
         """Whether the token in the address is one of free choice."""
-        return self._porter.is_opaque(request.query_params.get("token", ""))
+        return self._authenticator.is_opaque(request.query_params.get("token", ""))
 
     async def start(self) -> None:
         """Nothing waits for anybody."""
@@ -114,15 +114,15 @@ class McpHttp:
             return self.sessions.describe()
         return {**self.sessions.describe(), "stateless": self._stateless.describe()}
 
-    def _takes(self, visit: Visit, seat: Seat) -> bool:
+    def _takes(self, visit: Visit, caller: Caller) -> bool:
         """Whether a request has room; the endpoint with most may have to give way to it."""
         if len(self.visits) >= self._limits.http_requests:
-            crowded = self.visits.gives_way(seat.name)
+            crowded = self.visits.gives_way(caller.name)
             if crowded is None:
                 return False
             self.leaves(crowded)
             crowded.give_way()
-        visit.owner = seat.name
+        visit.owner = caller.name
         self.visits.add(visit.owner, visit)
         return True
 
@@ -132,45 +132,45 @@ class McpHttp:
 
     async def answer(self, request: Request, visit: Visit) -> Response:
         """The answer to one request."""
-        seat = self._seat(request)
-        if not isinstance(seat, Refusal) and not self._takes(visit, seat):
-            seat = Refusal(503, "full", FULL, "http_requests reached", seat.address, LATER)
-        if isinstance(seat, Refusal):
-            logger.debug("已拒绝请求 / request refused", peer=seat.address, status=seat.status, reason=seat.why)
-            return _answer(seat)
+        caller = self._caller(request)
+        if not isinstance(caller, Refusal) and not self._takes(visit, caller):
+            caller = Refusal(503, "full", FULL, "http_requests reached", caller.address, LATER)
+        if isinstance(caller, Refusal):
+            logger.debug("已拒绝请求 / request refused", peer=caller.address, status=caller.status, reason=caller.why)
+            return _answer(caller)
         body = b""
         if request.method == "POST":
             try:
-                body = await self._bodies.read(request, self._limits.consumer_message_bytes, seat.name)
+                body = await self._bodies.read(request, self._limits.consumer_message_bytes, caller.name)
             except BodyRefused as refused:
-                return _answer(Refusal(refused.status, refused.error, refused.message, "body", seat.address, refused.headers))
+                return _answer(Refusal(refused.status, refused.error, refused.message, "body", caller.address, refused.headers))
         if self._sse is not None and not request.url.path.startswith(MCP):
-            return await self._sse.answer(request, body, seat)
+            return await self._sse.answer(request, body, caller)
         era = self._stateless if is_stateless(request, body) else self.sessions
-        return await era.answer(request, body, seat)
+        return await era.answer(request, body, caller)
 
-    def _seat(self, request: Request) -> Seat | Refusal:
+    def _caller(self, request: Request) -> Caller | Refusal:
         """Where a request may sit."""
         values = request.headers.getlist
         fields = request.query_params.multi_items()
         peer = request.client or ("", 0)
         local = request.scope.get("server") or ("", 0)
-        whence = self._porter.whence((peer[0], peer[1]), str(local[0]), values, tls=request.scope.get("scheme") == "https")
+        source = self._authenticator.source((peer[0], peer[1]), str(local[0]), values, tls=request.scope.get("scheme") == "https")
         asked = request.path_params.get("endpoint", "")
         only = request.path_params.get("label", "")
-        if self._porter.is_key(fields, values):
+        if self._authenticator.is_key(fields, values):
             if not asked:
-                return Refusal(403, "name an endpoint", UNNAMED, "the key without an endpoint", whence.shown)
+                return Refusal(403, "name an endpoint", UNNAMED, "the key without an endpoint", source.shown)
             named = self._named(asked)
             if named is None:
-                return Refusal(404, "not found", NOWHERE, "no such endpoint", whence.shown)
-            return Seat(self._broker, self._limits, *named, only, "operator", whence.shown)
-        opened = self._porter.admit(fields, values, whence, "device")
+                return Refusal(404, "not found", NOWHERE, "no such endpoint", source.shown)
+            return Caller(self._broker, self._limits, *named, only, "operator", source.shown)
+        opened = self._authenticator.admit(fields, values, source, "device")
         if isinstance(opened, Refusal):
             return opened
         if asked and asked != opened.shown:
-            return Refusal(403, "another endpoint", ANOTHER, "the token opens another endpoint", whence.shown)
-        return Seat(self._broker, self._limits, opened.endpoint, opened.shown, only, "device", whence.shown)
+            return Refusal(403, "another endpoint", ANOTHER, "the token opens another endpoint", source.shown)
+        return Caller(self._broker, self._limits, opened.endpoint, opened.shown, only, "device", source.shown)
 
     def _named(self, asked: str) -> tuple[str, str] | None:
         """The endpoint an operator means: by its full name, else the one printed like this that has links, else an agent's."""

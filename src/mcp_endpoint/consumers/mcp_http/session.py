@@ -31,7 +31,7 @@ from ...protocol.stateless import INTERNAL
 from ...settings.schema import Limits
 from . import failures
 from .answers import SESSION, refused
-from .caller import Seat
+from .caller import Caller
 from .streams import Connection, Events, Store, Stream
 
 QUICK_SECONDS: Final = 1.0
@@ -73,9 +73,7 @@ class Post:
 
     __slots__ = ("_store", "answers", "awaited", "begun", "left", "owner", "stream", "streams")
 
-    def __init__(
-        self, awaited: dict[bytes, Message], owner: str, store: Store, *, streams: bool, begun: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, awaited: dict[bytes, Message], owner: str, store: Store, *, streams: bool, begun: asyncio.Future[None]) -> None:
         """`owner` is the endpoint. `streams` says whether the client takes a stream; `begun` is done when there is something to send."""
         self.awaited = awaited
         self.answers: dict[bytes, bytes] = {}
@@ -158,20 +156,20 @@ class Session:
         "_posts",
         "_sessions",
         "_streams",
+        "caller",
         "consumer",
         "ended",
         "id",
-        "seat",
         "sse",
         "used",
         "version",
     )
 
-    def __init__(self, sessions: Book, seat: Seat, id: str, now: float, *, sse: bool = False) -> None:
+    def __init__(self, sessions: Book, caller: Caller, id: str, now: float, *, sse: bool = False) -> None:
         """One of HTTP+SSE (`sse`) says everything by its own stream."""
         self.id = id
         self.sse = sse
-        self.seat = seat
+        self.caller = caller
         self.used = now
         """When it was used last, on the loop's clock."""
         self.version = ""
@@ -186,13 +184,13 @@ class Session:
         self._own: Stream | None = None
         self._asked: dict[int, Stream] = {}
         """Number of a provider's request → where it was sent."""
-        self.consumer: Consumer = seat.broker.attach_consumer(
-            seat.name,
-            seat.shown,
+        self.consumer: Consumer = caller.broker.attach_consumer(
+            caller.name,
+            caller.shown,
             self,
             answer_bytes=self._limits.http_answer_bytes,
-            in_house=True,
-            only=seat.only,
+            in_process=True,
+            only=caller.only,
             ask_seconds=self._limits.http_ask_seconds,
         )
 
@@ -234,7 +232,7 @@ class Session:
             stream.close()
         self._streams.clear()
         self._asked.clear()
-        self.seat.broker.detach(self.consumer, code, reason)
+        self.caller.broker.detach(self.consumer, code, reason)
         del self.consumer  # it holds its link, which is this: both would wait for the garbage collector
 
     def send(self, first: Part, second: Part = b"") -> None:
@@ -331,7 +329,7 @@ class Session:
     def _begin_stream(self, post: Post) -> Stream:
         if post.stream is None:
             self._last_stream += 1
-            post.stream = Stream(self._last_stream, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+            post.stream = Stream(self._last_stream, self.caller.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
             self._streams[self._last_stream] = post.stream
             for answer in post.take():
                 post.stream.say(answer)
@@ -344,7 +342,7 @@ class Session:
     def own_stream(self) -> Stream:
         """The session's own stream."""
         if self._own is None:
-            self._own = Stream(0, self.seat.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+            self._own = Stream(0, self.caller.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
         return self._own
 
     def _own_to_say(self) -> Stream:
@@ -366,7 +364,7 @@ class Session:
 
     def say(self, data: bytes) -> None:
         """Hand a frame to the endpoint."""
-        self.consumer.says(self.consumer, data, asyncio.get_running_loop().time(), True)
+        self.consumer.receive(self.consumer, data, asyncio.get_running_loop().time(), True)
 
     async def post(self, messages: list[Message], *, batch: bool, json: bool, stream: bool) -> Response:
         """Say the messages of one POST; the answer to it, as soon as its form is known."""
@@ -374,7 +372,7 @@ class Session:
         twice = len(awaited) < sum(bool(message.key) for message in messages)
         if twice or any(key in self._posts for key in awaited):
             return refused(400, errors.INVALID_REQUEST, TWICE)
-        post = Post(awaited, self.seat.name, self._sessions.store, streams=stream, begun=asyncio.get_running_loop().create_future())
+        post = Post(awaited, self.caller.name, self._sessions.store, streams=stream, begun=asyncio.get_running_loop().create_future())
         for key in awaited:
             self._posts[key] = post
         for message in messages:
@@ -410,7 +408,7 @@ class Session:
             if message.key in self._posts:
                 return refused(400, errors.INVALID_REQUEST, TWICE)
             begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            post = Post({message.key: message}, self.seat.name, self._sessions.store, streams=True, begun=begun)
+            post = Post({message.key: message}, self.caller.name, self._sessions.store, streams=True, begun=begun)
             post.stream = self.own_stream()
             self._posts[message.key] = post
         self.say(message.data)

@@ -29,7 +29,7 @@ from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, id_key
 from ...settings.schema import Limits
 from .answers import LAST_EVENT, LATER, SESSION, VERSION, accepts, refused
-from .caller import Seat
+from .caller import Caller
 from .session import Message, Session
 from .streams import Store, event_of
 
@@ -88,15 +88,15 @@ class Sessions:
 
     # -- the door's side ---------------------------------------------------------------------------------------------------
 
-    async def answer(self, request: Request, body: bytes, seat: Seat) -> Response:
+    async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
         """The answer to one request of any method."""
         if request.method == "POST":
-            return await self._post(request, body, seat)
+            return await self._post(request, body, caller)
         if request.method not in ("GET", "DELETE"):
             return refused(405, errors.INVALID_REQUEST, "POST, GET or DELETE", headers={"allow": "POST, GET, DELETE"})
         if request.method == "GET" and not accepts(request)[1]:
             return refused(406, errors.INVALID_REQUEST, "GET opens a stream: Accept must have text/event-stream / GET 只用于事件流")
-        session = self._session(request, seat)
+        session = self._session(request, caller)
         if isinstance(session, Response):
             return session
         if request.method == "DELETE":
@@ -123,7 +123,7 @@ class Sessions:
             "kept_bytes": self.store.used,
         }
 
-    async def _post(self, request: Request, body: bytes, seat: Seat) -> Response:
+    async def _post(self, request: Request, body: bytes, caller: Caller) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return refused(415, errors.INVALID_REQUEST, "Content-Type must be application/json / 必须为 application/json")
         json, stream = accepts(request)
@@ -138,8 +138,8 @@ class Sessions:
         if begins and (batch or not begins[0].key):
             return refused(400, errors.INVALID_REQUEST, "initialize is a request and comes alone / initialize 必须是单独的请求")
         # A client that outlived its session may still send the id of it: `initialize` begins one anyhow. A live one is greeted again.
-        fresh = begins and not self._known(request, seat)
-        session = self.begin(seat) if fresh else self._session(request, seat, begins=bool(begins))
+        fresh = begins and not self._known(request, caller)
+        session = self.begin(caller) if fresh else self._session(request, caller, begins=bool(begins))
         if isinstance(session, Response):
             return session
         if batch and session.version != BATCHES:
@@ -183,12 +183,12 @@ class Sessions:
 
     # -- the book of sessions ----------------------------------------------------------------------------------------------
 
-    def _known(self, request: Request, seat: Seat) -> Session | None:
+    def _known(self, request: Request, caller: Caller) -> Session | None:
         """The open session of this seat that a request names."""
         session = self._open.get(request.headers.get(SESSION, ""))
-        return session if session is not None and not session.sse and session.seat.place == seat.place else None
+        return session if session is not None and not session.sse and session.caller.place == caller.place else None
 
-    def _session(self, request: Request, seat: Seat, *, begins: bool = False) -> Session | Response:
+    def _session(self, request: Request, caller: Caller, *, begins: bool = False) -> Session | Response:
         """The session a request names, if it is this seat's."""
         if SESSION not in request.headers:
             return refused(
@@ -196,7 +196,7 @@ class Sessions:
                 errors.INVALID_REQUEST,
                 "begin with initialize and send the Mcp-Session-Id it is answered with / 请先 initialize，并带上其返回的会话标识",
             )
-        session = self._known(request, seat)
+        session = self._known(request, caller)
         if session is None:
             return refused(404, errors.INVALID_REQUEST, "no such session: begin with initialize / 会话不存在：请重新 initialize")
         version = request.headers.get(VERSION)
@@ -206,31 +206,31 @@ class Sessions:
         self.touch(session)
         return session
 
-    def sse_session(self, id: str, seat: Seat) -> Session | None:
+    def sse_session(self, id: str, caller: Caller) -> Session | None:
         """The open session of HTTP+SSE with this id, if it is this seat's."""
         session = self._open.get(id)
-        if session is None or not session.sse or session.seat.place != seat.place:
+        if session is None or not session.sse or session.caller.place != caller.place:
             return None
         self.touch(session)
         return session
 
-    def begin(self, seat: Seat, *, sse: bool = False) -> Session | Response:
+    def begin(self, caller: Caller, *, sse: bool = False) -> Session | Response:
         """A new session, of HTTP+SSE or of Streamable HTTP, or why there is none."""
         if self._stopped or self._broker.draining:
             return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", headers=LATER)
         if len(self._open) >= self.limits.http_sessions:
-            crowded = self._gives_way(seat.name)
+            crowded = self._gives_way(caller.name)
             if crowded is None:
                 return refused(503, errors.BUSY, "too many sessions (limits.http_sessions) / 会话过多", headers=LATER)
             crowded.close(*errors.GOING_AWAY)
         loop = asyncio.get_running_loop()
-        session = Session(self, seat, secrets.token_urlsafe(32), loop.time(), sse=sse)
+        session = Session(self, caller, secrets.token_urlsafe(32), loop.time(), sse=sse)
         self._open[session.id] = session
-        self._shares.add(seat.name, session)
+        self._shares.add(caller.name, session)
         self.opened += 1
         if self._sweep is None:
             self._sweep = loop.call_later(SWEEP_SECONDS, self._end_unused)
-        logger.debug("会话已建立 / session opened", endpoint=seat.shown, peer=seat.address, sessions=len(self._open))
+        logger.debug("会话已建立 / session opened", endpoint=caller.shown, peer=caller.address, sessions=len(self._open))
         return session
 
     def _gives_way(self, name: str) -> Session | None:
@@ -246,13 +246,13 @@ class Sessions:
     def touch(self, session: Session) -> None:
         """It is in use."""
         session.used = asyncio.get_running_loop().time()
-        self._shares.touch(session.seat.name, session)
+        self._shares.touch(session.caller.name, session)
 
     def forget(self, session: Session, reason: str) -> None:
         """It has ended."""
         self._open.pop(session.id, None)
-        self._shares.remove(session.seat.name, session)
-        logger.debug("会话已结束 / session ended", endpoint=session.seat.shown, reason=reason, sessions=len(self._open))
+        self._shares.remove(session.caller.name, session)
+        logger.debug("会话已结束 / session ended", endpoint=session.caller.shown, reason=reason, sessions=len(self._open))
 
     def _end_unused(self) -> None:
         loop = asyncio.get_running_loop()

@@ -29,16 +29,15 @@ from starlette.types import Receive, Scope, Send
 from ... import errors
 from ...core.parties import State
 from ...core.shares import Shares
-from ...protocol import jsonrpc
-from ...protocol import stateless as eras
+from ...protocol import jsonrpc, stateless
 from ...protocol.definitions import Tool
 from ...protocol.jsonrpc import Frame, Malformed
 from ...settings.schema import Limits
 from . import envelope, failures, request_state
 from .answers import LATER, StreamedAnswer, accepts, error_answer, error_frame, json_answer, refused
-from .caller import Seat
+from .caller import Caller
 from .envelope import STATUS, Asked, Refused
-from .exchange import Envoy
+from .exchange import Exchange
 from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
 from .subscriptions import LISTEN, Listener, capabilities_of
 
@@ -67,17 +66,17 @@ class Stateless:
         self.answered = 0
         """Requests since the start."""
         self._seals = request_state.Seals(secret or secrets.token_bytes(32))
-        self._lingering: dict[Envoy, asyncio.TimerHandle] = {}
-        self._lingerers: Shares[Envoy] = Shares()
-        self._busy: dict[Envoy, None] = {}
-        self._parked: dict[bytes, tuple[Envoy, asyncio.TimerHandle]] = {}
+        self._lingering: dict[Exchange, asyncio.TimerHandle] = {}
+        self._lingerers: Shares[Exchange] = Shares()
+        self._busy: dict[Exchange, None] = {}
+        self._parked: dict[bytes, tuple[Exchange, asyncio.TimerHandle]] = {}
         self._rounds: Shares[bytes] = Shares()
         """Those parked, by endpoint."""
         self._streams: Shares[Listener] = Shares()
 
     # -- the door's side ---------------------------------------------------------------------------------------------------
 
-    async def answer(self, request: Request, body: bytes, seat: Seat) -> Response:
+    async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
         """The answer to one request of any method."""
         if request.method != "POST":
             return refused(405, errors.INVALID_REQUEST, "this revision knows POST only / 此修订版只支持 POST", headers={"allow": "POST"})
@@ -93,9 +92,9 @@ class Stateless:
                 return self._notified(request)
             asked = envelope.examine(frame, headers)
             self.answered += 1
-            if seat.broker.draining:
+            if caller.broker.draining:
                 return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", asked.id, headers=LATER)
-            return await self._serve(request, asked, seat, stream=stream)
+            return await self._serve(request, asked, caller, stream=stream)
         except Refused as why:
             return error_answer(why.id, why.code, why.message, why.data)
 
@@ -103,13 +102,13 @@ class Stateless:
         """Streams end in order, and what waits for a client is given up."""
         for listener in list(self._streams):
             listener.end()
-        for envoy in list(self._lingering):
-            self._call_back(envoy)
-            envoy.close(*errors.RESTARTING)
+        for exchange in list(self._lingering):
+            self._call_back(exchange)
+            exchange.close(*errors.RESTARTING)
         for number in list(self._parked):
             self._unpark(number).close(*errors.RESTARTING)
-        for envoy in list(self._busy):
-            envoy.close(*errors.RESTARTING)
+        for exchange in list(self._busy):
+            exchange.close(*errors.RESTARTING)
 
     def describe(self) -> Mapping[str, Any]:
         """Numbers."""
@@ -124,150 +123,152 @@ class Stateless:
     def _notified(request: Request) -> Response:
         """A notification is taken and means nothing: a request is cancelled by closing its answer."""
         version = request.headers.get(envelope.VERSION)
-        if version not in (None, eras.REVISION):
-            about = {"supported": [eras.REVISION], "requested": version}
-            return error_answer(b"null", eras.UNSUPPORTED_VERSION, "unsupported protocol version / 不支持的协议版本", about)
+        if version not in (None, stateless.REVISION):
+            about = {"supported": [stateless.REVISION], "requested": version}
+            return error_answer(b"null", stateless.UNSUPPORTED_VERSION, "unsupported protocol version / 不支持的协议版本", about)
         return Response(status_code=202)
 
     # -- requests ----------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, request: Request, asked: Asked, seat: Seat, *, stream: bool) -> Response:
+    async def _serve(self, request: Request, asked: Asked, caller: Caller, *, stream: bool) -> Response:
         if asked.method in REMOVED:
-            raise Refused(errors.METHOD_NOT_FOUND.number, f"{asked.method} is not a method of {eras.REVISION} / 此方法不存在", id=asked.id)
+            raise Refused(
+                errors.METHOD_NOT_FOUND.number, f"{asked.method} is not a method of {stateless.REVISION} / 此方法不存在", id=asked.id
+            )
         if asked.method == LISTEN:
             if not stream:
                 return refused(406, errors.INVALID_REQUEST, "a subscription is a stream: Accept must have text/event-stream", asked.id)
-            return await self._listen(asked, seat)
-        envoy, asked = await self._envoy(request, asked, seat)
+            return await self._listen(asked, caller)
+        exchange, asked = await self._exchange(request, asked, caller)
         leaving = asyncio.ensure_future(hung_up(request.receive))
-        leaving.add_done_callback(lambda task: None if task.cancelled() else envoy.close(*errors.GOING_AWAY))
+        leaving.add_done_callback(lambda task: None if task.cancelled() else exchange.close(*errors.GOING_AWAY))
         handed_over = False  # to the stream, which then ends both
         try:
-            await envoy.news(COMMENT_SECONDS)
-            while not stream and not envoy.ended and envoy.answer is None and not envoy.waits:
-                envoy.note()
-                await envoy.news(COMMENT_SECONDS)
-            if stream and (envoy.notes or (envoy.answer is None and not envoy.waits and not envoy.ended)):
-                response = Answering(self, envoy, asked, leaving)
+            await exchange.news(COMMENT_SECONDS)
+            while not stream and not exchange.ended and exchange.answer is None and not exchange.waits:
+                exchange.note()
+                await exchange.news(COMMENT_SECONDS)
+            if stream and (exchange.notes or (exchange.answer is None and not exchange.waits and not exchange.ended)):
+                response = Answering(self, exchange, asked, leaving)
                 handed_over = True
                 return response
-            return json_answer(*self.finish(envoy, asked))
+            return json_answer(*self.finish(exchange, asked))
         finally:
             if not handed_over:
                 leaving.cancel()
-                self.leave(envoy)
+                self.leave(exchange)
 
-    async def _envoy(self, request: Request, asked: Asked, seat: Seat) -> tuple[Envoy, Asked]:
+    async def _exchange(self, request: Request, asked: Asked, caller: Caller) -> tuple[Exchange, Asked]:
         """The envoy that has the request in hand, and the request as it is now. Raises Refused."""
         try:
-            state = eras.fields(asked.params).get("requestState") if asked.method in eras.ASKING else None
+            state = stateless.fields(asked.params).get("requestState") if asked.method in stateless.ASKING else None
             if state is not None and bytes(state) != b"null":
-                content = self._open(asked, seat, state)
+                content = self._open(asked, caller, state)
                 if content[:1] == _PARKED:
                     return self._resume(asked, content[1:]), asked
                 spans = jsonrpc.members(asked.params)["requestState"]
                 asked = asked._replace(params=jsonrpc.splice(asked.params, [(spans.start, spans.end, content[1:])]))
-            envoy = await self._take(seat)
+            exchange = await self._take(caller)
             try:
-                if not envoy.welcome:
-                    raise Refused(eras.INTERNAL, "the endpoint does not answer / 接入点没有应答")
+                if not exchange.welcome:
+                    raise Refused(stateless.INTERNAL, "the endpoint does not answer / 接入点没有应答")
                 if asked.method == "server/discover":
-                    envoy.answer = Frame(result=Raw(_discovered(envoy)))
+                    exchange.answer = Frame(result=Raw(_discovered(exchange)))
                 else:
                     if asked.method == "tools/call":
-                        await self._check_params(request, envoy, asked)
-                    envoy.begin(asked)
+                        await self._check_params(request, exchange, asked)
+                    exchange.begin(asked)
             except BaseException:
-                self.leave(envoy)
+                self.leave(exchange)
                 raise
         except Refused as why:
             why.id = asked.id
             raise
-        return envoy, asked
+        return exchange, asked
 
-    async def _check_params(self, request: Request, envoy: Envoy, asked: Asked) -> None:
+    async def _check_params(self, request: Request, exchange: Exchange, asked: Asked) -> None:
         """Compare the headers that the tool's schema asks for; its list is learned first if nobody has asked for it."""
-        endpoint = envoy.consumer.endpoint
+        endpoint = exchange.consumer.endpoint
         if any(provider.state is State.READY and not provider.listed for provider in endpoint.providers):
-            await envoy.request("tools/list", b"{}")
-        name = eras.text(eras.fields(asked.params).get("name"))
-        tool = None if name is None else _tool(envoy, name)
+            await exchange.request("tools/list", b"{}")
+        name = stateless.text(stateless.fields(asked.params).get("name"))
+        tool = None if name is None else _tool(exchange, name)
         if tool is not None:
             envelope.check_params(tool.definition, asked.params, request.scope["headers"])
 
-    def finish(self, envoy: Envoy, asked: Asked) -> tuple[bytes, int]:
+    def finish(self, exchange: Exchange, asked: Asked) -> tuple[bytes, int]:
         """The one answer of a request as it leaves, and its HTTP status. Its envoy may be parked by it."""
-        if envoy.answer is not None:
-            return self._translated(envoy, asked, envoy.answer)
-        if envoy.ended:
-            return error_frame(asked.id, eras.INTERNAL, "the server ended this request / 服务器结束了此请求")
-        return self._park(envoy, asked)
+        if exchange.answer is not None:
+            return self._translated(exchange, asked, exchange.answer)
+        if exchange.ended:
+            return error_frame(asked.id, stateless.INTERNAL, "the server ended this request / 服务器结束了此请求")
+        return self._park(exchange, asked)
 
-    def _translated(self, envoy: Envoy, asked: Asked, answer: Frame) -> tuple[bytes, int]:
+    def _translated(self, exchange: Exchange, asked: Asked, answer: Frame) -> tuple[bytes, int]:
         result, error = answer.result, answer.error
-        if envoy.undeclared and (result is UNSET or eras.fields(result).get("isError") == Raw(b"true")):
-            about = {"requiredCapabilities": envoy.undeclared}
+        if exchange.undeclared and (result is UNSET or stateless.fields(result).get("isError") == Raw(b"true")):
+            about = {"requiredCapabilities": exchange.undeclared}
             why = "the tool asks what this client did not declare / 客户端未声明所需能力"
-            return error_frame(asked.id, eras.MISSING_CAPABILITY, why, about)
+            return error_frame(asked.id, stateless.MISSING_CAPABILITY, why, about)
         if result is UNSET:
-            raw = eras.error_outward(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
+            raw = stateless.error_outward(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
             told = failures.told(asked.method, asked.id, raw)
             if told is None:
-                return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (asked.id, raw), STATUS.get(eras.read_error(raw).code, 200)
+                return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (asked.id, raw), STATUS.get(stateless.read_error(raw).code, 200)
             frame = jsonrpc.parse(told, utf8=True)
             if frame.result is UNSET:
                 return told, 200
             result = frame.result
         body = bytes(result)
-        if asked.method in eras.ASKING and eras.asks(body):
-            body = self._sealed(envoy.seat, asked, body)
-        return jsonrpc.result(asked.id, eras.outward(asked.method, body, envoy.server)), 200
+        if asked.method in stateless.ASKING and stateless.asks(body):
+            body = self._sealed(exchange.caller, asked, body)
+        return jsonrpc.result(asked.id, stateless.outward(asked.method, body, exchange.server)), 200
 
     # -- rounds ------------------------------------------------------------------------------------------------------------
 
-    def _park(self, envoy: Envoy, asked: Asked) -> tuple[bytes, int]:
+    def _park(self, exchange: Exchange, asked: Asked) -> tuple[bytes, int]:
         """Let a call wait for its client's answers; the client gets the questions and the name of the round."""
         if len(self._parked) >= self.limits.parked_rounds:
-            crowded = self._rounds.gives_way(envoy.seat.name)
+            crowded = self._rounds.gives_way(exchange.caller.name)
             if crowded is None:
-                envoy.close(*errors.GOING_AWAY)
+                exchange.close(*errors.GOING_AWAY)
                 why = "too many questions wait for answers (limits.parked_rounds) / 等待回答的提问过多"
-                return error_frame(asked.id, eras.INTERNAL, why)
+                return error_frame(asked.id, stateless.INTERNAL, why)
             self._unpark(crowded).close(*errors.GOING_AWAY)
         number = secrets.token_bytes(16)
         seconds = self.limits.http_ask_seconds
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, number)
-        envoy.park()
-        self._busy.pop(envoy, None)
-        self._parked[number] = envoy, timer
-        self._rounds.add(envoy.seat.name, number)
+        exchange.park()
+        self._busy.pop(exchange, None)
+        self._parked[number] = exchange, timer
+        self._rounds.add(exchange.caller.name, number)
         body = {
             "resultType": "input_required",
-            "inputRequests": {key: {"method": question.method, "params": question.params} for key, question in envoy.questions.items()},
-            "requestState": self._close(asked, envoy.seat, _PARKED + number),
+            "inputRequests": {key: {"method": question.method, "params": question.params} for key, question in exchange.questions.items()},
+            "requestState": self._close(asked, exchange.caller, _PARKED + number),
         }
-        return jsonrpc.result(asked.id, eras.outward(asked.method, _encode(body), envoy.server)), 200
+        return jsonrpc.result(asked.id, stateless.outward(asked.method, _encode(body), exchange.server)), 200
 
     def _expire(self, number: bytes) -> None:
         self._unpark(number).close(*errors.GOING_AWAY)
 
-    def _unpark(self, number: bytes) -> Envoy:
-        envoy, timer = self._parked.pop(number)
-        self._rounds.remove(envoy.seat.name, number)
+    def _unpark(self, number: bytes) -> Exchange:
+        exchange, timer = self._parked.pop(number)
+        self._rounds.remove(exchange.caller.name, number)
         timer.cancel()
-        return envoy
+        return exchange
 
-    def _resume(self, asked: Asked, number: bytes) -> Envoy:
+    def _resume(self, asked: Asked, number: bytes) -> Exchange:
         if number not in self._parked:
             raise _bad_state()
-        envoy = self._unpark(number)
-        if envoy.ended:
+        exchange = self._unpark(number)
+        if exchange.ended:
             raise _bad_state()
-        self._busy[envoy] = None
-        envoy.go_on(asked, eras.fields(eras.fields(asked.params).get("inputResponses", UNSET)))
-        return envoy
+        self._busy[exchange] = None
+        exchange.go_on(asked, stateless.fields(stateless.fields(asked.params).get("inputResponses", UNSET)))
+        return exchange
 
-    def _sealed(self, seat: Seat, asked: Asked, body: bytes) -> bytes:
+    def _sealed(self, caller: Caller, asked: Asked, body: bytes) -> bytes:
         """A tool's own `requestState` within one of ours."""
         try:
             place = jsonrpc.members(body).get("requestState")
@@ -275,72 +276,72 @@ class Stateless:
             return body
         if place is None:
             return body
-        state = _encode(self._close(asked, seat, _CARRIED + body[place.start : place.end]))
+        state = _encode(self._close(asked, caller, _CARRIED + body[place.start : place.end]))
         return jsonrpc.splice(body, [(place.start, place.end, state)])
 
-    def _close(self, asked: Asked, seat: Seat, content: bytes) -> str:
+    def _close(self, asked: Asked, caller: Caller, content: bytes) -> str:
         until = time.time() + self.limits.http_ask_seconds
-        return self._seals.close(content, _fingerprint(asked, seat), until)
+        return self._seals.close(content, _fingerprint(asked, caller), until)
 
-    def _open(self, asked: Asked, seat: Seat, state: Raw) -> bytes:
+    def _open(self, asked: Asked, caller: Caller, state: Raw) -> bytes:
         try:
-            return self._seals.open(eras.text(state) or "", _fingerprint(asked, seat), time.time())
+            return self._seals.open(stateless.text(state) or "", _fingerprint(asked, caller), time.time())
         except request_state.Untrusted:
             raise _bad_state() from None
 
     # -- envoys ------------------------------------------------------------------------------------------------------------
 
-    async def _take(self, seat: Seat) -> Envoy:
+    async def _take(self, caller: Caller) -> Exchange:
         """An envoy at this seat, introduced."""
-        for envoy in reversed(self._lingerers.of(seat.name)):
-            if envoy.seat.place == seat.place and envoy.seat.broker is seat.broker:
-                self._call_back(envoy)
-                self._busy[envoy] = None
-                return envoy
-        envoy = Envoy(seat, self.limits, self.store)
-        self._busy[envoy] = None
+        for exchange in reversed(self._lingerers.of(caller.name)):
+            if exchange.caller.place == caller.place and exchange.caller.broker is caller.broker:
+                self._call_back(exchange)
+                self._busy[exchange] = None
+                return exchange
+        exchange = Exchange(caller, self.limits, self.store)
+        self._busy[exchange] = None
         try:
-            await envoy.introduce()
+            await exchange.introduce()
         except BaseException:
-            self.leave(envoy)
+            self.leave(exchange)
             raise
-        return envoy
+        return exchange
 
-    def leave(self, envoy: Envoy) -> None:
+    def leave(self, exchange: Exchange) -> None:
         """An envoy's request is over, or its client has gone; a parked one stays with its call."""
-        self._busy.pop(envoy, None)
-        if envoy.parked or envoy.ended:
+        self._busy.pop(exchange, None)
+        if exchange.parked or exchange.ended:
             return
-        if not envoy.clean or not envoy.welcome:
-            envoy.close(*errors.GOING_AWAY)
+        if not exchange.clean or not exchange.welcome:
+            exchange.close(*errors.GOING_AWAY)
             return
-        envoy.rest()
+        exchange.rest()
         if len(self._lingering) >= LINGERING:
-            self._dismiss(next(iter(self._lingerers.largest(envoy.seat.name))))
-        self._lingerers.add(envoy.seat.name, envoy)
-        self._lingering[envoy] = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._dismiss, envoy)
+            self._dismiss(next(iter(self._lingerers.largest(exchange.caller.name))))
+        self._lingerers.add(exchange.caller.name, exchange)
+        self._lingering[exchange] = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._dismiss, exchange)
 
-    def _dismiss(self, envoy: Envoy) -> None:
-        self._call_back(envoy)
-        envoy.close(*errors.GOING_AWAY)
+    def _dismiss(self, exchange: Exchange) -> None:
+        self._call_back(exchange)
+        exchange.close(*errors.GOING_AWAY)
 
-    def _call_back(self, envoy: Envoy) -> None:
+    def _call_back(self, exchange: Exchange) -> None:
         """It does not linger any longer."""
-        self._lingering.pop(envoy).cancel()
-        self._lingerers.remove(envoy.seat.name, envoy)
+        self._lingering.pop(exchange).cancel()
+        self._lingerers.remove(exchange.caller.name, exchange)
 
     # -- subscriptions -----------------------------------------------------------------------------------------------------
 
-    async def _listen(self, asked: Asked, seat: Seat) -> Response:
+    async def _listen(self, asked: Asked, caller: Caller) -> Response:
         if len(self._streams) >= self.limits.http_streams:
-            crowded = self._streams.gives_way(seat.name)
+            crowded = self._streams.gives_way(caller.name)
             if crowded is None:
-                raise Refused(eras.INTERNAL, "too many subscriptions (limits.http_streams) / 订阅过多", id=asked.id)
+                raise Refused(stateless.INTERNAL, "too many subscriptions (limits.http_streams) / 订阅过多", id=asked.id)
             self.unlisten(crowded)
             crowded.end()
-        wanted = eras.objects(eras.fields(asked.params).get("notifications", UNSET))
-        listener = Listener(asked, seat, self.limits, self.store, self.unlisten)
-        self._streams.add(seat.name, listener)
+        wanted = stateless.objects(stateless.fields(asked.params).get("notifications", UNSET))
+        listener = Listener(asked, caller, self.limits, self.store, self.unlisten)
+        self._streams.add(caller.name, listener)
         try:
             await listener.open(wanted)
         except BaseException:
@@ -356,52 +357,52 @@ class Stateless:
 class Answering(StreamedAnswer):
     """The stream of one request: its notifications, and its answer at the end."""
 
-    def __init__(self, era: Stateless, envoy: Envoy, asked: Asked, leaving: asyncio.Future[None]) -> None:
+    def __init__(self, era: Stateless, exchange: Exchange, asked: Asked, leaving: asyncio.Future[None]) -> None:
         """`leaving` is done when the client has gone; the stream cancels it at its end."""
         super().__init__(era.limits.stalled_seconds)
         self._era = era
-        self._envoy = envoy
+        self._exchange = exchange
         self._asked = asked
         self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        envoy = self._envoy
+        exchange = self._exchange
         try:
             await self._begin(send)
             while not self._leaving.done():
-                if envoy.notes:
-                    await self._write(send, event_of(envoy.note()))
-                elif envoy.answer is not None or envoy.waits or envoy.ended:
-                    await self._write(send, event_of(self._era.finish(envoy, self._asked)[0]), more=False)
+                if exchange.notes:
+                    await self._write(send, event_of(exchange.note()))
+                elif exchange.answer is not None or exchange.waits or exchange.ended:
+                    await self._write(send, event_of(self._era.finish(exchange, self._asked)[0]), more=False)
                     return
                 else:
-                    await envoy.news(COMMENT_SECONDS)
-                    if not (envoy.notes or envoy.answer is not None or envoy.waits or envoy.ended):
+                    await exchange.news(COMMENT_SECONDS)
+                    if not (exchange.notes or exchange.answer is not None or exchange.waits or exchange.ended):
                         await self._write(send, COMMENT)
         except TimeoutError:
-            envoy.close(*errors.NOT_READING)
+            exchange.close(*errors.NOT_READING)
         finally:
             self._leaving.cancel()
-            self._era.leave(envoy)
+            self._era.leave(exchange)
 
 
-def _discovered(envoy: Envoy) -> bytes:
+def _discovered(exchange: Exchange) -> bytes:
     """The result of `server/discover`, from what the endpoint says of itself to a handshake."""
-    welcome = eras.fields(envoy.welcome)
-    body: dict[str, Any] = {"supportedVersions": [eras.REVISION], "capabilities": capabilities_of(envoy)}
+    welcome = stateless.fields(exchange.welcome)
+    body: dict[str, Any] = {"supportedVersions": [stateless.REVISION], "capabilities": capabilities_of(exchange)}
     if "instructions" in welcome:
         body["instructions"] = welcome["instructions"]
     return _encode(body)
 
 
-def _tool(envoy: Envoy, name: str) -> Tool | None:
+def _tool(exchange: Exchange, name: str) -> Tool | None:
     """The tool a name means at this seat."""
-    return envoy.consumer.endpoint.tool_named(name, envoy.seat.only)
+    return exchange.consumer.endpoint.tool_named(name, exchange.caller.only)
 
 
-def _fingerprint(asked: Asked, seat: Seat) -> bytes:
+def _fingerprint(asked: Asked, caller: Caller) -> bytes:
     try:
-        return request_state.fingerprint(seat.place, asked.method, eras.objects(asked.params))
+        return request_state.fingerprint(caller.place, asked.method, stateless.objects(asked.params))
     except RecursionError:
         raise Refused(errors.INVALID_PARAMS.number, "nested too deep / 嵌套过深") from None
 

@@ -11,14 +11,13 @@ from msgspec import UNSET, Raw
 from starlette.types import Receive, Scope, Send
 
 from ... import errors
-from ...protocol import jsonrpc
-from ...protocol import stateless as eras
+from ...protocol import jsonrpc, stateless
 from ...protocol.jsonrpc import Frame
 from ...settings.schema import Limits
 from .answers import StreamedAnswer
-from .caller import Seat
+from .caller import Caller
 from .envelope import Asked, Refused
-from .exchange import Envoy
+from .exchange import Exchange
 from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -38,15 +37,15 @@ RESOURCES: Final = 100
 class Listener(StreamedAnswer):
     """The stream of one `subscriptions/listen`: what it was opened for, tagged with the request's id."""
 
-    def __init__(self, asked: Asked, seat: Seat, limits: Limits, store: Store, over: Callable[[Listener], None]) -> None:
+    def __init__(self, asked: Asked, caller: Caller, limits: Limits, store: Store, over: Callable[[Listener], None]) -> None:
         """`over` is told when the stream has ended; `store` counts what its client has not read."""
         super().__init__(limits.stalled_seconds)
         self._store = store
         self._tell_over = over
-        self.owner = seat.name
+        self.owner = caller.name
         """The endpoint."""
         self._asked = asked
-        self._envoy = Envoy(seat, limits, store, hears=self._heard)
+        self._exchange = Exchange(caller, limits, store, hears=self._heard)
         self._methods: set[str] = set()
         self._resources: set[str] = set()
         self._events: dict[bytes, None] = {}
@@ -55,10 +54,10 @@ class Listener(StreamedAnswer):
 
     async def open(self, wanted: Mapping[str, Any]) -> None:
         """Find out what can be had of what is wanted. Raises Refused."""
-        await self._envoy.introduce()
-        if not self._envoy.welcome:
-            raise Refused(eras.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
-        had = capabilities_of(self._envoy)
+        await self._exchange.introduce()
+        if not self._exchange.welcome:
+            raise Refused(stateless.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
+        had = capabilities_of(self._exchange)
         honored: dict[str, Any] = {}
         for method, (name, capability) in ANNOUNCED.items():
             if wanted.get(name) is True and _has(had, capability, "listChanged"):
@@ -67,14 +66,14 @@ class Listener(StreamedAnswer):
         uris = wanted.get("resourceSubscriptions")
         if isinstance(uris, list) and _has(had, "resources", "subscribe"):
             for uri in [uri for uri in dict.fromkeys(map(str, uris)) if uri][:RESOURCES]:
-                frame = await self._envoy.request("resources/subscribe", _encode({"uri": uri}))
+                frame = await self._exchange.request("resources/subscribe", _encode({"uri": uri}))
                 if frame.error is UNSET:
                     self._resources.add(uri)
             if self._resources:
                 honored["resourceSubscriptions"] = sorted(self._resources)
         acknowledged = Raw(_encode({"notifications": honored}))
         # What was heard meanwhile comes after the acknowledgement.
-        first = eras.tagged("notifications/subscriptions/acknowledged", acknowledged, self._asked.id)
+        first = stateless.tagged("notifications/subscriptions/acknowledged", acknowledged, self._asked.id)
         heard = list(self._events)
         self._forget()
         for event in (first, *heard):
@@ -84,26 +83,26 @@ class Listener(StreamedAnswer):
         if self._over or (method not in self._methods and not (method == UPDATED and self._resources)):
             return
         # Every one of them means "look again": one that waits to be read says it for the next too.
-        self._keep(eras.tagged(method, frame.params, self._asked.id))
+        self._keep(stateless.tagged(method, frame.params, self._asked.id))
 
     def _keep(self, event: bytes) -> None:
         if event not in self._events:
             self._events[event] = None
-            self._envoy.unread += len(event)
+            self._exchange.unread += len(event)
             self._store.take(self, len(event))
             self._news.set()
 
     def _next(self) -> bytes:
         event = next(iter(self._events))
         del self._events[event]
-        self._envoy.unread -= len(event)
+        self._exchange.unread -= len(event)
         self._store.free(self, len(event))
         return event
 
     def _forget(self) -> None:
         self._events.clear()
-        self._store.free(self, self._envoy.unread)
-        self._envoy.unread = 0
+        self._store.free(self, self._exchange.unread)
+        self._exchange.unread = 0
 
     def spare(self) -> None:
         """All that is kept is waited for."""
@@ -120,7 +119,7 @@ class Listener(StreamedAnswer):
 
     def leave(self) -> None:
         """The stream is over."""
-        self._envoy.close(*errors.GOING_AWAY)
+        self._exchange.close(*errors.GOING_AWAY)
         self._forget()
         self._tell_over(self)
 
@@ -132,9 +131,9 @@ class Listener(StreamedAnswer):
             while not leaving.done():
                 if self._events:
                     await self._write(send, event_of(self._next()))
-                elif self._over or self._envoy.ended:
-                    meta = b'{"%b":%b}' % (eras.SUBSCRIPTION_KEY.encode(), self._asked.id)
-                    body = eras.outward(LISTEN, b'{"_meta":%b}' % meta, self._envoy.server)
+                elif self._over or self._exchange.ended:
+                    meta = b'{"%b":%b}' % (stateless.SUBSCRIPTION_KEY.encode(), self._asked.id)
+                    body = stateless.outward(LISTEN, b'{"_meta":%b}' % meta, self._exchange.server)
                     await self._write(send, event_of(jsonrpc.result(self._asked.id, body)), more=False)
                     return
                 else:
@@ -154,9 +153,9 @@ class Listener(StreamedAnswer):
             await self._write(send, COMMENT)
 
 
-def capabilities_of(envoy: Envoy) -> dict[str, Any]:
+def capabilities_of(exchange: Exchange) -> dict[str, Any]:
     """What the endpoint can; that tools came or went it announces itself, whatever the only tool says of that."""
-    found = eras.objects(eras.fields(envoy.welcome).get("capabilities", UNSET))
+    found = stateless.objects(stateless.fields(exchange.welcome).get("capabilities", UNSET))
     tools = found.get("tools")
     return found | {"tools": tools | {"listChanged": True}} if isinstance(tools, dict) else found
 

@@ -230,9 +230,9 @@ class Child:
                 return cls._of(command, transport, near, None)
             held, life = os.pipe()
             try:
-                leash = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")), str(held), str(TERM_SECONDS))
+                supervisor = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")), str(held), str(TERM_SECONDS))
                 transport, near = await loop.subprocess_exec(
-                    ends, *leash, *argv, stderr=stderr, env=command.env, cwd=command.cwd, pass_fds=(held,), start_new_session=True
+                    ends, *supervisor, *argv, stderr=stderr, env=command.env, cwd=command.cwd, pass_fds=(held,), start_new_session=True
                 )
             except BaseException:
                 os.close(life)

@@ -23,15 +23,15 @@ from ...core.broker import Broker
 from ...core.lists import LIST_CHANGED
 from ...core.parties import Provider
 from ...credentials.pool import Credential
-from ...credentials.store import Keyring
-from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, EndpointError, Goodbye
+from ...credentials.store import CredentialStore
+from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, CloseReason, EndpointError
 from ...log import BLOT
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
 from ..mcp_json import Server, mask
-from ..tool_filter import Sieve
+from ..tool_filter import ToolFilter
 from .child import LINE_BYTES, Child, Command, Line, message
-from .stderr import Words
+from .stderr import StderrTail
 from .usage import Usage
 
 CRASHES: Final = 8
@@ -47,8 +47,8 @@ State = Literal["starting", "running", "waiting", "stopped", "off"]
 class _Lifeline:
     """The link of one process: what the endpoint sends becomes lines on its stdin."""
 
-    def __init__(self, sieve: Sieve, noise: Callable[[Line, str], None], loop: asyncio.AbstractEventLoop) -> None:
-        self._sieve = sieve
+    def __init__(self, tool_filter: ToolFilter, noise: Callable[[Line, str], None], loop: asyncio.AbstractEventLoop) -> None:
+        self._tool_filter = tool_filter
         self._noise = noise
         self._loop = loop
         self._child: Child | None = None
@@ -67,10 +67,10 @@ class _Lifeline:
     def send(self, first: Part, second: Part = b"") -> None:
         """One line, or an answer from here if the process must not see the request."""
         assert self._child is not None
-        if self._sieve.open:
+        if self._tool_filter.open:
             self._child.write(first, second)
             return
-        data, refused = self._sieve.checked(first, second)
+        data, refused = self._tool_filter.checked(first, second)
         if refused:
             self._loop.call_soon(self.say, data)
         else:
@@ -84,14 +84,14 @@ class _Lifeline:
             self._noise(line, f"an answer that cannot be read ({unreadable.why})")
             data = unreadable_answer(unreadable)
         if data is not None:
-            self.say(data if self._sieve.open else self._sieve.passed(data))
+            self.say(data if self._tool_filter.open else self._tool_filter.passed(data))
         elif line.data.strip():
             self._noise(line, "not JSON-RPC" if line.whole else f"more than {LINE_BYTES} bytes in one line")
 
     def say(self, data: bytes) -> None:
         """A message to the endpoint, of the server or in its name."""
         if self.provider is not None:
-            self.provider.says(self.provider, data, self._loop.time(), True)
+            self.provider.receive(self.provider, data, self._loop.time(), True)
 
     def ping(self) -> None:
         """Its death is seen at once; there is nothing to ask."""
@@ -104,7 +104,9 @@ class _Lifeline:
 class Managed:
     """One server that is kept running. Made, started and stopped by its room; knows of no endpoint but its own."""
 
-    def __init__(self, server: Server, broker: Broker, ring: Keyring | None = None, *, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, server: Server, broker: Broker, ring: CredentialStore | None = None, *, draw: Callable[[], float] = random.random
+    ) -> None:
         """`ring` gives a key for each process where the entry asks for one; `draw` gives the lot of `Backoff`."""
         self.server = server
         self._broker = broker
@@ -113,8 +115,8 @@ class Managed:
         self._loop = asyncio.get_running_loop()
         self._key: Credential | None = None
         self._entry_mask = mask(server)
-        self._sieve = Sieve(server.allow, server.deny, server.tools, server.name)
-        self._words = Words(self._mask, lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
+        self._tool_filter = ToolFilter(server.allow, server.deny, server.tools, server.name)
+        self._words = StderrTail(self._mask, lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
         self._task: asyncio.Task[None] | None = None
         self._child: Child | None = None
         self._link: _Lifeline | None = None
@@ -139,7 +141,7 @@ class Managed:
     def change_tools(self, server: Server) -> None:
         """Its entry is now `server`, which differs in `tools` alone: the process goes on, and its list is asked for anew."""
         self.server = server
-        self._sieve.change(server.tools)
+        self._tool_filter.change(server.tools)
         if self._link is not None:
             self._link.say(jsonrpc.notification(LIST_CHANGED))
 
@@ -160,8 +162,8 @@ class Managed:
             "last_error": self._last_error,
             "said": self._words.last(SAID_SHOWN),
         }
-        if self._sieve.problems:
-            found["tools_not_changed"] = list(self._sieve.problems)
+        if self._tool_filter.problems:
+            found["tools_not_changed"] = list(self._tool_filter.problems)
         if self._child is not None:
             found["pid"] = self._child.session
         if self._link is not None and self._link.provider is not None:
@@ -203,13 +205,13 @@ class Managed:
     async def _live(self) -> tuple[str, str]:
         """One process from its start to its end; why it ended, in English and Chinese."""
         assert self.server.command is not None
-        self._sieve.begin()
-        link = _Lifeline(self._sieve, self._noise, self._loop)
+        self._tool_filter.begin()
+        link = _Lifeline(self._tool_filter, self._noise, self._loop)
         try:
             child = await Child.start(self._command(self.server.command), self._words.hear, link.hear)
         except EndpointError as error:
             return self._mask(error.en), self._mask(error.zh)
-        goodbye = GOING_AWAY
+        close_reason = GOING_AWAY
         try:
             self._child, self._link = child, link
             self._starts += 1
@@ -218,13 +220,13 @@ class Managed:
             link.provider = self._broker.attach_provider(self.server.endpoint, self.server.shown, link, server_id=self.server.label)
             self._move("running", "")
             logger.info("工具进程已启动 / started", server=self.server.name, pid=child.session)
-            goodbye, (en, zh) = await self._carry(child, link)
+            close_reason, (en, zh) = await self._carry(child, link)
             return en, zh
         finally:
             self._child = self._link = None
             provider, link.provider = link.provider, None
             if provider is not None:
-                self._broker.detach(provider, *goodbye)
+                self._broker.detach(provider, *close_reason)
             await child.stop()
 
     def _command(self, command: Command) -> Command:
@@ -242,7 +244,7 @@ class Managed:
         text = self._entry_mask(text)
         return text if self._key is None else text.replace(self._key.secret, BLOT)
 
-    async def _carry(self, child: Child, link: _Lifeline) -> tuple[Goodbye, tuple[str, str]]:
+    async def _carry(self, child: Child, link: _Lifeline) -> tuple[CloseReason, tuple[str, str]]:
         mute = self._loop.create_task(child.silence())
         dead = self._loop.create_task(child.exited.wait())
         closed = self._loop.create_task(link.closed.wait())
@@ -256,7 +258,7 @@ class Managed:
                 task.cancel()
             await asyncio.wait((mute, dead, closed))
         if child.exited.is_set():
-            ended = Goodbye(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
+            ended = CloseReason(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
             return ended, (f"its process ended (status {child.status})", f"工具进程已退出（状态 {child.status}）")
         return TOOL_ENDED, ("its process closed its output", "工具进程关闭了输出")
 

@@ -14,7 +14,7 @@ LINE_BYTES: Final = 500
 """So much of a line is kept, in bytes as the server wrote it."""
 
 
-class Words:
+class StderrTail:
     """Takes what comes from stderr in any pieces; `mask` takes the server's own secrets out of a line."""
 
     def __init__(self, mask: Callable[[str], str], tell: Callable[[str], None] = lambda line: None) -> None:

@@ -21,7 +21,7 @@ from ...core.parties import Counters, Provider
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse
 from ...protocol.stateless import fields, objects
-from ..tool_filter import Sieve
+from ..tool_filter import ToolFilter
 from .connection import read
 from .failure import Failure, unreadable, words
 from .headers import tools_with_headers
@@ -49,10 +49,15 @@ class ServerLink:
     """One connection as the endpoint's link: what the endpoint says waits here for the transport."""
 
     def __init__(
-        self, sieve: Sieve, loop: asyncio.AbstractEventLoop, draw: Callable[[], float], mask: Callable[[str], str], counters: Counters
+        self,
+        tool_filter: ToolFilter,
+        loop: asyncio.AbstractEventLoop,
+        draw: Callable[[], float],
+        mask: Callable[[str], str],
+        counters: Counters,
     ) -> None:
         """`draw` gives the lot of `Backoff`; `mask` takes the entry's secrets out of a text."""
-        self.sieve = sieve
+        self.tool_filter = tool_filter
         self._loop = loop
         self._mask = mask
         self._counters = counters
@@ -112,7 +117,7 @@ class ServerLink:
             self._listened = self._loop.time()
             self._put(data)
             return
-        data, refused = self.sieve.checked(data)
+        data, refused = self.tool_filter.checked(data)
         if refused:
             self._loop.call_soon(self.say, data)
         else:
@@ -152,7 +157,7 @@ class ServerLink:
     def say(self, data: bytes) -> None:
         """A message to the endpoint, of the server or in its name."""
         if self.provider is not None:
-            self.provider.says(self.provider, data, self._loop.time(), False)
+            self.provider.receive(self.provider, data, self._loop.time(), False)
 
     def lost(self, failure: Failure) -> None:
         """The server is not there any more."""
@@ -190,7 +195,7 @@ class ServerLink:
         if frame.method == LIST_CHANGED:
             self.first_list = b""
         self.tools |= tools_with_headers(frame)
-        self.say(self.sieve.passed(data))
+        self.say(self.tool_filter.passed(data))
 
     def noise(self) -> None:
         """An event that is no message."""

@@ -30,18 +30,18 @@ from ...backoff import Backoff
 from ...core.broker import Broker
 from ...core.ledger import CANCELLED
 from ...core.lifecycle import INITIALIZED, own_hello, read_welcome
-from ...credentials.store import Keyring
-from ...errors import Goodbye
+from ...credentials.store import CredentialStore
+from ...errors import CloseReason
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, parse
 from ...protocol.stateless import REVISION, fields, knows_only_stateless, objects, text
 from ..mcp_json import Server, Wire, mask
-from ..tool_filter import Sieve
+from ..tool_filter import ToolFilter
 from .connection import Ended, HttpSse, StreamableHttp
 from .failure import BROKEN_OFF, Failure, names_lost_session, words
 from .headers import envelope, headers_of
 from .link import AGAIN_SECONDS, LIST_SECONDS, Lost, ServerLink, why_no_list
-from .transport import CONNECT_SECONDS, WORD_SECONDS, Carrier
+from .transport import CONNECT_SECONDS, WORD_SECONDS, KeyedTransport
 
 HELLO_SECONDS: Final = 15.0
 """For a server to answer the handshake. Longer than a connection may take (twice CONNECT_SECONDS), so that the reason given is that one."""
@@ -51,7 +51,7 @@ NOT_THIS_WIRE: Final = frozenset((400, 404, 405, 406, 415))
 """How a server that knows HTTP+SSE only refuses the other wire's first message (MCP 2025-03-26, Backwards Compatibility)."""
 NO_PING: Final = frozenset((400, 405, 406, 415, 422, 501))
 """Refusals of a ping that a living server may give: the request is optional."""
-LOST: Final = Goodbye(1006, "the connection to the server was lost")
+LOST: Final = CloseReason(1006, "the connection to the server was lost")
 """How the endpoint hears of it; 1006 is what a link that ends without a goodbye has."""
 NOTICES: Final = 64
 """Notifications and answers of ours that are under way at once; more of them are dropped."""
@@ -70,7 +70,9 @@ def _over(en: str, zh: str) -> Lost:
 class Upstream:
     """One server that is kept in reach. Made, started and stopped by its room."""
 
-    def __init__(self, server: Server, broker: Broker, ring: Keyring | None = None, *, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, server: Server, broker: Broker, ring: CredentialStore | None = None, *, draw: Callable[[], float] = random.random
+    ) -> None:
         """`ring` gives a key for each request where the entry asks for one; `draw` gives the lot of `Backoff`."""
         for name in ("httpx2", "httpcore2"):
             # What they log is told by us, without addresses and headers that may hold a secret.
@@ -80,7 +82,7 @@ class Upstream:
         self._ring = ring
         self._draw = draw
         self._mask = mask(server)
-        self._sieve = Sieve(server.allow, server.deny, server.tools, server.name)
+        self._tool_filter = ToolFilter(server.allow, server.deny, server.tools, server.name)
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._state: State = "off"
@@ -108,7 +110,7 @@ class Upstream:
     def change_tools(self, server: Server) -> None:
         """Its entry is now `server`, which differs in `tools` alone: the connection goes on, and its list is asked for anew."""
         self.server = server
-        self._sieve.change(server.tools)
+        self._tool_filter.change(server.tools)
         if self._link is not None:
             self._link.changed()
 
@@ -123,8 +125,8 @@ class Upstream:
             "why": self._why or (self._link.why_list if self._link is not None else ""),
             "last_error": self._last_error,
         }
-        if self._sieve.problems:
-            found["tools_not_changed"] = list(self._sieve.problems)
+        if self._tool_filter.problems:
+            found["tools_not_changed"] = list(self._tool_filter.problems)
         if self._milliseconds is not None:
             found["milliseconds"] = round(self._milliseconds, 1)
         if self._link is not None and self._link.provider is not None:
@@ -179,12 +181,12 @@ class Upstream:
         for wire in wires:
             self._wire = wire
             most = self._broker.limits.provider_message_bytes
-            carrier = Carrier(self._ring, self.server.place or "bearer", most)
+            transport = KeyedTransport(self._ring, self.server.place or "bearer", most)
             try:
-                lost.append(await self._converse(carrier, wire))
+                lost.append(await self._converse(transport, wire))
             finally:
-                await carrier.aclose()
-            if self._state == "running" or carrier.status not in NOT_THIS_WIRE:
+                await transport.aclose()
+            if self._state == "running" or transport.status not in NOT_THIS_WIRE:
                 break
         if len(lost) == 1 or self._state == "running" or lost[0].en == lost[1].en:
             return lost[-1]
@@ -196,10 +198,10 @@ class Upstream:
         )
         return Failure(en, zh, None, retry_seconds=max((one.retry_seconds or 0.0 for one in lost), default=0.0))
 
-    async def _converse(self, carrier: Carrier, wire: Wire) -> Failure:
+    async def _converse(self, transport: KeyedTransport, wire: Wire) -> Failure:
         """Connect, shake hands, attach, carry; gives why it ended."""
-        self._sieve.begin()
-        link = ServerLink(self._sieve, self._loop, self._draw, self._mask, self._broker.counters)
+        self._tool_filter.begin()
+        link = ServerLink(self._tool_filter, self._loop, self._draw, self._mask, self._broker.counters)
         tasks: set[asyncio.Task[Any]] = set()
 
         def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -216,7 +218,7 @@ class Upstream:
 
         most = self._broker.limits.provider_message_bytes
         timeout = httpx2.Timeout(CONNECT_SECONDS)  # how long an answer may take, the carrier knows
-        async with httpx2.AsyncClient(transport=carrier, headers=dict(self.server.headers), timeout=timeout, trust_env=False) as http:
+        async with httpx2.AsyncClient(transport=transport, headers=dict(self.server.headers), timeout=timeout, trust_env=False) as http:
             way: HttpSse | StreamableHttp
             if wire == "sse":
                 way = HttpSse(self.server.url, http, most, link, spawn)
@@ -227,7 +229,7 @@ class Upstream:
                 await self._shake_hands(link, way)
                 await self._first_list(link, way)
                 link.provider = self._broker.attach_provider(
-                    self.server.endpoint, self.server.shown, link, server_id=self.server.label, house=True
+                    self.server.endpoint, self.server.shown, link, server_id=self.server.label, managed=True
                 )
                 self._link = link
                 way.listen()

@@ -22,7 +22,7 @@ from ...credentials.placement import as_header, in_query
 from ...credentials.pool import Credential
 from ...credentials.refusals import Answer, retry_after
 from ...credentials.rotation import Rotation, route_of
-from ...credentials.store import Keyring
+from ...credentials.store import CredentialStore
 from ...log import BLOT
 from ...protocol.stateless import fields, objects
 from .failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
@@ -33,7 +33,7 @@ WORD_SECONDS: Final = 10.0
 """For a server to take what needs no answer."""
 ANSWER_SECONDS: Final = 310.0
 """For the head of an answer, and for the whole of it: longer than any call may take."""
-GOODBYE_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 2.0
 """For a server to hear that its session is over."""
 STREAMS: Final = "subscriptions/listen"
 """The request whose answer is a stream without an end (MCP 2026-07-28); the handshake era opens its stream with GET."""
@@ -70,10 +70,10 @@ class Broken(httpx2.StreamError):
         self.failure = failure
 
 
-class Carrier(httpx2.AsyncBaseTransport):
+class KeyedTransport(httpx2.AsyncBaseTransport):
     """One server's way. It never raises: a response that is none of the server's holds the `Failure` (see `failure_of`)."""
 
-    def __init__(self, ring: Keyring | None, place: str, most: int) -> None:
+    def __init__(self, ring: CredentialStore | None, place: str, most: int) -> None:
         """`most` bounds the bytes of one answer."""
         limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
         # A stream may be silent for hours; the kernel notices when its other end is gone.
@@ -93,7 +93,7 @@ class Carrier(httpx2.AsyncBaseTransport):
         """Send it, with one key after the other until one is taken."""
         message = _message(request)
         endless = request.method == "GET" or (message is not None and message.method == STREAMS)
-        patience = GOODBYE_SECONDS if request.method == "DELETE" else ANSWER_SECONDS
+        patience = CLOSE_SECONDS if request.method == "DELETE" else ANSWER_SECONDS
         if message is not None and (message.id is UNSET or message.method is UNSET):
             patience = WORD_SECONDS
         request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "read": None if endless else patience}

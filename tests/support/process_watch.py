@@ -9,7 +9,7 @@ PATIENCE = 20.0
 """Seconds any single wait in a test may last."""
 
 
-class Vigil:
+class ProcessWatch:
     """A port that `odd_server.py` and its helpers report to."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Vigil:
         self._born: asyncio.Queue[int] = asyncio.Queue()
         self._ended: dict[int, asyncio.Event] = {}
 
-    async def __aenter__(self) -> Vigil:
+    async def __aenter__(self) -> ProcessWatch:
         self._server = await asyncio.start_server(self._hold, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

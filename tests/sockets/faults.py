@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 CHUNK = 64 * 1024
 
 
-class Weather:
+class Faults:
     """What happens to the bytes of every connection through one port; each fault can be set at any time.
 
     `cut_after` counts what the server's peer sends from then on; the other faults meet both directions.
@@ -93,9 +93,9 @@ class Weather:
 
 
 @asynccontextmanager
-async def weather(port: int) -> AsyncIterator[Weather]:
+async def faults(port: int) -> AsyncIterator[Faults]:
     """Fair weather before the server on `port`; all its connections end with the block."""
-    sky = Weather(port)
+    sky = Faults(port)
     tasks: set[asyncio.Task[None]] = set()
 
     async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,12 +15,12 @@ import trustme
 import uvicorn
 from sockets.peerframes import TEXT, frame
 
-from mcp_endpoint.access.admission import Porter
-from mcp_endpoint.access.tokens import Doors
+from mcp_endpoint.access.admission import Authenticator
+from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.asgi import cut
 from mcp_endpoint.settings.schema import Config, Limits, Security, Server, WebSocket
 from mcp_endpoint.sockets.guard import make_guard_class
-from mcp_endpoint.sockets.handshake import Door
+from mcp_endpoint.sockets.handshake import Acceptor
 from mcp_endpoint.sockets.link import Link, make_link_class
 from mcp_endpoint.sockets.secure import make_securing_class
 
@@ -52,7 +52,7 @@ class Party:
         self.heard: list[tuple[bytes, bool]] = []
         self.left: tuple[int, str] | None = None
 
-    def says(self, party: Party, data: bytes, now: float, utf8: bool) -> None:
+    def receive(self, party: Party, data: bytes, now: float, utf8: bool) -> None:
         assert party is self and type(data) is bytes
         assert self.left is None
         self.heard.append((data, utf8))
@@ -110,9 +110,9 @@ class Stage(NamedTuple):
     """Everything a test of the wire touches."""
 
     port: int
-    door: Door
+    acceptor: Acceptor
     broker: Double
-    doors: Doors
+    codec: TokenCodec
     server: uvicorn.Server
 
     @property
@@ -174,8 +174,8 @@ async def staged(
     """
     config = config or configured()
     broker = broker or Double()
-    doors = Doors(KEY, agents=config.security.agents)
-    entrance = Door(config, broker, Porter(config, doors))
+    codec = TokenCodec(KEY, agents=config.security.agents)
+    entrance = Acceptor(config, broker, Authenticator(config, codec))
     settings = uvicorn.Config(
         hello,
         http=make_guard_class(entrance) if tls is None else make_securing_class(entrance, tls),
@@ -196,7 +196,7 @@ async def staged(
     listener.bind((host, 0))
     await server.startup([listener])
     try:
-        yield Stage(listener.getsockname()[1], entrance, broker, doors, server)
+        yield Stage(listener.getsockname()[1], entrance, broker, codec, server)
     finally:
         server.lifespan.state["go"].set()
         for one in server.servers:
@@ -283,7 +283,7 @@ class Peer:
         assert first == 0x81, (hex(first), payload)
         return payload.decode()
 
-    async def goodbye(self) -> tuple[int, str]:
+    async def close_reason(self) -> tuple[int, str]:
         """The code and reason of the next frame, which is a close frame."""
         first, payload = await self.frame()
         assert first == 0x88, (hex(first), payload)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import websockets
-from sockets.stage import BOUND, DEVICE, TOOL, Stage, configured, staged, until
-from sockets.weather import Weather, weather
+from sockets.faults import Faults, faults
+from sockets.wire_server import BOUND, DEVICE, TOOL, Stage, configured, staged, until
 from websockets.asyncio.client import ClientConnection, connect
 
 from mcp_endpoint.core.broker import Broker
@@ -33,7 +33,7 @@ class Quiet:
 class Scene(NamedTuple):
     stage: Stage
     broker: Broker
-    sky: Weather
+    sky: Faults
     """Over the tool, the device, or nobody: whoever connects through its port."""
 
 
@@ -43,7 +43,7 @@ async def scene(call_seconds: float = CALL_SECONDS, **websocket: Any) -> AsyncIt
     config = configured(websocket=websocket)
     settings = EndpointSettings(call_timeout=call_seconds)
     broker = Broker(settings, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
-    async with staged(config, broker=broker) as stage, weather(stage.port) as sky:
+    async with staged(config, broker=broker) as stage, faults(stage.port) as sky:
         yield Scene(stage, broker, sky)
 
 
@@ -103,24 +103,24 @@ async def hears_nothing_more(link: ClientConnection, broker: Broker) -> None:
         await asyncio.wait_for(link.recv(), 0.01)
 
 
-def freeze(sky: Weather) -> None:
+def freeze(sky: Faults) -> None:
     sky.black_hole = True
 
 
-def shower(sky: Weather) -> None:
+def shower(sky: Faults) -> None:
     sky.delay = 0.05
 
 
-def drizzle(sky: Weather) -> None:
+def drizzle(sky: Faults) -> None:
     sky.drip = True
 
 
-def lightning(sky: Weather) -> None:
+def lightning(sky: Faults) -> None:
     sky.cut_after = 100
 
 
-Fault = Callable[[Weather], None]
-ENDS = [Weather.reset, Weather.half_close, lightning]
+Fault = Callable[[Faults], None]
+ENDS = [Faults.reset, Faults.half_close, lightning]
 FAULTS: list[tuple[Fault, set[int | str]]] = [
     (shower, {"result"}),
     (drizzle, {"result"}),
@@ -165,7 +165,7 @@ async def test_bad_weather_over_a_device_leaves_nothing_owed_and_its_tool_serves
         if fault is lightning:
             with suppress(websockets.ConnectionClosed):
                 await wet.send(b"[" + b" " * 1000)
-        await until(lambda: stage.door.links == 2)
+        await until(lambda: stage.acceptor.links == 2)
         assert not broker.in_flight
         one.go.set()
         await ask(dry, 2)
@@ -175,7 +175,7 @@ async def test_bad_weather_over_a_device_leaves_nothing_owed_and_its_tool_serves
 
 async def test_a_frozen_device_is_found_by_its_silence() -> None:
     async with scene(ping_interval=0.3, ping_timeout=0.3, close_timeout=0.3) as (stage, _, sky), device(sky.port, "cold"):
-        assert stage.door.links == 1
+        assert stage.acceptor.links == 1
         sky.black_hole = True
         await until(lambda: not stage.connections)
 
@@ -210,16 +210,16 @@ async def test_a_thousand_tools_that_are_cut_off_under_load_leave_the_other_endp
         storm = False
         await asyncio.wait_for(load, BOUND)
         assert answered >= 100
-        await until(lambda: stage.door.links == 2)
+        await until(lambda: stage.acceptor.links == 2)
         await hears_nothing_more(steady, broker)
 
 
 @asynccontextmanager
-async def through_weather() -> AsyncIterator[tuple[Weather, Reader, Writer, Reader, Writer]]:
+async def through_faults() -> AsyncIterator[tuple[Faults, Reader, Writer, Reader, Writer]]:
     """The proxy itself: sky, and reader and writer of the peer and of the server behind it."""
     arrived: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     server = await asyncio.start_server(lambda reader, writer: arrived.put_nowait((reader, writer)), "127.0.0.1", 0)
-    async with weather(server.sockets[0].getsockname()[1]) as sky:
+    async with faults(server.sockets[0].getsockname()[1]) as sky:
         reader, writer = await asyncio.open_connection("127.0.0.1", sky.port)
         behind = await asyncio.wait_for(arrived.get(), BOUND)
         try:
@@ -237,7 +237,7 @@ async def read(reader: asyncio.StreamReader, size: int = -1) -> bytes:
 
 @pytest.mark.parametrize("fault", [None, shower, drizzle])
 async def test_the_proxy_carries_both_directions_and_each_end(fault: Fault | None) -> None:
-    async with through_weather() as (sky, reader, writer, reader_behind, writer_behind):
+    async with through_faults() as (sky, reader, writer, reader_behind, writer_behind):
         if fault is not None:
             fault(sky)
         writer.write(b"to the server")
@@ -249,7 +249,7 @@ async def test_the_proxy_carries_both_directions_and_each_end(fault: Fault | Non
 
 
 async def test_the_proxy_swallows_bytes_and_ends_in_a_black_hole() -> None:
-    async with through_weather() as (sky, reader, writer, reader_behind, _):
+    async with through_faults() as (sky, reader, writer, reader_behind, _):
         sky.black_hole = True
         writer.write(b"lost")
         writer.write_eof()
@@ -259,7 +259,7 @@ async def test_the_proxy_swallows_bytes_and_ends_in_a_black_hole() -> None:
 
 
 async def test_the_proxy_closes_one_half() -> None:
-    async with through_weather() as (sky, reader, _, reader_behind, writer_behind):
+    async with through_faults() as (sky, reader, _, reader_behind, writer_behind):
         sky.half_close()
         assert await read(reader_behind) == b""
         writer_behind.write(b"still heard")
@@ -267,7 +267,7 @@ async def test_the_proxy_closes_one_half() -> None:
 
 
 async def test_the_proxy_cuts_after_the_bytes_it_was_told() -> None:
-    async with through_weather() as (sky, reader, writer, reader_behind, _):
+    async with through_faults() as (sky, reader, writer, reader_behind, _):
         sky.cut_after = 4
         writer.write(b"12345")
         try:
@@ -279,7 +279,7 @@ async def test_the_proxy_cuts_after_the_bytes_it_was_told() -> None:
 
 
 async def test_the_proxy_resets() -> None:
-    async with through_weather() as (sky, reader, _, reader_behind, _):
+    async with through_faults() as (sky, reader, _, reader_behind, _):
         sky.reset()
         for each in (reader, reader_behind):
             with pytest.raises(ConnectionResetError):

@@ -14,7 +14,7 @@ CHANGED = notification("notifications/tools/list_changed")
 
 def guest(play: Play, **options: object) -> Actor:
     """Somebody in the house, greeted."""
-    actor = play.device(in_house=True, **options)
+    actor = play.device(in_process=True, **options)
     actor.says(initialize(elicitation={}))
     return actor
 
@@ -103,7 +103,7 @@ def test_somebody_who_sees_one_label_has_its_tools_under_their_own_names() -> No
 def test_somebody_who_sees_one_label_is_welcomed_in_its_name() -> None:
     play = Play()
     play.merged(calc=["add"], other=["add"])
-    asker = play.device(in_house=True, only="other")
+    asker = play.device(in_process=True, only="other")
     asker.says(initialize())
     assert asker.hear()["result"]["serverInfo"]["name"] == "other"
 
@@ -111,7 +111,7 @@ def test_somebody_who_sees_one_label_is_welcomed_in_its_name() -> None:
 def test_a_label_is_waited_for_while_its_tools_are_being_learnt() -> None:
     play = Play()
     tool = play.tool("calc")
-    asker = play.device(in_house=True, only="calc")
+    asker = play.device(in_process=True, only="calc")
     asker.says(request(1, "tools/list"))
     tool.is_greeted("whatever", ["add"])
     assert asker.hear()["result"]["tools"] == [tool_named("add")]
@@ -267,7 +267,7 @@ class House:
     def open(self, endpoint: Endpoint) -> None:
         self.events.append("open")
         actor = Actor(self.play)
-        actor.party = self.broker.attach_provider(endpoint.name, endpoint.shown, actor, house=True)
+        actor.party = self.broker.attach_provider(endpoint.name, endpoint.shown, actor, managed=True)
         self.brought.append(actor)
 
     def idle(self, endpoint: Endpoint) -> None:
@@ -278,9 +278,9 @@ class House:
 def test_the_house_brings_its_providers_with_the_first_consumer_and_takes_them_away_with_the_last() -> None:
     house = House()
     first = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
-    second = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play), in_house=True)
+    second = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play), in_process=True)
     assert house.events == ["open"]
-    assert house.broker.endpoints["agent:kitchen"].providers[0].house
+    assert house.broker.endpoints["agent:kitchen"].providers[0].managed
     house.broker.detach(first, 1000, "")
     assert house.events == ["open"]
     house.broker.detach(second, 1000, "")
@@ -320,7 +320,7 @@ def replicas(play: Play, tool: dict[str, object], count: int = 2) -> list[Actor]
     actors = []
     for _ in range(count):
         actor = Actor(play)
-        actor.party = play.endpoint.attach_provider(actor, play.now, server_id="same", house=True)
+        actor.party = play.endpoint.attach_provider(actor, play.now, server_id="same", managed=True)
         actors.append(actor)
     for actor in actors:
         actor.is_greeted("same", [tool])

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from vigil import PATIENCE
+from process_watch import PATIENCE
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
@@ -20,7 +20,7 @@ from mcp_endpoint.providers.process.child import Command
 TOKEN = "canary-token-3f9a"
 
 
-class Gate:
+class FakeBroker:
     """Stands in for a broker: takes links, or refuses them with the statuses in `refusals`, and keeps what was asked for."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Wire:
         assert isinstance(message, dict)
         return message
 
-    async def goodbye(self) -> tuple[int | None, str | None]:
+    async def close_reason(self) -> tuple[int | None, str | None]:
         await asyncio.wait_for(self.connection.wait_closed(), PATIENCE)
         return self.connection.close_code, self.connection.close_reason
 
