@@ -1,1 +1,1 @@
-"""Named HTTP routes to upstreams whose keys the house keeps."""
+"""The HTTP gateway: named routes to upstreams whose keys this server keeps."""

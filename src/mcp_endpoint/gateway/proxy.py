@@ -1,16 +1,16 @@
-"""Carries HTTP requests to an upstream, each with the next of its keys, and the answers back as they come.
+"""Reverse proxy with key rotation: each request is sent upstream with the next key of a pool, and the response is streamed back.
 
-Bodies are streams both ways: what the upstream has said so far is with the client, and a client that hangs up ends the upstream's
-work. A request is tried with another key only if the upstream refused it (`refusals.NOT_RUN`) or if doing it twice is doing it once
-(RFC 9110 §9.2.2, and the requests of MCP that only read): a tool call that may have run is not repeated. What refusals mean for the keys is
-decided in `rotation`.
+Bodies are streamed in both directions: a chunk from the upstream is sent to the client at once, and a client disconnect cancels the
+upstream request. A request is retried with another key only if the upstream refused it (`refusals.NOT_RUN`) or if repeating it is safe
+(idempotent methods, RFC 9110 §9.2.2, and read-only MCP requests): a tool call that may have run is never repeated. `rotation` decides what
+a refusal means for the keys.
 
-`ping` and `notifications/initialized` are answered here and spend no key; a notification of a session goes to the upstream that keeps
-the session, and a session stays with the key it was begun with.
+`ping` and `notifications/initialized` are answered here and use no key, except a notification of an MCP session, which goes to the
+upstream that holds the session. All requests of a session use the key that the session began with.
 
-A gateway spends other people's keys. On loopback it is open to the programs of this machine, though not to web pages from elsewhere;
-everybody else shows the server's key, in `X-Endpoint-Key` or as `?key=`. No client sees a key of the upstream: not in a redirect, nor in
-an error that repeats it.
+A gateway spends its operator's keys. On loopback, programs of the same machine may use it without a key, but web pages of other origins
+may not; everybody else must send the server's key, in `X-Endpoint-Key` or as `?key=`. No upstream key reaches a client: it is removed
+from redirects and masked in error responses.
 """
 
 from __future__ import annotations
@@ -56,23 +56,24 @@ READING: Final = frozenset(
         *("resources/list", "resources/templates/list", "resources/read"),
     )
 )
-"""Requests of MCP that change nothing at the server, so that a POST of one may be repeated."""
+"""MCP requests that change nothing at the server: a POST of one may be retried."""
 CONNECT_SECONDS: Final = 10.0
-"""For an upstream to take a connection."""
+"""Timeout for the connection to an upstream."""
 RECEIVED: Final = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024),)
-"""What an upstream sends ahead of a client that does not read; uvloop takes in one go all that the kernel holds, by itself up to 8 MB."""
+"""Receive buffer of an upstream socket: bounds what the kernel holds for a client that reads slowly. uvloop reads all of it at once, and
+Linux would let it grow to 8 MB."""
 KEPT_CONNECTIONS: Final = 100
-"""Idle connections kept to one upstream, for `KEPT_SECONDS`."""
+"""Idle connections kept to one upstream, each for `KEPT_SECONDS`."""
 KEPT_SECONDS: Final = 30.0
 SESSIONS: Final = 10_000
-"""Sessions of which it is remembered which key began them; the one used longest ago is forgotten first."""
+"""MCP sessions whose key is remembered; the least recently used is dropped first."""
 SESSION: Final = b"mcp-session-id"
 PREVIEWS: Final = 20
-"""Banned keys that `/blacklist` shows the beginning of."""
+"""Banned keys whose first characters `/blacklist` shows."""
 
 
 class _Rpc(msgspec.Struct):
-    """The mark of a JSON-RPC message; what else is in it is the upstream's business."""
+    """The fields of a JSON-RPC message that the gateway needs; the rest is not decoded."""
 
     jsonrpc: str
     method: str | UnsetType = UNSET
@@ -83,23 +84,23 @@ _rpc: Final = msgspec.json.Decoder(_Rpc)
 
 
 class Counts(msgspec.Struct):
-    """What one gateway did since the start."""
+    """Counters of one gateway since the start of the server."""
 
     requests: int = 0
     local: int = 0
-    """Answered here."""
+    """Answered by the gateway itself."""
     retries: int = 0
     failed: int = 0
-    """The upstream could not be reached, or broke off."""
+    """The upstream could not be reached, or its response ended early."""
 
 
 class Upstream(NamedTuple):
-    """One `[[gateway]]`, ready to carry."""
+    """The state of one `[[gateway]]`."""
 
     settings: GatewaySettings
     target: Target
     url: httpx2.URL
-    """That of the aim's origin, read once."""
+    """`target.origin`, parsed once."""
     ring: CredentialStore | None
     transport: httpx2.AsyncHTTPTransport
     sessions: OrderedDict[str, Credential]
@@ -107,35 +108,35 @@ class Upstream(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """One request on its way to an upstream."""
+    """One request to be sent to an upstream."""
 
     upstream: Upstream
     request: Request
     path: bytes
-    """What follows the gateway's own path, to the byte."""
+    """The raw path below the gateway's own path."""
     begun: bytes
-    """Its body, or the beginning of one that is too large to be kept."""
+    """The request body, or the first part of one that is too large to be buffered."""
     rest: AsyncIterator[bytes] | None
-    """What follows of such a body."""
+    """The rest of such a body."""
     rpc: _Rpc | None
 
 
 class Gateway:
-    """The room of all `[[gateway]]`s."""
+    """The HTTP routes of all `[[gateway]]` sections."""
 
     name = "gateway"
 
     def __init__(
         self, config: Config, rings: Mapping[str, CredentialStore], broker: Broker, bodies: Bodies, *, standalone: bool = False
     ) -> None:
-        """`rings` are the pools that gateways name; when `broker` drains nothing new is begun.
+        """`rings` are the key pools by name; while `broker` drains, new requests are refused.
 
-        `alone`: the first one has the port to itself, at `/`, with its own status pages.
+        `standalone`: serve only the first gateway, at `/`, with its own status pages.
         """
         most = config.limits.gateway_connections
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
         self.owed = 0
-        """Answers under way, but for event streams that were asked for with GET: those have no end to wait for."""
+        """Responses in progress, without event streams that were opened by GET: those have no end to wait for."""
         self.stopped = False
         self._config = config
         self._broker = broker
@@ -147,7 +148,7 @@ class Gateway:
         self.upstreams: dict[str, Upstream] = {}
         for settings in config.gateway[:1] if standalone else config.gateway:
             target = Target.at(settings.target)
-            # Neither proxies nor certificates of the environment: where requests go, the configuration says.
+            # trust_env=False: the destination is what the configuration says, whatever proxy variables the environment has.
             transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=RECEIVED)
             ring = rings.get(settings.credentials)
             self.upstreams[settings.name] = Upstream(settings, target, httpx2.URL(target.origin), ring, transport, OrderedDict(), Counts())
@@ -162,11 +163,11 @@ class Gateway:
         return [Route("/{path:path}", _Acceptor(self), methods=list(METHODS))]
 
     def refuses_pages(self, request: Request) -> bool:
-        """Always: a picture in a page must not spend a key."""
+        """Always true: an image in a web page must not spend a key."""
         return True
 
     async def start(self) -> None:
-        """Say where each goes; no connection is made before it is needed."""
+        """Log the route of each gateway; connections are opened on demand."""
         for upstream in self.upstreams.values():
             where = "/" if self._standalone else f"/gateway/{upstream.settings.name}/"
             logger.info("网关已开启 / gateway open", path=where, upstream=upstream.target.origin)
@@ -183,7 +184,7 @@ class Gateway:
             await upstream.transport.aclose()
 
     def describe(self) -> Mapping[str, Any]:
-        """What an operator may know of each gateway."""
+        """The status of each gateway, ready for JSON."""
         return {name: self._described(upstream) for name, upstream in self.upstreams.items()}
 
     def _described(self, upstream: Upstream) -> dict[str, Any]:
@@ -197,7 +198,7 @@ class Gateway:
         return next(iter(self.upstreams.values()))
 
     def _page(self, request: Request) -> Response | None:
-        """The pages that a gateway alone on its port has itself. GET / of an MCP client asks for the upstream's stream, not for a page."""
+        """The status pages of a standalone gateway. `GET /` from an MCP client opens the upstream's event stream instead."""
         if not self._standalone or request.method not in ("GET", "HEAD"):
             return None
         match request.scope["path"]:
@@ -234,7 +235,7 @@ class Gateway:
     # -- one request -------------------------------------------------------------------------------------------------------
 
     async def answer(self, request: Request) -> _Answer:
-        """The answer to one request, begun by the upstream or given here."""
+        """Answer one request: locally, or with the upstream's response."""
         own = self._refused(request) or self._page(request)
         if own is not None:
             return own
@@ -254,7 +255,7 @@ class Gateway:
             return _error(refused.status, refused.error, refused.message, dict(refused.headers))
 
     async def _relayed(self, upstream: Upstream, request: Request, path: bytes) -> _Answer:
-        """Read the body, as much of it as is kept for a second attempt, and answer or carry it. Raises BodyRefused."""
+        """Read the body (buffered up to `gateway_retry_bytes`), then answer locally or forward. Raises BodyRefused."""
         if request.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
             return _error(501, "transfer coding", "不支持这种 Transfer-Encoding / Of transfer codings only chunked is known here")
         limits = self._config.limits
@@ -269,7 +270,7 @@ class Gateway:
         return await unless_gone(request.receive, self._carry(asked)) if rest is None else await self._carry(asked)
 
     def _refused(self, request: Request) -> Response | None:
-        """Who may not use it: somebody elsewhere without the key. A web page of somebody else does not come here, see `refuses_pages`."""
+        """401 for a request from another machine without the server's key. Web pages of other origins are refused by `refuses_pages`."""
         shown = request.headers.get(KEY_HEADER.decode(), "")
         query = request.scope["query_string"]
         if self._key and (hmac.compare_digest(shown.encode(), self._key) or unkeyed(query, self._key) != query):
@@ -281,7 +282,7 @@ class Gateway:
         return None
 
     async def _carry(self, asked: _Asked) -> _Answer:
-        """Try one key after the other until one is taken; the last answer is the answer."""
+        """Send the request with one key after the other until one is accepted; the last response is returned."""
         upstream, request, rest = asked.upstream, asked.request, asked.rest
         ring = upstream.ring
         if ring is None:
@@ -294,11 +295,11 @@ class Gateway:
         while True:
             given = await self._once(asked, credential)
             if isinstance(given, Response) and not isinstance(given, _Silent):
-                following = None  # no key changes that
+                following = None  # an error that no other key changes
             else:
                 answer = await answer_of(given.response) if isinstance(given, _Stream) else Answer(None)
                 again = rotation.answered(credential, answer, _now(), repeatable=repeatable)
-                late = isinstance(given, _Silent) and given.status_code == 504  # with the next key it would be as late again
+                late = isinstance(given, _Silent) and given.status_code == 504  # the next key would time out as well
                 following = rotation.take(_now()) if again and rest is None and not late else None
             if following is None:
                 break
@@ -310,7 +311,7 @@ class Gateway:
         return given
 
     async def _settle(self, upstream: Upstream, ring: CredentialStore, rotation: Rotation, credential: Credential, given: _Answer) -> None:
-        """What the last answer says of all keys that were tried, and of the time the client has to wait."""
+        """Record the outcome of the keys that were tried, and set the Retry-After of the response."""
         if not isinstance(given, _Stream):
             rotation.failed(_now())
             return
@@ -323,18 +324,18 @@ class Gateway:
             given.wait = ring.pool.wait(_now())
 
     def _route(self, asked: _Asked) -> int | None:
-        """A number for what is asked for."""
+        """A hash that identifies the operation, see `route_of`."""
         target, scope = asked.upstream.target, asked.request.scope
         url = target.origin.encode() + target.join(asked.path, unkeyed(scope["query_string"], self._key), "", "")
         headers = request_headers(scope["headers"], target, "", "", mcp=False)
         return route_of(asked.request.method, url, asked.begun if asked.rest is None else None, headers)
 
     async def _once(self, asked: _Asked, credential: Credential | None) -> _Answer:
-        """Send it with one key, or without any. A `_Silent` answer is our own, for an upstream that took the request and gave none."""
+        """Send the request with one key (or none). A `_Silent` result means that the upstream took the request and did not respond."""
         upstream, request = asked.upstream, asked.request
         name = upstream.settings.name
         try:
-            # An upstream that sends a head byte by byte is silent too. A body that is being sent has its own bound.
+            # Bounds a response head that arrives byte by byte. A streamed request body has its own bound.
             async with asyncio.timeout(upstream.settings.timeout + CONNECT_SECONDS if asked.rest is None else None):
                 response = await self._send(asked, credential)
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -368,7 +369,7 @@ class Gateway:
 
     @staticmethod
     def _owner(upstream: Upstream, request: Request) -> Credential | None:
-        """The key that the request's session was begun with, if it still is one."""
+        """The key that the request's MCP session began with, if it is still in the pool."""
         session = request.headers.get(SESSION.decode(), "")
         owner = upstream.sessions.get(session)
         if owner is None or upstream.ring is None or owner not in upstream.ring.pool:
@@ -386,7 +387,7 @@ class Gateway:
                 upstream.sessions.popitem(last=False)
 
     async def _send(self, asked: _Asked, credential: Credential | None) -> httpx2.Response:
-        """Send it once; gives the answer as soon as its head is there."""
+        """Send one request; returns when the response head has arrived."""
         upstream, request, _, begun, rest, rpc = asked
         place, secret = upstream.settings.place, "" if credential is None else credential.secret
         query = unkeyed(request.scope["query_string"], self._key)
@@ -414,7 +415,7 @@ class Gateway:
 
 
 class _Rest(httpx2.AsyncByteStream):
-    """A body of which the beginning has been read already."""
+    """A request body whose first part has already been read."""
 
     def __init__(self, begun: bytes, rest: AsyncIterator[bytes]) -> None:
         self._begun = begun
@@ -428,16 +429,16 @@ class _Rest(httpx2.AsyncByteStream):
 
 
 class _Stream:
-    """An upstream's answer, on its way to the client chunk by chunk."""
+    """An upstream response that is streamed to the client."""
 
     def __init__(
         self, gateway: Gateway, upstream: Upstream, response: httpx2.Response, prefix: str, scrub: Scrub | None, *, endless: bool
     ) -> None:
-        """`endless`: an MCP session's own stream, which ends when somebody hangs up."""
+        """`endless`: the GET event stream of an MCP session, which ends only when one side disconnects."""
         self.endless = endless
         self.response = response
         self.wait: float | None = None
-        """Seconds until a key may be taken, where the service asks all of them to wait: it knows of one key only."""
+        """Seconds for Retry-After: set when all keys wait, because the upstream's own value is about one key only."""
         self._gateway = gateway
         self._upstream = upstream
         self._prefix = prefix
@@ -459,7 +460,7 @@ class _Stream:
     async def _pump(self, send: Send) -> None:
         response, scrub = self.response, self._scrub
         await send({"type": "http.response.start", "status": response.status_code, "headers": self._headers()})
-        # What succeeds is carried to the byte. An error may repeat what it found wrong: the key.
+        # A successful body is passed on unchanged. An error body may repeat the key it complains about: mask it.
         clean = scrub if response.status_code >= 400 and "content-encoding" not in response.headers else None
         try:
             async for chunk in response.aiter_raw():
@@ -468,7 +469,7 @@ class _Stream:
             if self._gateway.stopped and "content-length" not in response.headers:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
-            # Returning before the end makes the server close the connection: the client must not take half an answer for a whole.
+            # Return without the final event: uvicorn then closes the connection, so that no client takes half a response for a whole one.
             self._upstream.counts.failed += 1
             logger.warning("上游中途断开 / upstream broke off", gateway=self._upstream.settings.name, reason=type(error).__name__)
             return
@@ -486,20 +487,20 @@ class _Stream:
 
 
 class _Silent(Response):
-    """Our own answer, for an upstream that took the request and gave none."""
+    """The gateway's own 502 or 504, for an upstream that took the request and did not respond."""
 
 
 _Answer = Response | _Stream
 
 
 class _Acceptor:
-    """The gateway as an ASGI application."""
+    """The gateway's ASGI application."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with contextlib.suppress(ClientDisconnect):  # whoever hung up while sending wants no answer
+        with contextlib.suppress(ClientDisconnect):  # the client left while it sent its body
             with self._owing():
                 answer = await self._gateway.answer(Request(scope, receive, send))
                 if not (isinstance(answer, _Stream) and answer.endless):
@@ -517,7 +518,7 @@ class _Acceptor:
 
 
 def _below(raw: bytes, name: str) -> bytes | None:
-    """What of a path follows `/gateway/NAME/`, to the byte; None where an encoded slash stands in that."""
+    """The raw path below `/gateway/NAME/`; None where that prefix itself contains an encoded slash."""
     _, *own, rest = (*raw.split(b"/", 3), b"")[:4]
     return rest if [unquote(step.decode("latin-1")) for step in own] == ["gateway", name] else None
 
@@ -530,7 +531,7 @@ def _rpc_of(body: bytes) -> _Rpc | None:
 
 
 def _local(rpc: _Rpc | None, request: Request) -> Response | None:
-    """What need not be asked of the upstream."""
+    """The response to a message that the gateway answers itself, else None."""
     if rpc is None:
         return None
     if rpc.method == "ping" and rpc.id is not UNSET:

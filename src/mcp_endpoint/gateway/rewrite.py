@@ -1,6 +1,6 @@
-"""What a request becomes on its way to an upstream, and an answer on its way back: addresses, headers and the key, to the byte.
+"""Rewrites what the gateway forwards: URL, headers and key of a request, headers and Location of a response.
 
-Hop-by-hop headers belong to one connection (RFC 9110 §7.6.1) and stay there. Everything else is nobody's business here.
+Hop-by-hop headers are removed (RFC 9110 §7.6.1); everything else is forwarded unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..credentials.placement import as_header, fields_beside, in_query
 Header = tuple[bytes, bytes]
 
 KEY_HEADER: Final = b"x-endpoint-key"
-"""Carries this server's own key; it does not leave the house."""
+"""Carries this server's own key; it is never forwarded."""
 HOP_BY_HOP: Final = frozenset(
     (
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
@@ -24,27 +24,27 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 MCP_ACCEPT: Final = b"application/json, text/event-stream"
-"""What a Streamable HTTP server may insist on (MCP 2025-03-26, Transports)."""
+"""The Accept value that a Streamable HTTP server may require (MCP 2025-03-26, Transports)."""
 
 _FOREIGN: Final = re.compile(rb"[^\x21-\x7e]|#")
 MOST_LAYERS: Final = 8
-"""How often a path may be percent-encoded over again: what is wrapped deeper hides something."""
+"""Most rounds of percent-decoding in `climbs`; a path that is encoded more often is refused."""
 
 _ESCAPE: Final = re.compile(rb"%(?:u00)?([0-9a-f]{2})", re.IGNORECASE)
-"""`%2e`, and `%u002e` as some servers still read it."""
+"""`%2e`, and the non-standard `%u002e` that some servers decode."""
 _OVERLONG: Final = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80\x81][\x80-\xbf]|\xf0\x80[\x80\x81][\x80-\xbf]")
-"""A letter of ASCII in more bytes than it needs, which RFC 3629 §3 forbids and old decoders read."""
+"""Overlong UTF-8 of an ASCII character: forbidden by RFC 3629 §3, accepted by old decoders."""
 _ENDS: Final = re.compile(rb"[/\\;?#]")
-"""What ends a step for one server or another, once it is decoded."""
+"""Characters that end a path segment on some server once they are decoded."""
 _UNSEEN: Final = bytes((*range(0x21), 0x7F))
-"""Blanks and controls, which some servers cut off a step."""
+"""Blanks and control characters, which some servers strip from a segment."""
 
 
 class Target(NamedTuple):
-    """Where the requests of one gateway go."""
+    """The upstream of one gateway."""
 
     host: bytes
-    """As it stands in the Host header."""
+    """The value of the Host header."""
     origin: str
     """`https://host:port`."""
     path: bytes
@@ -52,23 +52,23 @@ class Target(NamedTuple):
 
     @classmethod
     def at(cls, target: str) -> Target:
-        """The aim of a URL. Its user, password and fragment are not used."""
+        """Parse a URL. Its user, password and fragment are ignored."""
         parts = urlsplit(target)
         host = parts.netloc.rpartition("@")[2]
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._").encode()
         return cls(host.encode("idna" if not host.isascii() else "ascii"), f"{parts.scheme}://{host}", path, parts.query.encode())
 
     def join(self, path: bytes, query: bytes, place: str, secret: str) -> bytes:
-        """The path and query of one request; `path` is what follows the gateway's own, `secret` the key if it goes into the query."""
+        """The request target (path and query); `path` is below the gateway's own, `secret` is the key if `place` is in the query."""
         whole = self.path if path in (b"", b"/") else self.path.rstrip(b"/") + b"/" + path.lstrip(b"/")
         fields = in_query(self.query + b"&" + query, place, secret)
-        # Some clients send letters as they are; a target has none but those of RFC 3986.
+        # Some clients send other characters unencoded; RFC 3986 does not allow them.
         return _FOREIGN.sub(lambda byte: b"%%%02X" % byte[0][0], whole + (b"?" + fields if fields else b""))
 
     def back(self, location: bytes, prefix: str, place: str) -> bytes:
-        """A Location that leads into the target's folder leads there through the gateway at `prefix`; others stay as they are.
+        """Rewrite a Location below the target's path so that it leads through the gateway at `prefix`; leave others as they are.
 
-        The upstream may have put the request's query into it, our key too: that field is left out.
+        The upstream may repeat the request's query in it, with the key: that field is removed.
         """
         folder = self.path.decode().rstrip("/")
         try:
@@ -84,45 +84,45 @@ class Target(NamedTuple):
 
 
 class Scrub:
-    """Stars instead of a key in a stream of bytes, which keeps its length; the last few bytes wait for what follows them."""
+    """Masks a key with asterisks in a byte stream without changing its length; the last bytes are held back until more arrives."""
 
     def __init__(self, secret: str) -> None:
         self._secrets = sorted({secret.encode(), quote(secret, safe="").encode()}, key=len, reverse=True)
         self._held = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """What may be shown so far."""
+        """The bytes that are ready to be sent."""
         data = self.over(self._held + chunk)
         ready = max(0, len(data) - len(self._secrets[0]) + 1)
         self._held = data[ready:]
         return data[:ready]
 
     def end(self) -> bytes:
-        """What was still waiting."""
+        """The bytes that were held back."""
         return self._held
 
     def over(self, data: bytes) -> bytes:
-        """Something whole with stars in it."""
+        """`data` with the key masked."""
         for secret in self._secrets:
             data = data.replace(secret, b"*" * len(secret))
         return data
 
 
 def unkeyed(query: bytes, key: bytes) -> bytes:
-    """A query without `key=` and this server's own key, however spelled. With another value the word is the upstream's, and stays."""
+    """The query without a `key=` field that holds this server's key, in any encoding. `key=` with another value belongs to the upstream."""
     return b"&".join(field for field in query.split(b"&") if not _shows(field, key))
 
 
 def _shows(field: bytes, key: bytes) -> bool:
-    """Whether a field of a query reads `key=` and the key, as whoever looks for the key reads it."""
+    """Whether a query field decodes to `key=` and this server's key."""
     name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")) for part in field.partition(b"="))
     return name == b"key" and hmac.compare_digest(value, key)
 
 
 def climbs(path: bytes) -> bool:
-    """Whether a path, however it is spelled, has a `.` or `..` step for some server: it would leave the target's folder with our key.
+    """Whether a path, in any encoding, has a `.` or `..` segment for some server: it would reach outside the target's path with our key.
 
-    It is decoded until nothing changes; the path that is carried stays as it was.
+    It is decoded until nothing changes; the forwarded path is not changed.
     """
     for _ in range(MOST_LAYERS):
         plain = _OVERLONG.sub(_shortest, _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), path))
@@ -133,16 +133,16 @@ def climbs(path: bytes) -> bool:
 
 
 def _shortest(found: re.Match[bytes]) -> bytes:
-    """The one byte that an overlong sequence of UTF-8 stands for."""
+    """The ASCII byte that an overlong UTF-8 sequence encodes."""
     *_, before, last = found[0]
     return bytes(((before & 0x01) << 6 | last & 0x3F,))
 
 
 def request_headers(headers: Iterable[Header], target: Target, place: str, secret: str, *, mcp: bool) -> list[Header]:
-    """The headers of a request as the upstream gets them; names are lower-case, as ASGI gives them. `mcp` adds the Accept MCP needs."""
+    """The request headers for the upstream; names are lower-case, as in ASGI. `mcp` adds the Accept header that MCP requires."""
     given = list(headers)
     dropped = HOP_BY_HOP | _named(given) | {b"host", b"content-length", KEY_HEADER}
-    # What stands around a value is none of it (RFC 9110 §5.5), and not every client may send it on.
+    # Whitespace around a value is not part of it (RFC 9110 §5.5), and httpx2 may refuse to send it.
     kept = [(name, value.strip(b" \t")) for name, value in given if name not in dropped]
     if mcp:
         accepted = [value for name, value in kept if name == b"accept"]
@@ -156,9 +156,9 @@ def request_headers(headers: Iterable[Header], target: Target, place: str, secre
 
 
 def response_headers(headers: Iterable[Header], status: int = 200) -> list[Header]:
-    """The headers of an answer as the client gets them; `date` is the server's own.
+    """The response headers for the client, without `date`: uvicorn adds its own.
 
-    A length goes where it means nothing: beside a transfer coding (RFC 9112 §6.3), and under 204 (RFC 9110 §8.6).
+    Content-Length is removed where it has no meaning: beside a transfer coding (RFC 9112 §6.3) and with 204 (RFC 9110 §8.6).
     """
     given = [(name.lower(), value) for name, value in headers]
     dropped = HOP_BY_HOP | _named(given) | {b"date"}
@@ -168,5 +168,5 @@ def response_headers(headers: Iterable[Header], status: int = 200) -> list[Heade
 
 
 def _named(headers: Iterable[Header]) -> set[bytes]:
-    """The headers that `Connection` says belong to it."""
+    """The headers that `Connection` names as hop-by-hop."""
     return {part.strip().lower() for name, value in headers if name == b"connection" for part in value.split(b",")}
