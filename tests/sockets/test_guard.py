@@ -83,6 +83,41 @@ async def test_no_host_and_two_hosts_are_400_for_requests_and_for_links(headers:
         assert not stage.broker.parties
 
 
+WELL_FORMED = ["127.0.0.1", "127.0.0.1:8004", "127.0.0.1.", "localhost.:8004", "localhost:", "LOCALHOST", "a_b.localhost", "[::1]:8004"]
+MALFORMED = [
+    *("127.0.0.1:8004@evil.example", "user@127.0.0.1", "u:p@localhost:80", "@localhost", "localhost@"),
+    *(
+        "127.0.0.1 evil.example",
+        "127.0.0.1\tx",
+        "localhost :80",
+        "localhost: 80",
+        "127.0.0.1,evil.example",
+        "localhost;x",
+        "a\xe9.localhost",
+    ),
+    *("127.0.0.1:80:90", "127.0.0.1:80:", "localhost:http", "localhost:-1", "localhost:+80", "localhost:65536", "localhost:123456", "::1"),
+    *("[::1", "::1]", "[::1]x", "[::1]:80:90", "[[::1]]", "[]", "[127.0.0.1]", "[localhost]", "[::1]evil.example", "[::1%25lo]", "[:::1]"),
+    *(".localhost", "a..localhost", "..localhost", "localhost..", "127.0.0.1..", ".", ".:80"),
+    *("http://localhost", "localhost/", "localhost/x", "localhost?x", "localhost#x", "localhost\\x", "%6cocalhost", '"localhost"', "*"),
+]
+
+
+async def test_a_malformed_host_is_400_for_requests_and_for_links() -> None:
+    """RFC 9110 §7.2 has HOST[:PORT]: no user, no blank, one port, whole brackets, no empty label but the root's at the end."""
+
+    async def status(host: str, *, link: bool) -> int:
+        async with connection(stage) as peer:
+            peer.send(request(f"{DEVICE}?token=t", host=host) if link else get(host=host))
+            return (await peer.answer()).status
+
+    async with staged() as stage:
+        assert [host for host in WELL_FORMED if await status(host, link=False) == 400] == []
+        assert {host: found for host in MALFORMED if (found := await status(host, link=False)) != 400} == {}
+        assert {host: found for host in MALFORMED[:2] if (found := await status(host, link=True)) != 400} == {}
+        assert not stage.broker.parties
+        assert [host for host in ("[fe80::1%eth0]:8004", "", ":80") if await status(host, link=False) != 421] == []
+
+
 async def test_nothing_behind_a_refused_head_is_looked_at() -> None:
     async with staged() as stage, connection(stage) as peer:
         peer.send(b"POST / HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 4\r\n\r\nbody" + get() + request(f"{DEVICE}?token=t"))

@@ -1,8 +1,8 @@
 """The guard: uvicorn's HTTP protocol with the bounds it lacks: on a request's head and its Host, on pipelines and on unread answers.
 
-A head must be complete within `handshake_seconds` (408) and `handshake_bytes` (431), and must name exactly one Host (400) that this server
-answers to (421). Of `unfinished_handshakes` sockets without a complete head the oldest gives way to the newest: who means it is done in
-milliseconds. All of this holds for plain requests and for upgrades alike, and for every request of a kept connection.
+A head must be complete within `handshake_seconds` (408) and `handshake_bytes` (431), and must name exactly one Host, well formed (400),
+that this server answers to (421). Of `unfinished_handshakes` sockets without a complete head the oldest gives way to the newest: who means
+it is done in milliseconds. All of this holds for plain requests and for upgrades alike, and for every request of a kept connection.
 
 Requests are answered one after the other (RFC 9112 §9.3.2). While one waits for the answer before it, nothing more is read: bytes that
 have come already are kept unparsed. An answer that moves no byte for `stalled_seconds` ends the connection, whatever is answered; a stream
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 from typing import Any, ClassVar, Final
 
 import httptools
@@ -226,6 +227,8 @@ class Guard(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1:
             self._refuse(Refusal(400, "bad host", ONE_HOST, f"{len(hosts)} Host headers"))
+        elif not _well_formed(hosts[0].decode("latin-1")):
+            self._refuse(Refusal(400, "bad host", BAD_HOST, "malformed Host"))
         elif not self.hosts.allows(hosts[0].decode("latin-1")):
             self._refuse(Refusal(421, "host not allowed", HOST, "Host not allowed"))
         else:
@@ -470,6 +473,26 @@ def _length(headers: list[tuple[bytes, bytes]]) -> int:
     return next((int(value) for name, value in headers if name == b"content-length" and value.isdigit()), 0)
 
 
+_HOST: Final = re.compile(
+    r"(?:(?:[a-z0-9_-]+\.)*[a-z0-9_-]+\.?|\[(?P<address>[0-9a-f:.]+)(?P<zone>%[a-z0-9._~%-]+)?\])?(?::(?P<port>[0-9]{0,5}))?", re.IGNORECASE
+)
+"""HOST[:PORT] (RFC 9110 §7.2): labels of a name, whose last may be the root's, or an IPv6 address. An empty one names nobody."""
+
+
+def _well_formed(host: str) -> bool:
+    """Whether the value of a Host header has the form of RFC 9110: no user, no blank, one port, whole brackets, no empty label."""
+    found = _HOST.fullmatch(host)
+    if found is None or int(found["port"] or 0) > 65535:
+        return False
+    if found["address"] is None:
+        return True
+    try:
+        address = ipaddress.IPv6Address(found["address"])
+    except ValueError:
+        return False
+    return found["zone"] is None or address.is_link_local  # no URL has a zone in it, but clients that reach such an address send it
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -483,6 +506,7 @@ LARGE_HEAD: Final = "请求头过大 / The request's head is too large"
 SLOW_HEAD: Final = "请求头未及时到达 / The request's head did not arrive in time"
 CROWDED: Final = "未完成的连接过多，请稍后再试 / Too many unfinished connections, try again later"
 ONE_HOST: Final = "请求必须有且只有一个 Host / A request has exactly one Host header"
+BAD_HOST: Final = "Host 格式有误：应为 主机名[:端口] / The Host header is malformed: it is HOST[:PORT]"
 HOST: Final = (
     "服务器不以此主机名提供服务：请在 [server] public_url 或 [security] allowed_hosts 中加入它"
     " / This server does not answer to that host name: add it as [server] public_url or to [security] allowed_hosts"
