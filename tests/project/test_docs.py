@@ -179,6 +179,88 @@ def test_no_path_of_a_certain_machine_is_shown(document: Path) -> None:
     assert not re.search(r"/(tmp|work|root|Users)/", document.read_text("utf-8"))
 
 
+# -- the code that the documents name ----------------------------------------------------------------------------------------------
+
+MCP_AND_MEDIA = re.compile(
+    r"(tools|resources|prompts|notifications|completion|logging|sampling|elicitation|roots|server|subscriptions|tasks|text|application)/"
+)
+"""What has a slash in it and is a method of MCP, or a media type."""
+MADE_LATER = re.compile(r"(data|logs|dist)/|mcp\.json$|accounts\.txt$")
+"""Files that a checkout does not have: users and runs make them."""
+
+
+def names_in(tree: ast.Module | ast.ClassDef) -> set[str]:
+    """What a module or a class has, with what its classes have as `Class.name`."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                found |= {f"{node.name}.{name}" for name in names_in(node)}
+            elif isinstance(tree, ast.ClassDef):
+                found |= {
+                    part.attr
+                    for part in ast.walk(node)
+                    if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and getattr(part.value, "id", "") == "self"
+                }
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def code() -> dict[str, set[str]]:
+    """Module, by its path with slashes → its names."""
+    modules = SOURCE.rglob("*.py")
+    return {module.relative_to(SOURCE).with_suffix("").as_posix(): names_in(ast.parse(module.read_text("utf-8"))) for module in modules}
+
+
+def is_there(name: str, code: dict[str, set[str]]) -> bool:
+    """Whether some module of this name, or of this folder and name, has what stands behind the dot."""
+    module, _, rest = name.partition(".")
+    return any(rest in names for path, names in code.items() if f"/{path}".endswith(f"/{module}"))
+
+
+of_the_code = pytest.mark.parametrize(
+    "document", [*DESIGN, ROOT / "CONTRIBUTING.md", ROOT / "CONTRIBUTING.zh-CN.md", ROOT / "SECURITY.md"], ids=lambda path: path.stem
+)
+
+
+@of_the_code
+def test_every_name_of_the_code_exists(document: Path, code: dict[str, set[str]]) -> None:
+    for name in re.findall(r"`([^`\n]+)`", read(document).prose):
+        if re.fullmatch(r"(?:[a-z_0-9]+/)*[a-z_0-9]+(?:\.[A-Za-z_]\w*)+", name) and not MADE_LATER.search(name):
+            known = (ROOT / name).exists() or (SOURCE / name).exists() or name in SETTINGS or name in ("serverInfo.name",)
+            assert known or is_there(name, code), name
+
+
+@of_the_code
+def test_every_file_of_the_code_exists(document: Path, code: dict[str, set[str]]) -> None:
+    for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", read(document).prose):
+        if not MCP_AND_MEDIA.match(name) and not MADE_LATER.search(name):
+            assert (ROOT / name).exists() or (SOURCE / name).exists() or name in code or is_there(name, code), name
+
+
+# -- words ------------------------------------------------------------------------------------------------------------------------
+
+OLD_WORDS = re.compile(
+    r"\b(house|goodbyes?|doors?|heart|porters?|envoys?|leash|sieves?|keyrings?|farewells?|eras?|seats?|fleet|greet(?:s|ed|ing|ings)?)\b",
+    re.I,
+)
+"""Words that only this project used for what MCP, RFC 6455 and others have names for."""
+USED = [*ALL, ROOT / "SECURITY.md", *(ROOT / name for name in ("mcp-endpoint-server.cfg", ".env.example", "compose.yaml"))]
+
+
+@pytest.mark.parametrize("document", USED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_documents_use_the_words_of_the_field(document: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL))
+    if document.suffix != ".md":
+        text = "\n".join(line.partition("#")[2] for line in text.splitlines())
+    found = {word.lower() for word in OLD_WORDS.findall(text)}
+    assert not found, f"{document.name}: {', '.join(sorted(found))}"
+
+
 # -- settings -------------------------------------------------------------------------------------------------------------------
 
 
