@@ -22,8 +22,8 @@ from ... import errors
 from ...backoff import Backoff
 from ...protocol import jsonrpc
 from ...protocol.jsonrpc import Frame, Malformed, Unreadable, members, parse, parse_lenient
+from ...protocol.sse import TAIL_BYTES, Event, Events
 from ...protocol.stateless import objects
-from .events import TAIL_BYTES, Event, Events
 from .failure import BROKEN_OFF, NO_ANSWER, TOO_LATE, Failure, names_lost_session, too_large, unreadable, words
 from .transport import ANSWER_SECONDS, CONNECT_SECONDS, KEY_STATUSES, SESSION, STREAMS, Broken, failure_of, media_type, origin
 

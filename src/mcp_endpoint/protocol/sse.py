@@ -50,6 +50,8 @@ class Events:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes."""
+        if not chunk:
+            return []
         if self._after_cr:  # a CR LF that was cut in two is one line end
             chunk = chunk.removeprefix(b"\n")
             if not chunk:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_endpoint.providers.remote.events import HEAD_BYTES, Event, Events
+from mcp_endpoint.protocol.sse import HEAD_BYTES, Event, Events
 
 WRITTEN = (
     b'\xef\xbb\xbf: a comment\nid: 1\ndata:\n\nevent: message\ndata: {"a":\ndata: 1}\n\n'
@@ -32,6 +32,13 @@ def test_events_are_the_same_wherever_the_stream_is_cut(end: bytes, cuts: list[i
     events = Events(100)
     found = [event for start, stop in pairwise(places) for event in events.feed(written[start:stop])]
     assert found == READ
+
+
+def test_an_empty_piece_between_cr_and_lf_makes_no_second_line_end() -> None:
+    events = Events(100)
+    assert [event for piece in (b"data: one\r", b"", b"\n", b"data: two\n\n") for event in events.feed(piece)] == [
+        Event("message", b"one\ntwo", None, None)
+    ]
 
 
 @pytest.mark.parametrize("step", [1, 7, 4096])
