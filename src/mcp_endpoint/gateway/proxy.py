@@ -20,15 +20,15 @@ import contextlib
 import hmac
 import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
-from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
+from typing import Any, Final
+from urllib.parse import quote, unquote
 
 import httpx2
 import msgspec
 from loguru import logger
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -37,15 +37,18 @@ from starlette.types import Receive, Scope, Send
 from .. import __version__
 from ..access.addresses import is_loopback
 from ..access.admission import FORWARDED, host_of
-from ..asgi import Bodies, BodyRefused, disconnected, unless_gone
+from ..asgi import Bodies, BodyRefused, unless_gone
 from ..core.broker import Broker
 from ..credentials.lookahead import answer_of, worked
 from ..credentials.pool import Credential
 from ..credentials.refusals import Answer
 from ..credentials.rotation import Rotation, route_of
 from ..credentials.store import ALL_GONE, KEYS_SHOWN, CredentialStore
-from ..settings.schema import Config, GatewaySettings
-from .rewrite import KEY_HEADER, Scrub, Target, climbs, request_headers, response_headers, unkeyed
+from ..settings.schema import Config
+from . import llm
+from .answer import Streamed
+from .forward import Counts, Forwarded, Rest, Rpc, Upstream, rpc_of
+from .rewrite import KEY_HEADER, Scrub, Target, climbs, request_headers, unkeyed
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
@@ -72,64 +75,22 @@ PREVIEWS: Final = 20
 """Banned keys whose first characters `/blacklist` shows."""
 
 
-class _Rpc(msgspec.Struct):
-    """The fields of a JSON-RPC message that the gateway needs; the rest is not decoded."""
-
-    jsonrpc: str
-    method: str | UnsetType = UNSET
-    id: msgspec.Raw | UnsetType = UNSET
-
-
-_rpc: Final = msgspec.json.Decoder(_Rpc)
-
-
-class Counts(msgspec.Struct):
-    """Counters of one gateway since the start of the server."""
-
-    requests: int = 0
-    local: int = 0
-    """Answered by the gateway itself."""
-    retries: int = 0
-    failed: int = 0
-    """The upstream could not be reached, or its response ended early."""
-
-
-class Upstream(NamedTuple):
-    """The state of one `[[gateway]]`."""
-
-    settings: GatewaySettings
-    target: Target
-    url: httpx2.URL
-    """`target.origin`, parsed once."""
-    ring: CredentialStore | None
-    transport: httpx2.AsyncHTTPTransport
-    sessions: OrderedDict[str, Credential]
-    counts: Counts
-
-
-class _Asked(NamedTuple):
-    """One request to be sent to an upstream."""
-
-    upstream: Upstream
-    request: Request
-    path: bytes
-    """The raw path below the gateway's own path."""
-    begun: bytes
-    """The request body, or the first part of one that is too large to be buffered."""
-    rest: AsyncIterator[bytes] | None
-    """The rest of such a body."""
-    rpc: _Rpc | None
-
-
 class Gateway:
     """The HTTP routes of all `[[gateway]]` sections."""
 
     name = "gateway"
 
     def __init__(
-        self, config: Config, rings: Mapping[str, CredentialStore], broker: Broker, bodies: Bodies, *, standalone: bool = False
+        self,
+        config: Config,
+        rings: Mapping[str, CredentialStore],
+        broker: Broker,
+        bodies: Bodies,
+        environ: Mapping[str, str],
+        *,
+        standalone: bool = False,
     ) -> None:
-        """`rings` are the key pools by name; while `broker` drains, new requests are refused.
+        """`rings` are the key pools by name, `environ` may have keys of model APIs; while `broker` drains, new requests are refused.
 
         `standalone`: serve only the first gateway, at `/`, with its own status pages.
         """
@@ -144,14 +105,20 @@ class Gateway:
         self._standalone = standalone
         self._key = config.server.key.encode()
         public = config.server.public_url
-        self._open = is_loopback(config.server.host) and (not public or is_loopback(host_of(public)))
+        self._unproxied = not public or is_loopback(host_of(public))
+        self._open = is_loopback(config.server.host) and self._unproxied
         self.upstreams: dict[str, Upstream] = {}
         for settings in config.gateway[:1] if standalone else config.gateway:
             target = Target.at(settings.target)
             # trust_env=False: the destination is what the configuration says, whatever proxy variables the environment has.
             transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=RECEIVED)
             ring = rings.get(settings.credentials)
-            self.upstreams[settings.name] = Upstream(settings, target, httpx2.URL(target.origin), ring, transport, OrderedDict(), Counts())
+            known = llm.environment_key(settings.target) if settings.kind == "llm" and ring is None else None
+            secret = environ.get(known.variable, "").strip() if known is not None else ""
+            own = Credential(secret) if llm.usable(secret) else None
+            place = known.place if known is not None else settings.place
+            url = httpx2.URL(target.origin)
+            self.upstreams[settings.name] = Upstream(settings, target, url, place, ring, own, transport, OrderedDict(), Counts())
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
@@ -171,6 +138,9 @@ class Gateway:
         for upstream in self.upstreams.values():
             where = "/" if self._standalone else f"/gateway/{upstream.settings.name}/"
             logger.info("网关已开启 / gateway open", path=where, upstream=upstream.target.origin)
+            if upstream.own is not None:
+                spent = "不带密钥的本机请求使用环境变量中的密钥 / requests of this machine without a key use the environment's"
+                logger.info(spent, gateway=upstream.settings.name, key=upstream.own.shown)
         if self._standalone and not self._open:
             open_to_all = "谁能访问此网关，谁就能使用其中的密钥 / whoever can reach this gateway can use its keys"
             logger.warning(open_to_all, host=self._config.server.host)
@@ -261,12 +231,19 @@ class Gateway:
         limits = self._config.limits
         holder = request.client.host if request.client is not None else ""
         begun, rest = await self._bodies.begin(request, limits.gateway_retry_bytes, holder, limits.stalled_seconds)
-        rpc = _rpc_of(begun) if rest is None and request.method == "POST" else None
+        model = upstream.settings.kind == "llm"
+        rpc = rpc_of(begun) if rest is None and request.method == "POST" and not model else None
         local = _local(rpc, request)
         if local is not None:
             upstream.counts.local += 1
             return local
-        asked = _Asked(upstream, request, path, begun, rest, rpc)
+        query = unkeyed(request.scope["query_string"], self._key)
+        prefix = "" if self._standalone else f"/gateway/{upstream.settings.name}"
+        if model:
+            endpoint, path = llm.pinned(path)
+            prefix += f"/@{quote(endpoint, safe='')}" if endpoint else ""
+            path, query = llm.below(upstream.target.path, path), llm.beside(upstream.target.query, query)
+        asked = Forwarded(upstream, request, path, query, prefix, self._near(request), begun, rest, rpc)
         return await unless_gone(request.receive, self._carry(asked)) if rest is None else await self._carry(asked)
 
     def _refused(self, request: Request) -> Response | None:
@@ -275,18 +252,22 @@ class Gateway:
         query = request.scope["query_string"]
         if self._key and (hmac.compare_digest(shown.encode(), self._key) or unkeyed(query, self._key) != query):
             return None
-        host = request.client.host if request.client is not None else ""
-        near = self._open and is_loopback(host) and not any(name in request.headers for name in FORWARDED)
-        if not near and not (self._standalone and not self._open):
+        if not (self._open and self._near(request)) and not (self._standalone and not self._open):
             return _error(401, "key needed", KEY_NEEDED)
         return None
 
-    async def _carry(self, asked: _Asked) -> _Answer:
+    def _near(self, request: Request) -> bool:
+        """Whether a program of this machine sends the request, with no proxy in between."""
+        host = request.client.host if request.client is not None else ""
+        return self._unproxied and is_loopback(host) and not any(name in request.headers for name in FORWARDED)
+
+    async def _carry(self, asked: Forwarded) -> _Answer:
         """Send the request with one key after the other until one is accepted; the last response is returned."""
         upstream, request, rest = asked.upstream, asked.request, asked.rest
         ring = upstream.ring
         if ring is None:
-            return await self._once(asked, None)
+            spent = asked.near and not llm.shows_key(request.scope["headers"])
+            return await self._once(asked, upstream.own if spent else None)
         rotation = ring.rotation(self._route(asked), self._owner(upstream, request))
         repeatable = request.method in IDEMPOTENT or (asked.rpc is not None and asked.rpc.method in READING)
         credential = rotation.take(_now())
@@ -297,13 +278,13 @@ class Gateway:
             if isinstance(given, Response) and not isinstance(given, _Silent):
                 following = None  # an error that no other key changes
             else:
-                answer = await answer_of(given.response) if isinstance(given, _Stream) else Answer(None)
+                answer = await answer_of(given.response) if isinstance(given, Streamed) else Answer(None)
                 again = rotation.answered(credential, answer, _now(), repeatable=repeatable)
                 late = isinstance(given, _Silent) and given.status_code == 504  # the next key would time out as well
                 following = rotation.take(_now()) if again and rest is None and not late else None
             if following is None:
                 break
-            if isinstance(given, _Stream):
+            if isinstance(given, Streamed):
                 await given.response.aclose()
             upstream.counts.retries += 1
             credential = following
@@ -312,7 +293,7 @@ class Gateway:
 
     async def _settle(self, upstream: Upstream, ring: CredentialStore, rotation: Rotation, credential: Credential, given: _Answer) -> None:
         """Record the outcome of the keys that were tried, and set the Retry-After of the response."""
-        if not isinstance(given, _Stream):
+        if not isinstance(given, Streamed):
             rotation.failed(_now())
             return
         if await worked(given.response):
@@ -323,14 +304,14 @@ class Gateway:
         if given.response.status_code in (429, 503):
             given.wait = ring.pool.wait(_now())
 
-    def _route(self, asked: _Asked) -> int | None:
+    def _route(self, asked: Forwarded) -> int | None:
         """A hash that identifies the operation, see `route_of`."""
-        target, scope = asked.upstream.target, asked.request.scope
-        url = target.origin.encode() + target.join(asked.path, unkeyed(scope["query_string"], self._key), "", "")
-        headers = request_headers(scope["headers"], target, "", "", mcp=False)
+        target = asked.upstream.target
+        url = target.origin.encode() + target.join(asked.path, asked.query, "", "")
+        headers = request_headers(asked.request.scope["headers"], target, "", "", mcp=False)
         return route_of(asked.request.method, url, asked.begun if asked.rest is None else None, headers)
 
-    async def _once(self, asked: _Asked, credential: Credential | None) -> _Answer:
+    async def _once(self, asked: Forwarded, credential: Credential | None) -> _Answer:
         """Send the request with one key (or none). A `_Silent` result means that the upstream took the request and did not respond."""
         upstream, request = asked.upstream, asked.request
         name = upstream.settings.name
@@ -355,10 +336,10 @@ class Gateway:
         if asked.rpc is not None and response.is_redirect:
             advice = "上游要求换地址：请修改 target / the upstream redirects MCP elsewhere: change target"
             logger.warning(advice, gateway=name, status=status)
-        prefix = "" if self._standalone else f"/gateway/{name}"
         events = response.headers.get("content-type", "").startswith("text/event-stream")
         scrub = Scrub(credential.secret) if credential is not None else None
-        return _Stream(self, upstream, response, prefix, scrub, endless=events and request.method == "GET")
+        endless = events and request.method == "GET"
+        return Streamed(upstream, response, asked.prefix, scrub, lambda: self.stopped, endless=endless)
 
     @staticmethod
     def _failed(upstream: Upstream, reason: str) -> Response:
@@ -386,13 +367,13 @@ class Gateway:
             if len(upstream.sessions) > SESSIONS:
                 upstream.sessions.popitem(last=False)
 
-    async def _send(self, asked: _Asked, credential: Credential | None) -> httpx2.Response:
+    async def _send(self, asked: Forwarded, credential: Credential | None) -> httpx2.Response:
         """Send one request; returns when the response head has arrived."""
-        upstream, request, _, begun, rest, rpc = asked
-        place, secret = upstream.settings.place, "" if credential is None else credential.secret
-        query = unkeyed(request.scope["query_string"], self._key)
-        target = upstream.target.join(asked.path, query, place if upstream.ring is not None else "", secret)
-        headers = request_headers(request.scope["headers"], upstream.target, place, secret, mcp=rpc is not None)
+        upstream, request, begun, rest = asked.upstream, asked.request, asked.begun, asked.rest
+        place, secret = upstream.place, "" if credential is None else credential.secret
+        target = upstream.target.join(asked.path, asked.query, place if credential is not None else "", secret)
+        given = llm.keyless(request.scope["headers"]) if credential is not None and credential is upstream.own else request.scope["headers"]
+        headers = request_headers(given, upstream.target, place, secret, mcp=asked.rpc is not None)
         length = request.headers.get("content-length")
         stream: httpx2.AsyncByteStream | httpx2.ByteStream
         if rest is None:
@@ -400,7 +381,7 @@ class Gateway:
             if begun or length is not None or request.method in ("POST", "PUT", "PATCH"):
                 headers.append((b"content-length", b"%d" % len(begun)))
         else:
-            stream = _Rest(begun, rest)
+            stream = Rest(begun, rest)
             headers.append((b"transfer-encoding", b"chunked") if length is None else (b"content-length", length.encode()))
         seconds = upstream.settings.timeout
         return await upstream.transport.handle_async_request(
@@ -414,83 +395,11 @@ class Gateway:
         )
 
 
-class _Rest(httpx2.AsyncByteStream):
-    """A request body whose first part has already been read."""
-
-    def __init__(self, begun: bytes, rest: AsyncIterator[bytes]) -> None:
-        self._begun = begun
-        self._rest = rest
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._begun
-        async for piece in self._rest:
-            if piece:
-                yield piece
-
-
-class _Stream:
-    """An upstream response that is streamed to the client."""
-
-    def __init__(
-        self, gateway: Gateway, upstream: Upstream, response: httpx2.Response, prefix: str, scrub: Scrub | None, *, endless: bool
-    ) -> None:
-        """`endless`: the GET event stream of an MCP session, which ends only when one side disconnects."""
-        self.endless = endless
-        self.response = response
-        self.wait: float | None = None
-        """Seconds for Retry-After: set when all keys wait, because the upstream's own value is about one key only."""
-        self._gateway = gateway
-        self._upstream = upstream
-        self._prefix = prefix
-        self._scrub = scrub
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pump = asyncio.ensure_future(self._pump(send))
-        gone = asyncio.ensure_future(disconnected(receive))
-        try:
-            await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (pump, gone):
-                task.cancel()
-            await asyncio.wait((pump, gone))
-            await self.response.aclose()
-        if not pump.cancelled():
-            pump.result()
-
-    async def _pump(self, send: Send) -> None:
-        response, scrub = self.response, self._scrub
-        await send({"type": "http.response.start", "status": response.status_code, "headers": self._headers()})
-        # A successful body is passed on unchanged. An error body may repeat the key it complains about: mask it.
-        clean = scrub if response.status_code >= 400 and "content-encoding" not in response.headers else None
-        try:
-            async for chunk in response.aiter_raw():
-                await send({"type": "http.response.body", "body": chunk if clean is None else clean.feed(chunk), "more_body": True})
-        except httpx2.TransportError as error:
-            if self._gateway.stopped and "content-length" not in response.headers:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                return
-            # Return without the final event: uvicorn then closes the connection, so that no client takes half a response for a whole one.
-            self._upstream.counts.failed += 1
-            logger.warning("上游中途断开 / upstream broke off", gateway=self._upstream.settings.name, reason=type(error).__name__)
-            return
-        await send({"type": "http.response.body", "body": b"" if clean is None else clean.end(), "more_body": False})
-
-    def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = response_headers(self.response.headers.raw, self.response.status_code)
-        place = self._upstream.settings.place
-        if self.response.has_redirect_location:
-            headers = [(n, self._upstream.target.back(v, self._prefix, place) if n == b"location" else v) for n, v in headers]
-        if self.wait is not None:
-            headers = [(name, value) for name, value in headers if name not in (b"retry-after", b"retry-after-ms")]
-            headers.append((b"retry-after", b"%d" % ceil(self.wait)))
-        return headers if self._scrub is None else [(name, self._scrub.over(value)) for name, value in headers]
-
-
 class _Silent(Response):
     """The gateway's own 502 or 504, for an upstream that took the request and did not respond."""
 
 
-_Answer = Response | _Stream
+_Answer = Response | Streamed
 
 
 class _Acceptor:
@@ -503,7 +412,7 @@ class _Acceptor:
         with contextlib.suppress(ClientDisconnect):  # the client left while it sent its body
             with self._owing():
                 answer = await self._gateway.answer(Request(scope, receive, send))
-                if not (isinstance(answer, _Stream) and answer.endless):
+                if not (isinstance(answer, Streamed) and answer.endless):
                     await answer(scope, receive, send)
                     return
             await answer(scope, receive, send)
@@ -523,14 +432,7 @@ def _below(raw: bytes, name: str) -> bytes | None:
     return rest if [unquote(step.decode("latin-1")) for step in own] == ["gateway", name] else None
 
 
-def _rpc_of(body: bytes) -> _Rpc | None:
-    try:
-        return _rpc.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _local(rpc: _Rpc | None, request: Request) -> Response | None:
+def _local(rpc: Rpc | None, request: Request) -> Response | None:
     """The response to a message that the gateway answers itself, else None."""
     if rpc is None:
         return None

@@ -141,7 +141,8 @@ def _gateway(context: Context, rings: Keys, bodies: Bodies, *, standalone: bool 
     config = context.config
     proxy = imported(".gateway.proxy", "http")
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
-    gateway: Room = proxy.Gateway(config, {name: rings(name) for name in sorted(named)}, context.broker, bodies, standalone=standalone)
+    pools = {name: rings(name) for name in sorted(named)}
+    gateway: Room = proxy.Gateway(config, pools, context.broker, bodies, context.environ, standalone=standalone)
     return gateway
 
 

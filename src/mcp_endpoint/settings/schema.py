@@ -215,6 +215,9 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
         ),
     ] = "bearer"
     timeout: Annotated[float, Meta(gt=0, le=86_400, description="how long the upstream may be silent", extra={"unit": "seconds"})] = 300.0
+    kind: Annotated[
+        Literal["http", "llm"], Meta(description="what the upstream is; llm is a model API: its rules for paths and keys hold")
+    ] = "http"
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
