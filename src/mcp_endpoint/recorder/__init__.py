@@ -1,0 +1,1 @@
+"""The recorder: what devices, tools and models said, one record per call."""
