@@ -11,7 +11,7 @@ WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalo
 	core/expiry core/features core/ledger core/lifecycle core/links core/lists core/notifications core/older_clients core/part core/parties \
 	core/report core/roster core/routing core/shares core/taps core/translator core/unreadable core/waiting credentials/lookahead \
 	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files gateway/llm line_writer log \
-	protocol/definitions protocol/jsonrpc protocol/schemas protocol/sse protocol/structured serving/sd_notify serving/signals settings/described \
+	protocol/definitions protocol/jsonrpc protocol/methods protocol/schemas protocol/sse protocol/structured serving/sd_notify serving/signals settings/described \
 	settings/env_file settings/first_start settings/ini settings/load settings/places settings/schema settings/sources settings/values \
 	exchanges recorder/parts web/metrics
 comma := ,

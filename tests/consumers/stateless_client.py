@@ -10,7 +10,8 @@ from typing import Any
 from consumers.web import BOTH, Stream, Tool, Web, served
 
 from mcp_endpoint.consumers.mcp_http.stateless import Stateless
-from mcp_endpoint.protocol.stateless import CAPABILITIES_KEY, CLIENT_KEY, LEVEL_KEY, REVISION, VERSION_KEY
+from mcp_endpoint.protocol.methods import CAPABILITIES_KEY, CLIENT_KEY, LEVEL_KEY, VERSION_KEY
+from mcp_endpoint.protocol.methods import STATELESS_REVISION as REVISION
 
 BOUND = 20.0
 ACCEPTED = {"action": "accept", "content": {"name": "Ada"}}

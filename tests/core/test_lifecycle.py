@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from plays import INITIALIZED, Actor, Play, answer, call, failure, initialize, notification, request, tool_named, welcome
 
 from mcp_endpoint import errors
-from mcp_endpoint.core.lifecycle import HANDSHAKE_REVISIONS, LATEST, Hello, own_hello, own_welcome, read_hello, read_welcome, welcome_from
+from mcp_endpoint.core.lifecycle import Hello, own_welcome, read_hello, read_welcome, welcome_from
 from mcp_endpoint.core.parties import State, Welcome
+from mcp_endpoint.protocol.methods import HANDSHAKE_REVISIONS, LATEST
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 # -- what is read of an introduction -----------------------------------------------------------------------------------------
@@ -167,13 +168,6 @@ def test_the_endpoint_alone_speaks_every_revision_that_begins_with_initialize(as
     own = json.loads(own_welcome(asked, [], "7"))
     assert own["protocolVersion"] == told
     assert own["capabilities"] == {"tools": {"listChanged": True}}
-
-
-def test_the_endpoints_own_greeting_declares_what_consumers_may_be_asked() -> None:
-    own = json.loads(own_hello("7"))
-    assert own["protocolVersion"] == LATEST
-    assert own["capabilities"].keys() == {"sampling", "elicitation", "roots"}
-    assert own["clientInfo"] == {"name": "mcp-endpoint-server", "version": "7"}
 
 
 # -- a greeting --------------------------------------------------------------------------------------------------------------

@@ -11,18 +11,20 @@ from plays import INITIALIZED, Play, answer, call, failure, initialize, notifica
 
 from mcp_endpoint.core.translator import Translator
 from mcp_endpoint.protocol import stateless
-from mcp_endpoint.protocol.stateless import (
+from mcp_endpoint.protocol.methods import (
     ASKER,
     CAPABILITIES_KEY,
     CLIENT_KEY,
+    LATEST,
     LEVEL_KEY,
-    MOST_SENT,
-    REVISION,
-    ROUNDS,
     SERVER_KEY,
     SUBSCRIPTION_KEY,
     VERSION_KEY,
 )
+from mcp_endpoint.protocol.methods import (
+    STATELESS_REVISION as REVISION,
+)
+from mcp_endpoint.protocol.stateless import MOST_SENT, ROUNDS
 
 SERVER = b'{"name":"us","version":"1"}'
 ENVELOPE = {VERSION_KEY: REVISION, CLIENT_KEY: {"name": "c", "version": "1"}, CAPABILITIES_KEY: {"elicitation": {}}}
@@ -108,7 +110,7 @@ def test_a_handshake_becomes_a_discovery() -> None:
     stage.hears(answer(1, supportedVersions=["2030-01-01", REVISION], capabilities={"tools": {}}, instructions="be kind", _meta=about))
     told = stage.heart.popleft()
     assert told == answer(
-        1, protocolVersion=stateless.BEFORE, capabilities={"tools": {}}, serverInfo={"name": "calc", "version": "2"}, instructions="be kind"
+        1, protocolVersion=LATEST, capabilities={"tools": {}}, serverInfo={"name": "calc", "version": "2"}, instructions="be kind"
     )
 
 
@@ -426,7 +428,7 @@ def test_a_tool_that_has_given_the_handshake_up_serves_devices_all_the_same() ->
     assert discover["method"] == "server/discover"
     tool.says(answer(discover["id"], supportedVersions=[REVISION], capabilities={"tools": {"listChanged": True}}))
     found = device.hear()
-    assert (found["id"], found["result"]["protocolVersion"]) == (0, stateless.BEFORE)
+    assert (found["id"], found["result"]["protocolVersion"]) == (0, LATEST)
     device.says(INITIALIZED, request(1, "tools/list"))
     listen, listing = tool.hear(), tool.hear()
     assert listen["method"] == "subscriptions/listen"

@@ -24,7 +24,7 @@ from test_eras_met import ERAS, elicited, rooted, sampled
 from test_eras_met import World as Met
 
 from mcp_endpoint.access.tokens import TokenCodec
-from mcp_endpoint.protocol.stateless import REVISION
+from mcp_endpoint.protocol.methods import STATELESS_REVISION as REVISION
 from mcp_endpoint.settings.schema import Config, Providers
 
 TOKEN = TokenCodec(KEY).make_signed("kitchen")

@@ -26,7 +26,7 @@ from running import BOUND, KEY, running
 from websockets.asyncio.client import connect
 
 from mcp_endpoint.access.tokens import TokenCodec
-from mcp_endpoint.protocol.stateless import REVISION
+from mcp_endpoint.protocol.methods import STATELESS_REVISION as REVISION
 from mcp_endpoint.settings.schema import Config
 
 TOKEN = TokenCodec(KEY).make_signed("kitchen")

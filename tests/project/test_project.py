@@ -6,6 +6,7 @@ import ast
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import tomli
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from mcp_endpoint.protocol import definitions, jsonrpc, methods
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "mcp_endpoint"
@@ -117,6 +120,34 @@ def test_no_class_bears_a_name_that_says_nothing() -> None:
         for node in ast.walk(ast.parse(module.read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):
                 assert not re.search(r"Manager|Handler|Helper|Service|Util|Unified", node.name), f"{module.name}: {node.name}"
+
+
+SPOKEN = ("protocol/methods.py", "protocol/definitions.py", "protocol/jsonrpc.py")
+"""Where the words of MCP and JSON-RPC stand; everywhere else they are names."""
+
+
+def test_the_words_of_mcp_are_written_once() -> None:
+    """Methods, notifications, keys of `_meta`, headers, revisions, this program's name and the version of JSON-RPC."""
+    named = {value for name, value in vars(methods).items() if isinstance(value, str) and name.isupper()}
+    words = named | {*methods.HANDSHAKE_REVISIONS, definitions.NAME, jsonrpc.VERSION}
+    marks = {'"jsonrpc":', *(f'"{word}"' for word in words)}
+    used: dict[str, list[str]] = {}
+    for module in sorted(PACKAGE.rglob("*.py")):
+        for line, text in _literals(module):
+            if text in words or any(mark in text for mark in marks):
+                used.setdefault(str(module.relative_to(PACKAGE)), []).append(f"{line}: {text[:80]!r}")
+    elsewhere = {path: literals for path, literals in used.items() if path not in SPOKEN}
+    assert not elsewhere, f"write them as names of protocol/methods.py: {elsewhere}"
+    assert used.keys() == set(SPOKEN)
+
+
+def _literals(module: Path) -> Iterator[tuple[int, str]]:
+    """The strings and bytes of a module that the program uses: all but docstrings."""
+    tree = ast.parse(module.read_text("utf-8"))
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in said and isinstance(node.value, str | bytes):
+            yield node.lineno, node.value if isinstance(node.value, str) else node.value.decode("latin-1")
 
 
 def test_no_loop_of_a_test_can_run_without_waiting() -> None:

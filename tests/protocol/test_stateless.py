@@ -7,16 +7,18 @@ import json
 import pytest
 from plays import notification
 
-from mcp_endpoint.protocol import stateless
-from mcp_endpoint.protocol.stateless import (
+from mcp_endpoint.protocol import methods, stateless
+from mcp_endpoint.protocol.methods import (
     ASKER,
     CAPABILITIES_KEY,
     CLIENT_KEY,
     LEVEL_KEY,
-    REVISION,
     SERVER_KEY,
     SUBSCRIPTION_KEY,
     VERSION_KEY,
+)
+from mcp_endpoint.protocol.methods import (
+    STATELESS_REVISION as REVISION,
 )
 
 SERVER = b'{"name":"us","version":"1"}'
@@ -55,7 +57,7 @@ def test_a_result_says_what_kind_it_is_and_who_says_it() -> None:
     assert stateless.outward("tools/call", b"{}", SERVER) == b'{"resultType":"complete","_meta":{"%b":%b}}' % (SERVER_KEY.encode(), SERVER)
 
 
-@pytest.mark.parametrize("method", sorted(stateless.CACHEABLE))
+@pytest.mark.parametrize("method", sorted(methods.CACHEABLE))
 def test_lists_and_resources_say_how_long_they_may_be_kept(method: str) -> None:
     """Not at all, and by this consumer only: a tool may come or go at any time, and another token sees other tools."""
     found = json.loads(stateless.outward(method, b"{}", SERVER))

@@ -44,6 +44,8 @@ from ..access.addresses import (
 from ..access.admission import PLACEHOLDER
 from ..access.tokens import NAME, SINGLE_MODULE, Grant, Refused, TokenCodec
 from ..errors import ConfigError, EndpointError
+from ..protocol import methods
+from ..protocol.jsonrpc import VERSION
 from ..settings.load import Loaded
 from ..settings.schema import Config
 from ..sockets.dial import NoLink, dial
@@ -316,7 +318,7 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
     name = PROBE + secrets.token_hex(6)
     token = TokenCodec(config.server.key).make_signed(name, expires=time.time() + TOKEN_SECONDS)
     tool_address, device_address = endpoint_addresses(tool_base, token).tool, endpoint_addresses(device_base, token).device
-    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo", "arguments": {"text": f"你好 {name}"}}}
+    request = {"jsonrpc": VERSION, "id": 1, "method": methods.TOOLS_CALL, "params": {"name": "echo", "arguments": {"text": f"你好 {name}"}}}
     result = {"content": [{"type": "text", "text": f"你好 {name}"}]}
     try:
         async with (
@@ -333,7 +335,7 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
                     heard = json.loads(asked.result())
                     text = heard["params"]["arguments"]["text"]
                     echo = {"content": [{"type": "text", "text": text}]}
-                    await tool.send(json.dumps({"jsonrpc": "2.0", "id": heard["id"], "result": echo}, ensure_ascii=False))
+                    await tool.send(json.dumps({"jsonrpc": VERSION, "id": heard["id"], "result": echo}, ensure_ascii=False))
                 answer = json.loads(await answering)
             finally:
                 asked.cancel()
@@ -344,7 +346,7 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
         return Reason(f"no answer within {SECONDS:g} s", f"{SECONDS:g} 秒内没有应答")
     except (OSError, WebSocketException, ValueError, KeyError, TypeError) as error:
         return Reason(_words(error), _words(error))
-    if answer == {"jsonrpc": "2.0", "id": 1, "result": result}:
+    if answer == {"jsonrpc": VERSION, "id": 1, "result": result}:
         return None
     if device_base != tool_base:
         return Reason("another server answers there, one with the same key", "在该地址应答的是另一台使用相同密钥的服务器")

@@ -15,13 +15,14 @@ from msgspec import Raw
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from .. import __version__
 from ..access import tls
 from ..access.addresses import Hint
 from ..errors import METHOD_NOT_FOUND, EndpointError
+from ..protocol import methods
+from ..protocol.definitions import hello
+from ..protocol.jsonrpc import VERSION
 from ..sockets.dial import checked, dial, note
 
-REVISION: Final = "2025-06-18"
 ANSWER_SECONDS: Final = 310.0
 """Longer than any deadline of the server: it answers, or the link is gone."""
 TICK_SECONDS: Final = 1.0
@@ -85,16 +86,15 @@ class Device:
 
     async def initialize(self) -> None:
         """Shake hands."""
-        about = {"name": "mcp-endpoint", "version": __version__}
-        await self.request("initialize", {"protocolVersion": REVISION, "capabilities": {}, "clientInfo": about})
-        await self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        await self.request(methods.INITIALIZE, hello({}, part="/terminal"))
+        await self._send({"jsonrpc": VERSION, "method": methods.INITIALIZED})
 
     async def tools(self) -> list[Tool]:
         """All tools, all pages."""
         found: list[Tool] = []
         cursor: str | None = None
         for _ in range(PAGES):
-            answer = await self.request("tools/list", {} if cursor is None else {"cursor": cursor})
+            answer = await self.request(methods.TOOLS_LIST, {} if cursor is None else {"cursor": cursor})
             try:
                 page = msgspec.json.decode(answer, type=_Page)
             except msgspec.ValidationError as error:
@@ -107,7 +107,7 @@ class Device:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Result:
         """The result of one tool call, also one that says it failed. Whoever cancels this cancels the call."""
-        raw = (await self.request("tools/call", {"name": name, "arguments": arguments})).decode()
+        raw = (await self.request(methods.TOOLS_CALL, {"name": name, "arguments": arguments})).decode()
         result = json.loads(raw)
         return Result(text_of(result), isinstance(result, dict) and bool(result.get("isError")), raw)
 
@@ -115,14 +115,14 @@ class Device:
         """The JSON of a request's result. Raises EndpointError for an error answer and for a link that ends."""
         self._number += 1
         number = self._number
-        params = params | {"_meta": {"progressToken": number}}
-        await self._send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        params = params | {methods.META: {methods.PROGRESS_TOKEN: number}}
+        await self._send({"jsonrpc": VERSION, "id": number, "method": method, "params": params})
         try:
             return await self._answer(method, number)
         except asyncio.CancelledError:
-            if method != "initialize":  # which must not be cancelled (MCP, cancellation)
+            if method != methods.INITIALIZE:  # which must not be cancelled (MCP, cancellation)
                 why = {"requestId": number, "reason": "cancelled at the terminal"}
-                await self._send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": why})
+                await self._send({"jsonrpc": VERSION, "method": methods.CANCELLED, "params": why})
             raise
 
     async def _answer(self, method: str, number: int) -> bytes:
@@ -136,11 +136,11 @@ class Device:
             except TimeoutError:
                 self._progress(waited, "")
                 continue
-            if message.method == "notifications/progress":
+            if message.method == methods.PROGRESS:
                 self._progress(waited, _progress(message.params))
             elif message.method and message.id is not None:  # a tool asks a device that has nothing to offer
                 error = {"code": METHOD_NOT_FOUND.number, "message": METHOD_NOT_FOUND.message}
-                await self._send({"jsonrpc": "2.0", "id": message.id, "error": error})
+                await self._send({"jsonrpc": VERSION, "id": message.id, "error": error})
             elif not message.method and message.id == number:
                 if message.error is not None:
                     raise _failure(message.error)

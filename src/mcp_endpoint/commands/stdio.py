@@ -27,9 +27,8 @@ from .. import errors
 from ..access import tls
 from ..backoff import Backoff
 from ..core.ledger import id_of
-from ..core.lifecycle import INITIALIZED
 from ..line_writer import write_all
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Malformed, parse, with_id
 from ..serving import signals
 from ..sockets.dial import SLOW_CODES, SLOW_STATUSES, NoLink, checked, dial, note, readable, shown
@@ -44,8 +43,6 @@ WAITING: Final = 256
 """Lines that wait for the link; of a client that says more no more is read until some are gone."""
 HELLO: Final = b'"mcp-endpoint-stdio"'
 """The id under which the client's handshake is said again."""
-DISCOVER: Final = "server/discover"
-LIST_CHANGED: Final = "notifications/tools/list_changed"
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -199,11 +196,11 @@ class Stdio:
                     continue
                 self._is_handshake(frame, data)
                 if frame.method is not UNSET and frame.id is not UNSET:
-                    if frame.method == DISCOVER:
+                    if frame.method == methods.DISCOVER:
                         hint = "initialize first / 请先 initialize"
                         self._refuse(bytes(frame.id), errors.METHOD_NOT_FOUND, hint, False)
                         continue
-                    if frame.method != "initialize":
+                    if frame.method != methods.INITIALIZE:
                         self._owed[bytes(frame.id)] = None
                 await link.send(data, text=True)
 
@@ -219,8 +216,8 @@ class Stdio:
                 id = id_of(frame)
                 if frame.method is UNSET and id == HELLO:
                     if self._initialized:
-                        await link.send(jsonrpc.notification(INITIALIZED), text=True)
-                    self._write(jsonrpc.notification(LIST_CHANGED))
+                        await link.send(jsonrpc.notification(methods.INITIALIZED), text=True)
+                    self._write(jsonrpc.notification(methods.TOOLS_CHANGED))
                     continue
                 if frame.method is UNSET and id != b"null":
                     self._hello_owed = self._hello_owed and id != id_of(parse(self._hello, utf8=True))
@@ -239,10 +236,10 @@ class Stdio:
 
     def _is_handshake(self, frame: jsonrpc.Frame, data: bytes) -> bool:
         """Remember the client's handshake, for the links that come; says whether this is it."""
-        if frame.method == "initialize" and frame.id is not UNSET:
+        if frame.method == methods.INITIALIZE and frame.id is not UNSET:
             self._hello, self._hello_owed = data, True
             return True
-        if frame.method == INITIALIZED:
+        if frame.method == methods.INITIALIZED:
             self._initialized = True
             return True
         return False

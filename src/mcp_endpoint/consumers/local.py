@@ -9,14 +9,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from .. import __version__, errors
+from .. import errors
 from ..core.broker import Broker
 from ..core.catalog import read_page
 from ..core.ledger import number_of
-from ..core.lifecycle import INITIALIZED, LATEST
 from ..core.parties import Consumer
-from ..protocol import jsonrpc
-from ..protocol.definitions import Tool
+from ..protocol import jsonrpc, methods
+from ..protocol.definitions import Tool, hello
 from ..protocol.jsonrpc import Part
 from ..protocol.stateless import INTERNAL
 from ..settings.schema import Limits
@@ -65,7 +64,6 @@ class _Token(msgspec.Struct):
 
 _decoder: Final = msgspec.json.Decoder(_Frame)
 _token: Final = msgspec.json.Decoder(_Token)
-PROGRESS: Final = "notifications/progress"
 
 
 class Local:
@@ -118,7 +116,7 @@ class Local:
             asyncio.get_running_loop().call_soon(self._hear_odd, data)  # where there is as much stack as there can be
             return
         if frame.method is not UNSET:
-            if frame.method == PROGRESS:
+            if frame.method == methods.PROGRESS:
                 self._hear_progress(b"" if frame.params is UNSET else bytes(frame.params))
             elif frame.id is None:
                 self._changed(frame.method)
@@ -184,7 +182,7 @@ class Local:
         found: list[Tool] = []
         cursor: str | None = None
         for _ in range(PAGES):
-            page = read_page(await self.request("tools/list", {} if cursor is None else {"cursor": cursor}))
+            page = read_page(await self.request(methods.TOOLS_LIST, {} if cursor is None else {"cursor": cursor}))
             if page is None:
                 raise Failed(INTERNAL, "the list of tools is no list / 工具列表不是列表")
             found += page[0]
@@ -195,12 +193,11 @@ class Local:
 
     async def call(self, name: str, arguments: dict[str, Any] | msgspec.Raw, progress: Callable[[bytes], None] | None = None) -> bytes:
         """The JSON of a tool's result, also of one that says it failed (`isError`). `progress` as for `request`. Raises Failed."""
-        return await self.request("tools/call", {"name": name, "arguments": arguments}, progress)
+        return await self.request(methods.TOOLS_CALL, {"name": name, "arguments": arguments}, progress)
 
     async def _greet(self) -> bytes:
-        about = {"name": "mcp-endpoint-server", "version": __version__}
-        result = await self._ask("initialize", {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": about})
-        self._say(jsonrpc.notification(INITIALIZED))
+        result = await self._ask(methods.INITIALIZE, hello({}))
+        self._say(jsonrpc.notification(methods.INITIALIZED))
         return result
 
     async def _ask(self, method: str, params: dict[str, Any] | None, progress: Callable[[bytes], None] | None = None) -> bytes:
@@ -211,7 +208,7 @@ class Local:
         self._answers[number] = waiting
         if progress is not None:
             self._progress[number] = progress
-            params = {**(params or {}), "_meta": {"progressToken": number}}
+            params = {**(params or {}), methods.META: {methods.PROGRESS_TOKEN: number}}
         self._say(jsonrpc.request(b"%d" % number, method, _encode(params or {})))
         if waiting.done():
             # The endpoint answered at once. Awaiting a finished future does not yield, so a caller that retries would stop the loop.
@@ -220,7 +217,7 @@ class Local:
             return await waiting
         except asyncio.CancelledError:
             if self._answers.pop(number, None) is not None:
-                self._say(jsonrpc.notification("notifications/cancelled", {"requestId": number, "reason": "no longer wanted"}))
+                self._say(jsonrpc.notification(methods.CANCELLED, {"requestId": number, "reason": "no longer wanted"}))
             raise
         finally:
             self._progress.pop(number, None)

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from ..protocol import methods
 from ..protocol.definitions import Tool
 from ..protocol.jsonrpc import Malformed, members, splice
 from .parties import Provider
@@ -94,10 +95,10 @@ def joined_uri(label: str, uri: str, more: str = "") -> str:
     return f"{scheme if scheme[:1].isalpha() else 'x' + scheme}+{uri}"
 
 
-TOOLS: Final = _kind("tools/list", "tools", "name", "tools", joined_name)
-PROMPTS: Final = _kind("prompts/list", "prompts", "name", "prompts", joined_name)
-RESOURCES: Final = _kind("resources/list", "resources", "uri", "resources", joined_uri)
-TEMPLATES: Final = _kind("resources/templates/list", "resourceTemplates", "uriTemplate", "resources", joined_uri)
+TOOLS: Final = _kind(methods.TOOLS_LIST, "tools", "name", "tools", joined_name)
+PROMPTS: Final = _kind(methods.PROMPTS_LIST, "prompts", "name", "prompts", joined_name)
+RESOURCES: Final = _kind(methods.RESOURCES_LIST, "resources", "uri", "resources", joined_uri)
+TEMPLATES: Final = _kind(methods.TEMPLATES_LIST, "resourceTemplates", "uriTemplate", "resources", joined_uri)
 
 
 def read_page(result: bytes | msgspec.Raw, most: int = LONGEST_PAGE, kind: Kind = TOOLS) -> tuple[list[Tool], str | None] | None:
@@ -400,7 +401,7 @@ class Catalog:
         if number + 1 < len(pages):
             parts.append(b',"nextCursor":"%b"' % self._cursor(number + 1).encode())
         if missing:
-            parts.append(b',"_meta":%b' % _encode({"mcp-endpoint-server/missing": missing}))
+            parts.append(b"," + _encode({methods.META: {methods.MISSING_KEY: missing}})[1:-1])
         parts.append(b"}")
         return b"".join(parts)
 

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from .. import errors
 from ..errors import Code
+from ..protocol import methods
 from ..protocol.jsonrpc import Frame, Malformed, parse
 from .ledger import Ledger, Rename, outgoing
 from .lifecycle import Lifecycle
@@ -77,7 +78,7 @@ class Delivery:
             self.counters.busy += 1
             self.ledger.fail(call, errors.BUSY, "the tool does not read what it is sent / 工具端没有读取数据", delivered=False)
             return
-        if provider is not self.roster.direct or call.method == "tools/list":
+        if provider is not self.roster.direct or call.method == methods.TOOLS_LIST:
             self._before_carrying(provider, call, data)
         number = provider.pending.add(call)
         try:
@@ -95,11 +96,11 @@ class Delivery:
         """What must be known of a request, or told to its provider, before it goes its way."""
         if provider.state is State.NEW:
             provider.carried = True
-            if len(data) <= KEPT_BYTES and (not provider.proven or call.method == "tools/list"):
+            if len(data) <= KEPT_BYTES and (not provider.proven or call.method == methods.TOOLS_LIST):
                 call.data = data
-        elif call.method != "ping" or provider.greeter is not call.consumer:
+        elif call.method != methods.PING or provider.greeter is not call.consumer:
             self.lifecycle.finish_handshake(provider)
-        if call.method == "tools/list" and call.consumer is not None:
+        if call.method == methods.TOOLS_LIST and call.consumer is not None:
             call.consumer.seen = b"a list that was carried"
             if _asks_for_all(data):
                 call.purpose = "whole list"
@@ -158,6 +159,6 @@ def _asks_for_all(data: bytes) -> bool:
     if params is UNSET:
         return True
     try:
-        return _fields_decoder.decode(params).keys() <= {"_meta"}
+        return _fields_decoder.decode(params).keys() <= {methods.META}
     except (msgspec.DecodeError, RecursionError):
         return bytes(params) == b"null"

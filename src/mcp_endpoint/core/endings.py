@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from .. import errors
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Frame, Part, members, with_id
 from .changes import Changes
 from .delivery import Delivery
@@ -96,7 +96,7 @@ class Endings(EndpointPart):
                 provider.doubtful = True
                 self.routing.again(call, call.again, now)
                 return
-            if frame.error is not UNSET and call.tried and call.method == "tools/list":
+            if frame.error is not UNSET and call.tried and call.method == methods.TOOLS_LIST:
                 self.waiting.hold(call)  # it was asked because nobody else could be; its consumer has no use for an error
                 return
             answer, data, call.data = data, call.data, b""
@@ -108,7 +108,7 @@ class Endings(EndpointPart):
                 if len(self.roster.providers) > 1:
                     self.lifecycle.learn(now)
                 return
-            if frame.error is UNSET and call.method != "ping" and not provider.proven:
+            if frame.error is UNSET and call.method != methods.PING and not provider.proven:
                 provider.proven = True
                 self.roster.update_direct()
             if call.purpose == "whole list" and frame.result is not UNSET and provider.state is State.READY:
@@ -151,7 +151,7 @@ class Endings(EndpointPart):
         """The provider of these calls has left."""
         for call in calls:
             if call.consumer is not None and is_open(call):
-                if call.method == "tools/list" and self.lists.holds_for(call.consumer):
+                if call.method == methods.TOOLS_LIST and self.lists.holds_for(call.consumer):
                     # Its consumer asks once in its life and takes an error for the end: asking again is what it cannot do.
                     self.waiting.hold(call)
                 elif call.again and call.purpose == REPEATABLE:

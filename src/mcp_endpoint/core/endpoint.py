@@ -21,9 +21,11 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from .. import errors
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.definitions import Tool
 from ..protocol.jsonrpc import (
+    VERSION,
+    WRONG_VERSION,
     Frame,
     Malformed,
     Unreadable,
@@ -60,8 +62,7 @@ METHOD_CHARS: Final = 256
 """Characters of a method; it is kept as long as its call."""
 PLAIN_ID_CHARS: Final = 10
 """Digits of an id that every limit allows: nothing else needs to be asked of it."""
-LISTS: Final = frozenset({"tools/list", "resources/list", "resources/templates/list", "prompts/list"})
-OUT_OF_LINE: Final = SHARED | {"initialize", "tools/list"}
+OUT_OF_LINE: Final = SHARED | {methods.INITIALIZE, methods.TOOLS_LIST}
 """What is never simply carried: all consumers of a provider would feel it, or its consumer must have all tools."""
 
 
@@ -259,8 +260,8 @@ class Endpoint:
         """One frame of a consumer."""
         try:
             frame = parse(data, utf8)
-            if frame.jsonrpc != "2.0":
-                raise Malformed(errors.INVALID_REQUEST, '"jsonrpc" must be "2.0"', id_of(frame))
+            if frame.jsonrpc != VERSION:
+                raise Malformed(errors.INVALID_REQUEST, WRONG_VERSION, id_of(frame))
             if frame.method is UNSET:
                 self.ledger.take_from_consumer(consumer, frame, data)
             elif frame.id is UNSET:
@@ -286,17 +287,17 @@ class Endpoint:
         if len(method) > METHOD_CHARS:
             raise Malformed(errors.INVALID_REQUEST, "the method's name is too long", id)
         ledger = self.ledger
-        tool = tool_of(frame, data) if method == "tools/call" and ledger.tap is not None and not consumer.relays else ""
+        tool = tool_of(frame, data) if method == methods.TOOLS_CALL and ledger.tap is not None and not consumer.relays else ""
         if self.waiting.draining:
             ledger.refuse_busy(consumer, id, "the server is stopping / 服务器正在停止", tool, now)
             return
-        seconds = self.settings.call_timeout if method == "tools/call" else self._seconds_for(method)
+        seconds = self.settings.call_timeout if method == methods.TOOLS_CALL else self._seconds_for(method)
         call = ledger.accept(consumer, id, key, method, now, seconds, tool)
         if call is None:
             return
         try:
             direct = self.roster.direct
-            if direct is not None and (method == "tools/call" or method not in OUT_OF_LINE) and not consumer.only:
+            if direct is not None and (method == methods.TOOLS_CALL or method not in OUT_OF_LINE) and not consumer.only:
                 self.delivery.carry(direct, call, frame, data)
             else:
                 self.routing.route(call, frame, data, now)
@@ -305,9 +306,9 @@ class Endpoint:
 
     def _seconds_for(self, method: str) -> float:
         """How long a request may take."""
-        if method == "initialize":
+        if method == methods.INITIALIZE:
             return self.limits.initialize_seconds
-        return self.limits.list_seconds if method in LISTS else self.settings.call_timeout
+        return self.limits.list_seconds if method in methods.LISTS else self.settings.call_timeout
 
     # == frames of providers ===============================================================================================
 
@@ -323,7 +324,7 @@ class Endpoint:
             except Malformed:
                 frame, data = parse_lenient(data, utf8)
             if frame.method is not UNSET:
-                if frame.jsonrpc != "2.0":
+                if frame.jsonrpc != VERSION:
                     raise Malformed(errors.INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
                 if frame.id is UNSET:
                     self.notifications.from_provider(provider, frame, data, now)
@@ -332,7 +333,7 @@ class Endpoint:
                     if ask is not None:
                         self.waiting.wake_at(ask.deadline)
                 return
-            if frame.jsonrpc != "2.0":
+            if frame.jsonrpc != VERSION:
                 frame, data = parse_lenient(data, utf8=True)
             if frame.error is not UNSET and len(frame.error) == 4 and bytes(frame.error) == b"null":
                 # JSON-RPC 1 wrote both keys on every answer: `"error": null` says that there is none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import errors
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from .endings import Endings
 from .ledger import most_of
 from .parties import NEVER
@@ -56,9 +56,9 @@ def drain(at: Endings, now: float) -> None:
     at.lists.take_back()
     for queue in (at.waiting.held, at.waiting.parked, at.waiting.unsettled, at.waiting.initializes):
         for parked in take(queue):
-            if parked.call.method == "initialize":
+            if parked.call.method == methods.INITIALIZE:
                 at.lifecycle.welcome(parked.call)
-            elif parked.call.method == "tools/list":
+            elif parked.call.method == methods.TOOLS_LIST:
                 at.ledger.answer(parked.call, jsonrpc.result(parked.call.id, at.catalog.page(None, [], most_of(parked.call))))
             else:
                 at.delivery.nobody(parked.call)

@@ -19,10 +19,9 @@ import msgspec
 from msgspec import UNSET
 
 from .. import errors
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.definitions import Tool
 from ..protocol.jsonrpc import Frame, members, place_in_params, splice
-from ..protocol.stateless import LEVELS
 from .catalog import PROMPTS, RESOURCES, TEMPLATES, Catalog, Kind, read_page
 from .delivery import Delivery
 from .ledger import Rename, most_of, number_text
@@ -31,25 +30,19 @@ from .parties import EVERYTHING, Call, Consumer, Provider, State
 
 KINDS: Final = {kind.method: kind for kind in (PROMPTS, RESOURCES, TEMPLATES)}
 CHANGED: Final = {
-    "notifications/prompts/list_changed": (PROMPTS,),
-    "notifications/resources/list_changed": (RESOURCES, TEMPLATES),
+    methods.PROMPTS_CHANGED: (PROMPTS,),
+    methods.RESOURCES_CHANGED: (RESOURCES, TEMPLATES),
 }
-UPDATED: Final = "notifications/resources/updated"
-MESSAGE: Final = "notifications/message"
-SUBSCRIBE: Final = "resources/subscribe"
-UNSUBSCRIBE: Final = "resources/unsubscribe"
-SET_LEVEL: Final = "logging/setLevel"
-SHARED: Final = frozenset((SUBSCRIBE, UNSUBSCRIBE, SET_LEVEL))
+SHARED: Final = frozenset((methods.SUBSCRIBE, methods.UNSUBSCRIBE, methods.SET_LEVEL))
 """What one consumer asks and all consumers of a provider feel."""
-COMPLETE: Final = "completion/complete"
 ABOUT: Final[dict[str, tuple[Kind, ...]]] = {
     **{method: (kind,) for method, kind in KINDS.items()},
-    "prompts/get": (PROMPTS,),
-    "resources/read": (RESOURCES, TEMPLATES),
-    SUBSCRIBE: (RESOURCES, TEMPLATES),
-    UNSUBSCRIBE: (RESOURCES, TEMPLATES),
-    COMPLETE: (),
-    SET_LEVEL: (),
+    methods.PROMPTS_GET: (PROMPTS,),
+    methods.RESOURCES_READ: (RESOURCES, TEMPLATES),
+    methods.SUBSCRIBE: (RESOURCES, TEMPLATES),
+    methods.UNSUBSCRIBE: (RESOURCES, TEMPLATES),
+    methods.COMPLETE: (),
+    methods.SET_LEVEL: (),
 }
 """The requests that find their way here, and what must be known for it."""
 
@@ -158,15 +151,15 @@ class SharedFeatures(EndpointPart):
             return False
         params = _read(frame)
         ref = params.ref or _Ref()
-        if call.method == COMPLETE:
+        if call.method == methods.COMPLETE:
             kinds = (PROMPTS,) if ref.name is not None else (RESOURCES, TEMPLATES)
         if self._wait_for(kinds, call, data, now, patient):
             return True
         if call.method in KINDS:
             self._answer_list(KINDS[call.method], call, params.cursor, frame, data)
-        elif call.method == SET_LEVEL:
+        elif call.method == methods.SET_LEVEL:
             self._set_level(call, params.level, frame, data, now)
-        elif call.method != COMPLETE:
+        elif call.method != methods.COMPLETE:
             kind = kinds[0]
             self._to_owner(kind, params.name if kind is PROMPTS else params.uri, (kind.key,), call, frame, data)
         elif ref.name is not None:
@@ -180,7 +173,7 @@ class SharedFeatures(EndpointPart):
         assert call.consumer is not None
         self._use()
         params = _read(frame)
-        if call.method == SET_LEVEL:
+        if call.method == methods.SET_LEVEL:
             self._set_level(call, params.level, frame, data, now)
         elif params.uri is None:
             self.delivery.carry(provider, call, frame, data)
@@ -254,7 +247,7 @@ class SharedFeatures(EndpointPart):
         consumer = call.consumer
         assert consumer is not None
         known = self.subscribers.get((provider, own), {})
-        if call.method == SUBSCRIBE:
+        if call.method == methods.SUBSCRIBE:
             subscriptions = sum(consumer in others for others in self.subscribers.values())
             if consumer not in known and subscriptions >= self.ledger.limits.tools_per_endpoint:
                 self.ledger.counters.busy += 1
@@ -293,12 +286,12 @@ class SharedFeatures(EndpointPart):
         consumer = call.consumer
         assert consumer is not None
         logging = self._having("logging")
-        if level in LEVELS:
-            consumer.level = LEVELS.index(level)
-        if self.roster.sole is not None and (level not in LEVELS or not logging or len(self.roster.consumers) == 1):
+        if level in methods.LEVELS:
+            consumer.level = methods.LEVELS.index(level)
+        if self.roster.sole is not None and (level not in methods.LEVELS or not logging or len(self.roster.consumers) == 1):
             self.delivery.carry(self.roster.sole, call, frame, data)
             return
-        if level not in LEVELS or not logging:
+        if level not in methods.LEVELS or not logging:
             # A provider says itself what is wrong with a level.
             if logging:
                 self.delivery.carry(logging[-1], call, frame, data)
@@ -313,7 +306,7 @@ class SharedFeatures(EndpointPart):
         """The most talkative level that anybody asked for."""
         levels = [consumer.level for consumer in self.roster.consumers if consumer.level != EVERYTHING]
         if levels:
-            self._tell(provider, SET_LEVEL, {"level": LEVELS[min(levels)]}, now)
+            self._tell(provider, methods.SET_LEVEL, {"level": methods.LEVELS[min(levels)]}, now)
 
     def ready(self, provider: Provider, now: float) -> None:
         """A provider that came later hears what those before it were told."""
@@ -391,7 +384,7 @@ class SharedFeatures(EndpointPart):
         for (provider, own), known in list(self.subscribers.items()):
             if known.pop(consumer, None) is not None and not known:
                 del self.subscribers[provider, own]
-                self._tell(provider, UNSUBSCRIBE, {"uri": own}, now)
+                self._tell(provider, methods.UNSUBSCRIBE, {"uri": own}, now)
 
     def hearers(self, data: bytes, consumers: list[Consumer]) -> list[Consumer]:
         """Which of them want a log message of this level."""
@@ -400,5 +393,5 @@ class SharedFeatures(EndpointPart):
         spans = members(data)
         place = place_in_params(data, spans, "level") if "params" in spans else None
         text = "" if place is None else data[place.start : place.end].decode("ascii", "replace").strip('"')
-        level = LEVELS.index(text) if text in LEVELS else len(LEVELS)
+        level = methods.LEVELS.index(text) if text in methods.LEVELS else len(methods.LEVELS)
         return [consumer for consumer in consumers if consumer.level <= level]

@@ -19,16 +19,13 @@ from msgspec import UNSET
 
 from .. import errors
 from ..errors import Code
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import BACKSLASH, CR, LF, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
 from ..settings.schema import Limits
 from .links import Watch
 from .parties import Call, ClientRequest, Consumer, Counters, Provider
 
-CANCELLED: Final = "notifications/cancelled"
-CAPABILITIES_OF_ASKS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
-"""What a provider may ask of a consumer, and the capability the consumer must have declared for it."""
-DEVICES_ASK: Final = ("initialize", "server/", "tools/", "prompts/", "resources/", "completion/", "logging/")
+DEVICES_ASK: Final = (methods.INITIALIZE, "server/", "tools/", "prompts/", "resources/", "completion/", "logging/")
 """How methods begin that only a device asks: whoever asks them at the tool's address has come to the wrong one."""
 TOOL_ADDRESS: Final = Code(
     errors.METHOD_NOT_FOUND.number,
@@ -139,7 +136,7 @@ class Ledger:
         """Tell a provider that nobody waits for a call any more (MCP, Cancellation: never for `initialize`)."""
         assert call.provider is not None
         call.provider.pending.give_up(call.number)
-        self.tell_provider(call.provider, jsonrpc.notification(CANCELLED, {"requestId": call.number, "reason": reason}))
+        self.tell_provider(call.provider, jsonrpc.notification(methods.CANCELLED, {"requestId": call.number, "reason": reason}))
 
     def timed_out(self, call: Call, *, delivered: bool) -> None:
         """Answer a call whose deadline has passed."""
@@ -148,7 +145,7 @@ class Ledger:
         if not call.tool:
             self.watch.tell("timed out", self.shown, method=call.method, seconds=seconds)
         en, zh = f"no answer within {seconds} s", f"{seconds} 秒内没有应答"
-        if call.method == "tools/call" and delivered:
+        if call.method == methods.TOOLS_CALL and delivered:
             en += ': see what the tool waits for, or give it more time: [endpoint.tools."NAME"] timeout'
             zh += '：请检查工具在等什么，或延长时限：[endpoint.tools."工具名"] timeout'
         self.fail(call, errors.TIMED_OUT, f"{en} / {zh}", delivered=delivered)
@@ -175,7 +172,7 @@ class Ledger:
         self.counters.busy += 1
         consumer.link.send(self.error(id, errors.BUSY, hint, delivered=False))
         if tool and self.tap is not None:
-            self.tap.ended(Call(consumer, id, b"", "tools/call", now, now, tool=tool, outcome=OUTCOMES[errors.BUSY.number]))
+            self.tap.ended(Call(consumer, id, b"", methods.TOOLS_CALL, now, now, tool=tool, outcome=OUTCOMES[errors.BUSY.number]))
 
     def strike(self, call: Call) -> None:
         """Owe a call no answer any more: its consumer cancelled it."""
@@ -206,7 +203,7 @@ class Ledger:
         for consumer in consumers:
             for number in [number for number, ask in consumer.asks.items() if ask.provider is provider]:
                 del consumer.asks[number]
-                self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "the provider left"}))
+                self.tell_consumer(consumer, jsonrpc.notification(methods.CANCELLED, {"requestId": number, "reason": "the provider left"}))
 
     def expire_asks(self, consumer: Consumer, now: float) -> None:
         """A consumer that lets one request of a provider expire counts as not able to answer that kind."""
@@ -214,7 +211,7 @@ class Ledger:
             ask = consumer.asks.pop(number)
             consumer.capabilities -= {ask.capability}
             self.refuse(ask.provider, ask.id, "the consumer did not answer in time", errors.TIMED_OUT)
-            self.tell_consumer(consumer, jsonrpc.notification(CANCELLED, {"requestId": number, "reason": "timed out"}))
+            self.tell_consumer(consumer, jsonrpc.notification(methods.CANCELLED, {"requestId": number, "reason": "timed out"}))
 
     def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> ClientRequest | None:
         """A provider's own request: `ping` is answered here, the rest only by a consumer that can and has a call there.
@@ -229,10 +226,10 @@ class Ledger:
         if provider.link.queued > self.limits.queued_bytes_per_link:
             self.counters.busy += 1
             return None
-        if frame.method == "ping":
+        if frame.method == methods.PING:
             provider.link.send(jsonrpc.result(id, b"{}"))
             return None
-        capability = CAPABILITIES_OF_ASKS.get(frame.method)
+        capability = methods.CAPABILITIES.get(frame.method)
         asking = self._asking(provider, key)
         consumer = asking.pop() if len(asking) == 1 else None
         if consumer is None or capability is None or not self._can_be_asked(consumer, capability, data):
@@ -380,7 +377,7 @@ def outcome_of(frame: Frame, data: bytes, *, ours: bool) -> str:
 
 
 class _Params(msgspec.Struct, gc=False):
-    meta: msgspec.Raw | msgspec.UnsetType = msgspec.field(default=UNSET, name="_meta")
+    meta: msgspec.Raw | msgspec.UnsetType = msgspec.field(default=UNSET, name=methods.META)
 
 
 _params_decoder: Final = msgspec.json.Decoder(_Params)
@@ -411,7 +408,7 @@ def outgoing(call: Call, frame: Frame, data: bytes, number: int, rename: Rename 
         # A server made with the TypeScript SDK drops a frame with `"params": null`, which manager-api sends.
         edits.append(jsonrpc.without(data, "params", spans))
     else:
-        token = place_in_params(data, spans, "_meta", "progressToken")
+        token = place_in_params(data, spans, methods.META, methods.PROGRESS_TOKEN)
         if token is not None and id_key(data[token.start : token.end], TOKEN_CHARS, TOKEN_CHARS) is not None:
             call.token = data[token.start : token.end]
             edits.append((token.start, token.end, number_text(number)))

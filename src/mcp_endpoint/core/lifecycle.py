@@ -24,25 +24,22 @@ import msgspec
 from msgspec import UNSET
 
 from .. import errors
-from ..protocol import jsonrpc, stateless
+from ..protocol import jsonrpc, methods, stateless
+from ..protocol.definitions import ALL, hello, identity
 from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
 from ..settings.schema import EndpointSettings
 from .catalog import Catalog, read_page
-from .ledger import CAPABILITIES_OF_ASKS, Ledger, number_text, outgoing
+from .ledger import Ledger, number_text, outgoing
 from .older_clients import edits_for
 from .parties import NEVER, Call, Consumer, Provider, State, Step, Waiting, Welcome, is_open
 from .roster import Roster
 from .translator import Translator
 from .waiting import WaitingRequests, take
 
-HANDSHAKE_REVISIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
-"""The MCP revisions that begin with `initialize`, oldest first."""
 NAME_CHARS: Final = 128
 """Characters kept of the name a peer gives itself."""
 WELCOME_BYTES: Final = 64 * 1024
 """Bytes of a result of `initialize`; it is kept and walked for each consumer, and a larger one is none."""
-INITIALIZED: Final = "notifications/initialized"
-LATEST: Final = HANDSHAKE_REVISIONS[-1]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -102,7 +99,7 @@ def read_hello(params: bytes | msgspec.Raw) -> Hello:
         version=_string(fields.get("protocolVersion", b""))[:NAME_CHARS],
         name=_string(info.get("name", b"")),
         # `"sampling": null` is how some peers write that they have not got it.
-        capabilities=frozenset(name for name in CAPABILITIES_OF_ASKS.values() if isinstance(declared.get(name), dict)),
+        capabilities=frozenset(name for name in methods.CAPABILITIES.values() if isinstance(declared.get(name), dict)),
     )
 
 
@@ -122,7 +119,7 @@ def read_welcome(body: bytes) -> Welcome | None:
 
 def welcome_from(welcome: Welcome, asked: str) -> bytes:
     """The result another consumer's `initialize` gets: the provider's bytes, with the revision asked for if it is known and not newer."""
-    if asked not in HANDSHAKE_REVISIONS or asked >= welcome.version:
+    if asked not in methods.HANDSHAKE_REVISIONS or asked >= welcome.version:
         return welcome.body
     try:
         place = members(welcome.body)["protocolVersion"]
@@ -140,20 +137,9 @@ def own_welcome(asked: str, welcomes: list[Welcome], version: str) -> bytes:
     capabilities.setdefault("tools", {})["listChanged"] = True
     return _encode(
         {
-            "protocolVersion": asked if asked in HANDSHAKE_REVISIONS else LATEST,
+            "protocolVersion": asked if asked in methods.HANDSHAKE_REVISIONS else methods.LATEST,
             "capabilities": capabilities,
-            "serverInfo": {"name": "mcp-endpoint-server", "version": version},
-        }
-    )
-
-
-def own_hello(version: str) -> bytes:
-    """The parameters of the endpoint's own `initialize`."""
-    return _encode(
-        {
-            "protocolVersion": LATEST,
-            "capabilities": {"sampling": {}, "elicitation": {}, "roots": {}},
-            "clientInfo": {"name": "mcp-endpoint-server", "version": version},
+            "serverInfo": identity(version),
         }
     )
 
@@ -167,7 +153,7 @@ def insists(call: Call, frame: Frame) -> bool:
     """Whether an answer to a request without handshake looks like a server that insists on one."""
     if frame.error is UNSET:
         return False
-    if call.method == "tools/list":
+    if call.method == methods.TOOLS_LIST:
         return True
     try:
         return _error_decoder.decode(frame.error).code == errors.INVALID_PARAMS.number
@@ -203,7 +189,7 @@ class Lifecycle:
             consumer.edits = edits_for(consumer.name, hello.version, self.settings)
         provider = self.roster.sole
         if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_process:
-            greeting = Call(None, call.id, call.key, "initialize", now, call.deadline, provider, purpose="greeting")
+            greeting = Call(None, call.id, call.key, methods.INITIALIZE, now, call.deadline, provider, purpose="greeting")
             number = provider.pending.add(greeting)
             try:
                 first, second = outgoing(call, frame, data, number, None)
@@ -243,11 +229,11 @@ class Lifecycle:
         """Send the endpoint's own `initialize`."""
         provider.move(Step.GREET)
         deadline = now + self.limits.greeting_seconds
-        provider.greeting = Call(None, b"null", b"", "initialize", now, deadline, provider, purpose="greeting")
+        provider.greeting = Call(None, b"null", b"", methods.INITIALIZE, now, deadline, provider, purpose="greeting")
         number = provider.pending.add(provider.greeting)
         provider.greeted = now
         self.waiting.wake_at(deadline)
-        provider.link.send(jsonrpc.request(number_text(number), "initialize", own_hello(self.version)))
+        provider.link.send(jsonrpc.request(number_text(number), methods.INITIALIZE, _encode(hello(ALL, self.version))))
 
     def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> bool:
         """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for.
@@ -285,7 +271,7 @@ class Lifecycle:
         """It has given the handshake up, or never had it: greet it once more, as the stateless era does (MCP 2026-07-28)."""
         self.translate(provider, refused)
         provider.greeting = call
-        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "initialize", own_hello(self.version)))
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), methods.INITIALIZE, _encode(hello(ALL, self.version))))
 
     def fail(self, provider: Provider, why: str) -> None:
         """Its greeting came to nothing: it is bare."""
@@ -298,7 +284,7 @@ class Lifecycle:
         """Send the one `initialized` if the first consumer has not."""
         if provider.state is State.READY and not provider.initialized_sent:
             provider.initialized_sent = True
-            provider.link.send(jsonrpc.notification(INITIALIZED))
+            provider.link.send(jsonrpc.notification(methods.INITIALIZED))
             self.roster.update_direct()
 
     def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
@@ -382,7 +368,7 @@ class Lifecycle:
         provider.list_changed = False
         provider.pages = []
         provider.paged = False
-        provider.listing = Call(None, b"null", b"", "tools/list", now, now + self.limits.list_seconds, provider, purpose="list")
+        provider.listing = Call(None, b"null", b"", methods.TOOLS_LIST, now, now + self.limits.list_seconds, provider, purpose="list")
         self._ask_page(provider, provider.listing, b"{}")
 
     @staticmethod
@@ -393,7 +379,7 @@ class Lifecycle:
 
     def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
         self.waiting.wake_at(call.deadline)
-        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), "tools/list", params))
+        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), methods.TOOLS_LIST, params))
 
     def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> bool:
         """One page of a provider's tools; says whether it was the last. A server without tools answers with an error: an empty list."""

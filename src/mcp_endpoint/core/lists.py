@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Frame, parse
 from .delivery import Delivery
 from .ledger import most_of
@@ -16,8 +16,6 @@ from .lifecycle import is_missing
 from .part import EndpointPart
 from .parties import NEVER, Call, Consumer, Provider, State
 from .waiting import take
-
-LIST_CHANGED: Final = "notifications/tools/list_changed"
 
 
 class _ListParams(msgspec.Struct):
@@ -104,7 +102,7 @@ class Lists(EndpointPart):
             if consumer.initialized and consumer.seen != fingerprint:
                 self._announced = now
                 consumer.seen = fingerprint
-                self.ledger.tell_consumer(consumer, jsonrpc.notification(LIST_CHANGED))
+                self.ledger.tell_consumer(consumer, jsonrpc.notification(methods.TOOLS_CHANGED))
 
     def holds_for(self, consumer: Consumer) -> bool:
         """Whether the lists of a consumer wait for tools that still start."""

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 from msgspec import UNSET
 
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Frame, Malformed, id_key, members
 from .delivery import Delivery
-from .features import CHANGED, MESSAGE, UPDATED, SharedFeatures
-from .ledger import CANCELLED, number_of, number_text
-from .lifecycle import INITIALIZED
-from .lists import LIST_CHANGED
+from .features import CHANGED, SharedFeatures
+from .ledger import number_of, number_text
 from .part import EndpointPart
 from .parties import Consumer, Provider, State
 from .roster import is_bare
 from .unreadable import bad_frame
-
-PROGRESS: Final = "notifications/progress"
 
 
 class Notifications(EndpointPart):
@@ -40,18 +34,18 @@ class Notifications(EndpointPart):
 
     def _carry(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
         method = frame.method
-        if method == CANCELLED:
+        if method == methods.CANCELLED:
             self._cancel(consumer, frame, data)
             return
         if frame.params is not UNSET and bytes(frame.params) == b"null":
             data = jsonrpc.splice(data, [jsonrpc.without(data, "params", members(data))])
         sole = self.roster.sole
-        if method == INITIALIZED:
+        if method == methods.INITIALIZED:
             if sole is not None and sole.greeter is consumer and not sole.initialized_sent and sole.state is not State.BARE:
                 sole.initialized_sent = True
                 sole.link.send(jsonrpc.one_line(data))  # also when its queue is full: it is the only one
                 self.roster.update_direct()
-        elif method == PROGRESS:
+        elif method == methods.PROGRESS:
             for provider in dict.fromkeys(ask.provider for ask in consumer.asks.values()):
                 self.ledger.tell_provider(provider, data)
         elif sole is not None:
@@ -61,7 +55,7 @@ class Notifications(EndpointPart):
                 self.ledger.tell_provider(sole, data)
         elif self.roster.plain() and self.roster.providers:
             self.ledger.tell_provider(self.roster.providers[-1], data)
-        elif method == "notifications/roots/list_changed":
+        elif method == methods.ROOTS_CHANGED:
             for provider in self.roster.providers:
                 if provider.state is State.READY:
                     self.ledger.tell_provider(provider, data)
@@ -82,7 +76,7 @@ class Notifications(EndpointPart):
             else id_key(data[place.start : place.end], self.ledger.limits.integer_id_chars, self.ledger.limits.string_id_bytes)
         )
         for call in reversed(consumer.owed):
-            if call.key == key and call.method != "initialize":
+            if call.key == key and call.method != methods.INITIALIZE:
                 break
         else:
             return
@@ -97,11 +91,11 @@ class Notifications(EndpointPart):
     def from_provider(self, provider: Provider, frame: Frame, data: bytes, now: float) -> None:
         """Hand on what a provider says to nobody in particular. Raises `Malformed`."""
         method = frame.method
-        if method == PROGRESS:
+        if method == methods.PROGRESS:
             self._progress(provider, data, now)
-        elif method == CANCELLED:
+        elif method == methods.CANCELLED:
             self.ledger.withdraw(provider, self.roster.consumers, data)
-        elif method == LIST_CHANGED and not (self.roster.sole is provider and is_bare(provider)):
+        elif method == methods.TOOLS_CHANGED and not (self.roster.sole is provider and is_bare(provider)):
             if provider.state is State.READY:
                 self.lifecycle.list_tools(provider, now)
             else:
@@ -112,14 +106,14 @@ class Notifications(EndpointPart):
     def _broadcast(self, provider: Provider, method: str | msgspec.UnsetType, data: bytes) -> None:
         """Broadcast a notification; log messages and resource updates go to their subscribers only."""
         hearers = list(self.roster.consumers)
-        if method == MESSAGE:
+        if method == methods.MESSAGE:
             asking = {call.consumer for call in provider.pending.calls.values() if call.consumer is not None}
             if len(asking) == 1:
                 hearers = list(asking)
             if self.features.used:
                 hearers = self.features.hearers(data, hearers)
         elif self.features.used:
-            if method == UPDATED and self.features.updated(provider, data):
+            if method == methods.UPDATED and self.features.updated(provider, data):
                 return
             if method in CHANGED:
                 self.features.changed(provider, str(method))
@@ -129,7 +123,7 @@ class Notifications(EndpointPart):
     def _progress(self, provider: Provider, data: bytes, now: float) -> None:
         """Progress goes to whoever gave the token, with its own token, and the call may take that much longer."""
         spans = members(data)
-        place = jsonrpc.place_in_params(data, spans, "progressToken") if "params" in spans else None
+        place = jsonrpc.place_in_params(data, spans, methods.PROGRESS_TOKEN) if "params" in spans else None
         call = provider.pending.calls.get(number_of(data[place.start : place.end])) if place is not None else None
         if call is None or call.consumer is None or not call.token:
             self.ledger.counters.dropped_notifications += 1

@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final, cast
 
+from ..protocol import methods
 from ..protocol.jsonrpc import Part
 from ..protocol.schemas import REFERENCE, tools_inlined
 from ..protocol.structured import STRUCTURED, with_text
 from ..settings.schema import EndpointSettings
-
-STRUCTURED_SINCE: Final = "2025-06-18"
-"""The revision of MCP that brought `structuredContent`."""
 
 _CONTENT_FIRST: Final = b'"result":{"content":[{'
 _CONTENT_FIRST_SPACED: Final = b'"result": {"content": [{'
@@ -27,10 +25,10 @@ def edits_for(name: str, version: str, settings: EndpointSettings) -> Mapping[st
     """Method → what is changed in its answers, for the client of this name that asks for this revision of MCP; "" if it asks for none."""
     edits: dict[str, Edit] = {}
     rule = settings.structured_as_text
-    if rule == "always" or (rule == "old" and version < STRUCTURED_SINCE):
-        edits["tools/call"] = _text
+    if rule == "always" or (rule == "old" and version < methods.STRUCTURED_SINCE):
+        edits[methods.TOOLS_CALL] = _text
     if any(fnmatchcase(name, pattern) for pattern in settings.inline_references_for):
-        edits["tools/list"] = _inline
+        edits[methods.TOOLS_LIST] = _inline
     return edits
 
 

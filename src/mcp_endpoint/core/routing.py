@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from .. import errors
 from ..errors import Code
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Frame, Malformed, parse
 from .catalog import Shelf, is_repeatable
 from .delivery import KEPT_BYTES, Delivery
@@ -72,11 +72,11 @@ class Routing:
     def route(self, call: Call, frame: Frame, data: bytes, now: float, *, patient: bool = True) -> None:
         """Find the way of a request. `patient` is False when it has waited for the catalog long enough."""
         assert call.consumer is not None
-        if call.method == "initialize":
+        if call.method == methods.INITIALIZE:
             self.lifecycle.initialize(call, frame, data, now)
         elif call.consumer.only:
             self._to_label(call.consumer.only, call, frame, data, now, patient)
-        elif call.method == "tools/list" and self.roster.providers and self.lists.waits_for_tools(call, frame, now):
+        elif call.method == methods.TOOLS_LIST and self.roster.providers and self.lists.waits_for_tools(call, frame, now):
             self.lifecycle.learn(now)
             self.waiting.hold(call)
             self.lists.answer_held(now)
@@ -96,9 +96,9 @@ class Routing:
 
     def _to_none(self, call: Call, frame: Frame, data: bytes, now: float) -> None:
         assert call.consumer is not None
-        if call.method == "ping":
+        if call.method == methods.PING:
             self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
-        elif call.method == "tools/list":
+        elif call.method == methods.TOOLS_LIST:
             if self.catalog.shelves:
                 self.lists.answer(call, frame, data)
             elif self.lists.holds_for(call.consumer) and not (call.consumer.patient or call.consumer.asks_once):
@@ -115,9 +115,9 @@ class Routing:
         assert call.consumer is not None
         if provider.state is State.INITIALIZING and provider.greeter is not call.consumer:
             self.lifecycle.keep(provider, call.consumer, call, data)
-        elif call.method == "tools/list" and self.lists.is_ours(provider):
+        elif call.method == methods.TOOLS_LIST and self.lists.is_ours(provider):
             self.lists.answer_when_settled(call, frame, data, now, patient)
-        elif call.method == "tools/call":
+        elif call.method == methods.TOOLS_CALL:
             self._call_tool(call, frame, data, now, patient)
         elif call.method in SHARED and provider.state is State.READY:
             self.features.share(provider, call, frame, data, now)
@@ -125,13 +125,13 @@ class Routing:
             self.delivery.carry(provider, call, frame, data)
 
     def _among(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
-        if call.method == "tools/list":
+        if call.method == methods.TOOLS_LIST:
             self.lists.answer_when_settled(call, frame, data, now, patient)
         elif self.roster.plain():
             self.delivery.carry(self.roster.providers[-1], call, frame, data)
-        elif call.method == "ping":
+        elif call.method == methods.PING:
             self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
-        elif call.method == "tools/call":
+        elif call.method == methods.TOOLS_CALL:
             self._call_tool(call, frame, data, now, patient)
         elif not self.features.route(call, frame, data, now, patient):
             self._to_bare(call, frame, data, now, patient, errors.METHOD_NOT_FOUND)
@@ -143,11 +143,11 @@ class Routing:
             self.waiting.until_settled(call, data, now)
             return
         here = [provider for provider in self.roster.providers if provider.label == label and provider.state is not State.NEW]
-        if call.method == "ping":
+        if call.method == methods.PING:
             self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
-        elif call.method == "tools/list" and not any(provider.state is State.BARE for provider in here):
+        elif call.method == methods.TOOLS_LIST and not any(provider.state is State.BARE for provider in here):
             self.ledger.answer(call, jsonrpc.result(call.id, self.catalog.page_of(label, cursor_of(frame), most_of(call))))
-        elif call.method == "tools/call":
+        elif call.method == methods.TOOLS_CALL:
             name = tool_name(frame)
             if name is not None and self._to_replica(label, name, call, frame, data, None):
                 pass

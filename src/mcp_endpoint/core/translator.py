@@ -12,31 +12,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
+from ..protocol.definitions import ALL, identity
 from ..protocol.jsonrpc import Frame, Malformed, Part, id_key, members, parse, splice
-from ..protocol.stateless import (
-    ASKER,
-    ASKING,
-    BEFORE,
-    CAPABILITIES_KEY,
-    CLIENT_KEY,
-    INTERNAL,
-    LEVEL_KEY,
-    MISSING_CAPABILITY,
-    MOST_SENT,
-    QUESTIONS,
-    REVISION,
-    ROUNDS,
-    SERVER_KEY,
-    SUBSCRIPTION_KEY,
-    VERSION_KEY,
-    Error,
-    asks,
-    fields,
-    objects,
-    read_error,
-    text,
-)
+from ..protocol.stateless import INTERNAL, MISSING_CAPABILITY, MOST_SENT, ROUNDS, Error, asks, fields, objects, read_error, text
 from .links import Link
 
 _CONFIRMED: Final = b"{}"
@@ -85,9 +64,9 @@ class Translator:
         """What the heart hears just now is already translated."""
         self._now = 0.0
         self._envelope: dict[str, Raw] = {
-            VERSION_KEY: Raw(_encode(REVISION)),
-            CLIENT_KEY: Raw(_encode({"name": "mcp-endpoint-server", "version": version})),
-            CAPABILITIES_KEY: Raw(b'{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}'),
+            methods.VERSION_KEY: Raw(_encode(methods.STATELESS_REVISION)),
+            methods.CLIENT_KEY: Raw(_encode(identity(version))),
+            methods.CAPABILITIES_KEY: Raw(_encode(ALL | {"elicitation": {"form": {}, "url": {}}})),
         }
         self._hello = b""
         self._refused = refused
@@ -172,20 +151,20 @@ class Translator:
     def _ask(self, frame: Frame, data: bytes) -> None:
         assert frame.id is not UNSET and frame.method is not UNSET
         number, method = bytes(frame.id), frame.method
-        if method == "initialize":
+        if method == methods.INITIALIZE:
             self._hello = data
-            self._request(_Sent(number, number, "server/discover", b"{}", own=False))
-        elif method == "ping":
+            self._request(_Sent(number, number, methods.DISCOVER, b"{}", own=False))
+        elif method == methods.PING:
             self._say(jsonrpc.result(number, _CONFIRMED))
-        elif method == "logging/setLevel":
+        elif method == methods.SET_LEVEL:
             level = text(fields(frame.params).get("level"))
             if level is not None:
-                self._envelope[LEVEL_KEY] = Raw(_encode(level))
+                self._envelope[methods.LEVEL_KEY] = Raw(_encode(level))
             self._say(jsonrpc.result(number, _CONFIRMED))
-        elif method in ("resources/subscribe", "resources/unsubscribe"):
+        elif method in (methods.SUBSCRIBE, methods.UNSUBSCRIBE):
             uri = text(fields(frame.params).get("uri"))
             if uri is not None:
-                if method == "resources/subscribe":
+                if method == methods.SUBSCRIBE:
                     self._resources[uri] = None
                 else:
                     self._resources.pop(uri, None)
@@ -194,7 +173,7 @@ class Translator:
         else:
             params = b"{}" if frame.params is UNSET else bytes(frame.params)
             params = params if params[:1] == b"{" else b"{}"
-            own = ASKER in fields(fields(params).get("_meta", UNSET))
+            own = methods.ASKER in fields(fields(params).get(methods.META, UNSET))
             self._request(_Sent(number, number, method, params, own))
 
     def _request(self, sent: _Sent) -> None:
@@ -203,10 +182,10 @@ class Translator:
             self._forget(next(iter(self._sent.values())))
         self._sent[sent.id] = sent
         kept = fields(sent.params)
-        meta = fields(kept.get("_meta", UNSET))
-        asker = meta.pop(ASKER, None)
+        meta = fields(kept.get(methods.META, UNSET))
+        asker = meta.pop(methods.ASKER, None)
         meta.update(self._envelope if asker is None else fields(asker))
-        kept["_meta"] = Raw(_encode(meta))
+        kept[methods.META] = Raw(_encode(meta))
         if sent.rounds:
             if sent.answers:
                 kept["inputResponses"] = Raw(_encode(sent.answers))
@@ -216,9 +195,9 @@ class Translator:
 
     def _tell(self, frame: Frame, data: bytes) -> None:
         """Of what a consumer may announce, the stateless era keeps cancelling alone."""
-        if frame.method == "notifications/initialized":
+        if frame.method == methods.INITIALIZED:
             self._listen()
-        elif frame.method == "notifications/cancelled":
+        elif frame.method == methods.CANCELLED:
             number = bytes(fields(frame.params).get("requestId", Raw(b"")))
             for sent in [sent for sent in (*self._sent.values(), *self._asked.values()) if sent.number == number]:
                 if sent.id:
@@ -272,9 +251,9 @@ class Translator:
         sent = self._sent.pop(key, None) if key is not None else None
         if sent is None:
             self._say(data)
-        elif sent.method == "server/discover" and self._hello:
+        elif sent.method == methods.DISCOVER and self._hello:
             self._discovered(sent, frame)
-        elif frame.result is not UNSET and not sent.own and sent.method in ASKING and asks(frame.result):
+        elif frame.result is not UNSET and not sent.own and sent.method in methods.ASKING and asks(frame.result):
             self._required(sent, fields(frame.result))
         elif sent.id == sent.number:
             self._say(data)
@@ -286,13 +265,13 @@ class Translator:
         hello, self._hello = self._hello, b""
         found = {} if frame.result is UNSET else fields(frame.result)
         try:
-            served = REVISION in _strings_decoder.decode(found.get("supportedVersions", b"[]"))
+            served = methods.STATELESS_REVISION in _strings_decoder.decode(found.get("supportedVersions", b"[]"))
         except msgspec.DecodeError:
             served = False
         if not served:
             self.plain = True  # it knows neither, or only the handshake
             if self._refused:
-                self._say(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (sent.number, self._refused))
+                self._say(jsonrpc.failure(sent.number, self._refused))
             else:
                 self.link.send(hello)
             return
@@ -300,8 +279,10 @@ class Translator:
         for name, value in objects(capabilities).items():
             if isinstance(value, dict):
                 self._announces[name] = value.get("listChanged") is True
-        server = fields(found.get("_meta", UNSET)).get(SERVER_KEY) or found.get("serverInfo") or Raw(b'{"name":"","version":""}')
-        welcome = {"protocolVersion": Raw(_encode(BEFORE)), "capabilities": capabilities, "serverInfo": server}
+        server = (
+            fields(found.get(methods.META, UNSET)).get(methods.SERVER_KEY) or found.get("serverInfo") or Raw(b'{"name":"","version":""}')
+        )
+        welcome = {"protocolVersion": Raw(_encode(methods.LATEST)), "capabilities": capabilities, "serverInfo": server}
         if "instructions" in found:
             welcome["instructions"] = found["instructions"]
         self._say(jsonrpc.result(sent.number, _encode(welcome)))
@@ -320,7 +301,7 @@ class Translator:
         for key, raw in questions.items():
             question = fields(raw)
             method = text(question.get("method"))
-            if method not in QUESTIONS:
+            if method not in methods.CAPABILITIES:
                 self._fail(sent, INTERNAL, "the tool asks what cannot be asked / 工具端的提问无法识别")
                 return
             self._questions += 1
@@ -339,14 +320,14 @@ class Translator:
     def _heard_on_stream(self, frame: Frame) -> bool:
         """Take a notification of our own `subscriptions/listen`; what it announces goes to the heart without its tag."""
         params = fields(frame.params)
-        if SUBSCRIPTION_KEY not in fields(params.get("_meta", UNSET)):
+        if methods.SUBSCRIPTION_KEY not in fields(params.get(methods.META, UNSET)):
             return False
         assert frame.method is not UNSET
-        if frame.method != "notifications/subscriptions/acknowledged":
-            meta = fields(params.pop("_meta"))
-            del meta[SUBSCRIPTION_KEY]
+        if frame.method != methods.ACKNOWLEDGED:
+            meta = fields(params.pop(methods.META))
+            del meta[methods.SUBSCRIPTION_KEY]
             if meta:
-                params["_meta"] = Raw(_encode(meta))
+                params[methods.META] = Raw(_encode(meta))
             self._say(jsonrpc.notification(frame.method, params) if params else jsonrpc.notification(frame.method))
         return True
 
@@ -361,22 +342,22 @@ class Translator:
         if wanted:
             self._listens += 1
             self._listening = b'"listen-%d"' % self._listens
-            params = {"_meta": self._envelope, "notifications": wanted}
-            self.link.send(jsonrpc.request(self._listening, "subscriptions/listen", _encode(params)))
+            params = {methods.META: self._envelope, "notifications": wanted}
+            self.link.send(jsonrpc.request(self._listening, methods.LISTEN, _encode(params)))
         if before:
-            self.link.send(jsonrpc.notification("notifications/cancelled", {"requestId": Raw(before)}))
+            self.link.send(jsonrpc.notification(methods.CANCELLED, {"requestId": Raw(before)}))
 
     def _fail(self, sent: _Sent, code: int, message: str, why: Error | None = None) -> None:
         data = {} if why is None else {"data": Raw(_encode({"answered": why}))}
         body = _encode({"code": code, "message": message, **data})
-        self._say(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (sent.number, body))
+        self._say(jsonrpc.failure(sent.number, body))
 
     def _withdraw(self, sent: _Sent) -> None:
         """Ask nothing more for a request, and forget it."""
         self._forget(sent)
         for question in sent.waits_for:
             del self._asked[question]
-            self._say(jsonrpc.notification("notifications/cancelled", {"requestId": Raw(question), "reason": "no longer wanted"}))
+            self._say(jsonrpc.notification(methods.CANCELLED, {"requestId": Raw(question), "reason": "no longer wanted"}))
         sent.waits_for = {}
 
     def _forget(self, sent: _Sent) -> None:

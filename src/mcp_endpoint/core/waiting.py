@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from .. import errors
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from .ledger import Ledger
 from .parties import NEVER, Call, Consumer, Parked, is_open
 
@@ -78,7 +78,7 @@ class WaitingRequests:
         """Let a `tools/list` wait until the providers have told their tools, however long."""
         call.provider = None
         call.deadline = NEVER
-        self.held.append(Parked(call, jsonrpc.request(b"0", "tools/list", b"{}"), NEVER))
+        self.held.append(Parked(call, jsonrpc.request(b"0", methods.TOOLS_LIST, b"{}"), NEVER))
 
     def keep_holding(self, parked: Parked) -> None:
         """Put back a list whose time has not come."""

@@ -44,6 +44,7 @@ from ..credentials.pool import Credential
 from ..credentials.refusals import Answer
 from ..credentials.rotation import Rotation, route_of
 from ..credentials.store import ALL_GONE, KEYS_SHOWN, CredentialStore
+from ..protocol import jsonrpc, methods
 from ..settings.schema import Config
 from . import llm
 from .answer import Streamed
@@ -53,13 +54,6 @@ from .rewrite import KEY_HEADER, Scrub, Target, climbs, request_headers, unkeyed
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
 """RFC 9110 §9.2.2."""
-READING: Final = frozenset(
-    (
-        *("initialize", "server/discover", "tools/list", "prompts/list", "prompts/get", "completion/complete"),
-        *("resources/list", "resources/templates/list", "resources/read"),
-    )
-)
-"""MCP requests that change nothing at the server: a POST of one may be retried."""
 CONNECT_SECONDS: Final = 10.0
 """Timeout for the connection to an upstream."""
 RECEIVED: Final = ((socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024),)
@@ -70,7 +64,7 @@ KEPT_CONNECTIONS: Final = 100
 KEPT_SECONDS: Final = 30.0
 SESSIONS: Final = 10_000
 """MCP sessions whose key is remembered; the least recently used is dropped first."""
-SESSION: Final = b"mcp-session-id"
+SESSION: Final = methods.SESSION_HEADER.encode()
 PREVIEWS: Final = 20
 """Banned keys whose first characters `/blacklist` shows."""
 
@@ -269,7 +263,7 @@ class Gateway:
             spent = asked.near and not llm.shows_key(request.scope["headers"])
             return await self._once(asked, upstream.own if spent else None)
         rotation = ring.rotation(self._route(asked), self._owner(upstream, request))
-        repeatable = request.method in IDEMPOTENT or (asked.rpc is not None and asked.rpc.method in READING)
+        repeatable = request.method in IDEMPOTENT or (asked.rpc is not None and asked.rpc.method in methods.READING)
         credential = rotation.take(_now())
         if credential is None:
             return _none_left(ring)
@@ -436,9 +430,9 @@ def _local(rpc: Rpc | None, request: Request) -> Response | None:
     """The response to a message that the gateway answers itself, else None."""
     if rpc is None:
         return None
-    if rpc.method == "ping" and rpc.id is not UNSET:
-        return Response(b'{"jsonrpc":"2.0","id":%b,"result":{}}' % bytes(rpc.id), media_type="application/json")
-    if rpc.method == "notifications/initialized" and SESSION.decode() not in request.headers:
+    if rpc.method == methods.PING and rpc.id is not UNSET:
+        return Response(jsonrpc.result(bytes(rpc.id), b"{}"), media_type="application/json")
+    if rpc.method == methods.INITIALIZED and SESSION.decode() not in request.headers:
         return Response(status_code=202)
     return None
 

@@ -45,6 +45,10 @@ KEY_BYTES: Final = 512
 
 _UTF8_STEP: Final = 64 * 1024
 _MENDED_MOST: Final = 256  # places in one frame; with more of them it is no text that was cut
+VERSION: Final = "2.0"
+"""The one version of JSON-RPC there is; a message says it first."""
+WRONG_VERSION: Final = '"jsonrpc" must be "2.0"'
+
 _HEAD: Final = b'{"jsonrpc":"2.0","id":'
 _HEAD_SPACED: Final = b'{"jsonrpc": "2.0", "id": '  # Python's json.dumps, which xiaozhi-server uses
 _HEAD_ID_FIRST: Final = b'{"id":'  # the official broker
@@ -266,7 +270,7 @@ def unread(data: bytes, why: Malformed) -> Malformed:
 
 def neither(frame: Frame) -> Malformed:
     """What to raise for a frame with neither a method nor a result nor an error: `Unreadable` if it names a request of ours."""
-    number = 0 if frame.id is UNSET or frame.jsonrpc != "2.0" else number_given_back(frame.id)
+    number = 0 if frame.id is UNSET or frame.jsonrpc != VERSION else number_given_back(frame.id)
     if number:
         return Unreadable(UNREADABLE_ANSWER, "it has neither a result nor an error", number)
     return Malformed(INVALID_REQUEST, "neither a request nor an answer")
@@ -298,12 +302,12 @@ def _message(data: bytes, ours: bool, utf8: bool = False) -> tuple[Frame, bytes]
             raise
         frame, data = _odd_answer(data, malformed)
     if frame.method is not UNSET:
-        if frame.jsonrpc != "2.0":
+        if frame.jsonrpc != VERSION:
             raise Malformed(INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
         return frame, data
     if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
         raise neither(frame)
-    if frame.jsonrpc != "2.0":
+    if frame.jsonrpc != VERSION:
         spans = members(data)
         if "jsonrpc" in spans:
             data = splice(data, [(spans["jsonrpc"].start, spans["jsonrpc"].end, b'"2.0"')])
@@ -369,7 +373,7 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
         if len(data) < COPY_BELOW:
             return _HEAD + new + data[22 + length :], b""
         start = 22
-    elif room <= 9 and frame.jsonrpc == "2.0":
+    elif room <= 9 and frame.jsonrpc == VERSION:
         if data.startswith(_HEAD_SPACED):
             start = 25
         elif room > 6:
@@ -497,9 +501,14 @@ def result(id: bytes, body: bytes) -> bytes:
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id, body)
 
 
+def failure(id: bytes, body: bytes) -> bytes:
+    """An answer with the error object `body`, JSON already."""
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, body)
+
+
 def error(id: bytes, code: Code, data: object = None) -> bytes:
     """An answer with one of our errors. It has no `result` key: xiaozhi-server takes `"result": null` for success."""
     body: dict[str, object] = {"code": code.number, "message": code.message}
     if data is not None:
         body["data"] = data
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode(body))
+    return failure(id, _encode(body))

@@ -17,35 +17,9 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from .. import errors
-from .jsonrpc import Malformed, members, splice, without
+from . import methods
+from .jsonrpc import Malformed, members, notification, splice, without
 
-REVISION: Final = "2026-07-28"
-"""The first revision of the stateless era, and the one spoken here."""
-BEFORE: Final = "2025-11-25"
-"""The last revision of the handshake era: what a translated tool is introduced as."""
-
-VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
-CLIENT_KEY: Final = "io.modelcontextprotocol/clientInfo"
-CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
-LEVEL_KEY: Final = "io.modelcontextprotocol/logLevel"
-SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
-SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
-ENVELOPE: Final = (VERSION_KEY, CLIENT_KEY, CAPABILITIES_KEY, LEVEL_KEY)
-"""What a stateless consumer says of itself in the `_meta` of each request."""
-ASKER: Final = "mcp-endpoint-server/asker"
-"""The key of `_meta` under which that envelope travels inside the house."""
-
-LISTS: Final = frozenset({"tools/list", "prompts/list", "resources/list", "resources/templates/list"})
-CACHEABLE: Final = LISTS | {"resources/read", "server/discover"}
-"""Methods whose results say how long they may be kept (SEP-2549)."""
-METHODS: Final = CACHEABLE | {"tools/call", "prompts/get", "completion/complete", "subscriptions/listen"}
-"""All methods of the stateless era."""
-ASKING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
-"""Methods that may be answered with `input_required`."""
-QUESTIONS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
-"""What may be asked of a consumer, and the capability it must have declared."""
-LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-"""MCP's log levels (RFC 5424 §6.2.1), the most talkative first."""
 ROUNDS: Final = 10
 """Most times one request is repeated with answers; the SDKs end there too."""
 MOST_SENT: Final = 4096
@@ -120,15 +94,15 @@ def inward(params: bytes, *, asker: bool) -> bytes:
     Raises Malformed when a key stands twice in `params`.
     """
     spans = members(params)
-    if "_meta" not in spans:
+    if methods.META not in spans:
         return params
-    place = spans["_meta"]
+    place = spans[methods.META]
     meta = fields(params[place.start : place.end])
-    envelope = {name: meta.pop(name) for name in ENVELOPE if name in meta}
-    meta.pop(ASKER, None)
+    envelope = {name: meta.pop(name) for name in methods.ENVELOPE if name in meta}
+    meta.pop(methods.ASKER, None)
     if asker:
-        meta[ASKER] = Raw(_encode(envelope))
-    edit = (place.start, place.end, _encode(meta)) if meta else without(params, "_meta", spans)
+        meta[methods.ASKER] = Raw(_encode(envelope))
+    edit = (place.start, place.end, _encode(meta)) if meta else without(params, methods.META, spans)
     return splice(params, [edit])
 
 
@@ -144,17 +118,17 @@ def outward(method: str, result: bytes, server: bytes) -> bytes:
     added: list[bytes] = []
     if "resultType" not in spans:
         added.append(b'"resultType":"complete"')
-    if method in CACHEABLE and not asks(result):
+    if method in methods.CACHEABLE and not asks(result):
         added += [b'"ttlMs":0'] if "ttlMs" not in spans else []
         added += [b'"cacheScope":"private"'] if "cacheScope" not in spans else []
     edits: list[tuple[int, int, bytes]] = []
-    if "_meta" not in spans:
-        added.append(b'"_meta":{"%b":%b}' % (SERVER_KEY.encode(), server))
+    if methods.META not in spans:
+        added.append(_encode({methods.META: {methods.SERVER_KEY: Raw(server)}})[1:-1])
     else:
-        place = spans["_meta"]
+        place = spans[methods.META]
         meta = fields(result[place.start : place.end])
-        if SERVER_KEY not in meta:
-            meta[SERVER_KEY] = Raw(server)
+        if methods.SERVER_KEY not in meta:
+            meta[methods.SERVER_KEY] = Raw(server)
             edits.append((place.start, place.end, _encode(meta)))
     if added:
         opening = result.index(b"{") + 1
@@ -173,7 +147,7 @@ def error_outward(method: str, params: bytes, raw: bytes) -> bytes:
     A missing resource counts as a wrong parameter, and a method that tools made with `mcp` 1.x do not know is said not to be there.
     """
     error = read_error(raw)
-    if method not in METHODS and (error.code, error.message) == _UNKNOWN_TO_MCP_1:
+    if method not in methods.STATELESS and (error.code, error.message) == _UNKNOWN_TO_MCP_1:
         return _encode(Error(errors.METHOD_NOT_FOUND.number, errors.METHOD_NOT_FOUND.message))
     if error.code != _RESOURCE_MISSING:
         return raw
@@ -188,16 +162,16 @@ def error_outward(method: str, params: bytes, raw: bytes) -> bytes:
 def log_wanted(level: str | None, params: bytes | Raw | UnsetType) -> bool:
     """Whether a log message is at least as urgent as the level a request asked for (None: it asked for none)."""
     said = text(fields(params).get("level"))
-    return level in LEVELS and said in LEVELS and LEVELS.index(said) >= LEVELS.index(level)
+    return level in methods.LEVELS and said in methods.LEVELS and methods.LEVELS.index(said) >= methods.LEVELS.index(level)
 
 
 def tagged(method: str, params: bytes | Raw | UnsetType, subscription: bytes) -> bytes:
     """A notification for a stream of `subscriptions/listen`, with the id of the request that opened it (JSON)."""
     kept = fields(params)
-    meta = fields(kept.get("_meta", UNSET))
-    meta[SUBSCRIPTION_KEY] = Raw(subscription)
-    kept["_meta"] = Raw(_encode(meta))
-    return b'{"jsonrpc":"2.0","method":%b,"params":%b}' % (_encode(method), _encode(kept))
+    meta = fields(kept.get(methods.META, UNSET))
+    meta[methods.SUBSCRIPTION_KEY] = Raw(subscription)
+    kept[methods.META] = Raw(_encode(meta))
+    return notification(method, kept)
 
 
 # == providers of the stateless era ========================================================================================

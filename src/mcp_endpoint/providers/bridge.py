@@ -13,10 +13,9 @@ from collections.abc import Callable
 from msgspec import UNSET
 
 from ..core.broker import Broker
-from ..core.lists import LIST_CHANGED
 from ..core.parties import Consumer, Provider
 from ..errors import GOING_AWAY, CloseReason
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Part
 
 
@@ -78,7 +77,7 @@ class Bridge:
     def retire(self) -> None:
         """Leave for good: the endpoint first hears that there are no tools any more, and does not wait for their return."""
         self._retiring = True
-        self.up(jsonrpc.notification(LIST_CHANGED))
+        self.up(jsonrpc.notification(methods.TOOLS_CHANGED))
         self._later(self.close)
 
     def down(self, data: bytes) -> None:
@@ -87,7 +86,7 @@ class Bridge:
             return
         if self._retiring:
             frame = jsonrpc.parse(data, utf8=True)
-            if frame.method == "tools/list" and frame.id is not UNSET:
+            if frame.method == methods.TOOLS_LIST and frame.id is not UNSET:
                 answer = jsonrpc.result(bytes(frame.id), b'{"tools":[]}')
                 self._later(lambda: self.up(answer))
             return

@@ -23,15 +23,14 @@ from loguru import logger
 from msgspec.structs import replace
 from starlette.routing import BaseRoute
 
-from .. import __version__
 from ..access.addresses import PROBE
 from ..core.broker import INNER, Broker
 from ..core.endpoint import Endpoint
-from ..core.lifecycle import INITIALIZED, LATEST
 from ..core.parties import State
 from ..credentials.store import CredentialStore
 from ..errors import GOING_AWAY, ConfigError, EndpointError
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
+from ..protocol.definitions import hello
 from ..protocol.jsonrpc import Part
 from ..settings.schema import Providers as Settings
 from . import mcp_json
@@ -90,9 +89,8 @@ class _Keeper:
     def __init__(self, broker: Broker, server: Server, clock: Callable[[], float]) -> None:
         self._broker = broker
         self._party = broker.attach_consumer(server.endpoint, server.shown, self, in_process=True)
-        hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-endpoint-server", "version": __version__}}
-        self._party.receive(self._party, jsonrpc.request(b"0", "initialize", msgspec.json.encode(hello)), clock(), True)
-        self._party.receive(self._party, jsonrpc.notification(INITIALIZED), clock(), True)
+        self._party.receive(self._party, jsonrpc.request(b"0", methods.INITIALIZE, msgspec.json.encode(hello({}))), clock(), True)
+        self._party.receive(self._party, jsonrpc.notification(methods.INITIALIZED), clock(), True)
 
     def send(self, first: Part, second: Part = b"") -> None:
         """Whatever it hears, it does not mind."""

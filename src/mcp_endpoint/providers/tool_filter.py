@@ -15,7 +15,7 @@ from loguru import logger
 from msgspec import UNSET
 
 from .. import errors
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Malformed, Part, members, parse, place_in_params, splice
 
 LISTS_REMEMBERED: Final = 1024
@@ -123,11 +123,11 @@ class ToolFilter:
             return Checked(data, False)
         id = bytes(frame.id)
         params = frame.params if frame.params is not UNSET else msgspec.Raw(b"")
-        if frame.method == "tools/list":
+        if frame.method == methods.TOOLS_LIST:
             self._lists[id] = _is_first(params)
             if len(self._lists) > LISTS_REMEMBERED:
                 del self._lists[next(iter(self._lists))]
-        elif frame.method == "tools/call":
+        elif frame.method == methods.TOOLS_CALL:
             try:
                 name = _call_decoder.decode(params).name
                 members(params)  # a name that stands there twice may be read otherwise by the server

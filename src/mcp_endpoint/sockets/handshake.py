@@ -17,7 +17,7 @@ from ..core.broker import Broker
 from ..core.shares import Shares
 from ..errors import CROWDED_OUT, CloseReason
 from ..log import LineQuota
-from ..protocol import stateless
+from ..protocol import methods
 from ..settings.schema import Config
 from .budget import Budget
 from .keepalive import Keepalive
@@ -162,7 +162,7 @@ class Acceptor:
         if not self._has_room(opened.endpoint):
             return Refusal(503, "full", FULL, "max_connections reached", shown, (("Retry-After", str(RETRY_SECONDS)),))
         server_id = next((value for name, value in fields if name == "server_id"), "")
-        return Admission(side, opened, server_id[:SERVER_ID_CHARS], shown, ("revision", stateless.REVISION) in fields)
+        return Admission(side, opened, server_id[:SERVER_ID_CHARS], shown, ("revision", methods.STATELESS_REVISION) in fields)
 
 
 NOT_FOUND: Final = (

@@ -20,6 +20,7 @@ from ..access.addresses import ROOM, console_address, endpoint_addresses, hints,
 from ..access.admission import FORWARDED, Origins, refused_page
 from ..access.tokens import SINGLE_MODULE, TokenCodec
 from ..errors import NOT_ALLOWED
+from ..protocol.jsonrpc import VERSION
 from ..settings.schema import Config
 from . import page
 
@@ -167,7 +168,7 @@ def _shown_addresses(view: View, request: Request) -> dict[str, Any]:
 
 def _answer(*, result: object = None, error: object = None) -> dict[str, object]:
     """The envelope of the original server: JSON-RPC with both members, whichever is null."""
-    return {"result": result, "error": error, "id": None, "jsonrpc": "2.0"}
+    return {"result": result, "error": error, "id": None, "jsonrpc": VERSION}
 
 
 def _result(result: object) -> Response:

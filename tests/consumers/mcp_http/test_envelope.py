@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mcp_endpoint.consumers.mcp_http.envelope import Refused, check_params, decoded, examine, read
-from mcp_endpoint.protocol.stateless import CAPABILITIES_KEY, CLIENT_KEY, LEVEL_KEY, REVISION, VERSION_KEY
+from mcp_endpoint.protocol.methods import CAPABILITIES_KEY, CLIENT_KEY, LEVEL_KEY, VERSION_KEY
+from mcp_endpoint.protocol.methods import STATELESS_REVISION as REVISION
 
 META = {VERSION_KEY: REVISION, CLIENT_KEY: {"name": "c", "version": "1"}, CAPABILITIES_KEY: {"roots": {}}}
 UNSENT: Any = object()

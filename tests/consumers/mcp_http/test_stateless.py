@@ -11,8 +11,8 @@ from consumers.stateless_client import ACCEPTED, ALL, FORM, ask, called, era, he
 from consumers.web import BOTH, CODEC, JSON, OTHER, Tool, Web, served, text
 
 from mcp_endpoint.consumers.mcp_http import stateless as module
-from mcp_endpoint.protocol import stateless
-from mcp_endpoint.protocol.stateless import CAPABILITIES_KEY, CLIENT_KEY, REVISION, SERVER_KEY, SUBSCRIPTION_KEY, VERSION_KEY
+from mcp_endpoint.protocol.methods import ASKER, CAPABILITIES_KEY, CLIENT_KEY, SERVER_KEY, SUBSCRIPTION_KEY, VERSION_KEY
+from mcp_endpoint.protocol.methods import STATELESS_REVISION as REVISION
 
 
 @pytest.fixture
@@ -503,7 +503,11 @@ class Modern(Tool):
             case "initialize":
                 self.say({"id": frame["id"], "error": {"code": -32022, "message": "no", "data": {"supported": [REVISION]}}})
             case "server/discover":
-                about = {"supportedVersions": [REVISION], "capabilities": {"tools": {"listChanged": True}}, "resultType": "complete"}
+                about = {
+                    "supportedVersions": [REVISION],
+                    "capabilities": {"tools": {"listChanged": True}},
+                    "resultType": "complete",
+                }
                 self.say({"id": frame["id"], "result": about})
             case "subscriptions/listen":
                 tag = {"_meta": {SUBSCRIPTION_KEY: frame["id"]}}
@@ -519,7 +523,7 @@ async def test_two_of_one_era_hear_each_others_own_words() -> None:
         tool = Modern(web.broker)
         task, heard = await begun(web, tool)
         meta = heard["params"]["_meta"]
-        assert meta[CLIENT_KEY]["name"] == "test" and meta[CAPABILITIES_KEY] == ALL and stateless.ASKER not in meta
+        assert meta[CLIENT_KEY]["name"] == "test" and meta[CAPABILITIES_KEY] == ALL and ASKER not in meta
         asked = {"who": {"method": "elicitation/create", "params": FORM}}
         tool.say({"id": heard["id"], "result": {"resultType": "input_required", "inputRequests": asked, "requestState": "its own"}})
         result = (await task)["result"]

@@ -9,7 +9,7 @@ from consumers.stateless_client import ask, era, headers, said, settled, stage, 
 from consumers.web import JSON, served
 
 from mcp_endpoint.consumers.mcp_http import subscriptions
-from mcp_endpoint.protocol.stateless import SUBSCRIPTION_KEY
+from mcp_endpoint.protocol.methods import SUBSCRIPTION_KEY
 
 
 @pytest.fixture

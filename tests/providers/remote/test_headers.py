@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mcp_endpoint.protocol.jsonrpc import Frame, parse
-from mcp_endpoint.protocol.stateless import VERSION_KEY
+from mcp_endpoint.protocol.methods import VERSION_KEY
 from mcp_endpoint.providers.remote.headers import envelope, headers_of, tools_with_headers
 
 LIST = {

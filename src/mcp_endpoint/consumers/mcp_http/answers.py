@@ -13,13 +13,11 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from ...errors import Code
+from ...protocol import jsonrpc
 from ...protocol.stateless import INTERNAL, Error
 from .envelope import STATUS
 from .streams import HEADERS
 
-SESSION: Final = "mcp-session-id"
-VERSION: Final = "mcp-protocol-version"
-LAST_EVENT: Final = "last-event-id"
 LATER: Final = {"retry-after": "5"}
 """For a client that may come again in so many seconds."""
 
@@ -36,7 +34,7 @@ def accepts(request: Request) -> tuple[bool, bool]:
 def refused(status: int, code: Code, why: str, id: bytes = b"null", *, headers: Mapping[str, str] | None = None) -> Response:
     """An HTTP error with a JSON-RPC error for a body, as clients of MCP read it; never with a code that only devices know."""
     number = code.number if code.number < -32099 else INTERNAL
-    body = b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode({"code": number, "message": f"{code.message}: {why}"}))
+    body = jsonrpc.failure(id, _encode({"code": number, "message": f"{code.message}: {why}"}))
     return Response(body, status, headers, media_type="application/json")
 
 
@@ -67,7 +65,7 @@ def json_answer(body: bytes, status: int) -> Response:
 def error_frame(id: bytes, code: int, message: str, data: object = UNSET) -> tuple[bytes, int]:
     """A JSON-RPC error, and the HTTP status that revision 2026-07-28 has for its code."""
     error = Error(code, message, UNSET if data is UNSET else Raw(_encode(data)))
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, _encode(error)), STATUS.get(code, 200)
+    return jsonrpc.failure(id, _encode(error)), STATUS.get(code, 200)
 
 
 def error_answer(id: bytes, code: int, message: str, data: object = UNSET) -> Response:

@@ -16,26 +16,10 @@ import msgspec
 from msgspec import UNSET
 
 from ... import errors
-from ...protocol.jsonrpc import Frame, Malformed, id_key, members, parse
-from ...protocol.stateless import (
-    CAPABILITIES_KEY,
-    CLIENT_KEY,
-    HEADER_MISMATCH,
-    LEVEL_KEY,
-    REVISION,
-    UNSUPPORTED_VERSION,
-    VERSION_KEY,
-    fields,
-    objects,
-    text,
-)
+from ...protocol import methods
+from ...protocol.jsonrpc import VERSION, Frame, Malformed, id_key, members, parse
+from ...protocol.stateless import HEADER_MISMATCH, UNSUPPORTED_VERSION, fields, objects, text
 
-VERSION: Final = "mcp-protocol-version"
-METHOD: Final = "mcp-method"
-NAME: Final = "mcp-name"
-PARAM: Final = "mcp-param-"
-NAMED: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-"""Methods whose `Mcp-Name` header repeats a parameter, and which."""
 STATUS: Final = {
     errors.PARSE_ERROR.number: 400,
     errors.INVALID_REQUEST.number: 400,
@@ -90,7 +74,7 @@ def read(body: bytes, integer_chars: int, string_bytes: int) -> Frame:
     except Malformed as malformed:
         usable = id_key(malformed.id, integer_chars, string_bytes) is not None
         raise Refused(malformed.code.number, malformed.why, id=malformed.id if usable else b"null") from None
-    if frame.jsonrpc != "2.0" or frame.method is UNSET or frame.result is not UNSET or frame.error is not UNSET:
+    if frame.jsonrpc != VERSION or frame.method is UNSET or frame.result is not UNSET or frame.error is not UNSET:
         raise Refused(errors.INVALID_REQUEST.number, "a body is one JSON-RPC 2.0 request or notification / 必须是一个请求或通知")
     if frame.id is not UNSET and id_key(bytes(frame.id), integer_chars, string_bytes) is None:
         raise Refused(errors.INVALID_REQUEST.number, "an id is an integer or a string, and not longer than the limits / id 无效")
@@ -107,21 +91,23 @@ def examine(frame: Frame, headers: Headers) -> Asked:
         kept = fields(params)
         if params[:1] == b"{":
             members(params)  # a key that stands twice would mean one thing here and another to the tool
-        meta = fields(kept.get("_meta", UNSET))
-        missing = [key for key in (VERSION_KEY, CAPABILITIES_KEY) if key not in meta]
+        meta = fields(kept.get(methods.META, UNSET))
+        missing = [key for key in (methods.VERSION_KEY, methods.CAPABILITIES_KEY) if key not in meta]
         if missing:
             raise Refused(errors.INVALID_PARAMS.number, f"params._meta must have {' and '.join(missing)} / 缺少必需的 _meta 字段")
-        version = text(meta[VERSION_KEY])
-        if said.get(VERSION) != version or version is None:
-            raise Refused(HEADER_MISMATCH, f"the header {VERSION} and {VERSION_KEY} differ / 请求头与 _meta 中的协议版本不一致")
-        if said.get(METHOD) != frame.method:
-            raise Refused(HEADER_MISMATCH, f"the header {METHOD} and the method differ / 请求头与方法不一致")
-        key = NAMED.get(frame.method)
-        if key is not None and key in kept and decoded(said.get(NAME)) != text(kept[key]):
-            raise Refused(HEADER_MISMATCH, f"the header {NAME} and params.{key} differ / 请求头与参数 {key} 不一致")
-        if version != REVISION:
-            about = {"supported": [REVISION], "requested": version}
-            raise Refused(UNSUPPORTED_VERSION, f"without a session only {REVISION} is spoken / 不支持的协议版本", about)
+        version = text(meta[methods.VERSION_KEY])
+        if said.get(methods.VERSION_HEADER) != version or version is None:
+            raise Refused(
+                HEADER_MISMATCH, f"the header {methods.VERSION_HEADER} and {methods.VERSION_KEY} differ / 请求头与 _meta 中的协议版本不一致"
+            )
+        if said.get(methods.METHOD_HEADER) != frame.method:
+            raise Refused(HEADER_MISMATCH, f"the header {methods.METHOD_HEADER} and the method differ / 请求头与方法不一致")
+        key = methods.NAMED_BY.get(frame.method)
+        if key is not None and key in kept and decoded(said.get(methods.NAME_HEADER)) != text(kept[key]):
+            raise Refused(HEADER_MISMATCH, f"the header {methods.NAME_HEADER} and params.{key} differ / 请求头与参数 {key} 不一致")
+        if version != methods.STATELESS_REVISION:
+            about = {"supported": [methods.STATELESS_REVISION], "requested": version}
+            raise Refused(UNSUPPORTED_VERSION, f"without a session only {methods.STATELESS_REVISION} is spoken / 不支持的协议版本", about)
     except Refused as refused:
         refused.id = id
         raise
@@ -131,10 +117,10 @@ def examine(frame: Frame, headers: Headers) -> Asked:
         id,
         frame.method,
         params,
-        (text(fields(meta.get(CLIENT_KEY, UNSET)).get("name")) or "")[:128],
-        objects(meta[CAPABILITIES_KEY]),
-        text(meta.get(LEVEL_KEY)),
-        bytes(meta.get("progressToken", b"")),
+        (text(fields(meta.get(methods.CLIENT_KEY, UNSET)).get("name")) or "")[:128],
+        objects(meta[methods.CAPABILITIES_KEY]),
+        text(meta.get(methods.LEVEL_KEY)),
+        bytes(meta.get(methods.PROGRESS_TOKEN, b"")),
     )
 
 
@@ -142,7 +128,7 @@ def _header_values(headers: Headers) -> dict[str, str]:
     found: dict[str, str] = {}
     for raw, value in headers:
         name = raw.decode("latin-1")
-        if name in (VERSION, METHOD, NAME):
+        if name in (methods.VERSION_HEADER, methods.METHOD_HEADER, methods.NAME_HEADER):
             if name in found:
                 raise Refused(HEADER_MISMATCH, f"the header {name} stands twice / 请求头重复")
             found[name] = value.decode("latin-1").strip(" \t")  # what stands around a value is none of it (RFC 9110 §5.5)
@@ -177,7 +163,7 @@ def check_params(definition: bytes, params: bytes, headers: Headers) -> None:
         return
     arguments = objects(fields(params).get("arguments", UNSET))
     for path, (token, kind) in wanted.items():
-        values = [value.decode("latin-1") for name, value in headers if name.decode("latin-1") == PARAM + token.lower()]
+        values = [value.decode("latin-1") for name, value in headers if name.decode("latin-1") == methods.PARAM_HEADERS + token.lower()]
         argument: Any = arguments
         for step in path:
             argument = argument.get(step) if isinstance(argument, dict) else None

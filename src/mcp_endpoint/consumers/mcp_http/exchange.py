@@ -15,13 +15,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from ... import __version__, errors
-from ...core.ledger import CANCELLED, number_of
-from ...core.lifecycle import INITIALIZED, LATEST
+from ... import errors
+from ...core.ledger import number_of
 from ...core.older_clients import edits_for
 from ...core.parties import Consumer
 from ...core.translator import Translator
-from ...protocol import jsonrpc, stateless
+from ...protocol import definitions, jsonrpc, methods, stateless
 from ...protocol.jsonrpc import Frame, Malformed, Part
 from ...settings.schema import Limits
 from .caller import Caller
@@ -32,13 +31,7 @@ TOGETHER_SECONDS: Final = 0.02
 """How long an envoy waits for more questions after one, so that a tool's parallel questions reach the client in one round."""
 
 _encode: Final = msgspec.json.Encoder().encode
-_HELLO: Final = _encode(
-    {
-        "protocolVersion": LATEST,
-        "capabilities": {"sampling": {}, "elicitation": {}, "roots": {}},
-        "clientInfo": {"name": "mcp-endpoint-server/http", "version": __version__},
-    }
-)
+_HELLO: Final = _encode(definitions.hello(definitions.ALL, part="/http"))
 _LEFT: Final = Raw(_encode({"code": stateless.INTERNAL, "message": "接入点已关闭此连接 / The endpoint ended this link"}))
 _TOO_MUCH: Final = Raw(
     _encode({"code": stateless.INTERNAL, "message": "应答无处保存 / No room for this answer (limits.http_replay_bytes)"})
@@ -72,7 +65,7 @@ class Exchange:
         """Bytes that whoever `hears` keeps for the client."""
         self.welcome: bytes = b""
         """The endpoint's result of `initialize`."""
-        self.server: bytes = b'{"name":"mcp-endpoint-server","version":%b}' % _encode(__version__)
+        self.server: bytes = _encode(definitions.identity())
         """Who answers, JSON, as the endpoint or its only tool calls itself."""
         self.notes: deque[bytes] = deque()
         """Notifications of the request, not yet told."""
@@ -185,7 +178,7 @@ class Exchange:
 
     def _told(self, frame: Frame) -> None:
         assert frame.method is not UNSET
-        if frame.method == CANCELLED:
+        if frame.method == methods.CANCELLED:
             number = bytes(stateless.fields(frame.params).get("requestId", Raw(b"")))
             self.questions = {key: question for key, question in self.questions.items() if question.id != number}
         elif self._hears is not None:
@@ -200,19 +193,19 @@ class Exchange:
 
     def _note(self, asked: Asked, frame: Frame) -> bytes:
         """A notification as the client of this request hears it; empty if it does not."""
-        if frame.method == "notifications/message":
+        if frame.method == methods.MESSAGE:
             if frame.params is not UNSET and stateless.log_wanted(asked.level, frame.params):
-                return b'{"jsonrpc":"2.0","method":"notifications/message","params":%b}' % bytes(frame.params)
-        elif frame.method == "notifications/progress" and asked.token:
+                return jsonrpc.notification(methods.MESSAGE, frame.params)
+        elif frame.method == methods.PROGRESS and asked.token:
             params = stateless.fields(frame.params)
-            if bytes(params.get("progressToken", Raw(b""))) == self._token:
-                params["progressToken"] = Raw(asked.token)  # each round of a client has a token of its own
-                return b'{"jsonrpc":"2.0","method":"notifications/progress","params":%b}' % _encode(params)
+            if bytes(params.get(methods.PROGRESS_TOKEN, Raw(b""))) == self._token:
+                params[methods.PROGRESS_TOKEN] = Raw(asked.token)  # each round of a client has a token of its own
+                return jsonrpc.notification(methods.PROGRESS, params)
         return b""
 
     def _ask(self, frame: Frame) -> None:
         assert frame.id is not UNSET and frame.method is not UNSET
-        capability = stateless.QUESTIONS[frame.method]
+        capability = methods.CAPABILITIES[frame.method]
         declared = {} if self._asked is None else self._asked.capabilities
         params = Raw(b"{}") if frame.params is UNSET else frame.params
         mode = (stateless.text(stateless.fields(params).get("mode")) or "form") if capability == "elicitation" else ""
@@ -256,11 +249,11 @@ class Exchange:
 
     async def introduce(self) -> Frame:
         """Initialise within the house, once; the endpoint's answer."""
-        frame = await self.request("initialize", _HELLO)
+        frame = await self.request(methods.INITIALIZE, _HELLO)
         if frame.result is not UNSET:
             self.welcome = bytes(frame.result)
             self.server = bytes(stateless.fields(frame.result).get("serverInfo", Raw(self.server)))
-            self.say(jsonrpc.notification(INITIALIZED))
+            self.say(jsonrpc.notification(methods.INITIALIZED))
         return frame
 
     async def request(self, method: str, params: bytes) -> Frame:
@@ -287,7 +280,7 @@ class Exchange:
     def _names(self, client: str) -> None:
         """Each request says anew who asks."""
         self.consumer.name = client
-        self.consumer.edits = edits_for(client, stateless.REVISION, self.caller.broker.settings)
+        self.consumer.edits = edits_for(client, methods.STATELESS_REVISION, self.caller.broker.settings)
 
     def park(self) -> None:
         """The client has the questions; what its tools ask from now on is hardly for this request."""

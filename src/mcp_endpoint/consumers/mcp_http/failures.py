@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ...protocol import jsonrpc
+from ...protocol import jsonrpc, methods
 from ...protocol.stateless import INTERNAL
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -50,17 +50,14 @@ def told(method: str, id: bytes, error: bytes | msgspec.Raw) -> bytes | None:
 
 
 def _told(method: str, id: bytes, found: Failure) -> bytes:
-    if method == "tools/call":
+    if method == methods.TOOLS_CALL:
         return jsonrpc.result(id, failed_tool(found))
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (
-        id,
-        _encode({"code": INTERNAL, "message": found.message, "data": found.data | {"code": found.code}}),
-    )
+    return jsonrpc.failure(id, _encode({"code": INTERNAL, "message": found.message, "data": found.data | {"code": found.code}}))
 
 
 def failed_tool(found: Failure) -> bytes:
     """The result of a tool call that failed on the way."""
     hint = found.data.get("hint")
     text = f"{found.message}: {hint}" if hint else found.message
-    about = {"mcp-endpoint-server/error": {"code": found.code, "message": found.message, "data": found.data}}
-    return _encode({"content": [{"type": "text", "text": text}], "isError": True, "_meta": about})
+    about = {methods.FAILURE_KEY: {"code": found.code, "message": found.message, "data": found.data}}
+    return _encode({"content": [{"type": "text", "text": text}], "isError": True, methods.META: about})

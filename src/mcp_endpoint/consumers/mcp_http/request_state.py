@@ -13,6 +13,8 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any, Final
 
+from ...protocol import methods
+
 PREFIX: Final = "mep-round-1."
 """What every state of ours begins with; another form of it gets another prefix, which is signed too."""
 LONGEST: Final = 1_400_000
@@ -64,5 +66,5 @@ def fingerprint(place: tuple[str, ...], method: str, params: dict[str, Any]) -> 
 
     Two spellings of the same parameters (order of keys, blanks, escapes) have the same fingerprint.
     """
-    kept = {name: value for name, value in params.items() if name not in ("_meta", "inputResponses", "requestState")}
+    kept = {name: value for name, value in params.items() if name not in (methods.META, "inputResponses", "requestState")}
     return json.dumps([place, method, kept], sort_keys=True, separators=(",", ":")).encode()

@@ -26,10 +26,9 @@ from ...access.admission import Authenticator, Refusal
 from ...access.tokens import NAME
 from ...asgi import Bodies, BodyRefused
 from ...core.broker import Broker
-from ...core.lifecycle import HANDSHAKE_REVISIONS
 from ...core.shares import Shares
+from ...protocol import methods
 from ...settings.schema import Limits
-from .answers import SESSION, VERSION
 from .caller import Caller, Era
 from .http_sse import MESSAGES, STREAM, HttpSse
 from .sessions import Sessions
@@ -39,8 +38,6 @@ MCP: Final = "/mcp"
 RESTS: Final = ("", "/", "/{endpoint}", "/{endpoint}/", "/{endpoint}/{label}", "/{endpoint}/{label}/")
 METHODS: Final = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS")
 """All that a route can be asked with: the eras themselves say which they know."""
-STATELESS_META: Final = "io.modelcontextprotocol/protocolVersion"
-STATELESS_METHOD: Final = "server/discover"
 SPACES: Final = ("agent:", "signed:")
 """Where named tokens open endpoints, as they are called inside the program; one of free choice has no name that may be printed."""
 
@@ -51,7 +48,7 @@ class _Look(msgspec.Struct):
 
 
 class _Params(msgspec.Struct):
-    meta: dict[str, msgspec.Raw] | UnsetType = msgspec.field(default=UNSET, name="_meta")
+    meta: dict[str, msgspec.Raw] | UnsetType = msgspec.field(default=UNSET, name=methods.META)
 
 
 _look: Final = msgspec.json.Decoder(_Look)
@@ -240,21 +237,21 @@ class Visit:
 
 def is_stateless(request: Request, body: bytes) -> bool:
     """Whether a request belongs to the era without sessions."""
-    if SESSION in request.headers:
+    if methods.SESSION_HEADER in request.headers:
         return False
-    version = request.headers.get(VERSION, "")
-    if version[:4].isdigit() and version > HANDSHAKE_REVISIONS[-1]:
+    version = request.headers.get(methods.VERSION_HEADER, "")
+    if version[:4].isdigit() and version > methods.HANDSHAKE_REVISIONS[-1]:
         return True
-    if b"_meta" not in body and STATELESS_METHOD.encode() not in body and b"\\" not in body:
+    if methods.META.encode() not in body and methods.DISCOVER.encode() not in body and b"\\" not in body:
         return False
     try:
         look = _look.decode(body)
-        if look.method == STATELESS_METHOD:
+        if look.method == methods.DISCOVER:
             return True
         meta = _params.decode(look.params).meta if look.params is not UNSET else UNSET
     except (msgspec.DecodeError, RecursionError):
         return False
-    return meta is not UNSET and STATELESS_META in meta
+    return meta is not UNSET and methods.VERSION_KEY in meta
 
 
 def _answer(refusal: Refusal) -> Response:

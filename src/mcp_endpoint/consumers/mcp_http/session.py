@@ -21,23 +21,20 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from ... import errors
-from ...core.ledger import CANCELLED, number_of
-from ...core.lifecycle import LATEST
+from ...core.ledger import number_of
 from ...core.parties import Call, Consumer
 from ...errors import Code
-from ...protocol import jsonrpc
+from ...protocol import jsonrpc, methods
 from ...protocol.jsonrpc import Frame, Malformed, Part, id_key, members, place_in_params
 from ...protocol.stateless import INTERNAL
 from ...settings.schema import Limits
 from . import failures
-from .answers import SESSION, refused
+from .answers import refused
 from .caller import Caller
 from .streams import Connection, Events, Store, Stream
 
 QUICK_SECONDS: Final = 1.0
 """How long a POST waits for its answer before it becomes a stream; most tools are quicker, and JSON is simpler for everybody."""
-PRIMED_SINCE: Final = "2025-11-25"
-"""The first revision whose clients understand an event without data."""
 STREAMS_KEPT: Final = 64
 """Finished streams a session keeps for a resumption."""
 BACKLOG_BYTES: Final = 64 * 1024
@@ -49,7 +46,7 @@ _EVENT_ID: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
 
 class _Welcome(msgspec.Struct):
-    protocolVersion: str = LATEST
+    protocolVersion: str = methods.LATEST
 
 
 _welcome_decoder: Final = msgspec.json.Decoder(_Welcome)
@@ -264,11 +261,11 @@ class Session:
         method = post.awaited[key].method
         if frame.error is not UNSET:
             data = failures.told(method, bytes(frame.id), frame.error) or data
-        elif method == "initialize" and frame.result is not UNSET:
+        elif method == methods.INITIALIZE and frame.result is not UNSET:
             try:
                 self.version = _welcome_decoder.decode(frame.result).protocolVersion
             except (msgspec.DecodeError, RecursionError):
-                self.version = LATEST
+                self.version = methods.LATEST
         self._settle(key, data)
 
     def _settle(self, key: bytes, answer: bytes) -> None:
@@ -295,14 +292,14 @@ class Session:
         stream.say(data)
 
     def _told(self, method: str, data: bytes) -> None:
-        if method == "notifications/progress":
-            token = self._param(data, "progressToken")
+        if method == methods.PROGRESS:
+            token = self._param(data, methods.PROGRESS_TOKEN)
             calls = [call for call in self.consumer.owed if call.token and call.token == token]
             self._stream_of(calls).keep(self._sessions.event(data))
-        elif method == CANCELLED:
+        elif method == methods.CANCELLED:
             stream = self._asked.pop(number_of(self._param(data, "requestId")), None)
             (stream or self._own_to_say()).keep(self._sessions.event(data))
-        elif method == "notifications/message":
+        elif method == methods.MESSAGE:
             self._stream_of([call for call in self.consumer.owed if call.provider is not None]).keep(self._sessions.event(data))
         else:
             self._own_to_say().keep(self._sessions.event(data))
@@ -329,7 +326,7 @@ class Session:
     def _begin_stream(self, post: Post) -> Stream:
         if post.stream is None:
             self._last_stream += 1
-            post.stream = Stream(self._last_stream, self.caller.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+            post.stream = Stream(self._last_stream, self.caller.name, self._sessions.store, primed=self.version >= methods.LATEST)
             self._streams[self._last_stream] = post.stream
             for answer in post.take():
                 post.stream.say(answer)
@@ -342,7 +339,7 @@ class Session:
     def own_stream(self) -> Stream:
         """The session's own stream."""
         if self._own is None:
-            self._own = Stream(0, self.caller.name, self._sessions.store, primed=self.version >= PRIMED_SINCE)
+            self._own = Stream(0, self.caller.name, self._sessions.store, primed=self.version >= methods.LATEST)
         return self._own
 
     def _own_to_say(self) -> Stream:
@@ -400,7 +397,7 @@ class Session:
             return self._events(post.stream.connect())
         answers = post.take()
         body = b"[%b]" % b",".join(answers) if batch else answers[0]
-        return Response(body, media_type="application/json", headers={SESSION: self.id})
+        return Response(body, media_type="application/json", headers={methods.SESSION_HEADER: self.id})
 
     def tell(self, message: Message) -> Response:
         """Say a message of HTTP+SSE; what it is answered comes by the session's own stream."""
@@ -418,7 +415,7 @@ class Session:
 
     def _after(self, message: Message) -> None:
         """What follows from a message of the client once the endpoint has taken it."""
-        if message.method == CANCELLED:
+        if message.method == methods.CANCELLED:
             for key in [key for key in self._posts if not any(call.key == key for call in self.consumer.owed)]:
                 cancelled = self._posts[key].awaited[key]
                 assert cancelled.frame.id is not UNSET
@@ -438,4 +435,4 @@ class Session:
     def _events(self, connection: Connection | None) -> Response:
         if connection is None:
             return refused(400, errors.INVALID_REQUEST, "these events are no longer kept / 这些事件已不再保存")
-        return Events(connection, self._limits.stalled_seconds, {SESSION: self.id})
+        return Events(connection, self._limits.stalled_seconds, {methods.SESSION_HEADER: self.id})

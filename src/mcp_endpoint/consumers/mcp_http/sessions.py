@@ -23,18 +23,15 @@ from starlette.responses import Response
 
 from ... import errors
 from ...core.broker import Broker
-from ...core.lifecycle import HANDSHAKE_REVISIONS
 from ...core.shares import Shares
-from ...protocol import jsonrpc
-from ...protocol.jsonrpc import Frame, Malformed, id_key
+from ...protocol import jsonrpc, methods
+from ...protocol.jsonrpc import VERSION, WRONG_VERSION, Frame, Malformed, id_key
 from ...settings.schema import Limits
-from .answers import LAST_EVENT, LATER, SESSION, VERSION, accepts, refused
+from .answers import LATER, accepts, refused
 from .caller import Caller
 from .session import Message, Session
 from .streams import Store, event_of
 
-BATCHES: Final = "2025-03-26"
-"""The one revision that knows batches."""
 LOOKED_AT: Final = 16
 """Sessions that are looked at for one nobody uses, the ones unused for longest first."""
 SWEEP_SECONDS: Final = 15.0
@@ -102,7 +99,7 @@ class Sessions:
         if request.method == "DELETE":
             session.close(*errors.GOING_AWAY)
             return Response(status_code=204)
-        return session.listen(request.headers.get(LAST_EVENT))
+        return session.listen(request.headers.get(methods.LAST_EVENT_HEADER))
 
     async def stop(self) -> None:
         """Every session ends."""
@@ -134,7 +131,7 @@ class Sessions:
         except Malformed as malformed:
             usable = self._key(malformed.id) is not None
             return refused(400, malformed.code, malformed.why, malformed.id if usable else b"null")
-        begins = [message for message in messages if message.method == "initialize"]
+        begins = [message for message in messages if message.method == methods.INITIALIZE]
         if begins and (batch or not begins[0].key):
             return refused(400, errors.INVALID_REQUEST, "initialize is a request and comes alone / initialize 必须是单独的请求")
         # A client that outlived its session may still send the id of it: `initialize` begins one anyhow. A live one is greeted again.
@@ -142,8 +139,10 @@ class Sessions:
         session = self.begin(caller) if fresh else self._session(request, caller, begins=bool(begins))
         if isinstance(session, Response):
             return session
-        if batch and session.version != BATCHES:
-            return refused(400, errors.INVALID_REQUEST, f"only revision {BATCHES} knows batches / 只有 {BATCHES} 修订版支持批量")
+        if batch and session.version != methods.BATCHES_IN:
+            return refused(
+                400, errors.INVALID_REQUEST, f"only revision {methods.BATCHES_IN} knows batches / 只有 {methods.BATCHES_IN} 修订版支持批量"
+            )
         response = await session.post(messages, batch=batch, json=json, stream=stream)
         if begins and not session.version and not session.busy:
             session.close(*errors.GOING_AWAY)  # its initialize was answered with an error
@@ -166,8 +165,8 @@ class Sessions:
 
     def _message(self, data: bytes) -> Message:
         frame = jsonrpc.parse(data)
-        if frame.jsonrpc != "2.0":
-            raise Malformed(errors.INVALID_REQUEST, '"jsonrpc" must be "2.0"')
+        if frame.jsonrpc != VERSION:
+            raise Malformed(errors.INVALID_REQUEST, WRONG_VERSION)
         if frame.method is UNSET:
             if frame.id is UNSET or (frame.result is UNSET) == (frame.error is UNSET):
                 raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer")
@@ -185,12 +184,12 @@ class Sessions:
 
     def _known(self, request: Request, caller: Caller) -> Session | None:
         """The open session of this seat that a request names."""
-        session = self._open.get(request.headers.get(SESSION, ""))
+        session = self._open.get(request.headers.get(methods.SESSION_HEADER, ""))
         return session if session is not None and not session.sse and session.caller.place == caller.place else None
 
     def _session(self, request: Request, caller: Caller, *, begins: bool = False) -> Session | Response:
         """The session a request names, if it is this seat's."""
-        if SESSION not in request.headers:
+        if methods.SESSION_HEADER not in request.headers:
             return refused(
                 400,
                 errors.INVALID_REQUEST,
@@ -199,9 +198,9 @@ class Sessions:
         session = self._known(request, caller)
         if session is None:
             return refused(404, errors.INVALID_REQUEST, "no such session: begin with initialize / 会话不存在：请重新 initialize")
-        version = request.headers.get(VERSION)
-        if version is not None and version not in HANDSHAKE_REVISIONS and not begins:
-            known = ", ".join(HANDSHAKE_REVISIONS)
+        version = request.headers.get(methods.VERSION_HEADER)
+        if version is not None and version not in methods.HANDSHAKE_REVISIONS and not begins:
+            known = ", ".join(methods.HANDSHAKE_REVISIONS)
             return refused(400, errors.INVALID_REQUEST, f"unknown MCP-Protocol-Version; sessions know {known} / 未知的协议版本")
         self.touch(session)
         return session

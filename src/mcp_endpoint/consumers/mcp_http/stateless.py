@@ -29,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 from ... import errors
 from ...core.parties import State
 from ...core.shares import Shares
-from ...protocol import jsonrpc, stateless
+from ...protocol import jsonrpc, methods, stateless
 from ...protocol.definitions import Tool
 from ...protocol.jsonrpc import Frame, Malformed
 from ...settings.schema import Limits
@@ -39,9 +39,9 @@ from .caller import Caller
 from .envelope import STATUS, Asked, Refused
 from .exchange import Exchange
 from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
-from .subscriptions import LISTEN, Listener, capabilities_of
+from .subscriptions import Listener, capabilities_of
 
-REMOVED: Final = frozenset({"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+REMOVED: Final = frozenset({methods.INITIALIZE, methods.PING, methods.SET_LEVEL, methods.SUBSCRIBE, methods.UNSUBSCRIBE})
 """Methods of the handshake era that this one has given up."""
 LINGER_SECONDS: Final = 15.0
 """How long an envoy stays for the next request."""
@@ -122,9 +122,9 @@ class Stateless:
     @staticmethod
     def _notified(request: Request) -> Response:
         """A notification is taken and means nothing: a request is cancelled by closing its answer."""
-        version = request.headers.get(envelope.VERSION)
-        if version not in (None, stateless.REVISION):
-            about = {"supported": [stateless.REVISION], "requested": version}
+        version = request.headers.get(methods.VERSION_HEADER)
+        if version not in (None, methods.STATELESS_REVISION):
+            about = {"supported": [methods.STATELESS_REVISION], "requested": version}
             return error_answer(b"null", stateless.UNSUPPORTED_VERSION, "unsupported protocol version / 不支持的协议版本", about)
         return Response(status_code=202)
 
@@ -132,10 +132,9 @@ class Stateless:
 
     async def _serve(self, request: Request, asked: Asked, caller: Caller, *, stream: bool) -> Response:
         if asked.method in REMOVED:
-            raise Refused(
-                errors.METHOD_NOT_FOUND.number, f"{asked.method} is not a method of {stateless.REVISION} / 此方法不存在", id=asked.id
-            )
-        if asked.method == LISTEN:
+            why = f"{asked.method} is not a method of {methods.STATELESS_REVISION} / 此方法不存在"
+            raise Refused(errors.METHOD_NOT_FOUND.number, why, id=asked.id)
+        if asked.method == methods.LISTEN:
             if not stream:
                 return refused(406, errors.INVALID_REQUEST, "a subscription is a stream: Accept must have text/event-stream", asked.id)
             return await self._listen(asked, caller)
@@ -161,7 +160,7 @@ class Stateless:
     async def _exchange(self, request: Request, asked: Asked, caller: Caller) -> tuple[Exchange, Asked]:
         """The envoy that has the request in hand, and the request as it is now. Raises Refused."""
         try:
-            state = stateless.fields(asked.params).get("requestState") if asked.method in stateless.ASKING else None
+            state = stateless.fields(asked.params).get("requestState") if asked.method in methods.ASKING else None
             if state is not None and bytes(state) != b"null":
                 content = self._open(asked, caller, state)
                 if content[:1] == _PARKED:
@@ -172,10 +171,10 @@ class Stateless:
             try:
                 if not exchange.welcome:
                     raise Refused(stateless.INTERNAL, "the endpoint does not answer / 接入点没有应答")
-                if asked.method == "server/discover":
+                if asked.method == methods.DISCOVER:
                     exchange.answer = Frame(result=Raw(_discovered(exchange)))
                 else:
-                    if asked.method == "tools/call":
+                    if asked.method == methods.TOOLS_CALL:
                         await self._check_params(request, exchange, asked)
                     exchange.begin(asked)
             except BaseException:
@@ -190,7 +189,7 @@ class Stateless:
         """Compare the headers that the tool's schema asks for; its list is learned first if nobody has asked for it."""
         endpoint = exchange.consumer.endpoint
         if any(provider.state is State.READY and not provider.listed for provider in endpoint.providers):
-            await exchange.request("tools/list", b"{}")
+            await exchange.request(methods.TOOLS_LIST, b"{}")
         name = stateless.text(stateless.fields(asked.params).get("name"))
         tool = None if name is None else _tool(exchange, name)
         if tool is not None:
@@ -214,13 +213,13 @@ class Stateless:
             raw = stateless.error_outward(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
             told = failures.told(asked.method, asked.id, raw)
             if told is None:
-                return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (asked.id, raw), STATUS.get(stateless.read_error(raw).code, 200)
+                return jsonrpc.failure(asked.id, raw), STATUS.get(stateless.read_error(raw).code, 200)
             frame = jsonrpc.parse(told, utf8=True)
             if frame.result is UNSET:
                 return told, 200
             result = frame.result
         body = bytes(result)
-        if asked.method in stateless.ASKING and stateless.asks(body):
+        if asked.method in methods.ASKING and stateless.asks(body):
             body = self._sealed(exchange.caller, asked, body)
         return jsonrpc.result(asked.id, stateless.outward(asked.method, body, exchange.server)), 200
 
@@ -389,7 +388,7 @@ class Answering(StreamedAnswer):
 def _discovered(exchange: Exchange) -> bytes:
     """The result of `server/discover`, from what the endpoint says of itself to a handshake."""
     welcome = stateless.fields(exchange.welcome)
-    body: dict[str, Any] = {"supportedVersions": [stateless.REVISION], "capabilities": capabilities_of(exchange)}
+    body: dict[str, Any] = {"supportedVersions": [methods.STATELESS_REVISION], "capabilities": capabilities_of(exchange)}
     if "instructions" in welcome:
         body["instructions"] = welcome["instructions"]
     return _encode(body)

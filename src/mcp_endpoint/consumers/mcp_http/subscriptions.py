@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw
 from starlette.types import Receive, Scope, Send
 
 from ... import errors
-from ...protocol import jsonrpc, stateless
+from ...protocol import jsonrpc, methods, stateless
 from ...protocol.jsonrpc import Frame
 from ...settings.schema import Limits
 from .answers import StreamedAnswer
@@ -22,14 +22,12 @@ from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
 
 _encode: Final = msgspec.json.Encoder().encode
 
-LISTEN: Final = "subscriptions/listen"
 ANNOUNCED: Final = {
-    "notifications/tools/list_changed": ("toolsListChanged", "tools"),
-    "notifications/prompts/list_changed": ("promptsListChanged", "prompts"),
-    "notifications/resources/list_changed": ("resourcesListChanged", "resources"),
+    methods.TOOLS_CHANGED: ("toolsListChanged", "tools"),
+    methods.PROMPTS_CHANGED: ("promptsListChanged", "prompts"),
+    methods.RESOURCES_CHANGED: ("resourcesListChanged", "resources"),
 }
 """What a stream may be opened for: the notification, its name in the filter, and the capability it belongs to."""
-UPDATED: Final = "notifications/resources/updated"
 RESOURCES: Final = 100
 """Resources one stream may be opened for."""
 
@@ -66,21 +64,21 @@ class Listener(StreamedAnswer):
         uris = wanted.get("resourceSubscriptions")
         if isinstance(uris, list) and _has(had, "resources", "subscribe"):
             for uri in [uri for uri in dict.fromkeys(map(str, uris)) if uri][:RESOURCES]:
-                frame = await self._exchange.request("resources/subscribe", _encode({"uri": uri}))
+                frame = await self._exchange.request(methods.SUBSCRIBE, _encode({"uri": uri}))
                 if frame.error is UNSET:
                     self._resources.add(uri)
             if self._resources:
                 honored["resourceSubscriptions"] = sorted(self._resources)
         acknowledged = Raw(_encode({"notifications": honored}))
         # What was heard meanwhile comes after the acknowledgement.
-        first = stateless.tagged("notifications/subscriptions/acknowledged", acknowledged, self._asked.id)
+        first = stateless.tagged(methods.ACKNOWLEDGED, acknowledged, self._asked.id)
         heard = list(self._events)
         self._forget()
         for event in (first, *heard):
             self._keep(event)
 
     def _heard(self, method: str, frame: Frame) -> None:
-        if self._over or (method not in self._methods and not (method == UPDATED and self._resources)):
+        if self._over or (method not in self._methods and not (method == methods.UPDATED and self._resources)):
             return
         # Every one of them means "look again": one that waits to be read says it for the next too.
         self._keep(stateless.tagged(method, frame.params, self._asked.id))
@@ -132,8 +130,8 @@ class Listener(StreamedAnswer):
                 if self._events:
                     await self._write(send, event_of(self._next()))
                 elif self._over or self._exchange.ended:
-                    meta = b'{"%b":%b}' % (stateless.SUBSCRIPTION_KEY.encode(), self._asked.id)
-                    body = stateless.outward(LISTEN, b'{"_meta":%b}' % meta, self._exchange.server)
+                    tag = _encode({methods.META: {methods.SUBSCRIPTION_KEY: Raw(self._asked.id)}})
+                    body = stateless.outward(methods.LISTEN, tag, self._exchange.server)
                     await self._write(send, event_of(jsonrpc.result(self._asked.id, body)), more=False)
                     return
                 else:

@@ -20,13 +20,12 @@ from msgspec.structs import replace
 
 from ...backoff import KEPT_FIRST_SECONDS, Backoff
 from ...core.broker import Broker
-from ...core.lists import LIST_CHANGED
 from ...core.parties import Provider
 from ...credentials.pool import Credential
 from ...credentials.store import CredentialStore
 from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, CloseReason, EndpointError
 from ...log import BLOT
-from ...protocol import jsonrpc
+from ...protocol import jsonrpc, methods
 from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
 from ..mcp_json import Server, mask
 from ..tool_filter import ToolFilter
@@ -143,7 +142,7 @@ class Managed:
         self.server = server
         self._tool_filter.change(server.tools)
         if self._link is not None:
-            self._link.say(jsonrpc.notification(LIST_CHANGED))
+            self._link.say(jsonrpc.notification(methods.TOOLS_CHANGED))
 
     @property
     def session(self) -> int | None:

@@ -20,12 +20,12 @@ from msgspec import UNSET
 
 from ... import errors
 from ...backoff import Backoff
-from ...protocol import jsonrpc
+from ...protocol import jsonrpc, methods
 from ...protocol.jsonrpc import Frame, Malformed, Unreadable, members, parse, parse_lenient
 from ...protocol.sse import TAIL_BYTES, Event, Events
 from ...protocol.stateless import objects
 from .failure import BROKEN_OFF, NO_ANSWER, TOO_LATE, Failure, names_lost_session, too_large, unreadable, words
-from .transport import ANSWER_SECONDS, CONNECT_SECONDS, KEY_STATUSES, SESSION, STREAMS, Broken, failure_of, media_type, origin
+from .transport import ANSWER_SECONDS, CONNECT_SECONDS, KEY_STATUSES, Broken, failure_of, media_type, origin
 
 RESUMPTIONS: Final = 2
 """So often an answer whose stream broke off is asked for once more, where the stream can be resumed."""
@@ -105,14 +105,14 @@ class StreamableHttp:
     async def post(self, data: bytes, frame: Frame, headers: Mapping[str, str]) -> Failure | None:
         """Say one message. For a request its answer has been heard when this returns None."""
         id = None if frame.method is UNSET or frame.id is UNSET else bytes(frame.id)
-        hello = frame.method == "initialize"
+        hello = frame.method == methods.INITIALIZE
         response = await self._send("POST", data, {**_SENT, **headers}, named=not hello)
-        endless = frame.method == STREAMS
+        endless = frame.method == methods.LISTEN
         try:
             failure = failure_of(response)
             if failure is not None:
                 return failure
-            given = response.headers.get(SESSION, "")
+            given = response.headers.get(methods.SESSION_HEADER, "")
             if hello and _SESSION_ID.fullmatch(given):
                 self._session = given
             if id is None:
@@ -130,9 +130,9 @@ class StreamableHttp:
 
     async def _send(self, method: str, data: bytes, headers: dict[str, str], *, named: bool = True) -> httpx2.Response:
         if named and self._session:
-            headers[SESSION] = self._session
+            headers[methods.SESSION_HEADER] = self._session
         if self.version and named:
-            headers.setdefault("mcp-protocol-version", self.version)
+            headers.setdefault(methods.VERSION_HEADER, self.version)
         request = self._http.build_request(method, self._url, headers=headers, content=data or None)
         return await self._http.send(request, stream=True)
 
@@ -192,7 +192,7 @@ class StreamableHttp:
                 return failure
             resumptions += 1
             await asyncio.sleep(retry)
-            response = await self._send("GET", b"", {**_STREAM, "last-event-id": last})
+            response = await self._send("GET", b"", {**_STREAM, methods.LAST_EVENT_HEADER: last})
             refused = failure_of(response)
             if refused is not None:
                 return refused if not refused.unreachable else failure
@@ -205,7 +205,7 @@ class StreamableHttp:
         while True:
             began = loop.time()
             asked = 0.0
-            response = await self._send("GET", b"", _STREAM | ({"last-event-id": last} if last else {}))
+            response = await self._send("GET", b"", _STREAM | ({methods.LAST_EVENT_HEADER: last} if last else {}))
             try:
                 failure = failure_of(response)
                 if failure is not None:
@@ -400,4 +400,4 @@ def answer_to(id: bytes, frame: Frame, data: bytes) -> bytes | Failure:
     if b"\\ufffd" in raw:  # half a surrogate pair, which the parser does not take, stays in the bytes
         place = members(data)[kind]
         raw = data[place.start : place.end]
-    return b'{"jsonrpc":"2.0","id":%b,"%b":%b}' % (id, kind.encode(), raw)
+    return jsonrpc.result(id, raw) if kind == "result" else jsonrpc.failure(id, raw)

@@ -8,32 +8,31 @@ from typing import Any
 from mcp.shared.inbound import encode_header_value, mcp_param_headers, x_mcp_header_map
 from msgspec import UNSET
 
-from ... import __version__
+from ...protocol import methods
+from ...protocol.definitions import identity
 from ...protocol.jsonrpc import Frame
-from ...protocol.stateless import VERSION_KEY, fields, objects, text
+from ...protocol.stateless import fields, objects, text
 
 
 def envelope() -> dict[str, Any]:
     """What a message of revision 2026-07-28 says of its sender."""
-    prefix = VERSION_KEY.rpartition("/")[0]
-    about = {"name": "mcp-endpoint-server", "version": __version__}
-    return {VERSION_KEY: "2026-07-28", f"{prefix}/clientInfo": about, f"{prefix}/clientCapabilities": {}}
+    return {methods.VERSION_KEY: methods.STATELESS_REVISION, methods.CLIENT_KEY: identity(), methods.CAPABILITIES_KEY: {}}
 
 
 def headers_of(frame: Frame, chosen: str, tools: Mapping[str, Any]) -> dict[str, str]:
     """The headers of one message; `chosen` is the revision of the handshake, `tools` says which arguments a call shows in headers too."""
-    known = {"mcp-protocol-version": chosen} if chosen else {}
-    if frame.method is UNSET or frame.method == "initialize":
+    known = {methods.VERSION_HEADER: chosen} if chosen else {}
+    if frame.method is UNSET or frame.method == methods.INITIALIZE:
         return known if frame.method is UNSET else {}
     params = fields(frame.params)
-    version = text(fields(params.get("_meta", UNSET)).get(VERSION_KEY))
+    version = text(fields(params.get(methods.META, UNSET)).get(methods.VERSION_KEY))
     if version is None:
         return known
-    headers = {"mcp-protocol-version": version, "mcp-method": frame.method}
-    name = text(params.get("name")) if frame.method in ("tools/call", "prompts/get") else text(params.get("uri"))
+    headers = {methods.VERSION_HEADER: version, methods.METHOD_HEADER: frame.method}
+    name = text(params.get("name")) if frame.method in (methods.TOOLS_CALL, methods.PROMPTS_GET) else text(params.get("uri"))
     if name is not None:
-        headers["mcp-name"] = encode_header_value(name)
-    if frame.method == "tools/call" and name is not None and name in tools:
+        headers[methods.NAME_HEADER] = encode_header_value(name)
+    if frame.method == methods.TOOLS_CALL and name is not None and name in tools:
         headers |= mcp_param_headers(tools[name], objects(params.get("arguments", UNSET)))
     return headers
 

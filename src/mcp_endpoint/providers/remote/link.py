@@ -15,17 +15,15 @@ from msgspec import UNSET
 from ... import errors
 from ...backoff import Backoff
 from ...core.catalog import read_page
-from ...core.lifecycle import INITIALIZED
-from ...core.lists import LIST_CHANGED
 from ...core.parties import Counters, Provider
-from ...protocol import jsonrpc
+from ...protocol import jsonrpc, methods
 from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse
 from ...protocol.stateless import fields, objects
 from ..tool_filter import ToolFilter
 from .connection import read
 from .failure import Failure, unreadable, words
 from .headers import tools_with_headers
-from .transport import KEY_STATUSES, STREAMS
+from .transport import KEY_STATUSES
 
 LIST_SECONDS: Final = 30.0
 """A list that is not given after so long has failed; the endpoint has stopped waiting for it before (`Limits.list_seconds`)."""
@@ -106,13 +104,13 @@ class ServerLink:
         data = b"".join((first, second))
         frame = parse(data, utf8=True)
         id = b"" if frame.id is UNSET else bytes(frame.id)
-        if frame.method == "initialize" and id and self.welcome:
+        if frame.method == methods.INITIALIZE and id and self.welcome:
             reply = parse(self.welcome, utf8=True)
             self._loop.call_soon(self.say, b"".join(jsonrpc.with_id(self.welcome, reply, id)))
             return
-        if frame.method == INITIALIZED and self.version:
+        if frame.method == methods.INITIALIZED and self.version:
             return  # said already
-        if frame.method == STREAMS:
+        if frame.method == methods.LISTEN:
             self._listens = {id: data}
             self._listened = self._loop.time()
             self._put(data)
@@ -121,7 +119,7 @@ class ServerLink:
         if refused:
             self._loop.call_soon(self.say, data)
         else:
-            if frame.method == "tools/list" and id:
+            if frame.method == methods.TOOLS_LIST and id:
                 self._lists[id] = None
                 self._loop.call_later(LIST_SECONDS, self._list_overdue, id)
                 if len(self._lists) > LISTS_REMEMBERED:
@@ -192,7 +190,7 @@ class ServerLink:
                 return
             if id in self._lists:
                 self._list_came(id, frame)
-        if frame.method == LIST_CHANGED:
+        if frame.method == methods.TOOLS_CHANGED:
             self.first_list = b""
         self.tools |= tools_with_headers(frame)
         self.say(self.tool_filter.passed(data))
@@ -209,7 +207,7 @@ class ServerLink:
             self._loop.call_later(wait, self._listen, id)
             return
         error = Failure(self._mask(failure.en), self._mask(failure.zh), failure.delivered, failure.code).error()
-        self.heard(b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, msgspec.json.encode(error)))
+        self.heard(jsonrpc.failure(id, msgspec.json.encode(error)))
 
     def broke(self, failure: Failure) -> None:
         """The stream of the server is over, or its session."""
@@ -220,7 +218,7 @@ class ServerLink:
 
     def changed(self) -> None:
         """What changed meanwhile was announced to nobody."""
-        self.say(jsonrpc.notification(LIST_CHANGED))
+        self.say(jsonrpc.notification(methods.TOOLS_CHANGED))
 
     def _listen(self, id: bytes) -> None:
         if id in self._listens and not self.over.done():

@@ -25,16 +25,15 @@ import msgspec
 from loguru import logger
 from msgspec import UNSET
 
-from ... import __version__
 from ...backoff import Backoff
 from ...core.broker import Broker
-from ...core.ledger import CANCELLED
-from ...core.lifecycle import INITIALIZED, own_hello, read_welcome
+from ...core.lifecycle import read_welcome
 from ...credentials.store import CredentialStore
 from ...errors import CloseReason
-from ...protocol import jsonrpc
+from ...protocol import jsonrpc, methods
+from ...protocol.definitions import ALL, hello
 from ...protocol.jsonrpc import Frame, parse
-from ...protocol.stateless import REVISION, fields, knows_only_stateless, objects, text
+from ...protocol.stateless import fields, knows_only_stateless, objects, text
 from ..mcp_json import Server, Wire, mask
 from ..tool_filter import ToolFilter
 from .connection import Ended, HttpSse, StreamableHttp
@@ -296,12 +295,12 @@ class Upstream:
             raise Lost(ended.failure) from None
         except TimeoutError:
             raise _over(f"it did not open a stream within {HELLO_SECONDS:g} s", f"{HELLO_SECONDS:g} 秒内没有打开事件流") from None
-        data, frame = await self._ask(link, way, _HELLO, "initialize", own_hello(__version__), HELLO_SECONDS)
+        data, frame = await self._ask(link, way, _HELLO, methods.INITIALIZE, msgspec.json.encode(hello(ALL)), HELLO_SECONDS)
         if frame.error is not UNSET:
             refused: msgspec.Raw | msgspec.UnsetType = frame.error
             if knows_only_stateless(frame.error):
-                meta = b'{"_meta":%b}' % msgspec.json.encode(envelope())
-                _, told = await self._ask(link, way, _HELLO, "server/discover", meta, HELLO_SECONDS)
+                meta = msgspec.json.encode({methods.META: envelope()})
+                _, told = await self._ask(link, way, _HELLO, methods.DISCOVER, meta, HELLO_SECONDS)
                 refused = told.error
             if refused is not UNSET:
                 error = objects(frame.error)
@@ -314,7 +313,7 @@ class Upstream:
         link.welcome = data
         if frame.result is not UNSET:
             link.version = way.version = text(fields(frame.result).get("protocolVersion")) or ""
-            notice = jsonrpc.notification(INITIALIZED)
+            notice = jsonrpc.notification(methods.INITIALIZED)
             failure = await way.post(notice, parse(notice, utf8=True), {})
             if failure is not None and failure.session_lost:
                 raise Lost(failure)
@@ -325,7 +324,7 @@ class Upstream:
         if welcome is None or "tools" not in welcome.capabilities:
             return
         try:
-            data, frame = await self._ask(link, way, _LIST, "tools/list", b"{}", LIST_SECONDS)
+            data, frame = await self._ask(link, way, _LIST, methods.TOOLS_LIST, b"{}", LIST_SECONDS)
         except Lost as lost:
             en, zh = f"tools/list failed: {lost.failure.en}", f"tools/list 失败：{lost.failure.zh}"
             raise Lost(Failure(en, zh, None, retry_seconds=lost.failure.retry_seconds)) from None
@@ -373,10 +372,10 @@ class Upstream:
                 continue
             began = self._loop.time()
             generation = link.generation
-            meta = b"" if link.version else b'{"_meta":%b}' % msgspec.json.encode(envelope())
+            meta = b"" if link.version else msgspec.json.encode({methods.META: envelope()})
             failure: Failure | None = None
             try:
-                method = "ping" if link.version else "server/discover"
+                method = methods.PING if link.version else methods.DISCOVER
                 _, frame = await self._ask(link, way, _HEALTH, method, meta or b"{}", WORD_SECONDS)
                 if names_lost_session(objects(frame.error)):
                     failure = Failure("the server does not know the session", "服务器不认识此会话", False, session_lost=True)
@@ -402,9 +401,13 @@ class Upstream:
             if frame.method is not UNSET and frame.id is not UNSET:
                 id = bytes(frame.id)
                 task = spawn(self._say(link, way, data, frame, headers))
-                link.asked[id] = task, headers.get("mcp-protocol-version") == REVISION
+                link.asked[id] = task, headers.get(methods.VERSION_HEADER) == methods.STATELESS_REVISION
                 task.add_done_callback(lambda task, id=id: link.asked.pop(id, None))  # type: ignore[misc]
-            elif frame.method == CANCELLED and (asked := link.asked.get(bytes(fields(frame.params).get("requestId", b"")))) and asked[1]:
+            elif (
+                frame.method == methods.CANCELLED
+                and (asked := link.asked.get(bytes(fields(frame.params).get("requestId", b""))))
+                and asked[1]
+            ):
                 asked[0].cancel()  # in this revision that is how a request is cancelled (MCP 2026-07-28, Streamable HTTP)
             elif link.notices >= NOTICES:
                 self._broker.counters.dropped_notifications += 1

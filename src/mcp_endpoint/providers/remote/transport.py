@@ -24,6 +24,7 @@ from ...credentials.refusals import Answer, retry_after
 from ...credentials.rotation import Rotation, route_of
 from ...credentials.store import CredentialStore
 from ...log import BLOT
+from ...protocol import methods
 from ...protocol.stateless import fields, objects
 from .failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
 
@@ -35,8 +36,6 @@ ANSWER_SECONDS: Final = 310.0
 """For the head of an answer, and for the whole of it: longer than any call may take."""
 CLOSE_SECONDS: Final = 2.0
 """For a server to hear that its session is over."""
-STREAMS: Final = "subscriptions/listen"
-"""The request whose answer is a stream without an end (MCP 2026-07-28); the handshake era opens its stream with GET."""
 KEPT_CONNECTIONS: Final = 20
 MOST_CONNECTIONS: Final = 1000
 KEPT_SECONDS: Final = 30.0
@@ -49,7 +48,6 @@ STREAM_ANSWERS: Final = 4
 """All events of one request's stream together have room for so many answers of the largest size."""
 KEY_STATUSES: Final = frozenset((401, 402, 403, 407, 429))
 """Refusals of whoever asks: what stands beside them are words, and no answer of the server."""
-SESSION: Final = "mcp-session-id"
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -92,7 +90,7 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it, with one key after the other until one is taken."""
         message = _message(request)
-        endless = request.method == "GET" or (message is not None and message.method == STREAMS)
+        endless = request.method == "GET" or (message is not None and message.method == methods.LISTEN)
         patience = CLOSE_SECONDS if request.method == "DELETE" else ANSWER_SECONDS
         if message is not None and (message.id is UNSET or message.method is UNSET):
             patience = WORD_SECONDS
@@ -198,7 +196,7 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
         if isinstance(key, Credential):
             body = body.replace(key.secret.encode(), BLOT.encode())
         wait = retry_after(response.headers, time.time())
-        failure = refused(status, body[:REFUSAL_BYTES], retry_seconds=wait, session=SESSION in request.headers)
+        failure = refused(status, body[:REFUSAL_BYTES], retry_seconds=wait, session=methods.SESSION_HEADER in request.headers)
         told = objects(fields(body).get("error", UNSET)) if status not in KEY_STATUSES else {}
         if "code" in told and not failure.session_lost:
             return httpx2.Response(status, headers={"content-type": "application/json"}, content=body, extensions=response.extensions)
