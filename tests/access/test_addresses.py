@@ -113,7 +113,7 @@ def test_a_loopback_address_comes_with_the_way_out() -> None:
 
 def test_a_server_that_others_reach_only_needs_its_other_address() -> None:
     (hint,) = hints(Server(key=KEY, host="0.0.0.0"), "http://127.0.0.1:8004", "AAAA", contained=False)
-    assert "the machine's own address" in hint.en
+    assert "the machine's network address" in hint.en
     assert "0.0.0.0" not in hint.en
 
 
@@ -183,4 +183,4 @@ def test_an_address_is_shown_without_what_may_be_secret(url: str) -> None:
 def test_a_free_form_token_is_told_of_in_both_languages() -> None:
     en, zh = free_form("opaque-12345678")
     assert "opaque-12345678" in en and "made with another key" in en
-    assert "opaque-12345678" in zh and "自取的令牌" in zh
+    assert "opaque-12345678" in zh and "自定义令牌" in zh

@@ -135,7 +135,7 @@ def test_a_token_of_free_choice_opens_only_between_local_peers(
 def test_who_may_not_use_a_token_of_free_choice_hears_what_may_be_wrong_with_it() -> None:
     found = opens(authenticator(), "cut-off", peer=FAR)
     assert isinstance(found, Refusal) and found.status == 401
-    assert "made with another key" in found.message and "自取的令牌" in found.message
+    assert "made with another key" in found.message and "自定义令牌" in found.message
 
 
 def test_tokens_of_free_choice_can_be_allowed_for_everybody_or_for_nobody() -> None:

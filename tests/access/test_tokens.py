@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mcp_endpoint.access import tokens
-from mcp_endpoint.access.tokens import Grant, Refused, TokenCodec, is_placeholder, make_key, pad_key, refused_by_xiaozhi
+from mcp_endpoint.access.tokens import Grant, TokenCodec, TokenRefused, is_placeholder, make_key, pad_key, refused_by_xiaozhi
 
 KEY = "0123456789abcdef0123456789abcdef"
 CODEC = TokenCodec(KEY)
@@ -41,7 +41,7 @@ def seal_blocks(blocks: bytes, key: str = KEY) -> str:
 
 
 def why(token: str, codec: TokenCodec = CODEC, now: float = NOW) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(TokenRefused) as refused:
         codec.open(token, now)
     assert str(refused.value) == refused.value.why
     assert re.fullmatch(r"[a-z-]{1,20}", refused.value.why), "the reason holds nothing of the token"
@@ -52,7 +52,7 @@ def kind(token: str, codec: TokenCodec = CODEC) -> str:
     """How a token ends: its kind, or `refused`."""
     try:
         return codec.open(token, NOW).kind
-    except Refused:
+    except TokenRefused:
         return "refused"
 
 
@@ -265,11 +265,11 @@ def test_a_signed_token_is_filled_until_no_peer_refuses_it(monkeypatch: pytest.M
 @given(st.text(st.characters(), min_size=1, max_size=40))
 def test_any_other_text_is_the_name_of_its_own_endpoint_and_shows_nothing_of_itself(token: str) -> None:
     assume(not (is_placeholder(token) or token.startswith("mep1.")))
-    opened = CODEC.open(token, NOW)
-    assert opened.kind == "opaque"
-    assert opened.endpoint == f"opaque:{token}"
-    assert re.fullmatch(r"opaque-[0-9a-f]{8}", opened.shown)
-    assert opened.role == "both"
+    grant = CODEC.open(token, NOW)
+    assert grant.kind == "opaque"
+    assert grant.endpoint == f"opaque:{token}"
+    assert re.fullmatch(r"opaque-[0-9a-f]{8}", grant.shown)
+    assert grant.role == "both"
 
 
 @pytest.mark.parametrize(

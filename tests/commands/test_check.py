@@ -123,7 +123,7 @@ async def test_loopback_in_a_container_is_a_problem_with_and_without_a_public_ad
         for around in ({}, {"MES_SERVER_PUBLIC_URL": f"http://localhost:{port}"}):
             status, output = await checked(tmp_path, environ={"container": "docker", **around})
             assert status == 1
-            assert "127.0.0.1, which nobody outside the container reaches" in output
+            assert "127.0.0.1, which cannot be reached from outside the container" in output
             assert 'host = "0.0.0.0"' in output
 
 
@@ -516,7 +516,7 @@ async def test_a_free_form_token_is_told_of_and_no_endpoint_of_its_printed_name_
         for given in ("ws://127.0.0.1/mcp_endpoint/mcp/?token=cut/off", "cut/off"):
             found = await look(server.port, given)
             (note,) = [one for one in found if "free-form" in one.en]
-            assert note.mark == "note" and "自取的令牌" in note.zh and "mcp-endpoint url NAME" in note.remedy_en
+            assert note.mark == "note" and "自定义令牌" in note.zh and "mcp-endpoint url NAME" in note.remedy_en
             assert not any("url opaque-" in one.remedy_en for one in found)
 
 

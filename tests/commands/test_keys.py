@@ -13,7 +13,7 @@ from running import BOUND, KEY, get, running
 
 from mcp_endpoint.commands import keys
 from mcp_endpoint.credentials.pool import Credential
-from mcp_endpoint.credentials.store import Ban, Kept, read_bans, stamp_of, write_bans
+from mcp_endpoint.credentials.store import Ban, BansFile, read_bans, stamp_of, write_bans
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.settings.schema import Config, CredentialSettings, Providers, Server
 
@@ -26,12 +26,12 @@ CONFIG = Config(server=Server(port=1, key=KEY), credentials={"fly": CredentialSe
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "accounts.txt").write_text("".join(f"ann|pw|{secret}\n" for secret in SECRETS))
-    kept = Kept(banned={PRINTS[0]: Ban(stamp_of(0), 401)}, resting={PRINTS[1]: stamp_of(4e9), PRINTS[2]: stamp_of(1)})
+    kept = BansFile(banned={PRINTS[0]: Ban(stamp_of(0), 401)}, resting={PRINTS[1]: stamp_of(4e9), PRINTS[2]: stamp_of(1)})
     write_bans(tmp_path / "data/fly.bans.json", kept)
     return tmp_path
 
 
-def kept(root: Path) -> Kept:
+def kept(root: Path) -> BansFile:
     return read_bans(root / "data/fly.bans.json")
 
 
@@ -59,7 +59,7 @@ def test_bans_are_lifted_one_by_one_or_all(root: Path) -> None:
     assert kept(root).banned == {}
     for shown in (CREDENTIALS[1].shown, CREDENTIALS[1].preview):
         assert "was not banned" in "".join(keys.unban(CONFIG, root, {}, "fly", [shown]))
-    write_bans(root / "data/fly.bans.json", Kept(banned=dict.fromkeys(PRINTS[:2], Ban("", 403))))
+    write_bans(root / "data/fly.bans.json", BansFile(banned=dict.fromkeys(PRINTS[:2], Ban("", 403))))
     assert len(list(keys.unban(CONFIG, root, {}, "fly", []))) == 2
     assert kept(root).banned == {}
 

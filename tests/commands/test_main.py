@@ -485,7 +485,7 @@ async def test_who_comes_with_a_free_form_token_hears_so(root: Path, tmp_path: P
             assert await typed(tmp_path, *words, "--endpoint", cut) == 1
             complaint = capsys.readouterr().err
             assert "free-form token, endpoint opaque-" in complaint and "it was cut off or made with another key" in complaint
-            assert "自取的令牌" in complaint and "cut-off" not in complaint
+            assert "自定义令牌" in complaint and "cut-off" not in complaint
         assert await typed(tmp_path, "list", "--endpoint", good) == 0
         assert "free-form" not in capsys.readouterr().err
 

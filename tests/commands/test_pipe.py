@@ -259,7 +259,7 @@ async def test_after_a_restart_of_the_broker_the_tool_is_back_soon(gate: FakeBro
 async def test_a_token_of_free_choice_is_told_of_once_it_is_linked(gate: FakeBroker) -> None:
     gate.accepts = {"X-Free-Form-Endpoint": "opaque-12345678"}
     async with piping(gate.address, _=_odd()) as said:
-        await said.line("自取的令牌", "free-form token, endpoint opaque-12345678", "made with another key")
+        await said.line("自定义令牌", "free-form token, endpoint opaque-12345678", "made with another key")
 
 
 async def test_the_process_is_started_only_once_the_link_is_accepted(gate: FakeBroker, soon: None, monkeypatch: pytest.MonkeyPatch) -> None:

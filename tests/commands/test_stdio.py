@@ -136,7 +136,7 @@ async def test_whoever_uses_a_free_form_token_hears_so(accepts: dict[str, str]) 
             await client.says(INITIALIZE)
             await said(await server.link())  # by then everything about the link has been told
             told = "".join(client.told)
-    assert ("free-form token, endpoint opaque-12345678" in told) == ("自取的令牌" in told) == bool(accepts)
+    assert ("free-form token, endpoint opaque-12345678" in told) == ("自定义令牌" in told) == bool(accepts)
 
 
 async def test_as_a_program_it_ends_with_stdin_and_writes_json_only(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from mcp_endpoint.settings.schema import Config, Limits, Server, WebSocket
 from mcp_endpoint.sockets import frames
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Acceptor
-from mcp_endpoint.sockets.link import Link, make_link_class
+from mcp_endpoint.sockets.link import WebSocketLink, make_link_class
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
 PATH = "/mcp_endpoint/mcp/?token=echo"
@@ -29,7 +29,7 @@ LIMITS = Limits(provider_message_bytes=17 * MIB, fragments=100_000, queued_bytes
 """Group 9 sends messages of 16 MiB, and 4 MiB in 65,536 fragments."""
 
 
-class EchoLink(Link):
+class EchoLink(WebSocketLink):
     """A link that knows whether the message it delivers is text."""
 
     __slots__ = ("opcode",)

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_endpoint.core.links import Link
 from mcp_endpoint.core.translator import Translator
-from mcp_endpoint.sockets.link import Link as SocketLink
+from mcp_endpoint.sockets.link import WebSocketLink
 
 
 def test_the_core_asks_four_things_of_a_link() -> None:
@@ -14,6 +14,6 @@ def test_the_core_asks_four_things_of_a_link() -> None:
     assert asked == {"send", "close", "ping", "queued"}
 
 
-@pytest.mark.parametrize("kind", [SocketLink, Translator])
+@pytest.mark.parametrize("kind", [WebSocketLink, Translator])
 def test_a_link_has_what_the_core_asks_of_it(kind: type) -> None:
     assert {"send", "close", "ping", "queued"} <= set(dir(kind))

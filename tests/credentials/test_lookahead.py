@@ -49,14 +49,14 @@ async def test_a_refusal_is_looked_at_and_arrives_whole() -> None:
     refused = response(403, long[:1000], long[1000:9000], long[9000:], retry_after="1.5", www_authenticate="Bearer x")
     found = await answer_of(refused)
     assert (found.status, found.retry_after, found.challenge) == (403, 1.5, "Bearer x")
-    assert found.words == long[:LOOK_BYTES]
+    assert found.text == long[:LOOK_BYTES]
     assert await rest(refused) == long
 
 
 async def test_a_compressed_refusal_is_read_and_carried_as_it_is() -> None:
     packed = gzip.compress(b"quota")
     refused = response(429, packed, content_encoding="gzip")
-    assert (await answer_of(refused)).words == b"quota"
+    assert (await answer_of(refused)).text == b"quota"
     assert await rest(refused) == packed
 
 
@@ -65,21 +65,21 @@ async def test_other_answers_are_not_touched() -> None:
     for answer in (httpx2.Response(500, stream=body), httpx2.Response(200, stream=body)):
         await answer_of(answer)
         assert answer.stream is body
-    assert (await answer_of(httpx2.Response(403, content=b"quota"))).words == b"quota"
+    assert (await answer_of(httpx2.Response(403, content=b"quota"))).text == b"quota"
 
 
 async def test_who_drips_is_not_waited_for_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     more = asyncio.Event()
     refused = response(401, b"be", more, b"gun")
-    assert (await answer_of(refused)).words == b"be"
+    assert (await answer_of(refused)).text == b"be"
     more.set()
     assert await rest(refused) == b"begun"
 
 
 async def test_who_breaks_off_breaks_off_for_the_reader_too() -> None:
     refused = response(401, b"be", httpx2.ReadError("gone"))
-    assert (await answer_of(refused)).words == b"be"
+    assert (await answer_of(refused)).text == b"be"
     with pytest.raises(httpx2.ReadError):
         await rest(refused)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_endpoint.credentials import pool as module
-from mcp_endpoint.credentials.pool import Counts, Credential, CredentialPool, Event
+from mcp_endpoint.credentials.pool import Credential, CredentialPool, KeyCounts, KeyEvent
 from mcp_endpoint.credentials.refusals import LONGEST_REST
 
 NAMES = ("a", "b", "c")
@@ -35,7 +35,7 @@ def test_keys_take_turns(count: int, requests: int) -> None:
 
 
 def test_a_key_that_is_given_twice_counts_once() -> None:
-    assert pool("a", "a", "b").counts(0.0) == Counts(2, 0, 0, 2)
+    assert pool("a", "a", "b").counts(0.0) == KeyCounts(2, 0, 0, 2)
 
 
 @pytest.mark.row("R4")
@@ -45,7 +45,7 @@ def test_a_banned_key_is_never_taken_again() -> None:
     keys.ban(first, 401, 0.0)
     assert {taken(keys, 1e9) for _ in range(4)} == {"b"}
     assert keys.banned_credentials() == [first] and keys.is_banned(first) and first not in keys
-    assert keys.counts(0.0) == Counts(2, 0, 1, 1)
+    assert keys.counts(0.0) == KeyCounts(2, 0, 1, 1)
 
 
 def test_a_ban_of_an_earlier_run_holds() -> None:
@@ -55,12 +55,12 @@ def test_a_ban_of_an_earlier_run_holds() -> None:
 
 
 def test_after_its_time_one_request_tries_a_banned_key_and_its_success_lifts_the_ban() -> None:
-    told: list[tuple[Event, str]] = []
+    told: list[tuple[KeyEvent, str]] = []
 
-    def tell(event: Event, key: Credential | None, status: int | None) -> None:
+    def on_event(event: KeyEvent, key: Credential | None, status: int | None) -> None:
         told.append((event, key.secret if key else ""))
 
-    keys = pool("a", "b", recheck_seconds=100.0, rest_seconds=10.0, tell=tell)
+    keys = pool("a", "b", recheck_seconds=100.0, rest_seconds=10.0, on_event=on_event)
     first = keys.credentials[0]
     keys.ban(first, 401, 0.0)
     assert {taken(keys, 99.0) for _ in range(3)} == {"b"}
@@ -70,7 +70,7 @@ def test_after_its_time_one_request_tries_a_banned_key_and_its_success_lifts_the
     assert "a" in {taken(keys, 200.0) for _ in range(2)}
     keys.worked(first, None)
     assert keys.counts(200.0).banned == 0
-    assert told == [(Event.BAN, "a"), (Event.LIFT, "a")]
+    assert told == [(KeyEvent.BAN, "a"), (KeyEvent.LIFT, "a")]
 
 
 @pytest.mark.row("R5")
@@ -78,10 +78,10 @@ def test_after_its_time_one_request_tries_a_banned_key_and_its_success_lifts_the
 def test_a_key_that_had_enough_rests_for_a_while(spent: bool, rests: float) -> None:
     keys = pool("a", "b")
     keys.rest(keys.credentials[0], 429, 0.0, spent=spent)
-    assert keys.counts(1.0) == Counts(2, 1, 0, 1)
+    assert keys.counts(1.0) == KeyCounts(2, 1, 0, 1)
     assert taken(keys, 1.0) == taken(keys, rests - 0.1) == "b"
     assert {taken(keys, rests), taken(keys, rests)} == {"a", "b"}
-    assert keys.counts(rests) == Counts(2, 0, 0, 2)
+    assert keys.counts(rests) == KeyCounts(2, 0, 0, 2)
 
 
 @pytest.mark.parametrize(("told", "rests"), [(5.0, 5.0), (0.0, 0.0), (-7.0, 0.0), (1e12, LONGEST_REST)])
@@ -95,15 +95,15 @@ def test_the_upstream_says_how_long(told: float, rests: float) -> None:
 
 @pytest.mark.row("R5")
 def test_when_all_that_are_left_rest_those_that_were_told_no_time_are_taken_up_again() -> None:
-    resets: list[Event] = []
-    keys = pool(*NAMES, tell=lambda event, key, status: resets.append(event))
+    resets: list[KeyEvent] = []
+    keys = pool(*NAMES, on_event=lambda event, key, status: resets.append(event))
     a, b, c = keys.credentials
     keys.ban(a, 401, 0.0)
     keys.rest(b, 429, 0.0)
     keys.rest(c, 503, 0.0, 30.0)
     assert keys.wait(0.0) is None
     assert taken(keys) == taken(keys) == "b"
-    assert (keys.resets, resets.count(Event.RESET)) == (1, 1)
+    assert (keys.resets, resets.count(KeyEvent.RESET)) == (1, 1)
     keys.rest(b, 429, 0.0, 20.0)
     assert keys.take(0.0) is None
     assert (keys.wait(0.0), keys.waits(b, 0.0), keys.waits(a, 0.0), keys.waits(b, 21.0)) == (20.0, True, False, False)
@@ -146,7 +146,7 @@ def test_when_all_are_banned_there_is_none() -> None:
     keys = pool("a")
     keys.rest(keys.credentials[0], 429, 0.0)
     keys.ban(keys.credentials[0], 401, 0.0)
-    assert keys.counts(0.0) == Counts(1, 0, 1, 0)
+    assert keys.counts(0.0) == KeyCounts(1, 0, 1, 0)
     assert (keys.take(0.0), keys.wait(0.0)) == (None, None)
     assert pool().take(0.0) is None
 
@@ -182,12 +182,12 @@ def test_another_list_of_keys_takes_over_and_what_is_known_of_a_key_that_stays_s
     keys.ban(c, 401, 0.0)
     keys.renew([Credential(secret) for secret in ("d", "b", "a", "c")], {})
     assert [credential.secret for credential in keys.credentials] == ["d", "b", "a", "c"]
-    assert keys.counts(0.0) == Counts(4, 1, 0, 3)
+    assert keys.counts(0.0) == KeyCounts(4, 1, 0, 3)
     assert keys.waits(b, 0.0) and keys.has_worked(a, 7) and c in keys
     keys.renew([Credential("d")], {})
     for late in (lambda: keys.rest(a, 429, 0.0), lambda: keys.ban(a, 401, 0.0), lambda: keys.hold(a, 0.0), lambda: keys.worked(a, 7)):
         late()
-    assert keys.counts(0.0) == Counts(1, 0, 0, 1)
+    assert keys.counts(0.0) == KeyCounts(1, 0, 0, 1)
     assert a not in keys and not keys.has_worked(a)
 
 

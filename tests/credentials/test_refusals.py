@@ -34,15 +34,15 @@ def test_a_status_is_judged_by_its_class(status: int | None, said: Meaning) -> N
     ("answer", "said"),
     [
         (Answer(401, challenge='Bearer error="insufficient_scope", scope="x"'), Meaning.SCOPE),
-        (Answer(403, words=b'{"error":"Insufficient Scope"}'), Meaning.SCOPE),
+        (Answer(403, text=b'{"error":"Insufficient Scope"}'), Meaning.SCOPE),
         (Answer(401, challenge='Bearer error="invalid_token"'), Meaning.REFUSED),
-        (Answer(403, words=b'{"error":{"code":"insufficient_quota"}}'), Meaning.SPENT),
-        (Answer(403, words="账户余额不足".encode()), Meaning.SPENT),
-        (Answer(429, words=b'{"error":{"type":"insufficient_quota"}}'), Meaning.SPENT),
-        (Answer(403, words=b"API rate limit exceeded"), Meaning.BUSY),
-        (Answer(401, words=b"quota"), Meaning.REFUSED),
-        (Answer(403, words=b"\xff\xfe no such model"), Meaning.REFUSED),
-        (Answer(404, words=b"quota"), Meaning.FINE),
+        (Answer(403, text=b'{"error":{"code":"insufficient_quota"}}'), Meaning.SPENT),
+        (Answer(403, text="账户余额不足".encode()), Meaning.SPENT),
+        (Answer(429, text=b'{"error":{"type":"insufficient_quota"}}'), Meaning.SPENT),
+        (Answer(403, text=b"API rate limit exceeded"), Meaning.BUSY),
+        (Answer(401, text=b"quota"), Meaning.REFUSED),
+        (Answer(403, text=b"\xff\xfe no such model"), Meaning.REFUSED),
+        (Answer(404, text=b"quota"), Meaning.FINE),
     ],
 )
 def test_words_tell_the_request_and_the_account_from_the_key(answer: Answer, said: Meaning) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_endpoint.credentials.pool import Counts, Credential, CredentialPool
+from mcp_endpoint.credentials.pool import Credential, CredentialPool, KeyCounts
 from mcp_endpoint.credentials.refusals import Answer
 from mcp_endpoint.credentials.rotation import Rotation, route_of
 
@@ -50,7 +50,7 @@ def test_what_all_are_refused_costs_no_key(status: int) -> None:
     keys = pool(8)
     for _ in range(14):
         assert len(ask(keys, dict.fromkeys(range(8), status))) == 4
-        assert keys.counts(NOW) == Counts(8, 0, 0, 8)
+        assert keys.counts(NOW) == KeyCounts(8, 0, 0, 8)
 
 
 @pytest.mark.row("R4")
@@ -58,14 +58,14 @@ def test_what_all_are_refused_costs_no_key(status: int) -> None:
 def test_a_key_that_alone_is_refused_is_banned_at_once(status: int) -> None:
     keys = pool(3)
     assert ask(keys, {0: status}) == [0, 1]
-    assert keys.counts(NOW) == Counts(3, 0, 1, 2)
+    assert keys.counts(NOW) == KeyCounts(3, 0, 1, 2)
 
 
 @pytest.mark.row("R4")
 def test_of_two_dead_keys_both_are_found_out_when_a_third_works() -> None:
     keys = pool(4)
     assert ask(keys, {0: 401, 1: 401}) == [0, 1, 2]
-    assert keys.counts(NOW) == Counts(4, 0, 2, 2)
+    assert keys.counts(NOW) == KeyCounts(4, 0, 2, 2)
 
 
 def test_a_key_that_works_elsewhere_is_not_banned_for_the_one_thing_it_may_not_do() -> None:
@@ -86,14 +86,14 @@ def test_a_key_that_works_elsewhere_is_not_banned_for_the_one_thing_it_may_not_d
 def test_the_only_key_rests_after_a_refusal_and_is_banned_where_it_worked_before(status: int) -> None:
     keys = pool(1)
     assert ask(keys, {0: status}) == [0]
-    assert keys.counts(NOW) == Counts(1, 1, 0, 0)
+    assert keys.counts(NOW) == KeyCounts(1, 1, 0, 0)
     assert ask(keys, {0: status}) == [0], "it is the only one there is"
     ask(keys, {})
     ask(keys, {0: status}, route=ELSEWHERE)
     ask(keys, {0: status}, route=None)
     assert keys.counts(NOW).banned == 0
     ask(keys, {0: status})
-    assert keys.counts(NOW) == Counts(1, 0, 1, 0)
+    assert keys.counts(NOW) == KeyCounts(1, 0, 1, 0)
 
 
 def test_where_a_request_is_sent_once_only_what_another_key_could_is_the_evidence() -> None:
@@ -107,7 +107,7 @@ def test_where_a_request_is_sent_once_only_what_another_key_could_is_the_evidenc
     keys = pool(2)
     ask(keys, {}, retries=0)
     ask(keys, {1: 401}, retries=0, route=ELSEWHERE)
-    assert keys.counts(NOW) == Counts(2, 1, 0, 1)
+    assert keys.counts(NOW) == KeyCounts(2, 1, 0, 1)
 
 
 def test_different_refusals_are_judged_each_for_itself() -> None:
@@ -115,7 +115,7 @@ def test_different_refusals_are_judged_each_for_itself() -> None:
     for _ in range(3):
         ask(keys, {})
     ask(keys, {0: 401, 1: 403, 2: 404})
-    assert keys.counts(NOW) == Counts(3, 0, 2, 1)
+    assert keys.counts(NOW) == KeyCounts(3, 0, 2, 1)
 
 
 def test_a_scope_that_is_missing_is_asked_of_another_key_and_costs_none() -> None:
@@ -123,10 +123,10 @@ def test_a_scope_that_is_missing_is_asked_of_another_key_and_costs_none() -> Non
     keys = pool(3)
     assert ask(keys, {0: lacks}) == [0, 1]
     assert len(ask(keys, dict.fromkeys(range(3), lacks))) == 3
-    assert keys.counts(NOW) == Counts(3, 0, 0, 3)
+    assert keys.counts(NOW) == KeyCounts(3, 0, 0, 3)
 
 
-@pytest.mark.parametrize("answer", [Answer(402), Answer(403, words=b"insufficient_quota")])
+@pytest.mark.parametrize("answer", [Answer(402), Answer(403, text=b"insufficient_quota")])
 def test_a_key_without_money_rests_for_long(answer: Answer) -> None:
     keys = pool(2)
     assert ask(keys, {0: answer}) == [0, 1]
@@ -171,7 +171,7 @@ def test_a_session_is_asked_of_its_owner_and_refusals_of_others_say_nothing() ->
         assert other is not None and other is not owner
         rotation.answered(other, Answer(status), NOW, repeatable=False)
     rotation.failed(NOW)
-    assert keys.counts(NOW) == Counts(3, 1, 0, 2)
+    assert keys.counts(NOW) == KeyCounts(3, 1, 0, 2)
     assert Rotation(keys, HERE, 2, owner).take(NOW) is not owner, "it was told to wait"
     rotation = Rotation(keys, HERE, 0, owner)
     assert rotation.take(61.0) is owner
@@ -199,7 +199,7 @@ def test_requests_side_by_side_with_one_dead_key_ban_it_once() -> None:
         good = rotation.take(NOW)
         assert good is not None and good is not dead
         rotation.worked(good, NOW)
-    assert keys.counts(NOW) == Counts(3, 0, 1, 2)
+    assert keys.counts(NOW) == KeyCounts(3, 0, 1, 2)
 
 
 @settings(max_examples=40)

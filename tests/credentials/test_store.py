@@ -16,7 +16,7 @@ from loguru import logger
 from mcp_endpoint.credentials import store as module
 from mcp_endpoint.credentials.pool import Credential
 from mcp_endpoint.credentials.refusals import Answer
-from mcp_endpoint.credentials.store import Ban, CredentialStore, Kept, credential_store, read_bans, stamp_of, write_bans
+from mcp_endpoint.credentials.store import Ban, BansFile, CredentialStore, credential_store, read_bans, stamp_of, write_bans
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings.schema import CredentialSettings
 
@@ -207,7 +207,7 @@ async def test_bans_in_whose_place_stands_a_fifo_or_a_huge_file_stay_as_they_wer
 
 def test_the_bans_of_a_full_pool_fit_into_the_file_that_is_read() -> None:
     ban = Ban("2026-01-01T00:00:00Z", 401)
-    size = len(msgspec.json.format(msgspec.json.encode(Kept(banned={f"{number:064}": ban for number in range(100)})), indent=1))
+    size = len(msgspec.json.format(msgspec.json.encode(BansFile(banned={f"{number:064}": ban for number in range(100)})), indent=1))
     assert size / 100 <= module.BANS_BYTES / module.MOST
 
 
@@ -217,7 +217,7 @@ async def test_bans_and_rests_that_an_operator_writes_count_beside_our_own(tmp_p
     refuse(found, a)
     await found.look()
     assert "read again" not in "".join(told), "what we wrote ourselves is no edit"
-    kept = Kept(resting={b.fingerprint: stamp_of(time.time() + 100), c.fingerprint: stamp_of(time.time() - 100)})
+    kept = BansFile(resting={b.fingerprint: stamp_of(time.time() + 100), c.fingerprint: stamp_of(time.time() - 100)})
     write_bans(found.bans, kept)
     refuse(found, c)
     assert found.pool.counts(0.0).banned == 2
@@ -227,7 +227,7 @@ async def test_bans_and_rests_that_an_operator_writes_count_beside_our_own(tmp_p
     assert "by hand" in "".join(told)
     again = ring(tmp_path, {"KEYS": " ".join(KEYS)}, env="KEYS")
     assert [figure["state"] for figure in again.figures(9)] == ["available", "resting", "banned"]
-    write_bans(again.bans, Kept())
+    write_bans(again.bans, BansFile())
     await again.look()
     assert again.pool.counts(0.0).available == 3
 

@@ -81,7 +81,7 @@ async def test_a_link_says_where_a_token_of_free_choice_has_led(gate: FakeBroker
         hint = dial.note(link)
         assert (hint is not None) is said
         if hint is not None:
-            assert "free-form token, endpoint opaque-12345678; if you copied" in hint.en and "自取的令牌" in hint.zh
+            assert "free-form token, endpoint opaque-12345678; if you copied" in hint.en and "自定义令牌" in hint.zh
         await link.close()
 
 

@@ -25,7 +25,7 @@ from mcp_endpoint.core.parties import Provider
 from mcp_endpoint.protocol.jsonrpc import Part
 from mcp_endpoint.settings.schema import Config, DialSettings, EndpointSettings, Limits, WebSocket
 from mcp_endpoint.sockets import dial
-from mcp_endpoint.sockets.dial_out import LATER_SECONDS, DialOut, FarSide, Target, secrets
+from mcp_endpoint.sockets.dial_out import LATER_SECONDS, DialOut, DialTarget, FarSide, secrets
 
 CANARY = "eyJhbGciOiJFUzI1NiJ9.canary-claims-6b1f.canary+signature/77=="
 HOME = ("agent:home", "home")
@@ -471,7 +471,7 @@ async def test_while_the_server_drains_nobody_is_dialled() -> None:
         assert len(hosted.paths) == 1
 
 
-async def _over(target: Target) -> None:
+async def _over(target: DialTarget) -> None:
     assert target._task is not None
     await target._task
 

@@ -337,7 +337,7 @@ async def test_a_trickled_body_does_not_keep_an_answered_connection_open() -> No
 
 async def test_a_guard_that_has_become_a_link_is_forgotten() -> None:
     async with staged() as stage, linked(stage), linked(stage):
-        assert [type(one).__name__ for one in stage.connections] == ["Link", "Link"]
+        assert [type(one).__name__ for one in stage.connections] == ["WebSocketLink", "WebSocketLink"]
         assert not stage.acceptor.unfinished
 
 

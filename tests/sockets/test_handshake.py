@@ -101,7 +101,7 @@ async def test_a_raw_plus_that_arrives_as_a_blank_opens_the_door_all_the_same() 
         CODEC.make_xiaozhi(agent).replace("+", "-").replace("/", "_"),
     ):
         found = asks(acceptor(), f"{DEVICE}?token={spelling}", peer=FAR)
-        assert isinstance(found, Admission) and found.opened.endpoint == f"agent:{agent}"
+        assert isinstance(found, Admission) and found.grant.endpoint == f"agent:{agent}"
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
@@ -114,7 +114,7 @@ async def test_the_token_may_come_as_authorization_bearer(scheme: str) -> None:
 
 def test_an_empty_token_in_the_address_leaves_the_header_and_two_that_differ_are_400() -> None:
     found = asks(acceptor(), f"{DEVICE}?token=", Authorization="Bearer header")
-    assert isinstance(found, Admission) and found.opened.endpoint == "opaque:header"
+    assert isinstance(found, Admission) and found.grant.endpoint == "opaque:header"
     assert status(asks(acceptor(), f"{DEVICE}?token=same", Authorization="Bearer same")) == 101
     assert status(asks(acceptor(), f"{DEVICE}?token=query", Authorization="Bearer header")) == 400
     assert status(asks(acceptor(), f"{DEVICE}?token=one&token=two")) == 400

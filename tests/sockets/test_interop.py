@@ -209,4 +209,4 @@ async def test_devices_and_tools_of_every_make_understand_each_other(device: str
             with suppress(asyncio.CancelledError):
                 await serving
         await until(lambda: not stage.acceptor.links)
-        assert stage.acceptor.counters["goodbyes_1000"] == 2, stage.acceptor.counters
+        assert stage.acceptor.counters["links_closed_1000"] == 2, stage.acceptor.counters

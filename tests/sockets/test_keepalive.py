@@ -16,7 +16,7 @@ from mcp_endpoint.sockets.keepalive import NEVER, REVIEWS_PER_TURN, Keepalive
 PING = 0x89
 
 
-class Kept:
+class KeepaliveLink:
     """A link as the rules see it."""
 
     def __init__(self, **state: Any) -> None:
@@ -78,13 +78,13 @@ def keepalive() -> Keepalive:
     ],
 )
 def test_what_a_link_gets_at_second_100(state: dict[str, Any], done: list[object], again: float) -> None:
-    link = Kept(**state)
+    link = KeepaliveLink(**state)
     assert keepalive().review(link, 100.0) == again
     assert link.done == done
 
 
 def test_progress_is_remembered() -> None:
-    link = Kept(stuck=80.0, stuck_bytes=50, bytes=49, seen=99.0)
+    link = KeepaliveLink(stuck=80.0, stuck_bytes=50, bytes=49, seen=99.0)
     rules = keepalive()
     rules.review(link, 100.0)
     assert (link.stuck, link.stuck_bytes) == (100.0, 49)

@@ -15,7 +15,7 @@ from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, T
 from mcp_endpoint.log import setup
 from mcp_endpoint.settings.schema import Logging, Server
 from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
-from mcp_endpoint.sockets.link import READ_PER_TURN, Link
+from mcp_endpoint.sockets.link import READ_PER_TURN, WebSocketLink
 
 MIB = 1024 * 1024
 
@@ -63,8 +63,8 @@ async def test_frames_of_one_turn_leave_in_one_write(monkeypatch: pytest.MonkeyP
     async with staged() as stage, linked(stage) as peer, linked(stage, TOOL) as other:
         link = (await stage.broker.party()).link
         second = (await stage.broker.party(1)).link
-        pushes: list[Link] = []
-        monkeypatch.setattr(type(link), "_push", lambda self, push=Link._push: (pushes.append(self), push(self)))
+        pushes: list[WebSocketLink] = []
+        monkeypatch.setattr(type(link), "_push", lambda self, push=WebSocketLink._push: (pushes.append(self), push(self)))
         for number in range(10):
             link.send(b"%d" % number)
             second.send(b"%d" % number)
@@ -132,14 +132,14 @@ async def test_a_link_is_read_once_before_the_others_have_their_turn(leaving: bo
     def next_turn() -> None:
         turn[0] += 1
 
-    def read(link: Link, data: bytes, real: Callable[[Link, bytes], None] = Link.data_received) -> None:
+    def read(link: WebSocketLink, data: bytes, real: Callable[[WebSocketLink, bytes], None] = WebSocketLink.data_received) -> None:
         sizes.append(len(data))
         if len(data) >= READ_PER_TURN:
             turns.append(turn[0])
             asyncio.get_running_loop().call_soon(next_turn)
         real(link, data)
 
-    monkeypatch.setattr(Link, "data_received", read)
+    monkeypatch.setattr(WebSocketLink, "data_received", read)
     async with staged() as stage, linked(stage, TOOL) as flood:
         party = await stage.broker.party()
         stage.broker.hear = lambda party, data: None
@@ -349,7 +349,7 @@ async def test_all_links_hear_the_same_goodbye() -> None:
             peer.send(closing(1012))
             assert await peer.end() == b""
         await until(lambda: not stage.acceptor.links)
-        assert stage.acceptor.counters == {"links_accepted": 2, "goodbyes_1012": 2}
+        assert stage.acceptor.counters == {"links_accepted": 2, "links_closed_1012": 2}
 
 
 async def test_over_tls_a_broken_protocol_ends_with_its_reason_too() -> None:
@@ -407,7 +407,7 @@ async def test_a_link_keeps_nothing_of_its_handshake() -> None:
         async with staged() as stage, linked(stage, DEVICE, "Sec-WebSocket-Extensions: permessage-deflate") as peer:
             peer.send(frame(PING, b"x"))
             assert await peer.frame() == (0x8A, b"x")
-            assert any(type(one).__name__ == "Link" for one in gc.get_objects())
+            assert any(type(one).__name__ == "WebSocketLink" for one in gc.get_objects())
             assert not found() - before
     finally:
         gc.enable()
@@ -436,6 +436,6 @@ async def test_a_log_line_is_written_per_event_and_none_per_frame() -> None:
         undo()
     connected, left = stream.getvalue().splitlines()
     assert " INFO     工具端已连接 / tool connected endpoint=opaque-" in connected and connected.endswith(" server_id=clock")
-    assert "自取的令牌" in connected and "free-form token, endpoint opaque-" in connected and "made with another key" in connected
+    assert "自定义令牌" in connected and "free-form token, endpoint opaque-" in connected and "made with another key" in connected
     assert " 工具端已断开 / tool left endpoint=opaque-" in left
     assert left.endswith(" seconds=0 code=1001 reason=asleep hint=对方退出 / going away")

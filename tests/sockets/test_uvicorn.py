@@ -21,12 +21,12 @@ from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.errors import RESTARTING
 from mcp_endpoint.sockets.guard import Guard, make_guard_class
 from mcp_endpoint.sockets.handshake import Acceptor
-from mcp_endpoint.sockets.link import Link, make_link_class
+from mcp_endpoint.sockets.link import WebSocketLink, make_link_class
 
 
 def test_a_link_takes_what_uvicorns_own_class_takes() -> None:
     theirs = inspect.signature(WebSocketsSansIOProtocol.__init__).parameters
-    ours = inspect.signature(Link.__init__).parameters
+    ours = inspect.signature(WebSocketLink.__init__).parameters
     assert list(ours) == list(theirs)
     assert inspect.signature(Guard.__init__).parameters.keys() == inspect.signature(HttpToolsProtocol.__init__).parameters.keys()
 
@@ -34,7 +34,7 @@ def test_a_link_takes_what_uvicorns_own_class_takes() -> None:
 def test_a_link_has_every_method_uvicorn_calls_on_one() -> None:
     called = {"connection_made", "data_received", "connection_lost", "eof_received", "pause_writing", "resume_writing", "shutdown"}
     assert called <= set(dir(WebSocketsSansIOProtocol))
-    assert called <= set(dir(Link))
+    assert called <= set(dir(WebSocketLink))
 
 
 OUR_OWN = {"abandoned", "accepted", "review", "crowded_out", "kept", "pay", "read_on"}

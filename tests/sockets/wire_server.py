@@ -21,7 +21,7 @@ from mcp_endpoint.asgi import cut
 from mcp_endpoint.settings.schema import Config, Limits, Security, Server, WebSocket
 from mcp_endpoint.sockets.guard import make_guard_class
 from mcp_endpoint.sockets.handshake import Acceptor
-from mcp_endpoint.sockets.link import Link, make_link_class
+from mcp_endpoint.sockets.link import WebSocketLink, make_link_class
 from mcp_endpoint.sockets.secure import make_securing_class
 
 KEY = "Zx93mQ0aLw4TfYb7HsRn2VuPc6DgJe15"
@@ -42,7 +42,7 @@ async def until(true: Callable[[], object]) -> None:
 class Party:
     """Who is attached, and what it has said."""
 
-    def __init__(self, broker: Double, side: str, name: str, shown: str, link: Link, server_id: str) -> None:
+    def __init__(self, broker: Double, side: str, name: str, shown: str, link: WebSocketLink, server_id: str) -> None:
         self.broker = broker
         self.side = side
         self.name = name
@@ -68,13 +68,13 @@ class Double:
         self.hear: Callable[[Party, bytes], None] = lambda party, data: party.link.send(data)
         self._change = asyncio.Event()
 
-    def attach_provider(self, name: str, shown: str, link: Link, *, server_id: str = "", stateless: bool = False) -> Party:
+    def attach_provider(self, name: str, shown: str, link: WebSocketLink, *, server_id: str = "", stateless: bool = False) -> Party:
         return self._attach("tool", name, shown, link, server_id)
 
-    def attach_consumer(self, name: str, shown: str, link: Link) -> Party:
+    def attach_consumer(self, name: str, shown: str, link: WebSocketLink) -> Party:
         return self._attach("device", name, shown, link, "")
 
-    def _attach(self, side: str, name: str, shown: str, link: Link, server_id: str) -> Party:
+    def _attach(self, side: str, name: str, shown: str, link: WebSocketLink, server_id: str) -> Party:
         party = Party(self, side, name, shown, link, server_id)
         self.parties.append(party)
         self.changed()
@@ -202,7 +202,7 @@ async def staged(
         for one in server.servers:
             one.close()
         for connection in list(server.server_state.connections):
-            transport = connection._transport if isinstance(connection, Link) else connection.transport
+            transport = connection._transport if isinstance(connection, WebSocketLink) else connection.transport
             (transport or connection.raw).abort()  # without `transport` TLS is not up yet
         await until(lambda: not (server.server_state.connections or server.server_state.tasks))
         for one in server.servers:

@@ -1,1 +1,1 @@
-"""Who may come in: tokens, addresses, Host and Origin, TLS."""
+"""Access control: tokens, addresses, Host and Origin rules, TLS."""

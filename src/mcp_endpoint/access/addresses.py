@@ -1,8 +1,8 @@
-"""The addresses a person copies: where the console, a tool and a device find this server.
+"""Builds the addresses that people copy: for the console, for a tool and for a device.
 
-manager-api and xiaozhi-server derive everything from these texts, so their form is part of the contract: `<base>/mcp_endpoint/health?key=…`
-stands beside `<base>/mcp_endpoint/mcp/?token=…` and `<base>/mcp_endpoint/call/?token=…`, the key is the last thing in its address, and
-the base is one the reader can reach, never an address nobody listens on.
+manager-api and xiaozhi-server derive other addresses from these texts, so their form is part of the contract: the console's
+`<base>/mcp_endpoint/health?key=…` has the same base as `<base>/mcp_endpoint/mcp/?token=…` and `<base>/mcp_endpoint/call/?token=…`; the key
+is the last thing in its address; and the base is reachable for the reader, never a wildcard address such as 0.0.0.0.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .tokens import SINGLE_MODULE, TokenCodec, refused_by_xiaozhi
 
 ROOM: Final = "/mcp_endpoint"
 PROBE: Final = "mcp-endpoint-check-"
-"""What the endpoints of `mcp-endpoint check` are called, with something random behind it; who looks at endpoints passes over them."""
+"""Prefix of the endpoint names of `mcp-endpoint check`, followed by a random part; listings of endpoints leave them out."""
 UNKNOWN_HOST: Final = "SERVER-ADDRESS"
-"""Stands where only the reader knows the address: a container cannot see how it is reached."""
+"""Stands where the server cannot know the address: in a container it does not see how it is reached."""
 FREE_FORM: Final = "X-Free-Form-Endpoint"
-"""The header of a handshake's answer that says to which endpoint a token of free choice has led."""
+"""Response header of the handshake: the endpoint that a free-form token leads to."""
 ANYWHERE: Final = frozenset({"", "0.0.0.0", "::"})
 
-_ELSEWHERE: Final = ("192.0.2.1", 9)  # RFC 5737 TEST-NET-1: connecting a datagram socket there sends nothing, it only picks a route
+_ELSEWHERE: Final = ("192.0.2.1", 9)  # RFC 5737 TEST-NET-1: connecting a UDP socket sends nothing, it only selects a route
 
 
 class Hint(NamedTuple):
@@ -46,53 +46,53 @@ class Pair(NamedTuple):
 
 
 def base_of(server: Server, port: int, *, contained: bool) -> str:
-    """`http(s)://host[:port][/prefix]` without a slash at the end, as people outside reach the server listening on `port`."""
+    """`http(s)://host[:port][/prefix]` without a trailing slash: the public base URL of the server listening on `port`."""
     if server.public_url:
         return server.public_url.rstrip("/").removesuffix(ROOM)
     host = server.host
     if host in ANYWHERE:
-        host = UNKNOWN_HOST if contained else _outward_address()
+        host = UNKNOWN_HOST if contained else _own_address()
     if ":" in host:
         host = f"[{host}]"
     return f"{'https' if server.tls_cert else 'http'}://{host}:{port}"
 
 
 def console_address(base: str, key: str) -> str:
-    """What the console's parameter server.mcp_endpoint wants (manager-api: the key is everything behind `key=`)."""
+    """The value of the console's parameter server.mcp_endpoint (manager-api: the key is everything after `key=`)."""
     return f"{base}{ROOM}/health?key={quote(key, safe='')}"
 
 
 def endpoint_addresses(base: str, token: str) -> Pair:
-    """Where the tool and the device of `token` connect."""
+    """The addresses that the tool and the device of `token` connect to."""
     websocket = "ws" + base.removeprefix("http")
     shown = quote(token, safe="")
     return Pair(f"{websocket}{ROOM}/mcp/?token={shown}", f"{websocket}{ROOM}/call/?token={shown}")
 
 
 def device_side(address: str) -> str:
-    """Where a device connects, given the address of either side of its endpoint; addresses of other servers stay as they are."""
+    """The device address of an endpoint, given that of either side; addresses of other servers are returned unchanged."""
     path, mark, query = address.partition("?")
     return re.sub(rf"{ROOM}/mcp(/?)$", rf"{ROOM}/call\1", path) + mark + query
 
 
 def token_in(text: str) -> str:
-    """The token somebody has copied: alone, as it stands in an address, or with the whole address; read as the server reads it."""
+    """The token in a copied text: a bare token, percent-encoded or not, or a whole address; parsed as the server parses it."""
     copied = text.strip().strip("\"'")
     query = urlsplit(copied).query if "://" in copied else f"token={copied}"
     return dict(parse_qsl(query)).get("token", "")
 
 
 def free_form(shown: str) -> Hint:
-    """What whoever uses a token of free choice should know; `shown` is its endpoint as it may be printed."""
+    """The warning for users of a free-form token; `shown` is the printable name of its endpoint."""
     en = "if you copied it from the console or from this server, it was cut off or made with another key"
     return Hint(
         f"free-form token, endpoint {shown}; {en}",
-        f"自取的令牌，接入点 {shown}；如果它是从智控台或本服务器复制的，则复制不完整，或由其他密钥制作",
+        f"自定义令牌，接入点 {shown}；如果它是从智控台或本服务器复制的，说明复制不完整，或令牌由其他密钥生成",
     )
 
 
 def announcement(server: Server, port: int, codec: TokenCodec, *, contained: bool) -> str:
-    """The two addresses a xiaozhi user must copy and what to know about them, printed once at the start and never logged."""
+    """The text with both addresses of a xiaozhi installation and the hints about them; printed once at the start, never logged."""
     base = base_of(server, port, contained=contained)
     token = codec.make_xiaozhi(SINGLE_MODULE)
     lines = [
@@ -100,7 +100,7 @@ def announcement(server: Server, port: int, codec: TokenCodec, *, contained: boo
         f"  {console_address(base, server.key)}",
         "单模块部署MCP接入点 / for a xiaozhi-server without a console:",
         f"  {endpoint_addresses(base, token).tool}",
-        "谁有这两个地址，谁就能使用您的工具，请勿外传。/ Whoever has them can use your tools: keep them to yourself.",
+        "任何人拿到这两个地址都能使用您的工具，请勿外传。/ Anyone who has these addresses can use your tools: keep them secret.",
     ]
     for hint in hints(server, base, token, contained=contained):
         lines += [hint.zh, hint.en]
@@ -108,14 +108,15 @@ def announcement(server: Server, port: int, codec: TokenCodec, *, contained: boo
 
 
 def hints(server: Server, base: str, token: str, *, contained: bool) -> list[Hint]:
-    """What would keep the addresses of `token` under `base` from working, and the remedy."""
+    """What would prevent the addresses of `token` below `base` from working, with the remedy."""
     found: list[Hint] = []
     host = urlsplit(base).hostname or ""
     if contained and is_loopback(server.host):
         found.append(
             Hint(
-                f'It listens on {server.host}, which nobody outside the container reaches: set host = "0.0.0.0" under [server].',
-                f'它只监听 {server.host}，容器外无法访问：请在 [server] 下设置 host = "0.0.0.0"。',
+                f"The server listens on {server.host}, which cannot be reached from outside the container: "
+                'set host = "0.0.0.0" under [server].',
+                f'服务器只监听 {server.host}，容器外无法访问：请在 [server] 下设置 host = "0.0.0.0"。',
             )
         )
     if contained and not server.public_url:
@@ -130,14 +131,14 @@ def hints(server: Server, base: str, token: str, *, contained: bool) -> list[Hin
     elif is_loopback(host) and not is_loopback(server.host) and not server.public_url:
         found.append(
             Hint(
-                f"{host} is reachable from this machine only, and the console refuses it: use the machine's own address in its place.",
+                f"{host} is reachable from this machine only, and the console refuses it: use the machine's network address instead.",
                 f"{host} 只能从本机访问，智控台也不接受它：请改用本机的对外地址。",
             )
         )
     elif is_loopback(host):
         found.append(
             Hint(
-                f"{host} is reachable from this machine only, and the console refuses it. To let others in set "
+                f"{host} is reachable from this machine only, and the console refuses it. To open it to other machines, set "
                 'host = "0.0.0.0" (or public_url) under [server].',
                 f'{host} 只能从本机访问，智控台也不接受它。要让其他机器访问，请在 [server] 下设置 host = "0.0.0.0"（或 public_url）。',
             )
@@ -146,7 +147,7 @@ def hints(server: Server, base: str, token: str, *, contained: bool) -> list[Hin
         found.append(
             Hint(
                 'xiaozhi-server refuses this token because it happens to contain "key" or "call": remove key from the configuration, '
-                "the next start makes a fitting one.",
+                "the next start makes a suitable one.",
                 '此令牌恰好含有 "key" 或 "call"，xiaozhi-server 不接受它：请从配置中删除 key，下次启动会生成合适的密钥。',
             )
         )
@@ -165,7 +166,7 @@ def in_container(environ: Mapping[str, str], filesystem: Path = Path("/")) -> bo
 
 @lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, means this machine only."""
+    """Whether `host`, a name or an address, is the loopback interface."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -176,8 +177,8 @@ def is_loopback(host: str) -> bool:
     return bool(address.is_loopback or (mapped and mapped.is_loopback))
 
 
-def _outward_address() -> str:
-    """The address of this machine that the rest of its network sees; its name where there is no network."""
+def _own_address() -> str:
+    """The address of this machine in its network; its host name where there is no network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(_ELSEWHERE)
@@ -188,6 +189,6 @@ def _outward_address() -> str:
 
 
 def without_secrets(url: str) -> str:
-    """A URL without user, query and fragment, which may hold a secret."""
+    """The URL without user, query and fragment, which may contain a secret."""
     address = re.split(r"[?#]", url, maxsplit=1)[0]
     return re.sub(r"(?<=//)[^/]*@", "", address)

@@ -1,6 +1,6 @@
-"""Which token opens which endpoint to whom, and what a web page may ask for: the same rules for a WebSocket and for an HTTP request.
+"""The rules of access for WebSocket and HTTP alike: which endpoint a token grants, and what a web page may request.
 
-Headers are asked for by name through a function that gives all values of one, because the two wires have different classes for them.
+Headers are read through a function that returns all values of a name, because the two transports use different header classes.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import msgspec
 
 from ..settings.schema import Config
 from .addresses import is_loopback
-from .tokens import Grant, Refused, TokenCodec
+from .tokens import Grant, TokenCodec, TokenRefused
 
 Side = Literal["tool", "device"]
 Values = Callable[[str], Sequence[str]]
-"""All values of the header with this name; none if it is not there."""
+"""All values of the header with this name; empty if absent."""
 PORTS: Final = {"http": 80, "https": 443}
 FILES: Final = "file://"
-"""The origin of web pages in files, where a browser does not say `null`; a WebSocket library for small boards (Arduino) sends it always."""
+"""The origin of a web page in a file, where a browser does not send `null`; a WebSocket library for Arduino always sends it."""
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-"""What people call their own machine in an address."""
+"""Host names of the local machine."""
 
 FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-IP", "Via")
-"""Headers that only a proxy adds: a request that has one came from elsewhere."""
+"""Headers that only proxies add: a request with one of them was forwarded."""
 WINDOW: Final = 60.0
-"""Seconds over which bad tokens are counted."""
+"""Window in which bad tokens are counted, in seconds."""
 
 
 class Refusal(NamedTuple):
-    """Why somebody may not come in: an HTTP answer, and a word for the log that the peer does not see."""
+    """An HTTP error response, with a reason for the log that the peer does not see."""
 
     status: int
     error: str
@@ -47,11 +47,11 @@ class Refusal(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """The JSON that all our HTTP errors have."""
+        """The JSON body that all HTTP errors of this server have."""
         return msgspec.json.encode({"error": self.error, "message": self.message})
 
     def answer(self) -> bytes:
-        """The whole HTTP answer."""
+        """The whole HTTP response."""
         body = self.body
         head = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", "Content-Type: application/json; charset=utf-8"]
         head += [f"Content-Length: {len(body)}", "Connection: close"]
@@ -60,36 +60,36 @@ class Refusal(NamedTuple):
 
 
 class TwoTokens(Exception):
-    """A request shows two tokens that differ: nobody can say which it means."""
+    """A request carries two different tokens."""
 
 
 class Source(NamedTuple):
-    """Where a request comes from."""
+    """The origin of a request, as far as access depends on it."""
 
     peer: str
-    """The address of the socket's other end."""
+    """The address of the socket's peer."""
     local: str
-    """Our own address, to which it came."""
+    """The local address of the socket."""
     shown: str
     """For the log."""
     counted: str
-    """The address its bad tokens count for, empty for those who are exempt."""
+    """The address its bad tokens count for; empty if it is exempt."""
     foreign: bool = False
-    """Whether a web page of somebody else made the request, see `Origins`."""
+    """Whether a foreign web page made the request, see `Origins`."""
 
 
 class Origin(NamedTuple):
-    """Where a web page comes from (RFC 6454), spelled in one way."""
+    """The origin of a web page (RFC 6454), normalized."""
 
     scheme: str
     host: str
-    """Lower case; an IPv6 address compressed and without brackets."""
+    """Lower case; an IPv6 address is compressed and without brackets."""
     port: int
-    """That of the scheme where none is written; 0 for a scheme without one."""
+    """The explicit or default port; 0 for a scheme without ports."""
 
     @classmethod
     def of(cls, text: str) -> Origin | None:
-        """The origin `SCHEME://HOST[:PORT]` that `text` is; None for `null` and for everything else."""
+        """Parse `SCHEME://HOST[:PORT]`; None for `null` and for everything else."""
         text = text.strip().lower()
         if text == FILES:
             return cls("file", "", 0)
@@ -106,12 +106,12 @@ class Origin(NamedTuple):
 
 
 class Origins:
-    """What web pages may ask for.
+    """The rules for requests of web pages.
 
-    No page gets in whose origin `allowed_origins` does not let in. And no page of somebody else gets what asks for no secret: tokens of
-    free choice, metrics without the key, a gateway. Such a page is one that is neither this server's own nor listed by its name; `*` and
-    `null` name nobody. The browser tells in `Origin` who asks; where it sends none (a picture, a link) in `Sec-Fetch-Site`; an old
-    browser in `Referer`. A page cannot forge them, and a program sends none of them.
+    A page is refused if `allowed_origins` does not contain its origin. A foreign page is also refused what needs no secret: free-form
+    tokens, metrics without the key, a gateway. A page is foreign unless it belongs to this server or is listed by name; `*` and `null`
+    list nobody by name. The browser sends the page's origin in `Origin`; if it does not (an image, a link), in `Sec-Fetch-Site`; an old browser
+    in `Referer`. A page cannot forge these headers, and programs send none of them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -125,7 +125,7 @@ class Origins:
         self._public = Origin.of(f"{scheme}://{rest.partition('/')[0]}")
 
     def allow(self, values: Values, *, tls: bool) -> bool:
-        """Whether `allowed_origins` lets a request in; who is no web page sends no Origin."""
+        """Whether `allowed_origins` admits a request; a request without Origin does not come from a page."""
         origins = values("Origin")
         if self._all or not origins:
             return True
@@ -134,7 +134,7 @@ class Origins:
         return (self._null and origins[0] == "null") or self._known(Origin.of(origins[0]), self._own(values, tls=tls))
 
     def foreign(self, values: Values, *, tls: bool) -> bool:
-        """Whether a web page of somebody else made the request."""
+        """Whether a foreign web page made the request."""
         origins, sites = values("Origin"), values("Sec-Fetch-Site")
         if origins:
             own = self._own(values, tls=tls)
@@ -142,34 +142,34 @@ class Origins:
             if not self._known(origin, own):
                 return True
             if origin != own:
-                return False  # a page from elsewhere that may: its Sec-Fetch-Site says that it is from elsewhere
+                return False  # a listed page of another site: its Sec-Fetch-Site is cross-site, rightly
         if origins or sites:
             return any(site.strip().lower() not in ("same-origin", "none") for site in sites)
         pages = [page for referer in values("Referer") if (page := _PAGE.match(referer))]
         return any(not self._known(Origin.of(page[0]), self._own(values, tls=tls)) for page in pages)
 
     def _known(self, origin: Origin | None, own: Origin | None) -> bool:
-        """Whether pages of an origin are this server's or listed by name."""
+        """Whether an origin belongs to this server or is listed by name."""
         if origin is None:
             return False
         if origin in (own, self._public) or origin in self._named:
             return True
-        # A browser that has come to this port of its own machine finds this server there under each name of that machine.
+        # A browser that reached this port on its own machine may use any loopback name for this server.
         here = own is not None and is_loopback(own.host) and own.port == origin.port
         return here and origin.host in LOOPBACK and origin.scheme in PORTS
 
     def _own(self, values: Values, *, tls: bool) -> Origin | None:
-        """The origin of the pages of this server, as this request has addressed it."""
+        """The origin of this server's own pages, as this request addresses it."""
         hosts = values("Host")
         own = Origin.of(f"{'https' if tls else 'http'}://{hosts[0]}") if len(hosts) == 1 else None
         if own is None or self._hosts is None:
             return own
-        # Where `allowed_hosts` takes every name, somebody else's name may lead here (DNS rebinding).
+        # Where `allowed_hosts` accepts every name, a foreign name may resolve to this server (DNS rebinding).
         return own if is_loopback(own.host) or _address(own.host) or own.host in self._hosts else None
 
 
 class BadTokens:
-    """How often each address showed a bad token within the last minute; the longest known address is forgotten first."""
+    """Counts the bad tokens of each address within the last minute; the oldest entry is dropped first."""
 
     def __init__(self, most: int, addresses: int) -> None:
         self._most = most
@@ -180,7 +180,7 @@ class BadTokens:
         return len(self._windows)
 
     def another(self, address: str, now: float) -> int:
-        """One more from `address`: 0, or the whole seconds after which it may try again."""
+        """Count one more of `address`; returns 0, or the whole seconds after which it may try again."""
         address = neighbourhood(address)
         began, count = self._windows.get(address, (now, 0))
         if now - began >= WINDOW:
@@ -195,7 +195,7 @@ class BadTokens:
 
 
 class Authenticator:
-    """Looks at tokens; one per server, so that an address is counted once whatever it knocks at."""
+    """Checks tokens; one per server, so that bad tokens of an address are counted across all entry points."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Authenticator:
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` counts bad tokens, `epoch` is what tokens expire by; both in seconds."""
+        """`clock` times the counting of bad tokens, `epoch` the expiry of tokens; both in seconds."""
         self.bad_tokens = BadTokens(config.limits.failed_tokens_per_minute, config.limits.failed_token_addresses)
         self._codec = codec
         self._clock = clock
@@ -217,7 +217,7 @@ class Authenticator:
         self._opaque_at_all = _opaque_at_all(config)
 
     def source(self, peer: tuple[str, int], local: str, values: Values, *, tls: bool = False) -> Source:
-        """Where a request from `peer` to our address `local` comes from, if a trusted proxy brought it from elsewhere."""
+        """The source of a request from `peer` to the local address `local`, looking behind trusted proxies."""
         host, port = peer
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         foreign = self.origins.foreign(values, tls=self.is_tls(host, values, tls=tls))
@@ -232,42 +232,42 @@ class Authenticator:
         return Source(host, local, shown, "", foreign)
 
     def is_tls(self, host: str, values: Values, *, tls: bool) -> bool:
-        """Whether the browser spoke TLS: to us, or to the trusted proxy at `host`."""
+        """Whether the browser used TLS: to this server, or to the trusted proxy at `host`."""
         return tls or (self._trusted(host) and [value.strip() for value in values("X-Forwarded-Proto")[-1:]] == ["https"])
 
     def admit(self, fields: Iterable[tuple[str, str]], values: Values, source: Source, side: Side) -> Grant | Refusal:
-        """What the token of a request opens to this side; `fields` are those of its query."""
+        """What the token of a request grants to this side; `fields` are those of its query."""
         try:
             token = token_of(fields, values)
             if source.foreign and not token:
                 return refused_page(source.shown)
-            opened = self._codec.open(token, self._epoch())
-            if opened.kind == "opaque" and source.foreign:
+            grant = self._codec.open(token, self._epoch())
+            if grant.kind == "opaque" and source.foreign:
                 return refused_page(source.shown)
-            if opened.kind == "opaque" and not self._opaque_allowed(values, source):
-                raise Refused("opaque-token-not-allowed-here")
+            if grant.kind == "opaque" and not self._opaque_allowed(values, source):
+                raise TokenRefused("opaque-token-not-allowed-here")
         except TwoTokens:
             return Refusal(400, "two tokens", TWO_TOKENS, "two tokens", source.shown)
-        except Refused as refused:
+        except TokenRefused as refused:
             return self._refused(refused.why, source)
-        if opened.role not in ("both", side):
-            return Refusal(403, "wrong side", ROLE, f"a token for {opened.role} at the {side} address", source.shown)
-        return opened
+        if grant.role not in ("both", side):
+            return Refusal(403, "wrong side", ROLE, f"a token for {grant.role} at the {side} address", source.shown)
+        return grant
 
     def is_key(self, fields: Iterable[tuple[str, str]], values: Values) -> bool:
-        """Whether the token of a request is the server's own key, which opens every endpoint to its operator."""
+        """Whether the token of a request is the server's own key, which grants its operator every endpoint."""
         try:
             return hmac.compare_digest(token_of(fields, values).encode("utf-8", "surrogatepass"), self._key)
         except TwoTokens:
             return False
 
     def is_opaque(self, token: str) -> bool:
-        """Whether a token is one of free choice."""
+        """Whether a token is a free-form one."""
         if self.is_key([("token", token)], lambda name: ()):
             return False
         try:
             return self._codec.open(token, self._epoch()).kind == "opaque"
-        except Refused:
+        except TokenRefused:
             return False
 
     def _refused(self, why: str, source: Source) -> Refusal:
@@ -295,7 +295,7 @@ class Authenticator:
 
 
 def _opaque_at_all(config: Config) -> bool:
-    """Whether anybody may use a token of free choice: the socket is bound to this machine and nothing says it is reached from outside."""
+    """Whether free-form tokens are accepted at all: the server listens on loopback, and no public URL points elsewhere."""
     if config.security.opaque_tokens != "loopback" or not is_loopback(config.server.host):
         return config.security.opaque_tokens == "always"
     public = config.server.public_url
@@ -303,12 +303,12 @@ def _opaque_at_all(config: Config) -> bool:
 
 
 def refused_page(address: str) -> Refusal:
-    """What a web page of somebody else hears that shows no secret. Nobody but this server's own pages may read it."""
+    """The response to a foreign web page without a secret; only this server's own pages may read it."""
     return Refusal(403, "origin not allowed", PAGE, "a web page of somebody else", address, OWN_PAGES)
 
 
 def host_of(url: str) -> str:
-    """The host of `//HOST[:PORT]/…` without the brackets of an IPv6 address; empty if there is none."""
+    """The host of `//HOST[:PORT]/…`, an IPv6 address without brackets; empty if there is none."""
     host = url.partition("//")[2].partition("/")[0]
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
@@ -316,7 +316,7 @@ def host_of(url: str) -> str:
 def token_of(fields: Iterable[tuple[str, str]], values: Values) -> str:
     """The token of a request: `Authorization: Bearer` or `?token=`; an empty one is none.
 
-    Raises TwoTokens for two that differ. A `+` of the query that has become a blank makes no difference.
+    Raises TwoTokens for two different ones. A `+` of the query that was decoded to a blank makes no difference.
     """
     bearers = (value.partition(" ") for value in values("Authorization"))
     shown = [credentials.strip() for scheme, _, credentials in bearers if scheme.lower() == "bearer"]
@@ -340,7 +340,7 @@ def _address(entry: str) -> str:
 
 
 def neighbourhood(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has."""
+    """The unit in which addresses are counted: an IPv4 address, or the IPv6 /64 of one customer."""
     if ":" not in address:
         return address
     parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -356,8 +356,8 @@ _PAGE: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 OWN_PAGES: Final = (("Cross-Origin-Resource-Policy", "same-origin"),)
 ORIGIN: Final = "来源不被允许 / This origin is not allowed (security.allowed_origins)"
 PAGE: Final = (
-    "其他网站的网页不能使用自取的令牌、网关和无密钥的页面：请使用签名令牌，或在 [security] allowed_origins 中按名称列出该来源（* 不算）"
-    " / A web page of another site may use no free-form token, no gateway and nothing without a key: use a signed token, or list its"
+    "其他网站的网页不能使用自定义令牌、网关和无密钥的页面：请使用签名令牌，或在 [security] allowed_origins 中按名称列出该来源（* 不算）"
+    " / A web page of another site may not use free-form tokens, gateways or pages without a key: use a signed token, or list its"
     " origin by name in [security] allowed_origins (* does not count)"
 )
 TOKEN: Final = (
@@ -373,8 +373,8 @@ PLACEHOLDER: Final = (
     " / This is the placeholder of an example, not a token: put your token there, or get the whole address with: mcp-endpoint url NAME"
 )
 NOT_HERE: Final = (
-    "自取的令牌在这里无效：如果它是复制来的，则复制不完整，或由其他密钥制作；请运行 mcp-endpoint url NAME 获取地址"
-    " / A free-form token opens nothing here: if you copied it, it was cut off or made with another key; get an address with:"
+    "自定义令牌在这里无效：如果它是复制来的，说明复制不完整，或令牌由其他密钥生成；请运行 mcp-endpoint url NAME 获取地址"
+    " / Free-form tokens are not accepted here: if you copied it, it was cut off or made with another key; get an address with:"
     " mcp-endpoint url NAME"
 )
 REASONS: Final = {
@@ -382,10 +382,9 @@ REASONS: Final = {
     "placeholder": ("placeholder", PLACEHOLDER),
     "opaque-token-not-allowed-here": ("bad token", NOT_HERE),
 }
-"""Reasons a peer is told; of a token that is wrong it hears only that."""
-TWO_TOKENS: Final = (
-    "请求带有两个不同的令牌：请只用 Authorization 或 ?token= 之一 / Two tokens that differ: use either Authorization or ?token="
-)
+"""Reasons that the peer is told; for any other bad token it is told only that it is invalid."""
+TWO_TOKENS: Final = "请求带有两个不同的令牌：请只用 Authorization 或 ?token= 之一"
+    " / The request has two different tokens: use either Authorization or ?token="
 TOO_MANY: Final = "令牌错误次数过多，请稍后再试 / Too many bad tokens from this address, try again later"
 ROLE: Final = (
     "此令牌只能用于另一端：工具端用 /mcp_endpoint/mcp/，设备端用 /mcp_endpoint/call/"

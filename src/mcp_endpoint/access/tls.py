@@ -1,4 +1,4 @@
-"""The certificate this server serves with, and how its own commands recognise it."""
+"""The TLS contexts: of the server with its certificate, and of the commands that verify it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..settings.schema import Server
 
 
 def serving(settings: Server, sources: Mapping[str, str]) -> ssl.SSLContext | None:
-    """What to serve with, None without a certificate. Raises ConfigError, with the place of the setting, if it cannot be used."""
+    """The server's context, None without a certificate. Raises ConfigError, with the place of the setting, if it cannot be used."""
     if not settings.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -35,7 +35,7 @@ def serving(settings: Server, sources: Mapping[str, str]) -> ssl.SSLContext | No
 
 
 def trusting(certificate: str) -> ssl.SSLContext:
-    """How a command on the same machine recognises the server: by the very certificate in its file, whatever name it is reached by.
+    """The context of a command on the same machine: it accepts exactly the certificate in the server's file, under any host name.
 
     Raises ConfigError if the file cannot be read.
     """
@@ -51,5 +51,5 @@ def trusting(certificate: str) -> ssl.SSLContext:
 
 
 def _no_passphrase() -> str:
-    """Keeps OpenSSL from asking a terminal nobody watches."""
+    """Instead of the passphrase prompt that OpenSSL would show on the terminal."""
     raise ValueError("the key has a passphrase")

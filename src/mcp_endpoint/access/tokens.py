@@ -1,14 +1,14 @@
-"""Tokens: which endpoint and which side each one opens, and how they and the key are made.
+"""Makes and verifies tokens, which name an endpoint and a side, and makes the server's key.
 
-Three kinds, in name spaces that cannot meet:
+There are three kinds, in name spaces that cannot overlap:
 
-- *signed*, `mep1.PAYLOAD.MAC`: base64url of a JSON payload and of its HMAC-SHA-256; names an endpoint, a role and, if
-  wanted, an end.
+- *signed*, `mep1.PAYLOAD.MAC`: base64url of a JSON payload and of its HMAC-SHA-256; contains an endpoint, a role and optionally an
+  expiry.
 - *xiaozhi*: base64 of AES-ECB with PKCS#7 padding over `{"agentId": "ID"}`, as manager-api of xiaozhi-esp32-server makes
-  them. The format has no integrity: blocks of two tokens can be joined to a third. An allow-list of agents closes that.
-- *opaque*: any other text; it is the name of its own endpoint.
+  them. The format has no integrity: blocks of two tokens can be joined to a third. An allow-list of agents prevents that.
+- *opaque* (free-form): any other text; it is the name of its own endpoint.
 
-The shape decides the kind: what looks like a signed or a xiaozhi token must open as one and is never taken as opaque.
+The shape decides the kind: a text with the shape of a signed or xiaozhi token must verify as one and is never taken as opaque.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 Role = Literal["tool", "device", "both"]
 
 TOKEN_BYTES: Final = 4_096
-"""Longest token in UTF-8; JWTs of other services, which are opaque here, stay well below."""
+"""Longest token in UTF-8 bytes; JWTs of other services, which are opaque here, are well below."""
 SINGLE_MODULE: Final = "single_module"
 """The agent of an installation without manager-api; its token is printed at start."""
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What agents and signed endpoints may be called."""
+"""Valid names of agents and signed endpoints."""
 
 _SIGNED: Final = "mep1."
 _BLOCK: Final = 16
@@ -45,13 +45,13 @@ _PLACEHOLDER: Final = re.compile(
     r"[.…*]{2,}|…|[<\[{].+[>\]}]|\$\{?\w+\}?|%\w+%|TOKEN|[你您]的\s?(?:令牌|token|TOKEN)"
     r"|(?i:(?:your|my)[ _-]?(?:\w{1,16}[ _-])?token(?:[ _-]?here)?)"
 )
-"""What stands in documents where a token belongs: `...`, `<token>`, `TOKEN`, `YOUR_TOKEN`, a variable nobody has filled in."""
+"""Placeholders of documents in the place of a token: `...`, `<token>`, `TOKEN`, `YOUR_TOKEN`, an unset variable."""
 _PURPOSE: Final = b"mcp-endpoint-server: signed tokens, version 1"
 _DRAWS: Final = 8
 
 
-class Refused(Exception):
-    """The token opens nothing. `why` is a short English word for the log; the peer is not told it. It never holds the token."""
+class TokenRefused(Exception):
+    """The token is not valid. `why` is a short English reason for the log; the peer is not told. It never contains the token."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -59,7 +59,7 @@ class Refused(Exception):
 
 
 class Grant(NamedTuple):
-    """What a token opens."""
+    """What a valid token grants."""
 
     endpoint: str
     """Unique name inside the program: `agent:ID`, `signed:NAME` or `opaque:TOKEN`. Not for printing."""
@@ -73,18 +73,18 @@ class _Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """The payload of a signed token."""
 
     n: str = ""
-    """Filling, chosen so that the text holds no word a peer refuses; first, so that it moves everything behind it."""
+    """Padding, chosen so that the token contains no word that a peer refuses; first, so that it shifts everything after it."""
     e: str = ""
     """The endpoint's name."""
     r: Role = "both"
     x: float | None = None
-    """First moment, in seconds since 1970, at which the token no longer opens."""
+    """Expiry in seconds since 1970."""
 
 
 class TokenCodec:
-    """Opens and makes the tokens of one key.
+    """Makes and verifies the tokens of one key.
 
-    `agents`, if not empty, are the only agents whose xiaozhi tokens open. Raises ValueError for an empty key, under which
+    `agents`, if not empty, are the only agents whose xiaozhi tokens are valid. Raises ValueError for an empty key, with which
     everybody could make tokens.
     """
 
@@ -96,26 +96,26 @@ class TokenCodec:
         self._agents = frozenset(agents)
 
     def open(self, token: str, now: float) -> Grant:
-        """What `token` opens at `now` (seconds since 1970). Raises Refused.
+        """What `token` grants at `now` (seconds since 1970). Raises TokenRefused.
 
-        Whether an opaque token is allowed here is for the caller to decide.
+        The caller decides whether opaque tokens are accepted.
         """
         raw = token.encode("utf-8", "surrogatepass")
         if not raw:
-            raise Refused("missing")
+            raise TokenRefused("missing")
         if len(raw) > TOKEN_BYTES:
-            raise Refused("too-long")
+            raise TokenRefused("too-long")
         if token.startswith(_SIGNED):
             return self._open_signed(raw, now)
         agent = self._agent(_respelled(token))
         if agent:
             if self._agents and agent not in self._agents:
-                raise Refused("agent-not-allowed")
+                raise TokenRefused("agent-not-allowed")
             return Grant(f"agent:{agent}", agent, "both", "xiaozhi")
         if _must_open(token):
-            raise Refused("not-ours")
+            raise TokenRefused("not-ours")
         if is_placeholder(token):
-            raise Refused("placeholder")
+            raise TokenRefused("placeholder")
         return Grant(f"opaque:{token}", "opaque-" + hashlib.sha256(raw).hexdigest()[:8], "both", "opaque")
 
     def make_xiaozhi(self, agent_id: str) -> str:
@@ -140,14 +140,14 @@ class TokenCodec:
     def _open_signed(self, raw: bytes, now: float) -> Grant:
         body, _, mac = raw.rpartition(b".")
         if not hmac.compare_digest(mac, _url64(hmac.digest(self._mac, body, "sha256"))):
-            raise Refused("bad-signature")
+            raise TokenRefused("bad-signature")
         claims = msgspec.json.decode(_un64(body[len(_SIGNED) :]), type=_Claims)
         if claims.x is not None and now >= claims.x:
-            raise Refused("expired")
+            raise TokenRefused("expired")
         return Grant(f"signed:{claims.e}", claims.e, claims.r, "signed")
 
     def _agent(self, token: str) -> str:
-        """The agent whose token this is, down to the last bit; empty if there is none."""
+        """The agent of a xiaozhi token, verified to the last bit; empty if it is none."""
         sealed = _blocks(token)
         if not sealed or base64.b64encode(sealed).decode() != token:
             return ""
@@ -168,13 +168,13 @@ class TokenCodec:
 
 
 def pad_key(key: str) -> bytes:
-    """The AES key of a configured key: 16, 24 or 32 bytes as they are, else filled with zeros or cut to 32 (as manager-api does)."""
+    """The AES key for a configured key: 16, 24 or 32 bytes unchanged, else padded with zeros or cut to 32 (as manager-api does)."""
     raw = key.encode()
     return raw if len(raw) in (16, 24, 32) else raw[:32].ljust(32, b"\0")
 
 
 def make_key() -> str:
-    """A new key of 32 letters and digits whose printed token no peer refuses."""
+    """A new key of 32 letters and digits, whose single-module token no peer refuses."""
     alphabet = string.ascii_letters + string.digits
     while True:
         key = "".join(secrets.choice(alphabet) for _ in range(32))
@@ -183,13 +183,13 @@ def make_key() -> str:
 
 
 def refused_by_xiaozhi(text: str) -> bool:
-    """Whether a single-module xiaozhi-server refuses an address because `text` is in it: it looks for "key" and "call", in any case."""
+    """Whether a single-module xiaozhi-server refuses an address that contains `text`: it searches for "key" and "call", in any case."""
     lower = text.lower()
     return "key" in lower or "call" in lower
 
 
 def is_placeholder(token: str) -> bool:
-    """Whether somebody has copied an example and not put a token into it."""
+    """Whether the text is the placeholder of an example."""
     return _PLACEHOLDER.fullmatch(token) is not None
 
 
@@ -205,13 +205,13 @@ def _blocks(token: str) -> bytes:
 
 
 def _must_open(token: str) -> bool:
-    """Whether a token has the shape of a xiaozhi token as manager-api writes them."""
+    """Whether a text has the shape of a xiaozhi token as manager-api writes them."""
     long = len(token) == 44 or (len(token) >= 64 and not _HEX.fullmatch(token))
     return long and len(_blocks(token)) >= 2 * _BLOCK
 
 
 def _respelled(token: str) -> str:
-    """The token as it was before a client or an address bar broke it: a blank for +, the URL-safe alphabet, = lost."""
+    """The token with the usual damage undone: a blank for +, the URL-safe alphabet, missing = signs."""
     text = token.translate(_OTHER_SPELLINGS).rstrip("=")
     return text + "=" * (-len(text) % 4)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..credentials.pool import Credential
-from ..credentials.store import Kept, bans_file, moment_of, read_bans, read_keys, stamp_of, write_bans
+from ..credentials.store import BansFile, bans_file, moment_of, read_bans, read_keys, stamp_of, write_bans
 from ..errors import ConfigError, EndpointError
 from ..serving.standalone import ROOMS
 from ..settings.schema import Config, CredentialSettings
@@ -58,7 +58,7 @@ def unban(config: Config, root: Path, environ: Mapping[str, str], pool: str, pre
 
 def _edited(
     config: Config, root: Path, environ: Mapping[str, str], pool: str, prefixes: Sequence[str]
-) -> Iterator[tuple[Credential, Kept]]:
+) -> Iterator[tuple[Credential, BansFile]]:
     """Each key that is meant, with the file of bans to change; the file is written after the last."""
     settings = _pool(config, root, pool)
     credentials = read_keys(pool, settings, root, environ)
@@ -105,7 +105,7 @@ def _pool(config: Config, root: Path, name: str) -> CredentialSettings:
     return pools[name]
 
 
-def _said(credential: Credential, kept: Kept, figure: Mapping[str, Any]) -> Iterator[str]:
+def _said(credential: Credential, kept: BansFile, figure: Mapping[str, Any]) -> Iterator[str]:
     """The state of a key: as the running server says, else as the files do."""
     ban = kept.banned.get(credential.fingerprint)
     until = figure.get("resting_until") or kept.resting.get(credential.fingerprint)

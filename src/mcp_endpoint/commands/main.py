@@ -216,7 +216,7 @@ def token_read(root: Path, text: str | None) -> None:
     given = addresses.token_in(text if text is not None else sys.stdin.readline())
     try:
         opened = _codec(root).open(given, time.time())
-    except tokens.Refused as refused:
+    except tokens.TokenRefused as refused:
         raise EndpointError(f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}") from refused
     click.echo(f"接入点 / endpoint: {opened.shown}\n类型 / kind: {opened.kind}\n角色 / role: {opened.role}")
 

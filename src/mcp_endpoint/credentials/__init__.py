@@ -1,1 +1,1 @@
-"""Keys of upstream services: which one is next, which one rests, where they are kept."""
+"""Keys of upstream services: storage, rotation, rest and ban."""

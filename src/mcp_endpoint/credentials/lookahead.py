@@ -1,7 +1,7 @@
-"""The beginning of an upstream's answer, read before it is decided what becomes of the whole.
+"""Reads the beginning of an upstream's response before it is decided what to do with the whole.
 
-Only what says something of a key is read ahead: refusals, and short JSON, which may be an error under a good status. Whoever reads the
-answer afterwards gets every byte of it.
+Only responses that tell something about the key are read ahead: refusals, and short JSON, which may be an error with a success status.
+The reader of the response still gets every byte.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import httpx2
 from .refusals import LOOK_BYTES, LOOKED_AT, Answer, is_failure, plain, retry_after
 
 LOOK_SECONDS: Final = 2.0
-"""For the beginning to come. What comes later is not looked at."""
+"""Timeout for the beginning; what arrives later is not examined."""
 
 
 class Lookahead(httpx2.AsyncByteStream):
-    """A body whose beginning has been read already."""
+    """A response body whose beginning has already been read."""
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
         self._pieces = aiter(stream)
         self._begun: list[bytes] = []
         self._next: asyncio.Future[bytes | None] | None = None
-        """The piece that is being waited for. It is never cancelled by an impatient reader: the rest of the body would be lost with it."""
+        """The read in progress. It is not cancelled when a wait times out: the rest of the body would be lost."""
 
     async def begin(self) -> bytes:
-        """The first `LOOK_BYTES`, or what there is of them in time. A failure is left to whoever reads the rest."""
+        """Up to `LOOK_BYTES` of the body, as far as they arrive in time. An error is left to the reader of the rest."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LOOK_SECONDS
         while sum(map(len, self._begun)) < LOOK_BYTES:
@@ -65,14 +65,14 @@ class Lookahead(httpx2.AsyncByteStream):
 
 
 async def answer_of(response: httpx2.Response) -> Answer:
-    """What an answer says of the key it was asked with."""
-    words = await _begin(response) if response.status_code in LOOKED_AT else b""
+    """The response as far as it concerns the key it was sent with."""
+    text = await _begin(response) if response.status_code in LOOKED_AT else b""
     challenge = response.headers.get("www-authenticate", "")
-    return Answer(response.status_code, retry_after(response.headers, time.time()), challenge, words)
+    return Answer(response.status_code, retry_after(response.headers, time.time()), challenge, text)
 
 
 async def worked(response: httpx2.Response) -> bool:
-    """Whether an answer shows that its key got through: it succeeded, and is no error in JSON under a good status."""
+    """Whether a response proves that its key is valid: it succeeded, and its body is no JSON error."""
     if not (response.is_success or response.status_code == 304):
         return False
     length = response.headers.get("content-length", "")
@@ -86,7 +86,7 @@ async def _begin(response: httpx2.Response) -> bytes:
     response.stream = ahead = Lookahead(response.stream)
     try:
         begun = await ahead.begin()
-    except asyncio.CancelledError:  # whoever asked has left: nobody else closes it
+    except asyncio.CancelledError:  # the client left: nobody else would close it
         await response.aclose()
         raise
     return plain(begun, response.headers.get("content-encoding", ""))

@@ -1,4 +1,4 @@
-"""Where a key stands in a request: in the query, in a header of its own, or as a bearer."""
+"""Puts a key into a request: as a query field, as a header of its own, or as a bearer token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEADER: Final = "header:"
 
 
 def fields_beside(query: bytes, place: str) -> list[bytes]:
-    """The fields of a query as they stand, without empty ones and without any that bears the name of the key."""
+    """The fields of a query as written, without empty ones and without any that has the name of the key's field."""
     fields = [field for field in query.split(b"&") if field]
     if place.startswith(QUERY):
         fields = [field for field in fields if _name(field) != place.removeprefix(QUERY)]
@@ -18,7 +18,7 @@ def fields_beside(query: bytes, place: str) -> list[bytes]:
 
 
 def in_query(query: bytes, place: str, secret: str) -> bytes:
-    """A query with the key at its end, if it goes there; whatever bore its name before is gone, everything else stays as it was."""
+    """The query with the key appended, if that is its place; earlier fields of that name are removed, all others kept as written."""
     fields = fields_beside(query, place)
     if place.startswith(QUERY):
         fields.append(f"{quote(place.removeprefix(QUERY), safe='')}={quote(secret, safe='')}".encode())
@@ -26,12 +26,12 @@ def in_query(query: bytes, place: str, secret: str) -> bytes:
 
 
 def as_header(place: str, secret: str) -> tuple[str, str] | None:
-    """The header that bears the key, its name in lower case; None if no header does."""
+    """The header that carries the key, its name in lower case; None if the key is not in a header."""
     if place.startswith(HEADER):
         return place.removeprefix(HEADER).lower(), secret
     return ("authorization", f"Bearer {secret}") if place == "bearer" else None
 
 
 def _name(field: bytes) -> str:
-    """The name of one field of a query."""
+    """The decoded name of a query field."""
     return unquote_to_bytes(field.partition(b"=")[0].replace(b"+", b" ")).decode("utf-8", "replace")

@@ -1,7 +1,7 @@
-"""What an upstream's answer says of the key that it was asked with.
+"""Decides what an upstream's response says about the key it was sent with.
 
-A status is judged by its class. Where 401 and 403 may speak of the key or of the request, the words beside them help: a challenge of
-`insufficient_scope` (RFC 6750 §3.1) speaks of the request, a quota or a balance of the key's account.
+The status decides in general. 401 and 403 may concern the key or the request, so their text is read too: a challenge of
+`insufficient_scope` (RFC 6750 §3.1) concerns the request, a quota or a balance the key's account.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 NOT_RUN: Final = frozenset((401, 402, 403, 429, 503, 529))
-"""What says that the request was not carried out, so that it may be repeated with another key."""
+"""Statuses that say that the request was not executed: it may be repeated with another key."""
 LOOKED_AT: Final = frozenset((401, 403, 429))
-"""Refusals whose words are read, because the status alone does not say what was refused."""
+"""Refusals whose text is read, because the status alone does not say what was refused."""
 LONGEST_REST: Final = 86_400.0
-"""Seconds. A Retry-After beyond it is a mistake."""
+"""Seconds. A longer Retry-After is taken for a mistake."""
 LOOK_BYTES: Final = 8192
-"""Of a body. An error says what it has to say at its beginning."""
+"""Bytes of a body that are read; an error is at the beginning."""
 
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _SCOPE: Final = re.compile(r"insufficient[ _-]?scope", re.IGNORECASE)
@@ -32,35 +32,35 @@ _LIMITED: Final = re.compile(r"rate[ _-]?limit|too many requests|throttl|限流|
 
 
 class Meaning(Enum):
-    """What an answer says of the key."""
+    """What a response says about the key."""
 
     FINE = "fine"
     """Nothing."""
     BUSY = "busy"
-    """It, or the service, has had enough for now."""
+    """The key, or the service, is overloaded for now."""
     SPENT = "spent"
-    """Its account has nothing left."""
+    """The account has no quota or money left."""
     REFUSED = "refused"
-    """The service does not take it, for this request or for any."""
+    """The service rejects the key, for this request or for all."""
     SCOPE = "scope"
-    """It is known, and may not do this."""
+    """The key is valid but lacks the permission."""
 
 
 class Answer(NamedTuple):
-    """As much of an answer as speaks of the key."""
+    """The parts of a response that concern the key."""
 
     status: int | None
-    """None: there was no answer."""
+    """None: no response."""
     retry_after: float | None = None
     """Seconds the service asks to wait."""
     challenge: str = ""
     """`WWW-Authenticate`."""
-    words: bytes = b""
-    """The beginning of its body, not compressed; looked at only where the status is in `LOOKED_AT`."""
+    text: bytes = b""
+    """The beginning of the body, decompressed; read only if the status is in `LOOKED_AT`."""
 
 
 def meaning(answer: Answer) -> Meaning:
-    """What an answer says of the key it was asked with."""
+    """What a response says about its key."""
     status = answer.status
     if status is None or status in (408, 425) or 500 <= status <= 599:
         return Meaning.BUSY
@@ -68,23 +68,23 @@ def meaning(answer: Answer) -> Meaning:
         return Meaning.SPENT
     if status not in LOOKED_AT:
         return Meaning.FINE
-    words = answer.words[:LOOK_BYTES].decode("utf-8", "replace")
+    text = answer.text[:LOOK_BYTES].decode("utf-8", "replace")
     if status == 429:
-        return Meaning.SPENT if _SPENT.search(words) else Meaning.BUSY
-    if _SCOPE.search(answer.challenge) or _SCOPE.search(words):
+        return Meaning.SPENT if _SPENT.search(text) else Meaning.BUSY
+    if _SCOPE.search(answer.challenge) or _SCOPE.search(text):
         return Meaning.SCOPE
-    if status == 403 and _LIMITED.search(words):
+    if status == 403 and _LIMITED.search(text):
         return Meaning.BUSY
-    if status == 403 and _SPENT.search(words):
+    if status == 403 and _SPENT.search(text):
         return Meaning.SPENT
     return Meaning.REFUSED
 
 
 def retry_after(headers: Mapping[str, str], epoch: float) -> float | None:
-    """The seconds that `Retry-After` (RFC 9110 §10.2.3: a number, or a date) or `retry-after-ms` asks to wait; None if neither does.
+    """Seconds of `Retry-After` (RFC 9110 §10.2.3: a number or a date) or `retry-after-ms`; None without either.
 
-    `headers` are looked up in lower case. `epoch` is the time now, in seconds since 1970; a date is compared with the service's own `Date`
-    where it gives one, because its clock may be wrong. Neither negative nor more than `LONGEST_REST`.
+    Header names of `headers` are lower case. `epoch` is the current time in seconds since 1970; a date is compared with the service's own
+    `Date` if there is one, because its clock may be wrong. The result is between 0 and `LONGEST_REST`.
     """
     millis = _number(headers.get("retry-after-ms", ""))
     if millis is not None:
@@ -104,7 +104,7 @@ def _number(text: str) -> float | None:
 
 
 def _date(text: str) -> float | None:
-    """An HTTP date in seconds since 1970; it is in GMT even where it does not say so."""
+    """An HTTP date in seconds since 1970; without a zone it is GMT."""
     try:
         date = parsedate_to_datetime(text.strip())
         return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
@@ -113,7 +113,7 @@ def _date(text: str) -> float | None:
 
 
 def plain(body: bytes, encoding: str) -> bytes:
-    """The first `LOOK_BYTES` of a body that may be compressed; nothing where it cannot be read."""
+    """The first `LOOK_BYTES` of a body, decompressed if necessary; empty if it cannot be decompressed."""
     if encoding.strip().lower() in ("", "identity"):
         return body[:LOOK_BYTES]
     try:
@@ -122,20 +122,20 @@ def plain(body: bytes, encoding: str) -> bytes:
         return b""
 
 
-class _Told(msgspec.Struct):
-    """The members of a JSON object by which services say that something failed."""
+class _ErrorFields(msgspec.Struct):
+    """The members of a JSON object that signal a failure."""
 
     error: object = None
     success: object = None
 
 
-_told: Final = msgspec.json.Decoder(_Told)
+_error_fields: Final = msgspec.json.Decoder(_ErrorFields)
 
 
 def is_failure(body: bytes) -> bool:
-    """Whether a whole JSON body says that the request failed, whatever its HTTP status was: then it shows of no key that it works."""
+    """Whether a complete JSON body signals a failure, whatever its status: then it does not prove that the key is valid."""
     try:
-        told = _told.decode(body)
+        fields = _error_fields.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return False
-    return bool(told.error) or told.success is False
+    return bool(fields.error) or fields.success is False

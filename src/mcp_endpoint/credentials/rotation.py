@@ -1,12 +1,12 @@
-"""One request's way through the keys of a pool: which it is tried with, and what their refusals say.
+"""Tries one request with several keys of a pool, and judges the refused keys when the request has ended.
 
-A refusal of the request is no refusal of the key. A key that gets 401 or 403 is set aside until the request has ended, and then:
+A refusal may concern the request instead of the key. So a key that gets 401 or 403 is held until the request has ended, and then:
 
-1. Another key got the same refusal and none got through: the request is at fault. No key is banned, and none rests.
-2. Another key got through: a key that got 401 is banned. One that got 403 is banned too, unless it works elsewhere and never worked here:
-   then the service knows it, and keeps this one thing from it.
-3. Nothing to compare: it is banned if it worked on this route before, or, as under 2, if another did; and the next to be refused there is
-   not, until one got through again. Else it rests.
+1. Another key got the same refusal and none succeeded: the request is at fault. No key is banned, and none rests.
+2. Another key succeeded: a key that got 401 is banned. One that got 403 is banned too, unless it works elsewhere and never worked here:
+   then the service knows it, and does not permit this one operation.
+3. Nothing to compare: it is banned if it worked on this route before, or, as under 2, if another did; the next key refused there is not,
+   until one succeeded again. Otherwise it rests.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .pool import Credential, CredentialPool, Rest
 from .refusals import NOT_RUN, Answer, Meaning, meaning
 
 
-class _Refused(NamedTuple):
-    """A key that this request was refused with."""
+class _RefusedKey(NamedTuple):
+    """A key that was refused for this request."""
 
     credential: Credential
     status: int | None
@@ -31,12 +31,12 @@ class _Refused(NamedTuple):
 
 
 class Rotation:
-    """The keys of one request."""
+    """The keys tried for one request."""
 
     def __init__(self, pool: CredentialPool, route: int | None, retries: int, owner: Credential | None = None) -> None:
-        """`retries`: how often it may be sent again. `owner`: the key that its session was begun with, which is asked first.
+        """`retries`: how often the request may be sent again. `owner`: the key its session began with, tried first.
 
-        The service may refuse a session to every other key, which says nothing of them.
+        The service may refuse a session to all other keys, which says nothing about them.
         """
         self._pool = pool
         self._route = route
@@ -44,14 +44,14 @@ class Rotation:
         self._owner = owner
         self._tried: set[Credential] = set()
         self._done: set[Credential] = set()
-        """Keys that are not asked twice: refused, spent or silent."""
+        """Keys that are not tried again: refused, spent or without a response."""
         self._again = False
-        self._refused: list[_Refused] = []
+        self._refused: list[_RefusedKey] = []
 
     def take(self, now: float) -> Credential | None:
-        """The next key; None if it has been sent often enough, or if no key is left.
+        """The next key; None if all attempts are used or no key is left.
 
-        A key that was only busy has a second turn after all others, unless the service told it a time.
+        A key that was only busy is tried once more after all others, unless the service named a time.
         """
         if not self._left:
             return None
@@ -68,30 +68,30 @@ class Rotation:
         return found
 
     def answered(self, credential: Credential, answer: Answer, now: float, *, repeatable: bool) -> bool:
-        """Whether the request may be sent again after this answer; `repeatable`: doing it twice is doing it once."""
+        """Record a response; returns whether the request may be sent again. `repeatable`: it is idempotent or read-only."""
         pool, status = self._pool, answer.status
         self._tried.add(credential)
         pool.answered(credential, status)
-        said = meaning(answer)
-        if said in (Meaning.REFUSED, Meaning.SPENT, Meaning.SCOPE) or status is None:
+        kind = meaning(answer)
+        if kind in (Meaning.REFUSED, Meaning.SPENT, Meaning.SCOPE) or status is None:
             self._done.add(credential)
-        if said is Meaning.REFUSED:
-            if pool.is_banned(credential):  # its re-check
+        if kind is Meaning.REFUSED:
+            if pool.is_banned(credential):  # this was its re-check
                 pool.ban(credential, status, now)
             elif self._owner in (None, credential):
-                self._refused.append(_Refused(credential, status, pool.hold(credential, now)))
-        elif said in (Meaning.BUSY, Meaning.SPENT):
-            pool.rest(credential, status, now, answer.retry_after, spent=said is Meaning.SPENT)
-        return said is not Meaning.FINE and (status in NOT_RUN or repeatable)
+                self._refused.append(_RefusedKey(credential, status, pool.hold(credential, now)))
+        elif kind in (Meaning.BUSY, Meaning.SPENT):
+            pool.rest(credential, status, now, answer.retry_after, spent=kind is Meaning.SPENT)
+        return kind is not Meaning.FINE and (status in NOT_RUN or repeatable)
 
     def worked(self, credential: Credential, now: float) -> None:
-        """A key got through: the request is done, and whoever was refused before is judged."""
+        """The request succeeded with this key; judge the keys that were refused before."""
         self._pool.worked(credential, self._route)
         for refused in self._end():
             self._judge(refused, now, another=True)
 
     def failed(self, now: float) -> None:
-        """The request has ended, and no key got through."""
+        """The request has ended without success."""
         refused = self._end()
         times = Counter(one.status for one in refused)
         for one in refused:
@@ -103,8 +103,8 @@ class Rotation:
         if refused and self._route is not None:
             self._pool.forget(self._route)
 
-    def _judge(self, refused: _Refused, now: float, *, another: bool) -> None:
-        """`another`: whether another key works where this one was refused."""
+    def _judge(self, refused: _RefusedKey, now: float, *, another: bool) -> None:
+        """Ban the key or let it rest; `another`: another key works where this one was refused."""
         pool, credential = self._pool, refused.credential
         here = self._route is not None and pool.has_worked(credential, self._route)
         if here or (another and (refused.status == 401 or not pool.has_worked(credential))):
@@ -112,41 +112,41 @@ class Rotation:
         else:
             pool.rest(credential, refused.status, now)
 
-    def _end(self) -> list[_Refused]:
+    def _end(self) -> list[_RefusedKey]:
         refused, self._refused = self._refused, []
         return refused
 
 
-class _Named(msgspec.Struct):
+class _NameOrUri(msgspec.Struct):
     name: msgspec.Raw | UnsetType = UNSET
     uri: msgspec.Raw | UnsetType = UNSET
 
 
-class _Asked(msgspec.Struct):
-    """What a JSON body asks for, whatever it says about it."""
+class _Operation(msgspec.Struct):
+    """The fields of a JSON body that identify the operation."""
 
     method: msgspec.Raw | UnsetType = UNSET
     model: msgspec.Raw | UnsetType = UNSET
     params: msgspec.Raw | UnsetType = UNSET
 
 
-_asked: Final = msgspec.json.Decoder(_Asked)
-_named: Final = msgspec.json.Decoder(_Named)
+_operation: Final = msgspec.json.Decoder(_Operation)
+_name_or_uri: Final = msgspec.json.Decoder(_NameOrUri)
 
 
 def route_of(method: str, target: bytes, body: bytes | None, headers: Iterable[tuple[bytes, bytes]] = ()) -> int | None:
-    """A number for what a request asks for, to know the same question again; None where its body is not known.
+    """A hash that identifies the operation of a request, to recognise it later; None where the body is not known.
 
-    `target` is its path and query without a key, `headers` are those of the client, which may be what is disliked. Of a JSON body counts
-    what it asks for (a `model`, an MCP method and its tool), so that another question to the same model is the same route; every other
-    body counts as it is.
+    `target` is path and query without the key, `headers` are those of the client, which may be the cause of a refusal. Of a JSON body only
+    the operation counts (a `model`, an MCP method and its tool), so that another question to the same model is the same route; any other
+    body counts as a whole.
     """
     if body is None:
         return None
     try:
-        asked = _asked.decode(body)
-        params = _Named() if asked.params is UNSET else _named.decode(asked.params)
+        operation = _operation.decode(body)
+        params = _NameOrUri() if operation.params is UNSET else _name_or_uri.decode(operation.params)
     except (msgspec.DecodeError, RecursionError):
         return hash((method, target, *headers, body))
-    said = [None if part is UNSET else bytes(part) for part in (asked.method, asked.model, params.name, params.uri)]
-    return hash((method, target, *headers, *said) if any(said) else (method, target, *headers, body))
+    kind = [None if part is UNSET else bytes(part) for part in (operation.method, operation.model, params.name, params.uri)]
+    return hash((method, target, *headers, *kind) if any(kind) else (method, target, *headers, body))

@@ -1,8 +1,7 @@
-"""Where the keys of upstreams come from, and where it is remembered which of them are banned.
+"""Loads the keys of upstreams from files and variables, and keeps the file of bans.
 
-What is remembered is the SHA-256 of a key, in a file that only its owner can read; it is written in one piece or not at all. A
-`blacklist.pkl` is never opened: unpickling a file runs whatever program somebody put there. Both files may be edited while the server runs:
-`look` takes over what has changed.
+The file of bans contains SHA-256 hashes of keys and is readable by its owner only; it is replaced atomically. A `blacklist.pkl` is never
+opened, because unpickling a file can run any code. Both files may be edited while the server runs: `look` loads the changes.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ from loguru import logger
 from ..errors import ConfigError
 from ..files import read_bytes, why_not, write
 from ..settings.schema import CredentialSettings
-from .pool import Credential, CredentialPool, Event
+from .pool import Credential, CredentialPool, KeyEvent
 from .rotation import Rotation
 
 MOST: Final = 100_000
-"""Keys of one pool."""
+"""Most keys of one pool."""
 FILE_BYTES: Final = 64 * 1024 * 1024
-"""Largest file of keys that is read; it is read beside the loop."""
+"""Largest file of keys; it is read in a thread."""
 BANS_BYTES: Final = 160 * MOST
-"""Largest file of bans: it is read on the loop, and one banned key of a pool takes 140 bytes."""
+"""Largest file of bans: it is read on the event loop, and a banned key takes 140 bytes."""
 KEYS_SHOWN: Final = 100
-"""Keys of one pool that are shown one by one."""
+"""Most keys of a pool that are listed one by one."""
 ACCOUNT_MARK: Final = "sk-"
-"""How a key in an accounts file begins; what does not is no key."""
+"""Prefix of a key in an accounts file; anything else is not a key."""
 PICKLE: Final = "blacklist.pkl"
-"""Where the predecessor kept its bans."""
+"""The file of bans of the predecessor program."""
 NONE_FOUND: Final = "未找到有效的token"
-"""What the predecessor said when it had no key; people search for these words."""
+"""The predecessor's message for no keys; users search for this text."""
 ALL_GONE: Final = "所有token都已失效"
-"""And what it said when none was left."""
+"""The predecessor's message for no key left."""
 
 BY_HAND: Final = 0
-"""The status of a rest that an operator asked for."""
+"""The status of a rest that an operator set."""
 
 _SEPARATORS: Final = re.compile(r"[\s,;]+")
 _USABLE: Final = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -58,8 +57,8 @@ class Ban(msgspec.Struct):
     status: int
 
 
-class Kept(msgspec.Struct):
-    """The file of bans: fingerprint → why, and fingerprint → until when an operator lets a key rest."""
+class BansFile(msgspec.Struct):
+    """The file of bans: fingerprint → ban, and fingerprint → end of a rest that an operator set."""
 
     version: int = 1
     banned: dict[str, Ban] = {}
@@ -67,14 +66,14 @@ class Kept(msgspec.Struct):
 
 
 Stamp = tuple[int, int, int] | None
-"""What changes when a file does; None while there is none."""
+"""Changes when the file does; None without a file."""
 
 
 class CredentialStore:
-    """One pool of keys, with what it reads and writes on disk."""
+    """One pool of keys with its files."""
 
     def __init__(self, name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str], clock: Callable[[], float]) -> None:
-        """`clock` is that of the pool. Raises ConfigError when a file cannot be read, or when there is not one key."""
+        """`clock` is the pool's. Raises ConfigError if a file cannot be read or there is no key."""
         self.name = name
         self.settings = settings
         self.bans = bans_file(name, settings, root)
@@ -89,16 +88,16 @@ class CredentialStore:
             spent_seconds=settings.spent_seconds,
             recheck_seconds=settings.recheck_seconds,
             banned=self._due(),
-            tell=self._tell,
+            on_event=self._on_event,
         )
         self._let_rest()
 
     def rotation(self, route: int | None, owner: Credential | None = None) -> Rotation:
-        """The keys of one request, as for `Rotation`."""
+        """The keys for one request, see `Rotation`."""
         return Rotation(self.pool, route, self.settings.retries, owner)
 
     def none_left(self) -> tuple[float | None, str, str]:
-        """Why there is no key: the seconds until there is one (None: never), and that in English and Chinese."""
+        """Why no key is left: seconds until there is one (None: never), and the reason in English and Chinese."""
         wait = self.pool.wait(self._clock())
         if wait is None:
             return None, "every key of its pool is banned", f"凭据池中的密钥均已停用（{ALL_GONE}）"
@@ -106,9 +105,9 @@ class CredentialStore:
         return wait, f"the service asks every key to wait, the first for {seconds} s", f"服务要求所有密钥等待，最短 {seconds} 秒"
 
     async def look(self) -> None:
-        """Take over what has been edited in its files; files that cannot be used change nothing.
+        """Reload edited files; an unusable file changes nothing.
 
-        Keys are read beside the loop: there may be many. Bans are read after them, as new ones may have been written meanwhile.
+        Keys are read in a thread, as there may be many. Bans are read after them, because a ban may have been written meanwhile.
         """
         stamps = self._stamped()
         if stamps == self._stamps:
@@ -136,7 +135,7 @@ class CredentialStore:
         logger.info("密钥已更新 / keys read again", pool=self.name, loaded=counts.total, banned=counts.banned, lifted=lifted)
 
     def figures(self, most: int) -> list[dict[str, Any]]:
-        """What an operator may know of its first `most` keys, one by one, ready for JSON; times are in UTC."""
+        """The states of the first `most` keys, ready for JSON; times are in UTC."""
         now, epoch = self._clock(), time.time()
 
         def at(moment: float | None) -> str | None:
@@ -155,15 +154,15 @@ class CredentialStore:
             for figure in self.pool.figures(now, most)
         ]
 
-    def _tell(self, event: Event, credential: Credential | None, status: int | None) -> None:
+    def _on_event(self, event: KeyEvent, credential: Credential | None, status: int | None) -> None:
         if credential is None:
             logger.warning(f"{ALL_GONE}，已重置并重试 / every key was resting: all are taken up again", pool=self.name)
             return
         why = {None: "无应答 / no answer", BY_HAND: "手动 / by hand"}.get(status, status)
         shown = credential.shown
-        if event is Event.REST:
+        if event is KeyEvent.REST:
             logger.info("密钥暂时休息 / key rests", pool=self.name, credential=shown, status=why)
-        elif event is Event.BAN:
+        elif event is KeyEvent.BAN:
             self._keep(credential.fingerprint, Ban(stamp_of(time.time()), status or 0))
             logger.warning("密钥已永久停用 / key banned for good", pool=self.name, credential=shown, status=why)
         else:
@@ -171,7 +170,7 @@ class CredentialStore:
             logger.info("密钥复查可用，已恢复 / key works again, its ban is lifted", pool=self.name, credential=shown)
 
     def _keep(self, fingerprint: str, ban: Ban | None) -> None:
-        """Write a ban down, or its end, beside whatever else the file says by now."""
+        """Add or remove a ban in the file, keeping edits that were made to it meanwhile."""
         try:
             kept = read_bans(self.bans)
         except ConfigError:
@@ -199,7 +198,7 @@ class CredentialStore:
         return {print_: now + max(0.0, (moment_of(ban.since) or epoch) + after - epoch) for print_, ban in self._kept.banned.items()}
 
     def _let_rest(self) -> None:
-        """Let those keys rest that an operator has set aside."""
+        """Apply the rests that an operator set."""
         now, epoch = self._clock(), time.time()
         for credential in self.pool.credentials:
             until = moment_of(self._kept.resting.get(credential.fingerprint, ""))
@@ -211,8 +210,8 @@ class CredentialStore:
         return (*map(stamped, files), stamped(self.bans))
 
 
-class _Source(NamedTuple):
-    """One place keys come from."""
+class _KeySource(NamedTuple):
+    """One source of keys."""
 
     place: str
     text: str
@@ -222,9 +221,9 @@ class _Source(NamedTuple):
 def credential_store(
     name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str], clock: Callable[[], float] = time.monotonic
 ) -> CredentialStore:
-    """The keys of `[credentials.NAME]`, those that are banned marked; what is no key is skipped, and told.
+    """The store of `[credentials.NAME]`; lines without a usable key are skipped with a warning.
 
-    Raises ConfigError as `Keyring` does.
+    Raises ConfigError as `CredentialStore` does.
     """
     made = CredentialStore(name, settings, root, environ, clock)
     counts = made.pool.counts(clock())
@@ -239,9 +238,9 @@ def credential_store(
 
 
 def read_keys(name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str]) -> list[Credential]:
-    """The keys that the files and the variable of `[credentials.NAME]` give.
+    """The keys in the files and the variable of `[credentials.NAME]`.
 
-    Raises ConfigError when a file cannot be read, or when there is not one key.
+    Raises ConfigError if a file cannot be read or there is no key.
     """
     credentials: list[Credential] = []
     for source in _sources(name, settings, root, environ):
@@ -258,12 +257,12 @@ def read_keys(name: str, settings: CredentialSettings, root: Path, environ: Mapp
 
 
 def bans_file(name: str, settings: CredentialSettings, root: Path) -> Path:
-    """Where the bans of `[credentials.NAME]` are kept."""
+    """The path of the file of bans."""
     return root / (settings.bans or f"data/{name}.bans.json")
 
 
 def stamped(path: Path) -> Stamp:
-    """The stamp of a file."""
+    """The current stamp of a file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -277,21 +276,21 @@ def stamp_of(epoch: float) -> str:
 
 
 def moment_of(text: str) -> float | None:
-    """What `stamp_of` wrote, in seconds since 1970; None for anything else."""
+    """Parse what `stamp_of` wrote to seconds since 1970; None for anything else."""
     try:
         return float(timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")))
     except ValueError:
         return None
 
 
-def _sources(name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str]) -> list[_Source]:
-    found: list[_Source] = []
+def _sources(name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str]) -> list[_KeySource]:
+    found: list[_KeySource] = []
     if settings.accounts:
-        found.append(_Source(settings.accounts, _text(root / settings.accounts, settings.accounts), True))
+        found.append(_KeySource(settings.accounts, _text(root / settings.accounts, settings.accounts), True))
     if settings.file:
-        found.append(_Source(settings.file, _text(root / settings.file, settings.file), False))
+        found.append(_KeySource(settings.file, _text(root / settings.file, settings.file), False))
     if settings.env:
-        found.append(_Source(f"environment {settings.env}", _SEPARATORS.sub("\n", environ.get(settings.env, "")), False))
+        found.append(_KeySource(f"environment {settings.env}", _SEPARATORS.sub("\n", environ.get(settings.env, "")), False))
     return found
 
 
@@ -305,8 +304,8 @@ def _text(path: Path, shown: str) -> str:
         raise ConfigError(f"cannot be read: {en}", f"无法读取：{zh}", place=shown) from error
 
 
-def _accounts(source: _Source) -> list[Credential]:
-    """Lines `user|password|sk-…`. The password is not kept: nobody needs it."""
+def _accounts(source: _KeySource) -> list[Credential]:
+    """Parse lines `user|password|sk-…`; the password is not kept."""
     found: list[Credential] = []
     for number, line in _lines(source.text):
         parts = [part.strip() for part in line.split("|")]
@@ -317,7 +316,7 @@ def _accounts(source: _Source) -> list[Credential]:
     return found
 
 
-def _plain(source: _Source) -> list[Credential]:
+def _plain(source: _KeySource) -> list[Credential]:
     found: list[Credential] = []
     for number, line in _lines(source.text):
         if _USABLE.fullmatch(line):
@@ -332,17 +331,17 @@ def _lines(text: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]
 
 
-def _skipped(source: _Source, number: int) -> None:
-    """Never what stands there: it may be a key with a slip in it."""
+def _skipped(source: _KeySource, number: int) -> None:
+    """Warn about a line without showing it: it may be a mistyped key."""
     logger.warning("此行不是有效的密钥，已跳过 / this line holds no usable key, skipped", place=f"{source.place}:{number}")
 
 
-def read_bans(path: Path) -> Kept:
-    """The file of bans; an empty one where there is none. Raises ConfigError when it cannot be read."""
+def read_bans(path: Path) -> BansFile:
+    """Read the file of bans; empty if there is none. Raises ConfigError if it cannot be read."""
     try:
-        return msgspec.json.decode(read_bytes(path, BANS_BYTES), type=Kept)
+        return msgspec.json.decode(read_bytes(path, BANS_BYTES), type=BansFile)
     except FileNotFoundError:
-        return Kept()
+        return BansFile()
     except (OSError, msgspec.DecodeError) as error:
         en, zh = why_not(error) if isinstance(error, OSError) else (str(error), str(error))
         raise ConfigError(
@@ -352,6 +351,6 @@ def read_bans(path: Path) -> Kept:
         ) from error
 
 
-def write_bans(path: Path, kept: Kept) -> None:
-    """Put it in the place of the file of bans. Raises OSError."""
+def write_bans(path: Path, kept: BansFile) -> None:
+    """Replace the file of bans atomically. Raises OSError."""
     write(path, msgspec.json.format(msgspec.json.encode(kept), indent=1).decode() + "\n")

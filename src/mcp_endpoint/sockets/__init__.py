@@ -1,1 +1,1 @@
-"""The WebSocket wire: devices and tools reach the broker over it."""
+"""The WebSocket transport of the broker: server side, client side, framing and keepalive."""

@@ -1,9 +1,9 @@
-"""The budget: what all connections together make us keep is bounded, and who makes us keep most pays.
+"""The buffer budget: bounds the bytes kept for all connections together; above the bound the connection that uses most is closed.
 
-Kept are the bytes of messages that are not complete and the bytes that wait for a peer to read. Connections tell their own number when it
-changes; whole messages that only pass through are never told. Above `buffered_bytes` the connection with most is closed, and the next one,
-until the rest has room again. A message that is not complete `message_seconds` after its first byte ends its link, so that nobody can keep
-bytes here by sending one more now and then.
+Two kinds of bytes count: incomplete messages, and output that waits for a peer to read. A connection reports its number when it changes;
+complete messages that only pass through are not counted. Above `buffered_bytes` the connection with most is closed, then the next, until
+the total fits. A link whose message is incomplete `message_seconds` after its first byte is closed, so that nobody can hold bytes here by
+sending one more now and then.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from ..settings.schema import Limits
 from .keepalive import NEVER, Keepalive
 
 
-class Kept(Protocol):
-    """What the budget needs to know of a connection."""
+class Buffered(Protocol):
+    """What the budget needs of a connection."""
 
     def kept(self) -> int:
-        """Bytes kept for it at this moment."""
+        """Bytes kept for it now."""
 
     def pay(self) -> None:
-        """Close: it makes us keep more than any other."""
+        """Close it: it uses more of the budget than any other."""
 
 
-class Sender(Protocol):
-    """What the budget needs to know of a link whose peer has begun a message."""
+class Receiving(Protocol):
+    """What the budget needs of a link whose peer has begun a message."""
 
     crowded: bool
-    """Whether it is we who do not read."""
+    """Whether this server has paused reading from it."""
 
     def close_reason(self, close_reason: CloseReason) -> None:
-        """End the link."""
+        """Close the link."""
 
 
 class Budget:
@@ -45,12 +45,12 @@ class Budget:
         self._most = limits.buffered_bytes
         self._seconds = limits.message_seconds
         self._keepalive = keepalive
-        self._kept: dict[Kept, int] = {}
-        self._begun: dict[Sender, float] = {}
-        """Links in the middle of a message → when it began, the oldest first."""
+        self._kept: dict[Buffered, int] = {}
+        self._begun: dict[Receiving, float] = {}
+        """Links with an incomplete message → when it began, oldest first."""
 
-    def keep(self, one: Kept, size: int) -> None:
-        """Of `one`, `size` bytes are kept now."""
+    def keep(self, one: Buffered, size: int) -> None:
+        """Set the bytes kept for `one`."""
         self.bytes += size - self._kept.get(one, 0)
         if size:
             self._kept[one] = size
@@ -62,25 +62,25 @@ class Budget:
     def _make_room(self) -> None:
         kept = self._kept
         for one in kept:
-            kept[one] = one.kept()  # what waits for a reader becomes less without a word
+            kept[one] = one.kept()  # output shrinks without a report
         self.bytes = sum(kept.values())
         while self.bytes > self._most:
             fattest = max(kept, key=kept.__getitem__)
             fattest.pay()
             self.bytes -= kept.pop(fattest, 0)
 
-    def begins(self, one: Sender, now: float) -> None:
-        """The first bytes of a message have come."""
+    def begins(self, one: Receiving, now: float) -> None:
+        """The first bytes of a message have arrived."""
         self._begun[one] = now
         if not self.due:
             self._keepalive.watch(self, now + self._seconds)
 
-    def ends(self, one: Sender) -> None:
-        """The message is complete, or nobody waits for it any more."""
+    def ends(self, one: Receiving) -> None:
+        """The message is complete or was given up."""
         self._begun.pop(one, None)
 
     def review(self, now: float) -> float:
-        """End the links whose message takes too long; when to come again."""
+        """Close the links whose message takes too long; returns the time of the next review."""
         while self._begun:
             oldest, since = next(iter(self._begun.items()))
             if now < since + self._seconds:

@@ -1,7 +1,7 @@
-"""The C library keeps the memory of large messages, instead of giving it back to the kernel after each one.
+"""Tunes glibc's malloc so that the memory of large messages stays in the process.
 
-Every message of 1 MB passes through buffers that are made and freed within a millisecond. By itself glibc returns them to the kernel each
-time, which then hands out fresh, zeroed pages: with two pairs exchanging 1 MB the process spent two thirds of its time there. With these
+Every message of 1 MB passes through buffers that live for less than a millisecond. By default glibc returns them to the kernel each time,
+and the kernel hands out zeroed pages again: with two pairs exchanging 1 MB the process spent two thirds of its time there. With these
 thresholds up to `KEPT_BYTES` of freed memory stay in the process; buffers above `HEAP_BYTES` are still mapped and unmapped one by one.
 """
 
@@ -19,7 +19,7 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 def keep_large_buffers() -> bool:
-    """Set both thresholds for this process; False where the C library is not glibc. To be called once, by the program itself."""
+    """Set both thresholds for this process; False where the C library is not glibc. Called once, by the program."""
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

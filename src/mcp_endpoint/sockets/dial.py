@@ -1,6 +1,6 @@
-"""Opens a link to an endpoint's address from outside, or says in both languages why there is none.
+"""Opens a WebSocket link to the address of an endpoint; a failure becomes an error in both languages.
 
-The address carries a token: it is never printed, only its scheme, host and path are.
+The address contains a token: only its scheme, host and path are ever printed.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ..errors import ConfigError, EndpointError
 from .frames import PROTOCOL_LOGGER
 
 OPEN_SECONDS: Final = 10.0
-"""For the TCP connection and the WebSocket handshake together."""
+"""Timeout of the TCP connection and the WebSocket handshake together."""
 PING_SECONDS: Final = 20.0
-"""Between two keepalive pings, and for the answer to one: below the idle limits of common proxies (nginx: 60 s)."""
+"""Interval of keepalive pings, and timeout of each; below the idle limits of common proxies (nginx: 60 s)."""
 CLOSE_SECONDS: Final = 2.0
-"""For the other side to answer our close frame."""
+"""Timeout for the answer to our close frame."""
 FRAME_BYTES: Final = 8 * 1024 * 1024
-"""Longest frame taken from the endpoint."""
+"""Longest message accepted from the endpoint."""
 QUEUED_FRAMES: Final = 4
-"""Frames taken from the socket before somebody asks for them."""
+"""Frames read ahead of the application."""
 UNREAD_BYTES: Final = 4 * FRAME_BYTES
-"""Bytes that may wait for a peer that goes on to send: one that pings and never reads would have our answers pile up."""
+"""Output limit for a peer that sends but does not read: without it, pongs would pile up."""
 SLOW_STATUSES: Final = frozenset((400, 401, 403, 404, 426, 429))
-"""HTTP refusals that somebody has to mend first."""
+"""HTTP statuses that somebody has to fix first: reconnect slowly."""
 SLOW_CODES: Final = frozenset((1008, 4001, 4003, 4401, 4403))
-"""Close codes that say the same: policy, replaced, revoked, a token's 401 and 403. All others, 1012 (restart) too, mean come back soon."""
+"""Close codes of the same kind: policy, replaced, revoked, and 401 or 403 of a token. After any other, also 1012, reconnect soon."""
 SHOWN_CHARACTERS: Final = 300
-"""So much of a foreign text is shown."""
+"""Most characters of a foreign text that are shown."""
 
 REMEDIES: Final[Mapping[int, str]] = {
     401: "令牌无效，请重新复制接入点地址 / the token was not accepted, copy the address again",
@@ -47,27 +47,27 @@ REMEDIES: Final[Mapping[int, str]] = {
     429: "失败次数过多 / too many failures from this address",
     503: "服务器已满或正在退出 / the server is full or leaving",
 }
-"""HTTP status of a refusal → what it means, in both languages."""
+"""HTTP status of a refusal → its meaning, in both languages."""
 
 
-class _Refusal(msgspec.Struct):
-    """The body of a refusal."""
+class _RefusalBody(msgspec.Struct):
+    """The JSON body of a refusal."""
 
     message: str
 
 
 class NoLink(EndpointError):
-    """The endpoint was not reached, or refused the link."""
+    """The endpoint could not be reached, or refused the link."""
 
     def __init__(self, en: str, zh: str, *, status: int = 0, retry_after: float = 0.0) -> None:
-        """`status` is that of an HTTP refusal, 0 where nobody answered; `retry_after` is in seconds."""
+        """`status` is that of an HTTP refusal, 0 without a response; `retry_after` is in seconds."""
         super().__init__(en, zh)
         self.status = status
         self.retry_after = retry_after
 
 
-class _Bounded(ClientConnection):
-    """A link that ends when its peer sends and does not read: pongs are written whoever takes them."""
+class _BoundedConnection(ClientConnection):
+    """A client connection that ends when its peer sends but does not read (the library writes pongs without a limit)."""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -83,9 +83,9 @@ async def dial(
     ping_interval: float = PING_SECONDS,
     ping_timeout: float = PING_SECONDS,
 ) -> ClientConnection:
-    """An open link to `address`, ws:// or wss://; `tls` replaces the machine's list of trusted certificates.
+    """An open link to `address` (ws:// or wss://); `tls` replaces the system's trusted certificates.
 
-    `most` is the longest message taken, in bytes. Raises NoLink.
+    `most` is the longest message accepted, in bytes. Raises NoLink.
     """
     secure = urlsplit(address).scheme == "wss"
     try:
@@ -100,7 +100,7 @@ async def dial(
             max_size=most,
             max_queue=QUEUED_FRAMES,
             logger=PROTOCOL_LOGGER,
-            create_connection=_Bounded,
+            create_connection=_BoundedConnection,
             proxy=None if is_loopback(urlsplit(address).hostname or "") else True,
         )
     except InvalidStatus as refusal:
@@ -113,13 +113,13 @@ async def dial(
 
 
 def _why(error: Exception, address: str) -> Hint:
-    """Why an address was not reached, with the remedy where there is one."""
+    """The reason for a failed connection, with the remedy where there is one."""
     text = readable((str(error) or type(error).__name__).replace(address, shown(address)))
     if isinstance(error, ssl.SSLCertVerificationError):
-        told = readable(error.verify_message)
+        detail = readable(error.verify_message)
         return Hint(
-            f"its certificate is not trusted: {told}; check the host name, the time of this machine and its list of authorities",
-            f"证书不受信任：{told}；请检查主机名、本机时间与受信任的证书列表",
+            f"its certificate is not trusted: {detail}; check the host name, the time of this machine and its list of authorities",
+            f"证书不受信任：{detail}；请检查主机名、本机时间与受信任的证书列表",
         )
     if isinstance(error, socket.gaierror):
         host = readable(urlsplit(address).hostname or "")
@@ -132,13 +132,13 @@ def _why(error: Exception, address: str) -> Hint:
 
 
 def note(link: ClientConnection) -> Hint | None:
-    """What the server said of the token a link was opened with; None where there is nothing to say."""
+    """What the handshake's response says about the token; None if nothing."""
     shown = link.response.headers.get_all(FREE_FORM) if link.response is not None else []
     return free_form(readable(shown[0])) if shown else None
 
 
 def checked(address: str) -> str:
-    """`address`, if a link can be opened to it. Raises ConfigError."""
+    """`address`, validated. Raises ConfigError."""
     try:
         parse_uri(address)
     except (InvalidURI, ValueError):
@@ -146,29 +146,29 @@ def checked(address: str) -> str:
         raise ConfigError("the endpoint is not a ws:// or wss:// address", "接入点地址不是 ws:// 或 wss:// 地址") from None
     if is_placeholder(token_in(address)):
         raise ConfigError(
-            "the address holds the placeholder of an example in the place of its token: copy the whole address, or run mcp-endpoint url",
+            "the address contains the placeholder of an example instead of a token: copy the whole address, or run mcp-endpoint url",
             "地址中的令牌是示例里的占位符：请复制完整的地址，或运行 mcp-endpoint url",
         )
     return address
 
 
 def shown(address: str) -> str:
-    """The address as it may be printed: without user, token and all else behind the path."""
+    """The address without user and query: safe to print."""
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def readable(text: str) -> str:
-    """At most SHOWN_CHARACTERS of `text` in one line, with everything that could steer a terminal or turn its writing written out."""
+    """At most SHOWN_CHARACTERS of `text` in one line; control and bidirectional characters are escaped."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text[:SHOWN_CHARACTERS]
     )
 
 
-def _said(body: bytes | bytearray | None) -> str:
-    """The reason in both languages that a server of ours gives for a refusal; empty if there is none."""
+def _message_of(body: bytes | bytearray | None) -> str:
+    """The bilingual message in the body of a refusal by a server of this kind; empty if there is none."""
     try:
-        message = msgspec.json.decode(body or b"", type=_Refusal).message
+        message = msgspec.json.decode(body or b"", type=_RefusalBody).message
     except msgspec.DecodeError:
         return ""
     return " / ".join(map(readable, message.split(" / "))) if message.count(" / ") == 1 else ""
@@ -176,7 +176,7 @@ def _said(body: bytes | bytearray | None) -> str:
 
 def _refused(refusal: InvalidStatus, at: str) -> NoLink:
     status = refusal.response.status_code
-    zh, _, en = (_said(refusal.response.body) or REMEDIES.get(status, "")).partition(" / ")
+    zh, _, en = (_message_of(refusal.response.body) or REMEDIES.get(status, "")).partition(" / ")
     asked = refusal.response.headers.get("Retry-After", "")
     return NoLink(
         f"{at} refused the link: HTTP {status} {en}".rstrip(),

@@ -1,7 +1,7 @@
-"""Links that this server opens to endpoints of others: whoever is there asks, and an endpoint of this server answers.
+"""Outbound links: dials endpoints of other services and serves them the tools of an endpoint here.
 
-The life of a target: connect; attach a consumer for the other side; carry frames both ways until either side ends; say why; wait; again.
-The address carries a token: it is never shown, and whatever the other side says is shown without it.
+A target's life: connect; attach a consumer for the remote side; relay frames until either side ends; report why; wait; reconnect. The
+address contains a token: it is never shown, and it is removed from whatever the remote side sends before that is shown.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .dial import CLOSE_SECONDS, NoLink, readable
 from .frames import FRAMES_PER_TURN
 
 LATER_SECONDS: Final = 30.0
-"""The least wait after 1013: the other side has too much to do and has asked to be left alone."""
+"""Shortest wait after close code 1013 (try again later)."""
 LATER_CODE: Final = 1013
 SECRET_CHARACTERS: Final = 16
-"""A part of the address's path is taken for a secret from this length on."""
+"""A path segment of the address counts as a secret from this length on."""
 SHORTEST_SECRET: Final = 4
-"""What is shorter is no secret, but a version number or the like."""
+"""Anything shorter is not a secret but a version number or the like."""
 PIECE: Final = 8
-"""So many characters of a secret in a row are not shown: texts of the other side are often cut."""
+"""This many consecutive characters of a secret are blotted out, because remote texts often quote only a part of it."""
 BLOT: Final = "***"
 REFUSED_EN: Final = "the token was refused: copy a new address from the console"
 REFUSED_ZH: Final = "令牌被拒绝：请从控制台重新复制接入点地址"
@@ -48,11 +48,11 @@ _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 State = Literal["connecting", "connected", "waiting", "refused", "error", "stopped"]
-"""`waiting` comes back by itself; `refused` and `error` need somebody who mends the address."""
+"""`waiting` reconnects by itself; `refused` and `error` need a person who corrects the address."""
 Pause = Callable[[float], Awaitable[None]]
 
 
-class Ending(NamedTuple):
+class Ended(NamedTuple):
     """How an attempt ended, in both languages, and what that means for the next one."""
 
     en: str
@@ -63,7 +63,7 @@ class Ending(NamedTuple):
 
 
 class FarSide:
-    """The consumer at the other end; what the broker knows as a `Link`. What it has not taken is kept, within the bounds of a device."""
+    """The remote consumer, as the broker's `Link`. Its unsent output is kept here, within the limits of a device."""
 
     def __init__(self, limits: Limits) -> None:
         self._most = limits.queued_bytes_per_link
@@ -72,15 +72,15 @@ class FarSide:
         self._more = asyncio.Event()
         self.queued = 0
         self.may_read = asyncio.Event()
-        """Whether more may be read of it: not while it has too much left to read itself."""
+        """Cleared while the remote side has too much unsent output: its requests are not read meanwhile."""
         self.may_read.set()
         self.gone = asyncio.Event()
-        """Whether we have ended it."""
+        """Set when this side has ended the link."""
         self.closing: CloseReason | None = None
-        """Why."""
+        """The reason, once it has."""
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Take one frame; it leaves as one line."""
+        """Queue one frame; it is sent without line breaks."""
         if self.closing is not None:
             return
         frame = b"".join((first, second)).translate(_ONE_LINE)
@@ -93,7 +93,7 @@ class FarSide:
             self.may_read.clear()
 
     def close(self, code: int, reason: str) -> None:
-        """What was sent before goes out first, unless it is what nobody reads."""
+        """End the link; what was queued is sent first, unless the remote side does not read."""
         if self.closing is None:
             self.closing = CloseReason(code, reason)
             if self.closing == NOT_READING:
@@ -102,10 +102,10 @@ class FarSide:
             self.gone.set()
 
     def ping(self) -> None:
-        """Only providers are asked for a sign of life; here the pings of the socket suffice."""
+        """Nothing to do: the broker pings only providers, and the socket pings by itself."""
 
     async def write(self, socket: ClientConnection) -> None:
-        """Send what comes until the link has ended, on either side."""
+        """Send queued frames until either side has ended the link."""
         with contextlib.suppress(ConnectionClosed):
             while True:
                 self._more.clear()
@@ -120,8 +120,8 @@ class FarSide:
                 await self._more.wait()
 
 
-class Target:
-    """One endpoint of somebody else, dialled again and again."""
+class DialTarget:
+    """One remote endpoint, dialled again and again."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Target:
         draw: Callable[[], float],
         pause: Pause,
     ) -> None:
-        """`url` is the address, or why there is none; `endpoint` gives name and printable name of the endpoint here."""
+        """`url` is the address, or the reason why there is none; `endpoint` gives the name and printable name of the local endpoint."""
         self._settings = settings
         self._url = "" if isinstance(url, EndpointError) else url
         self._config = config
@@ -161,12 +161,12 @@ class Target:
     # -- its life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to dial."""
+        """Start dialling."""
         if self._url:
             self._task = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        """Let what is queued go out, close with 1001 and dial no more; takes a few seconds at most."""
+        """Send what is queued, close with 1001 and stop dialling; takes a few seconds at most."""
         self._leaving = True
         if self._task is None:
             return
@@ -185,9 +185,9 @@ class Target:
         while not self._broker.draining:
             try:
                 ending = await self._link()
-            except Exception:  # noqa: BLE001 - the boundary of this target: the others go on, and so does it
+            except Exception:  # noqa: BLE001 - the boundary of this target's task; it reconnects
                 logger.exception("内部错误 / internal error", target=self._settings.name)
-                ending = Ending("internal error", "内部错误")
+                ending = Ended("internal error", "内部错误")
             if self._leaving:
                 return
             wait = self._backoff.wait(ending.lasted, slow=ending.slow, at_least=ending.at_least)
@@ -195,8 +195,8 @@ class Target:
             self._log("WARNING", "外连未连接 / not connected", next_attempt_seconds=round(wait, 1))
             await self._pause(wait)
 
-    async def _link(self) -> Ending:
-        """One life of one link."""
+    async def _link(self) -> Ended:
+        """One link, from dialling to its end."""
         pings = self._config.websocket
         try:
             socket = await dial.dial(
@@ -214,8 +214,8 @@ class Target:
         finally:
             await socket.close(*(far.closing or GOING_AWAY))
 
-    async def _carry(self, socket: ClientConnection, far: FarSide) -> Ending:
-        """Carry frames until either side ends; then the consumer is gone, and the socket is to be closed."""
+    async def _carry(self, socket: ClientConnection, far: FarSide) -> Ended:
+        """Relay frames until either side ends; the consumer is detached before the socket is closed."""
         since = self._clock()
         name, shown = self._endpoint(self._settings.endpoint)
         consumer = self._broker.attach_consumer(name, shown, far, asks_once=True)
@@ -241,11 +241,11 @@ class Target:
         closed = None if reading.cancelled() else reading.result()
         if far.closing is not None or closed is None:
             why = "{} {}".format(*(far.closing or GOING_AWAY))
-            return Ending(f"this side has ended it: {why}", f"本端关闭了连接：{why}", lasted)
+            return Ended(f"this side has ended it: {why}", f"本端关闭了连接：{why}", lasted)
         return _ended(closed, lasted)
 
     async def _read(self, socket: ClientConnection, far: FarSide, consumer: Consumer) -> ConnectionClosed | None:
-        """Hand on what the other side says; gives how it ended, None if that was our doing."""
+        """Pass received messages to the broker; returns how the link ended, None if this side ended it."""
         taken = 0
         try:
             while True:
@@ -266,11 +266,11 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What it is called here."""
+        """The name of the target in the configuration."""
         return self._settings.name
 
     def describe(self) -> dict[str, Any]:
-        """What an operator may know of it, ready for JSON."""
+        """The target's state, ready for JSON."""
         return {
             "name": self.name,
             "host": self._host,
@@ -291,7 +291,7 @@ class Target:
         logger.log(level, text, target=self.name, host=self._host, endpoint=self._settings.endpoint, **why, **more)
 
     def _blotted(self, text: str) -> str:
-        """`text` without what is secret in the address, nor a piece of it."""
+        """`text` with the secrets of the address, and every PIECE of one, blotted out."""
         for secret in self._secrets:
             text = text.replace(secret, BLOT)
         pieces = {secret[at : at + PIECE] for secret in self._secrets for at in range(len(secret) - PIECE + 1)}
@@ -306,7 +306,7 @@ class Target:
 
 
 class DialOut:
-    """The room of all targets: each is dialled by itself, and none disturbs another."""
+    """The room of all `[[dial]]` targets, each dialled independently."""
 
     name = "dial"
     owed = 0
@@ -322,23 +322,23 @@ class DialOut:
         draw: Callable[[], float] = random.random,
         pause: Pause = asyncio.sleep,
     ) -> None:
-        """`tls` replaces the machine's list of trusted certificates, `pause` waits between two attempts; the rest as for `Target`."""
+        """`tls` replaces the system's trusted certificates, `pause` waits between two attempts; the rest as for `DialTarget`."""
         self.targets = [
-            Target(settings, address(settings, environ), config, broker, endpoint, tls=tls, draw=draw, pause=pause)
+            DialTarget(settings, address(settings, environ), config, broker, endpoint, tls=tls, draw=draw, pause=pause)
             for settings in config.dial
         ]
 
     @property
     def routes(self) -> Sequence[Any]:
-        """None: nobody comes to it."""
+        """No HTTP routes."""
         return ()
 
     def refuses_pages(self, request: object) -> bool:
-        """It has no paths."""
+        """False: it has no paths."""
         return False
 
     async def start(self) -> None:
-        """Begin to dial; waits for none of them."""
+        """Start dialling every target, without waiting for any."""
         for target in self.targets:
             target.start()
 
@@ -356,7 +356,7 @@ class DialOut:
 
 
 def address(settings: DialSettings, environ: Mapping[str, str]) -> str | EndpointError:
-    """Where a target is, with the variables its url names; or why it cannot be dialled."""
+    """The address of a target with its variables substituted, or the error that keeps it from being dialled."""
     missing = [name for name in _VARIABLE.findall(settings.url) if not environ.get(name)]
     if missing:
         return ConfigError(
@@ -370,7 +370,7 @@ def address(settings: DialSettings, environ: Mapping[str, str]) -> str | Endpoin
 
 
 def secrets(url: str) -> tuple[str, ...]:
-    """What of an address may not be shown, the longest first: what its query says, a user, and long parts of its path."""
+    """The secret parts of an address, longest first: values of its query, its user, and long path segments."""
     parts = urlsplit(url)
     raw = [piece.partition("=")[2] or piece for piece in parts.query.split("&")]
     path = [piece for piece in parts.path.split("/") if len(piece) >= SECRET_CHARACTERS]
@@ -380,7 +380,7 @@ def secrets(url: str) -> tuple[str, ...]:
 
 
 async def _message(socket: ClientConnection, fragments: int) -> bytes | None:
-    """The next message, None for one of too many fragments. Raises ConnectionClosed."""
+    """The next message, None if it has too many fragments. Raises ConnectionClosed."""
     pieces: list[bytes] = []
     async for piece in socket.recv_streaming(decode=False):
         pieces.append(piece)
@@ -389,20 +389,20 @@ async def _message(socket: ClientConnection, fragments: int) -> bytes | None:
     return b"".join(pieces)
 
 
-def _not_reached(error: NoLink) -> Ending:
+def _not_reached(error: NoLink) -> Ended:
     if error.status in (401, 403):
-        return Ending(f"{REFUSED_EN} (HTTP {error.status})", f"{REFUSED_ZH}（HTTP {error.status}）", slow=True, at_least=error.retry_after)
-    return Ending(error.en, error.zh, slow=error.status in dial.SLOW_STATUSES, at_least=error.retry_after)
+        return Ended(f"{REFUSED_EN} (HTTP {error.status})", f"{REFUSED_ZH}（HTTP {error.status}）", slow=True, at_least=error.retry_after)
+    return Ended(error.en, error.zh, slow=error.status in dial.SLOW_STATUSES, at_least=error.retry_after)
 
 
-def _ended(closed: ConnectionClosed, lasted: float) -> Ending:
-    """What it means how a link ended."""
+def _ended(closed: ConnectionClosed, lasted: float) -> Ended:
+    """Interpret how a link ended."""
     if closed.rcvd is None:
         why = f"{closed.sent.code} {readable(closed.sent.reason)}" if closed.sent is not None else "1006"
-        return Ending(f"the link broke off ({why.rstrip()})", f"连接中断（{why.rstrip()}）", lasted)
+        return Ended(f"the link broke off ({why.rstrip()})", f"连接中断（{why.rstrip()}）", lasted)
     code = closed.rcvd.code
-    told = f"{code} {readable(closed.rcvd.reason)}".rstrip()
+    detail = f"{code} {readable(closed.rcvd.reason)}".rstrip()
     if code in dial.SLOW_CODES:
-        return Ending(f"{REFUSED_EN} ({told})", f"{REFUSED_ZH}（{told}）", lasted, slow=True)
+        return Ended(f"{REFUSED_EN} ({detail})", f"{REFUSED_ZH}（{detail}）", lasted, slow=True)
     at_least = LATER_SECONDS if code == LATER_CODE else 0.0
-    return Ending(f"the other side has closed ({told})", f"对方关闭了连接（{told}）", lasted, at_least=at_least)
+    return Ended(f"the other side has closed ({detail})", f"对方关闭了连接（{detail}）", lasted, at_least=at_least)

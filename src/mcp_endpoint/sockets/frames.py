@@ -1,17 +1,18 @@
-"""WebSocket frames: the plain ones are read in place, everything unusual is the websockets library's work (RFC 6455 §5).
+"""WebSocket framing (RFC 6455 §5): plain frames are parsed here, all others by the websockets library.
 
-A *plain* frame is final, text or binary, masked, without reserved bits, not too big and not part of a fragmented message: what devices
-and tools send all day. Any other frame goes, byte for byte, to a fresh `websockets.protocol.Protocol`, made when it is needed and dropped
-when its frame and its message are complete. So close codes, pongs, fragments and protocol errors are the library's, and a quiet link
-pays for none of it. Nothing here waits or writes: the owner of the socket is told through three methods it overrides.
+A *plain* frame is final, text or binary, masked, without reserved bits, within the size limit and not part of a fragmented message: what
+devices and tools send all day. Any other frame goes, byte for byte, to a `websockets.protocol.Protocol` that is created when needed and
+dropped when its frame and its message are complete. So close codes, pongs, fragments and protocol errors are the library's, and a link
+without them does not pay for them. This class does no I/O: the owner of the socket overrides the methods below.
 
 Rules:
-1. A declared length is checked before the first byte of its payload is kept. Only where `large` says that a message above the limit
-   begins as an answer, and it comes in one plain frame, that frame is passed over and its ends are told: the link is needed by others.
+1. A declared length is checked before the first byte of its payload is buffered. Exception: where `large` says that a message above the
+   limit begins like a response, and it is one plain frame, that frame is discarded and only its two ends are reported, so that the link
+   survives.
 2. Bytes of an incomplete frame are kept in pieces and joined once.
-3. At most `FRAMES_PER_TURN` frames are taken at a time, or `SOUGHT_PER_TURN` after our goodbye; `take` says that more wait, `go_on` takes
-   the next.
-4. `keeps` hears how many bytes of a message are kept while it is not complete; plain frames that come whole never call it.
+3. At most `FRAMES_PER_TURN` frames are taken at a time, or `SOUGHT_PER_TURN` after our close frame; `take` returns whether more wait,
+   `go_on` takes the next.
+4. `keeps` is called with the number of bytes kept of an incomplete message; plain frames that arrive whole never call it.
 5. After `ended`, `failed` or `stop_messages` no message is delivered any more.
 """
 
@@ -31,37 +32,37 @@ from ..errors import INVALID_TEXT, TOO_BIG, TOO_MANY_FRAGMENTS, CloseReason
 from ..protocol.jsonrpc import is_utf8
 
 FRAMES_PER_TURN: Final = 32
-"""Frames taken from one link before the others have their turn: about a tenth of a millisecond of work."""
+"""Frames taken from one link before other links get their turn: about a tenth of a millisecond of work."""
 SOUGHT_PER_TURN: Final = 256
-"""The same for frames that are passed over after our goodbye, of which only the heads are looked at."""
+"""The same for frames that are skipped after our close frame: only their headers are read."""
 DRIPPED: Final = 64 * 1024
-"""Bytes up to which small pieces are put together in one."""
+"""Bytes up to which small pieces are collected in one bytearray."""
 COPIED: Final = 16 * 1024
-"""Payloads below this many bytes are cut out before they are unmasked; for larger ones a view of the bytes is cheaper."""
+"""Payloads below this many bytes are sliced before they are unmasked; for larger ones a memoryview is cheaper."""
 SMALL_PIECE: Final = 1024
-"""Pieces of an incomplete frame below this many bytes are put together, lest a peer that drips costs more than it sends."""
+"""Pieces of an incomplete frame below this many bytes are collected, so that a peer that sends byte by byte is not expensive."""
 PASSED_OVER_TIMES: Final = 8
-"""A message of more than so many times the limit ends its link, whatever it begins with."""
+"""A message above this many times the limit ends its link, whatever it begins with."""
 END_BYTES: Final = 200
-"""So much of both ends of a message is kept that is passed over."""
+"""Bytes kept of each end of a discarded message."""
 PROTOCOL_LOGGER: Final = logging.getLogger("mcp_endpoint.sockets.protocol")
-"""The websockets library's logger for our links; it writes whole frames and heads at DEBUG, so `make_link_class` keeps it at ERROR."""
+"""The websockets library's logger for our links; it logs whole frames and headers at DEBUG, so `make_link_class` keeps it at ERROR."""
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
 _OPCODES: Final = frozenset(int(opcode) for opcode in Opcode)
 _CONTROL: Final = 0x08
 _CONTROL_EXTENT: Final = 2 + 4 + 126
-"""Above this many bytes a control frame is wrong and is not waited for (RFC 6455 §5.5)."""
+"""Longest control frame with its header; a longer one is invalid and is not waited for (RFC 6455 §5.5)."""
 _MEDIUM: Final = bytes((_TEXT, 126))
 SHORT: Final = 1024
 SHORT_HEADS: Final = (*(bytes((_TEXT, size)) for size in range(126)), *(_MEDIUM + size.to_bytes(2, "big") for size in range(126, SHORT)))
-"""The heads of text frames below `SHORT` bytes, by size."""
+"""The headers of text frames below `SHORT` bytes, by size."""
 _LONG: Final = bytes((_TEXT, 127))
 
 
 def text_head(size: int) -> bytes:
-    """The head of an unmasked text frame with a payload of `size` bytes (RFC 6455 §5.2)."""
+    """The header of an unmasked text frame with a payload of `size` bytes (RFC 6455 §5.2)."""
     if size < SHORT:
         return SHORT_HEADS[size]
     if size < 65_536:
@@ -80,17 +81,17 @@ def close_frame(code: int, reason: str) -> bytes:
 
 
 class Large(Interface):
-    """Who is asked about messages above the limit."""
+    """Decides about messages above the limit."""
 
     def begins(self, party: Any, beginning: bytes) -> bool:
-        """Whether a message that begins so is passed over."""
+        """Whether a message with this beginning is discarded instead of ending the link."""
 
     def passed(self, party: Any, beginning: bytes, end: bytes, now: float) -> None:
-        """One has been passed over."""
+        """A message was discarded."""
 
 
 class _PassedOver:
-    """A frame above the limit whose payload comes and goes."""
+    """A frame above the limit, whose payload is discarded as it arrives."""
 
     __slots__ = ("_mask", "_size", "beginning", "end")
 
@@ -101,20 +102,20 @@ class _PassedOver:
         self.end = b""
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes of its payload."""
+        """Take the next bytes of the payload."""
         self._size += len(piece)
         self.end = (self.end + piece[-END_BYTES:])[-END_BYTES:]
 
     def unmasked_end(self) -> bytes:
-        """The last bytes of all that came."""
+        """The last bytes of the payload, unmasked."""
         turn = (self._size - len(self.end)) % 4
         return apply_mask(self.end, self._mask[turn:] + self._mask[:turn])
 
 
 class Frames:
-    """What has come from one peer and is not yet a message.
+    """Parses the bytes of one peer into messages.
 
-    `says(party, payload, now, utf8)` hears each message; `utf8` tells that the payload is known to be UTF-8 (all text is, binary may be).
+    `receive(party, payload, now, utf8)` is called for each message; `utf8`: the payload is known to be UTF-8 (always for text).
     """
 
     __slots__ = (
@@ -142,18 +143,18 @@ class Frames:
         self._large: Large | None = None
         self._fragments_limit = 0
         self._held: list[bytes | bytearray] | None = None
-        """Pieces of one frame that is not complete."""
+        """Pieces of one incomplete frame."""
         self._held_bytes = 0
         self._owed = 0
-        """With pieces held: how many bytes make the next step possible. With a protocol: bytes of its frame that are still to come."""
+        """With pieces held: bytes needed for the next step. With a protocol: bytes of its frame still to come."""
         self._rest: bytes | None = None
-        """What was left when the turn was over, from `_rest_at` on."""
+        """What was left at the end of the turn, from `_rest_at` on."""
         self._rest_at = 0
         self._protocol: Protocol | _PassedOver | None = None
         self._fed = 0
-        """Bytes of an unfinished message that the protocol has."""
+        """Bytes of an incomplete message that the protocol has been given."""
         self._parts: list[bytes] | None = None
-        """The fragments of a message that is not complete."""
+        """The fragments of an incomplete message."""
         self._text = False
         self._seeking = False
         """Whether only the peer's close frame is looked for."""
@@ -161,7 +162,7 @@ class Frames:
     def start_messages(
         self, receive: Callable[[Any, bytes, float, bool], None], party: Any, limit: int, fragments: int, large: Large | None = None
     ) -> None:
-        """From now on messages of up to `limit` bytes and `fragments` fragments go to `says`; about larger ones `large` is asked."""
+        """From now on deliver messages of up to `limit` bytes and `fragments` fragments to `receive`; `large` decides about larger ones."""
         self.receive = receive
         self.party = party
         self._limit = limit
@@ -169,7 +170,7 @@ class Frames:
         self._fragments_limit = fragments
 
     def stop_messages(self) -> None:
-        """We have sent a close frame: deliver nothing more, look only for the peer's."""
+        """Our close frame was sent: deliver nothing more, look only for the peer's."""
         held, rest, at = self._held, self._rest, self._rest_at
         skip = 0 if held else self._owed
         self._over()
@@ -183,16 +184,16 @@ class Frames:
     # What the owner of the socket overrides.
 
     def reply(self, frame: bytes) -> None:
-        """`frame` (a pong) is to be sent."""
+        """Send `frame` (a pong)."""
 
     def keeps(self, size: int) -> None:
-        """`size` bytes of a message that is not complete are kept; 0 when it is complete or given up."""
+        """`size` bytes of an incomplete message are kept; 0 when it is complete or given up."""
 
     def ended(self, code: int, reason: str, frame: bytes) -> None:
-        """The peer has closed with `code` and `reason`; `frame` is the answer to send before the socket is closed."""
+        """The peer has closed with `code` and `reason`; send `frame`, then close the socket."""
 
     def failed(self, close_reason: CloseReason, frame: bytes) -> None:
-        """The peer broke a rule; `frame` tells it, and nothing it sends is read any more."""
+        """The peer violated the protocol; send `frame`, read nothing more."""
 
     def answered(self) -> None:
         """The peer has answered our close frame."""
@@ -200,7 +201,7 @@ class Frames:
     # Bytes in, messages out.
 
     def take(self, data: bytes, now: float) -> bool:
-        """Deliver the messages that `data` completes; True if some wait for another turn."""
+        """Deliver the messages that `data` completes; True if some wait for the next turn."""
         if self._rest is not None:
             data = self._rest[self._rest_at :] + data
             self._rest = None
@@ -289,11 +290,11 @@ class Frames:
         self._held_bytes = len(piece)
         self._owed = wanted
         if at and not self._fed:
-            self.keeps(0)  # the one before is complete
+            self.keeps(0)  # the previous message is complete
         self.keeps(len(piece) + self._fed)
 
     def _join(self, data: bytes) -> bytes | None:
-        """Add `data` to what is held; all of it in one piece as soon as that completes something."""
+        """Add `data` to the held pieces; returns all of them joined as soon as the next step is possible."""
         held = self._held
         assert held is not None
         self._held_bytes += len(data)
@@ -312,18 +313,18 @@ class Frames:
         return b"".join(held)
 
     def _settle(self) -> None:
-        """What was held has been read: unless more of it is awaited, it was complete."""
+        """After reading held bytes: report 0 unless a part of them is held again."""
         if self._held is None:
             self.keeps(self._fed)
 
     # Frames above the limit.
 
     def _may_pass(self, first: int, size: int) -> bool:
-        """Whether a frame above the limit may be one that is passed over."""
+        """Whether a frame above the limit is a candidate for being discarded."""
         return self._large is not None and self._protocol is None and _TEXT <= first <= _BINARY and size <= PASSED_OVER_TIMES * self._limit
 
     def _pass_over(self, data: bytes, at: int, start: int, size: int) -> bool:
-        """Begin to pass over the plain frame at `at`; False if it ends the link, or if too little has come to tell."""
+        """Start discarding the plain frame at `at`; False if it ends the link, or if too few bytes have arrived to decide."""
         large = self._large
         if large is None or not self._may_pass(data[at], size):
             self._fail(TOO_BIG)
@@ -344,7 +345,7 @@ class Frames:
     # Everything that is not a plain frame.
 
     def _unusual(self, data: bytes, at: int, now: float) -> int:
-        """Give the frame at `at`, or what has come of it, to the protocol; the bytes taken, 0 if too few have come or it is too big."""
+        """Pass what has arrived of the frame at `at` to the protocol; returns the bytes taken, 0 if there are too few or too many."""
         left = len(data) - at
         protocol = self._protocol
         continues = protocol is not None and self._owed > 0
@@ -378,9 +379,9 @@ class Frames:
         return used
 
     def _extent(self, data: bytes, at: int, left: int) -> int:
-        """Bytes of the frame at `at` with its head; 0 if too few have come to tell (they are held) or it is too big.
+        """Bytes of the frame at `at` including its header; 0 if too few have arrived (they are held) or it is too big.
 
-        A frame that is wrong from its second byte on, so that its length means nothing, extends to the end.
+        A frame that is invalid from its second byte on, so that its length means nothing, extends to the end.
         """
         if left < 2:
             self._hold(data, at, 2)
@@ -407,7 +408,7 @@ class Frames:
         return head + size
 
     def _follow(self, protocol: Protocol, now: float) -> None:
-        """Do what the protocol found in the bytes it was given."""
+        """Handle what the protocol found in the bytes it was given."""
         writes = protocol.data_to_send()
         for event in protocol.events_received():
             assert isinstance(event, Frame)
@@ -441,7 +442,7 @@ class Frames:
             self._drop_protocol()
 
     def _fragment(self, final: bool, now: float) -> None:
-        """One more fragment has been kept: deliver the message if it was the last."""
+        """Another fragment was kept: deliver the message if it was the last."""
         parts = self._parts
         assert parts is not None
         if len(parts) > self._fragments_limit:
@@ -463,7 +464,7 @@ class Frames:
         self.failed(close_reason, close_frame(*close_reason))
 
     def _over(self) -> None:
-        """Forget everything that is not complete."""
+        """Drop everything that is incomplete."""
         self.receive = None
         self._held = None
         self._owed = 0
@@ -475,13 +476,13 @@ class Frames:
     def _drop_protocol(self) -> None:
         protocol, self._protocol = self._protocol, None
         if isinstance(protocol, Protocol):
-            protocol.parser.close()  # it and the protocol hold each other
+            protocol.parser.close()  # breaks a reference cycle
             if self._fed:
                 self._fed = 0
                 self.keeps(0)
 
     def _seek(self, data: bytes, at: int) -> bool:
-        """Skip frames from `at` on until the peer's close frame; True if some wait for another turn."""
+        """Skip frames from `at` on until the peer's close frame; True if some wait for the next turn."""
         if self._held is not None:
             data = b"".join(self._held) + data
             self._held = None
@@ -501,7 +502,7 @@ class Frames:
             head = 2 + wide + (4 if left > 1 and data[at + 1] > 127 else 0)
             closing = data[at] & 0x0F == Opcode.CLOSE
             if closing and wide:
-                # No close frame is that long (RFC 6455 §5.5), and this one is not waited for.
+                # A close frame cannot be that long (RFC 6455 §5.5): do not wait for it.
                 self._seeking = False
                 self.answered()
                 return False

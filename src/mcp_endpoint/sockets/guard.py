@@ -1,12 +1,12 @@
-"""The guard: uvicorn's HTTP protocol with the bounds it lacks: on a request's head and its Host, on pipelines and on unread answers.
+"""uvicorn's HTTP protocol with the limits it lacks: size and time of a request head, its Host, pipelining, and unread responses.
 
-A head must be complete within `handshake_seconds` (408) and `handshake_bytes` (431), and must name exactly one Host, well formed (400),
-that this server answers to (421). Of `unfinished_handshakes` sockets without a complete head the oldest gives way to the newest: who means
-it is done in milliseconds. All of this holds for plain requests and for upgrades alike, and for every request of a kept connection.
+A head must be complete within `handshake_seconds` (408) and `handshake_bytes` (431), and must contain exactly one well-formed Host (400)
+that this server answers to (421). Above `unfinished_handshakes` sockets without a complete head the oldest is closed: an honest client
+needs only milliseconds. This holds for plain requests and for upgrades, and for every request of a persistent connection.
 
-Requests are answered one after the other (RFC 9112 §9.3.2). While one waits for the answer before it, nothing more is read: bytes that
-have come already are kept unparsed. An answer that moves no byte for `stalled_seconds` ends the connection, whatever is answered; a stream
-of events that has nothing to say has no bytes waiting and is left alone. All bytes kept here count in the budget of all connections.
+Requests are answered in order (RFC 9112 §9.3.2). While one waits for the response before it, reading is paused; bytes that have already
+arrived are kept unparsed. A response that makes no progress for `stalled_seconds` ends the connection; an idle event stream has no bytes
+waiting and is left alone. All bytes kept here count in the budget of all connections.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from ..asgi import CUT
 from ..settings.schema import Config
 from .handshake import Acceptor
 from .keepalive import NEVER, STEPS
-from .link import READ_PER_TURN, Link, reset
+from .link import READ_PER_TURN, WebSocketLink, reset
 
 LINGER_SECONDS: Final = 2.0
-"""How long a refused peer may take to read the answer before the socket is cut off."""
+"""How long a refused peer may take to read the response before the socket is closed."""
 PIECE: Final = 1024
-"""Bytes the parser is given at a time: it cannot stop in the middle, and this many bytes hold at most some forty requests."""
+"""Bytes given to the parser at a time: it cannot be stopped in between, and this many bytes hold about forty requests at most."""
 BODY_PIECE: Final = 64 * 1024
 """The same within a body of known length, where no other request can begin."""
 PARTS_PER_TURN: Final = 256
-"""Parts of bodies that one connection may have parsed before the others have their turn; a chunk may be one byte."""
+"""Body parts that one connection may have parsed per turn; a chunk may be one byte."""
 HIGH_WATER: Final = 16 * 1024
-"""Bytes of answers the transport may hold before the application waits: small answers leave in one piece, large ones are watched."""
+"""Response bytes the transport may hold before the application waits: small responses leave in one piece, large ones are watched."""
 TLS_BYTES: Final = 96 * 1024
-"""What a socket costs whose TLS is not up, about: buffers of the loop and of OpenSSL."""
+"""Approximate cost of a socket during its TLS handshake: buffers of the event loop and of OpenSSL."""
 REQUEST_BYTES: Final = 4 * 1024
-"""What a request that waits for its turn costs, about."""
+"""Approximate cost of a pipelined request that waits."""
 
 
 class Hosts:
-    """Which Host headers this server answers to, so that no web page can reach it under a name of its own (DNS rebinding).
+    """The Host headers this server answers to; protects against DNS rebinding.
 
-    Names of this machine only are always right: no such name leads a browser here from elsewhere. Else, with `[security] allowed_hosts`
-    exactly those; listening on loopback, nothing but `public_url`'s; listening elsewhere, also whatever no public name server can give
-    away: an IP address, a name without a dot, a `.local` name.
+    Names of the local machine are always accepted, because no such name leads a browser here from elsewhere. Otherwise: with
+    `[security] allowed_hosts` exactly those; listening on loopback only the host of `public_url`; listening elsewhere also names that no
+    public name server can assign: an IP address, a name without a dot, a `.local` name.
     """
 
     def __init__(self, config: Config) -> None:
@@ -61,7 +61,7 @@ class Hosts:
         self._inside = is_loopback(config.server.host)
 
     def allows(self, host: str) -> bool:
-        """Whether the value of a Host header, with or without a port, is ours."""
+        """Whether a Host header with this value, with or without a port, is accepted."""
         host = host.lower()
         name = host_of("//" + host).rstrip(".")
         if not name:
@@ -76,20 +76,20 @@ class Hosts:
 
 
 class Flow(FlowControl):
-    """uvicorn's pauses; reading goes on through the guard, which may have unparsed bytes."""
+    """uvicorn's flow control; reading resumes through the guard, which may hold unparsed bytes."""
 
     def __init__(self, transport: asyncio.Transport, guard: Guard) -> None:
         super().__init__(transport)
         self._guard = guard
 
     def resume_reading(self) -> None:
-        """In a turn of its own: uvicorn asks for it in the middle of passing from one request to the next."""
+        """Deferred to the next turn: uvicorn calls it in the middle of its step to the next request."""
         if self.read_paused:
             self._guard.loop.call_soon(self._guard.read_on)
 
 
 class Guard(HttpToolsProtocol):
-    """One HTTP connection until it is closed or becomes a link."""
+    """One HTTP connection until it is closed or upgraded to a link."""
 
     acceptor: ClassVar[Acceptor]
     hosts: ClassVar[Hosts]
@@ -100,32 +100,32 @@ class Guard(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.due = 0
         self.raw: asyncio.Transport | None = None
-        """Below TLS: the transport of the socket. What TLS has encrypted waits there."""
+        """With TLS: the transport of the socket, where encrypted output waits."""
         self.securing = False
-        """Whether TLS is not up yet; only then there is no `transport`."""
+        """Whether the TLS handshake is in progress; only then there is no `transport`."""
         self._in_head = False
         self._head_by = 0.0
-        """When the head must be complete."""
+        """Deadline of the head."""
         self._head_bytes = 0
         self._heads = 0
-        """How many heads have been complete."""
+        """Number of complete heads."""
         self._body_left = 0
-        """Bytes of the body that are still to come, as far as its length is known."""
+        """Bytes of the body still to come, as far as its length is known."""
         self._parts = 0
-        """Parts of bodies that this turn has parsed."""
+        """Body parts parsed in this turn."""
         self._unread = b""
-        """What has come while nothing is read."""
+        """Bytes that arrived while reading is paused."""
         self._refused = False
         self._answered: RequestResponseCycle | None = None
         """The request that is being answered; `cycle` is the one read last."""
         self._stuck = 0.0
-        """Since when no byte of an answer has moved; 0 if none waits."""
+        """Since when the response makes no progress; 0 if none waits."""
         self._stuck_bytes = 0
 
-    # What happens below TLS, before the transport is there.
+    # During the TLS handshake, before there is a transport.
 
     def accepted(self, raw: asyncio.Transport) -> None:
-        """The socket is there, and TLS has begun."""
+        """The socket was accepted and TLS has begun."""
         self.raw = raw
         self.securing = True
         raw.set_write_buffer_limits(high=HIGH_WATER)
@@ -134,7 +134,7 @@ class Guard(HttpToolsProtocol):
         self._enter()
 
     def abandoned(self) -> None:
-        """TLS will never be up."""
+        """The TLS handshake failed."""
         self._head_is_over()
         self.acceptor.keepalive.forget(self)
         self.acceptor.budget.keep(self, 0)
@@ -160,12 +160,12 @@ class Guard(HttpToolsProtocol):
         self.acceptor.keepalive.forget(self)
         self.acceptor.budget.keep(self, 0)
         super().connection_lost(exc)
-        self.flow = None  # type: ignore[assignment]  # it and we hold each other
+        self.flow = None  # type: ignore[assignment]  # breaks a reference cycle
         if self.scope:
             self.scope["extensions"] = {}  # as above
 
     def eof_received(self) -> None:
-        """The peer has said all it wants; the transport closes when it has taken what is written."""
+        """The peer has sent everything; the transport closes after it has written its output."""
         self._watch_answer()
 
     def pause_writing(self) -> None:
@@ -269,7 +269,7 @@ class Guard(HttpToolsProtocol):
     # What the sweeper calls.
 
     def review(self, now: float) -> float:
-        """The time for a head, for reading a refusal or for taking an answer may be over."""
+        """Check the deadlines: of a head, of reading a refusal, of taking a response."""
         if self.securing:
             self._cut("handshake_seconds")
             return NEVER
@@ -290,13 +290,13 @@ class Guard(HttpToolsProtocol):
             if not self.flow.read_paused:
                 self._refuse(Refusal(408, "request timeout", SLOW_HEAD, "handshake_seconds"))
                 return NEVER
-            self._head_by = now + self.acceptor.config.limits.handshake_seconds  # it is we who do not read
+            self._head_by = now + self.acceptor.config.limits.handshake_seconds  # reading is paused by this side
         return self._next_look(now)
 
-    # What the door and the budget call.
+    # What the acceptor and the budget call.
 
     def crowded_out(self) -> None:
-        """Too many sockets have not finished their head, and this is the oldest."""
+        """There are too many sockets with an incomplete head, and this is the oldest."""
         if self.securing:
             self._cut("unfinished_handshakes")
         elif self._in_head:
@@ -312,19 +312,19 @@ class Guard(HttpToolsProtocol):
         return len(self._unread) + REQUEST_BYTES * len(self.pipeline) + self._unsent()
 
     def pay(self) -> None:
-        """All connections together keep too much, and this one most."""
+        """The budget is exceeded, and this connection uses most."""
         self._cut("buffered_bytes")
 
     @property
     def peer(self) -> str:
-        """Where it comes from, for the log."""
+        """The peer's address, for the log."""
         found = (self.transport if self.raw is None else self.raw).get_extra_info("peername")
         return "{}:{}".format(*found[:2]) if isinstance(found, tuple) else ""
 
-    # Ours.
+    # Internal.
 
     def read_on(self) -> None:
-        """Read again, first what has come already; but nothing while a request waits for its turn, or a body for the application."""
+        """Resume reading, first the kept bytes; not while a request waits for its turn or the application is behind with a body."""
         if self.parser is None or self.pipeline or not self.flow.read_paused:
             return
         if self.cycle is not None and len(self.cycle.body) > HIGH_WATER_LIMIT and not self.cycle.response_complete:
@@ -335,12 +335,12 @@ class Guard(HttpToolsProtocol):
         self._count()
 
     def _give_turn(self) -> None:
-        """Read nothing until the others have had their turn."""
+        """Pause reading for one turn of the event loop."""
         self.flow.pause_reading()
         self.flow.resume_reading()
 
     def _enter(self) -> None:
-        """The socket has been accepted. More of them than all bounds allow are refused, before the process has no descriptor left."""
+        """The socket was accepted. Above the sum of all limits it is refused, so that the process keeps file descriptors."""
         self._expect_head()
         if len(self.connections) > self.acceptor.most_sockets:
             self.crowded_out()
@@ -358,24 +358,24 @@ class Guard(HttpToolsProtocol):
         self.acceptor.unfinished.pop(self, None)
 
     def _watch_answer(self) -> None:
-        """From now on bytes of answers must move."""
+        """From now on the response must make progress."""
         self._stuck = self.loop.time()
         self._stuck_bytes = self._unsent()
         self._count()
         self._look_again()
 
     def _unsent(self) -> int:
-        """Bytes of answers that the kernel has not taken."""
+        """Response bytes that the kernel has not taken."""
         return self.transport.get_write_buffer_size() + (0 if self.raw is None else self.raw.get_write_buffer_size())
 
     def _count(self) -> None:
-        """Tell the budget what is kept here; small answers on their way do not count."""
+        """Report the kept bytes to the budget; small responses in transit do not count."""
         if self.parser is not None:
             waits = self._stuck or self.flow.write_paused or self.flow.read_paused
             self.acceptor.budget.keep(self, self.kept() if waits else 0)
 
     def _next_look(self, now: float) -> float:
-        """When the next thing is due."""
+        """The time of the next check."""
         due = self._head_by if self._in_head else NEVER
         if self._stuck:
             stalled = self.acceptor.config.limits.stalled_seconds
@@ -391,7 +391,7 @@ class Guard(HttpToolsProtocol):
             self.acceptor.keepalive.forget(self)
 
     def _cut(self, reason: str) -> None:
-        """Drop the socket: its peer does not read, so that no answer can tell it why."""
+        """Drop the socket: its peer does not read, so a response would not reach it."""
         self._refused = True
         self._head_is_over()
         self.acceptor.counters["http_cut"] += 1
@@ -399,12 +399,12 @@ class Guard(HttpToolsProtocol):
         self._abort()
 
     def _given_up(self) -> None:
-        """Whoever answers has found that its client does not read."""
+        """Called by the application: its client does not read."""
         if not self.transport.is_closing():
             self._cut("not read")
 
     def _hang_up(self) -> None:
-        """Whoever answers hears that nobody listens; uvicorn tells only the request read last."""
+        """Signal a disconnect to the request being answered; uvicorn signals it only to the one read last."""
         answered, self._answered = self._answered, None
         if answered is not None and not answered.response_complete:
             answered.disconnected = True
@@ -419,11 +419,11 @@ class Guard(HttpToolsProtocol):
             lowest.abort()
 
     def _upgrade(self, rest: bytes) -> None:
-        """The head asked for another protocol: a WebSocket becomes a link, anything else stays HTTP/1.1 (RFC 9110 §7.8)."""
+        """The head asks for another protocol: a WebSocket becomes a link, anything else stays HTTP/1.1 (RFC 9110 §7.8)."""
         if self._refused:
             return
         if not self._should_upgrade():
-            self.cycle.keep_alive = False  # the parser does not go on after the head
+            self.cycle.keep_alive = False  # the parser stops after the head
             return
         if self.scope["http_version"] != "1.1":
             self._refuse(Refusal(400, "bad handshake", BAD_REQUEST, "upgrade in HTTP/1.0"))
@@ -435,16 +435,16 @@ class Guard(HttpToolsProtocol):
         self.acceptor.budget.keep(self, 0)
         transport = self.transport
         self.handle_websocket_upgrade()
-        self.parser = self.flow = None  # type: ignore[assignment]  # they and we hold each other
+        self.parser = self.flow = None  # type: ignore[assignment]  # breaks reference cycles
         self.scope["extensions"] = {}  # as above
         link = transport.get_protocol()
-        if isinstance(link, Link):
+        if isinstance(link, WebSocketLink):
             link.raw = self.raw
         if rest and isinstance(link, asyncio.Protocol):
             link.data_received(rest)
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer and close, so that the answer can be read. While an earlier answer is in the making, close after that one."""
+        """Send an error response and close so that it can be read. If an earlier response is in progress, close after that one."""
         self._refused = True
         self._head_is_over()
         transport = self.transport
@@ -469,7 +469,7 @@ def make_guard_class(acceptor: Acceptor) -> type[Guard]:
 
 
 def _length(headers: list[tuple[bytes, bytes]]) -> int:
-    """Bytes the body will have, 0 if there is none or nobody knows; the parser has checked the header (RFC 9112 §6.3)."""
+    """Content-Length of the body, 0 if absent or unknown; the parser has validated the header (RFC 9112 §6.3)."""
     return next((int(value) for name, value in headers if name == b"content-length" and value.isdigit()), 0)
 
 
@@ -505,7 +505,7 @@ BAD_REQUEST: Final = "请求有误 / Bad request"
 LARGE_HEAD: Final = "请求头过大 / The request's head is too large"
 SLOW_HEAD: Final = "请求头未及时到达 / The request's head did not arrive in time"
 CROWDED: Final = "未完成的连接过多，请稍后再试 / Too many unfinished connections, try again later"
-ONE_HOST: Final = "请求必须有且只有一个 Host / A request has exactly one Host header"
+ONE_HOST: Final = "请求必须有且只有一个 Host / A request must have exactly one Host header"
 BAD_HOST: Final = "Host 格式有误：应为 主机名[:端口] / The Host header is malformed: it is HOST[:PORT]"
 HOST: Final = (
     "服务器不以此主机名提供服务：请在 [server] public_url 或 [security] allowed_hosts 中加入它"

@@ -1,12 +1,12 @@
-"""One sweeping timer for all sockets: who is silent, who does not read, who does not finish.
+"""One timer for all sockets: pings silent links and ends those that do not answer, do not read or do not finish.
 
-Times are those of the event loop's clock, in seconds. Each watched socket stands in exactly one slot of a wheel, the one of its next
+Times are those of the event loop's clock, in seconds. Each watched socket is in exactly one slot of a timing wheel, that of its next
 review, so a sweep touches only what is due. The rules for links, in this order:
 
-- A link that is closing is cut off when `close_timeout` has passed (RFC 6455 §7.1.1).
-- A link whose outgoing bytes have not moved for `stalled_seconds` ends with 1013.
-- A link that is not being read cannot be heard, so it is not pinged.
-- Anything heard since the ping answers it; nothing heard for `ping_timeout` ends the link with 1011 (RFC 6455 §5.5.2).
+- A closing link is cut when `close_timeout` has passed (RFC 6455 §7.1.1).
+- A link whose output makes no progress for `stalled_seconds` ends with 1013.
+- A link from which reading is paused is not pinged, because its pong could not be read.
+- Any bytes received after the ping answer it; none within `ping_timeout` end the link with 1011 (RFC 6455 §5.5.2).
 - A link silent for `ping_interval` is pinged.
 """
 
@@ -21,54 +21,54 @@ from ..settings.schema import Limits, WebSocket
 
 NEVER: Final = math.inf
 COARSEST: Final = 0.5
-"""Seconds between two sweeps at most; a review is late by no more than this."""
+"""Most seconds between two sweeps; a review is late by no more than this."""
 STEPS: Final = 8
-"""Sweeps within the shortest time that is watched for."""
+"""Sweeps per shortest watched time."""
 REVIEWS_PER_TURN: Final = 256
-"""Reviews before the links themselves have their turn: ten thousand silent links are pinged in many small steps."""
+"""Reviews per turn of the event loop: ten thousand silent links are pinged in many small steps."""
 
 
 class Watched(Protocol):
-    """What can be put on the wheel."""
+    """Something that can be put on the wheel."""
 
     due: int
-    """The slot it stands in; 0 is none."""
+    """Its slot; 0 is none."""
 
     def review(self, now: float) -> float:
-        """Do what is due at `now`; when to come again, NEVER to be forgotten."""
+        """Do what is due at `now`; returns the time of the next review, NEVER to be forgotten."""
 
 
-class Kept(Protocol):
-    """What the rules need to know of a link. Times are 0 where the thing has not happened."""
+class KeepaliveLink(Protocol):
+    """What the rules need of a link. A time is 0 where the event has not happened."""
 
     seen: float
-    """When bytes last came from the peer."""
+    """When bytes were last received."""
     pinged: float
-    """When the ping that may still be unanswered was sent."""
+    """When the ping that is still unanswered was sent."""
     leaving: float
-    """When the link began to close."""
+    """When closing began."""
     stuck: float
-    """Since when the peer has taken nothing, with bytes waiting for it."""
+    """Since when the output makes no progress, if there is any."""
     stuck_bytes: int
-    """How many bytes waited then."""
+    """Bytes that waited then."""
     crowded: bool
-    """Whether the peer is not read because it does not take its answers."""
+    """Whether reading is paused because the peer does not take its responses."""
 
     def unsent(self) -> int:
         """Bytes the kernel has not taken."""
 
     def send_ping(self, now: float) -> None:
-        """Ping the peer and note it in `pinged`."""
+        """Ping the peer and set `pinged`."""
 
     def close_reason(self, close_reason: CloseReason) -> None:
-        """End the link; sets `leaving`."""
+        """Close the link; sets `leaving`."""
 
     def cut(self) -> None:
         """Drop the socket at once."""
 
 
 class Keepalive:
-    """The wheel of one server; its timer runs only while something is watched."""
+    """The timing wheel of one server; its timer runs only while something is watched."""
 
     def __init__(self, websocket: WebSocket, limits: Limits) -> None:
         self.close_timeout = websocket.close_timeout
@@ -82,7 +82,7 @@ class Keepalive:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, one: Watched, when: float) -> None:
-        """Review `one` at `when` and not before, whatever was asked for earlier."""
+        """Review `one` at `when`; replaces an earlier request."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._next = int(loop.time() / self._tick)
@@ -99,7 +99,7 @@ class Keepalive:
             slot.add(one)
 
     def forget(self, one: Watched) -> None:
-        """Review `one` no more."""
+        """Do not review `one` any more."""
         if one.due:
             slot = self._slots[one.due]
             slot.remove(one)
@@ -110,7 +110,7 @@ class Keepalive:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._timer = loop.call_later(self._tick, self._sweep)  # first of all: no review can stop the sweeping
+        self._timer = loop.call_later(self._tick, self._sweep)  # first, so that a failing review cannot stop the timer
         left = REVIEWS_PER_TURN
         while self._next <= now / self._tick:
             slot = self._slots.get(self._next)
@@ -131,8 +131,8 @@ class Keepalive:
             self._timer.cancel()
             self._timer = None
 
-    def review(self, link: Kept, now: float) -> float:
-        """What the rules demand of `link` at `now`; when to look again."""
+    def review(self, link: KeepaliveLink, now: float) -> float:
+        """Apply the rules to `link` at `now`; returns the time of the next review."""
         if link.leaving:
             cut_at = link.leaving + self.close_timeout
             if now >= cut_at:
@@ -146,7 +146,7 @@ class Keepalive:
                 link.stuck_bytes = unsent
                 link.stuck = now
                 if link.pinged:
-                    link.pinged = now  # the ping may stand behind what is moving
+                    link.pinged = now  # the ping may wait behind output that is moving
             elif now - link.stuck >= self._stalled:
                 link.close_reason(NOT_READING)
                 return now + self.close_timeout

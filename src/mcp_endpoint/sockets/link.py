@@ -1,16 +1,17 @@
-"""A link: one WebSocket, from its handshake to the last byte.
+"""One WebSocket link of the server, from its handshake to the last byte.
 
-uvicorn makes one for each upgrade request (`ws=` of its Config), hands over the transport and the request's head, and has no further part
-in it. The websockets library's `ServerProtocol` does the handshake and is dropped. From then on bytes become messages in `frames`, and
-messages go to the party that the broker gave us; what the broker sends is collected and leaves in one write per loop turn.
+uvicorn creates one for each upgrade request (`ws=` of its Config) and hands over the transport and the request head. The websockets
+library's `ServerProtocol` does the handshake and is dropped. From then on `frames` parses bytes into messages for the party that the
+broker attached; frames that the broker sends are collected and leave in one write per turn of the event loop.
 
-A link ends once, in one of these ways, and `broker.detach` hears of it once:
+A link ends in one of these ways, and `broker.detach` is called once:
 
-- `close`: we say goodbye; the queue goes out first, then the close frame; messages are no longer delivered; the socket is closed when the
-  peer has answered, cut off after `close_timeout`. Detached at the end of the loop turn, because the broker itself may be the caller.
-- `ended`: the peer says goodbye; it is answered and the socket is closed. Detached at once, with the peer's code.
-- `failed`: the peer broke the protocol; it is told and only our half is closed, so that it can read why. Detached at once.
-- the socket ends without a close frame. Detached with 1006.
+- `close`: this side closes. The queue is sent first, then the close frame; no message is delivered any more; the socket is closed when
+  the peer has answered, or cut after `close_timeout`. Detached at the end of the turn, because the broker itself may be the caller.
+- `ended`: the peer closes. It is answered and the socket is closed. Detached at once, with the peer's code.
+- `failed`: the peer violated the protocol. It gets a close frame and only our half is closed, so that it can read the reason. Detached at
+  once.
+- The socket ends without a close frame. Detached with 1006.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ from .frames import PROTOCOL_LOGGER, SHORT, SHORT_HEADS, Frames, close_frame, pi
 from .handshake import Acceptor, Admission
 
 JOINED_BYTES: Final = 64 * 1024
-"""A queue below this many bytes leaves as one piece; above it, large parts are handed to the socket as they are."""
+"""A queue below this many bytes is joined to one piece; above it, large parts are passed to the transport as they are."""
 LARGE_PART: Final = 16 * 1024
-"""Bytes from which a part is not copied together with its neighbours."""
+"""Parts from this many bytes on are not joined with their neighbours."""
 HIGH_WATER: Final = 64 * 1024
-"""Bytes a transport may hold before we keep the rest ourselves."""
+"""Bytes the transport may hold before the rest is kept here."""
 READ_PER_TURN: Final = 64 * 1024
-"""Bytes from which one read ends the turn of a link: uvloop would read up to 8 MB from one socket before it looks at the next."""
+"""A read of this many bytes ends the link's turn: uvloop would read up to 8 MB from one socket before it serves the next."""
 SUBPROTOCOL: Final = "mcp"
-"""What MCP SDKs offer in `Sec-WebSocket-Protocol`; some clients insist on having it confirmed."""
+"""What MCP SDKs offer in `Sec-WebSocket-Protocol`; some clients require that it is confirmed."""
 PING: Final = b"mcp-endpoint"
 CLOCK_STEP: Final = 0.001
-"""Steps in which uvloop's clock goes: what came within the step of a ping came before it."""
+"""Resolution of uvloop's clock: bytes received in the same step as a ping count as earlier."""
 ABNORMAL: Final = 1006
 
 _SIDES: Final = {"tool": ("工具端", "tool"), "device": ("使用端", "device")}
@@ -66,27 +67,27 @@ _HINTS: Final = {
     1009: "消息过大，见 [limits] provider_message_bytes、consumer_message_bytes / message too big, see [limits]",
     1011: "对方或本端出错，或心跳超时 / an error, or no answer to pings",
     1012: "重启 / restart",
-    1013: "对方不读取数据，或等待的字节过多 / it does not read, or too many bytes wait, see [limits] buffered_bytes",
+    1013: "对方不读取数据，或等待的字节过多 / the peer does not read, or too many bytes wait, see [limits] buffered_bytes",
 }
 
 
-class Greeter(ServerProtocol):
-    """The library's handshake, which also confirms `mcp` as sub-protocol to those who offer it."""
+class McpHandshake(ServerProtocol):
+    """The library's handshake, with `mcp` as the only sub-protocol."""
 
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
-        """Whatever else is offered is passed over (RFC 6455 §4.2.2)."""
+        """Confirm `mcp` if it is offered; ignore every other (RFC 6455 §4.2.2)."""
         return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in subprotocols else None
 
 
 class LargeAnswers:
-    """What becomes of a tool's message above the limit: an answer ends its call alone, anything else the link."""
+    """A provider's message above the limit: a response fails its own call only, anything else ends the link."""
 
     def begins(self, party: Any, beginning: bytes) -> bool:
-        """Whether it begins as an answer."""
+        """Whether the message begins like a response."""
         return too_large(beginning, b"", 0) is not None
 
     def passed(self, party: Any, beginning: bytes, end: bytes, now: float) -> None:
-        """It has been passed over: whoever waits for it hears so."""
+        """The response was discarded: its caller gets an error."""
         party.endpoint.provider_said_too_much(party, beginning, end, now)
 
 
@@ -94,12 +95,12 @@ LARGE_ANSWERS: Final = LargeAnswers()
 
 
 class Turn:
-    """What goes out when the current turn of the event loop is over, for all links of one server."""
+    """Collects what the links of one server send during the current turn of the event loop."""
 
     __slots__ = ("call_soon", "links", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.links: list[Link] = []
+        self.links: list[WebSocketLink] = []
         self.time = loop.time
         self.call_soon = loop.call_soon
 
@@ -111,13 +112,13 @@ class Turn:
             if link._out and not link._blocked:
                 try:
                     link._push()
-                except Exception:  # noqa: BLE001 - a fault at one socket must not keep what was sent to the others
+                except Exception:  # noqa: BLE001 - one broken socket must not block the others
                     logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends", peer=link.peer)
                     link.cut()
 
 
-class Link(Frames, asyncio.Protocol):
-    """One WebSocket; what the broker knows as a `Link`. Times are the event loop's, in seconds."""
+class WebSocketLink(Frames, asyncio.Protocol):
+    """One WebSocket, as the broker's `Link`. Times are the event loop's, in seconds."""
 
     __slots__ = (
         "_blocked",
@@ -146,27 +147,27 @@ class Link(Frames, asyncio.Protocol):
     def __init__(
         self, config: UvicornConfig, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
-        """As uvicorn calls it; of all it offers we need the set of connections that its shutdown waits for."""
+        """Signature required by uvicorn; only server_state.connections is used (shutdown waits for it)."""
         super().__init__()
         self._connections = cast("set[Any]", server_state.connections)
         self._transport: asyncio.Transport | None = None
         self.raw: asyncio.Transport | None = None
-        """Below TLS: the transport of the socket. What TLS has encrypted waits there."""
+        """With TLS: the transport of the socket, where encrypted output waits."""
         self._out: list[bytes | memoryview] = []
-        """Parts of frames not yet given to the transport."""
+        """Parts of frames not yet passed to the transport."""
         self._pending = 0
         """Bytes in `_out`."""
         self._blocked = False
-        """Whether the transport holds as much as it may."""
+        """Whether the transport is full."""
         self._paused = False
-        """Whether reading stands still because the rest of a turn waits."""
+        """Whether reading is paused because the rest of a turn waits."""
         self._unfinished = 0
-        """Bytes kept of a message that is not complete."""
+        """Bytes kept of an incomplete message."""
         self._close_reason: CloseReason | None = None
-        """How we ended it, as long as the broker has not heard."""
+        """Why this side closed the link, until the broker has been told."""
         self._since = 0.0
         self.peer = ""
-        """Where it comes from, for the log."""
+        """The peer's address, for the log."""
         self.due = 0
         self.seen = 0.0
         self.pinged = 0.0
@@ -178,14 +179,14 @@ class Link(Frames, asyncio.Protocol):
     # What uvicorn and the transport call.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The transport of the HTTP connection is ours now."""
+        """Take over the transport of the HTTP connection."""
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
         if "turn" not in vars(type(self)):
             type(self).turn = Turn(asyncio.get_running_loop())
 
     def data_received(self, data: bytes) -> None:
-        """First the request's head, then frames."""
+        """First the request head, then frames."""
         if self.receive is not None:
             now = self.seen = self.turn.time()
             self._deliver(data, now)
@@ -197,13 +198,13 @@ class Link(Frames, asyncio.Protocol):
             self._give_turn()
 
     def eof_received(self) -> None:
-        """The peer will send no more; without a close frame that is an abnormal end. The transport closes itself."""
+        """The peer sends no more; without a close frame that is an abnormal end. The transport closes itself."""
         self._leave()
         self._over()
         self._detach(ABNORMAL, "no close frame")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
+        """The socket is closed."""
         self._leave()
         self._over()
         self._seeking = False
@@ -217,14 +218,14 @@ class Link(Frames, asyncio.Protocol):
         self._connections.discard(self)
 
     def pause_writing(self) -> None:
-        """The transport holds as much as it may: the rest waits here."""
+        """The transport is full: keep the rest here."""
         self._blocked = True
         self._watch_queue()
         if not self.leaving:
             self._check_queue()
 
     def resume_writing(self) -> None:
-        """The transport can take more."""
+        """The transport has room again."""
         self._blocked = False
         self.stuck = 0.0
         self.flush()
@@ -242,7 +243,7 @@ class Link(Frames, asyncio.Protocol):
     # What the broker calls.
 
     def send(self, first: bytes | memoryview, second: bytes | memoryview = b"") -> None:
-        """Take one text frame, `first` followed by `second`; it leaves when this turn of the loop is over."""
+        """Queue one text frame, `first` followed by `second`; it is written at the end of this turn of the event loop."""
         if self.leaving:
             return
         out = self._out
@@ -259,7 +260,7 @@ class Link(Frames, asyncio.Protocol):
             self._check_queue()
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye, once; what was sent before goes out first."""
+        """Start the closing handshake, once; what was queued before is sent first."""
         if self.leaving:
             return
         self._close_reason = CloseReason(code, reason)
@@ -274,7 +275,7 @@ class Link(Frames, asyncio.Protocol):
         self.turn.call_soon(self._detach, code, reason)
 
     def ping(self) -> None:
-        """Ask for a sign of life now; without one within `ping_timeout` the link ends with 1011."""
+        """Ping the peer now; without an answer within `ping_timeout` the link ends with 1011."""
         now = self.turn.time()
         if not (self.leaving or self.pinged or self.crowded):
             self.send_ping(now)
@@ -282,13 +283,13 @@ class Link(Frames, asyncio.Protocol):
 
     @property
     def queued(self) -> int:
-        """Bytes taken by `send` that wait for the peer; below `HIGH_WATER` nothing waits, the transport is only passing it on."""
+        """Bytes taken by `send` that wait for the peer; below `HIGH_WATER` the transport is only passing them on."""
         return self._pending + self.unsent() if self._blocked else self._pending
 
     # What the sweeper calls.
 
     def review(self, now: float) -> float:
-        """The rules of keepalive."""
+        """Apply the keepalive rules."""
         if self.stuck and not self._blocked and not self.unsent():
             self.stuck = 0.0
             self._count()
@@ -307,7 +308,7 @@ class Link(Frames, asyncio.Protocol):
         self.reply(ping_frame(PING))
 
     def close_reason(self, close_reason: CloseReason) -> None:
-        """Close with an entry of the table."""
+        """Close with an entry of the table of close reasons."""
         self.close(close_reason.code, close_reason.reason)
 
     def cut(self) -> None:
@@ -318,20 +319,20 @@ class Link(Frames, asyncio.Protocol):
     # What the budget calls.
 
     def kept(self) -> int:
-        """Bytes kept for this link: of an unfinished message, and those that wait for the peer."""
+        """Bytes kept for this link: an incomplete message, and output that waits for the peer."""
         return self._unfinished + (self._pending + self.unsent() if self._blocked or self.stuck or self.leaving else 0)
 
     def pay(self) -> None:
-        """All links together keep too much, and this one most: it hears so unless it does not read."""
+        """The budget is exceeded, and this link uses most: close it, and cut it at once if the peer does not read."""
         deaf = self._blocked or self.stuck or self.leaving
         self.close_reason(OVER_BUDGET)
         if deaf:
             self.cut()
 
-    # What the frames say.
+    # What the frames call.
 
     def keeps(self, size: int) -> None:
-        """Count the bytes of an unfinished message, and when it began."""
+        """Count the bytes of an incomplete message, and note when it began."""
         if size == self._unfinished or (self.leaving and size):
             return
         budget = self.acceptor.budget
@@ -343,7 +344,7 @@ class Link(Frames, asyncio.Protocol):
         self._count()
 
     def reply(self, frame: bytes) -> None:
-        """A control frame takes its place in the queue."""
+        """Queue a control frame."""
         if not self._out:
             if not self.turn.links:
                 self.turn.call_soon(self.turn.flush)
@@ -361,7 +362,7 @@ class Link(Frames, asyncio.Protocol):
         self._detach(code, reason)
 
     def failed(self, close_reason: CloseReason, frame: bytes) -> None:
-        """The peer broke the protocol: tell it, and let it read that before the socket is closed."""
+        """The peer violated the protocol: send the close frame, and let it be read before the socket is closed."""
         self._leave()
         self._write(frame)
         transport = self._transport
@@ -379,15 +380,15 @@ class Link(Frames, asyncio.Protocol):
     # Reading.
 
     def _deliver(self, data: bytes | None, now: float) -> None:
-        """Take `data`, or what the last turn left; with more than a turn's work, read nothing until that is done."""
+        """Deliver `data`, or what the last turn left; if there is more than a turn's work, pause reading until it is done."""
         try:
             if data is None:
                 more = self.go_on(now)
             elif self._held is None and self._rest is None:
-                more = self._read(data, 0, now)  # nothing waits for these bytes: nearly always
+                more = self._read(data, 0, now)  # the usual case: nothing is held
             else:
                 more = self.take(data, now)
-        except Exception:  # noqa: BLE001 - the one boundary: a fault of ours ends this link and no other
+        except Exception:  # noqa: BLE001 - task boundary: a bug ends this link only
             logger.opt(exception=True).error("内部错误，连接将关闭 / internal error, the link ends", peer=self.peer)
             self.close_reason(INTERNAL)
             return
@@ -395,7 +396,7 @@ class Link(Frames, asyncio.Protocol):
             self._give_turn()
 
     def _give_turn(self) -> None:
-        """Read nothing until the others have had their turn."""
+        """Pause reading for one turn of the event loop."""
         self._paused = True
         assert self._transport is not None
         self._transport.pause_reading()
@@ -403,14 +404,14 @@ class Link(Frames, asyncio.Protocol):
 
     def _next_turn(self) -> None:
         if self.crowded:
-            return  # `resume_writing` comes back to it
+            return  # `resume_writing` resumes it
         self._paused = False
         self._deliver(None, self.turn.time())
         if not self._paused:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Read again, after the rest of the last turn."""
+        """Resume reading, after the rest of the last turn."""
         if self._rest is not None:
             self._paused = True
             self.turn.call_soon(self._next_turn)
@@ -421,7 +422,7 @@ class Link(Frames, asyncio.Protocol):
     # Writing.
 
     def flush(self) -> None:
-        """Write what has been sent, unless the transport is full."""
+        """Write what was queued, unless the transport is full."""
         if self._out and not self._blocked:
             self._push()
 
@@ -443,12 +444,12 @@ class Link(Frames, asyncio.Protocol):
             self._watch_queue()
 
     def _write(self, frame: bytes) -> None:
-        """The last frame of the link, behind everything that waits."""
+        """Write the last frame of the link, behind everything that waits."""
         self._out.append(frame)
         self._push()
 
     def _watch_queue(self) -> None:
-        """From now on what waits for the peer must move, and counts."""
+        """From now on the output must make progress, and counts in the budget."""
         if not self.leaving:
             self.stuck = self.turn.time()
             self.stuck_bytes = self.unsent()
@@ -469,13 +470,13 @@ class Link(Frames, asyncio.Protocol):
             self._transport.pause_reading()
 
     def _count(self) -> None:
-        """Tell the budget what is kept here."""
+        """Report the kept bytes to the budget."""
         self.acceptor.budget.keep(self, self.kept())
 
     # The end.
 
     def _leave(self) -> None:
-        """From now on nothing is sent, and the socket is cut off after `close_timeout`."""
+        """From now on nothing is sent, and the socket is cut after `close_timeout`."""
         if not self.leaving:
             self.leaving = self.turn.time()
             self.stuck = 0.0
@@ -487,14 +488,14 @@ class Link(Frames, asyncio.Protocol):
         self._transport.close()
 
     def _detach(self, code: int, reason: str) -> None:
-        """Tell the broker and the log, once."""
+        """Detach from the broker and write the log line, once."""
         party = self.party
         if party is None:
             return
         self.party = None
         if self._close_reason is not None:
             code, reason = self._close_reason
-        self.acceptor.counters[f"goodbyes_{code if code in _HINTS else 'other'}"] += 1
+        self.acceptor.counters[f"links_closed_{code if code in _HINTS else 'other'}"] += 1
         logger.info(
             f"{_SIDES[party.side][0]}已断开 / {_SIDES[party.side][1]} left",
             endpoint=party.endpoint.shown,
@@ -509,10 +510,10 @@ class Link(Frames, asyncio.Protocol):
     # The handshake.
 
     def _arrive(self, head: bytes) -> None:
-        """The request's head is here: come in, or be refused before 101."""
+        """The request head has arrived: accept the upgrade, or refuse it before 101."""
         transport = self._transport
         assert transport is not None
-        protocol = Greeter(logger=PROTOCOL_LOGGER)
+        protocol = McpHandshake(logger=PROTOCOL_LOGGER)
         protocol.receive_data(head)
         request = next(iter(protocol.events_received()), None)
         decision: Admission | Refusal
@@ -529,14 +530,14 @@ class Link(Frames, asyncio.Protocol):
                 decision = self.acceptor.decide(request.path, request.headers, peer, local[0], tls=tls)
         if isinstance(decision, Admission):
             del response.headers["Date"]
-            if decision.opened.kind == "opaque":
-                response.headers[FREE_FORM] = decision.opened.shown
+            if decision.grant.kind == "opaque":
+                response.headers[FREE_FORM] = decision.grant.shown
             protocol.send_response(response)
             transport.write(b"".join(protocol.data_to_send()))
             self._attach(decision)
         else:
             self._refuse(decision)
-        protocol.parser.close()  # it and the protocol hold each other
+        protocol.parser.close()  # breaks a reference cycle
 
     def _refuse(self, refusal: Refusal) -> None:
         transport = self._transport
@@ -545,7 +546,7 @@ class Link(Frames, asyncio.Protocol):
         transport.write(refusal.answer())
         transport.close()
         self.acceptor.counters[f"refused_{refusal.status}"] += 1
-        self.acceptor.tell_refusal(refusal, refusal.address or "{}:{}".format(*_address(transport, "peername")))
+        self.acceptor.log_refusal(refusal, refusal.address or "{}:{}".format(*_address(transport, "peername")))
 
     def _attach(self, admission: Admission) -> None:
         acceptor = self.acceptor
@@ -554,7 +555,7 @@ class Link(Frames, asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._since = self.seen = self.turn.time()
         self.peer = admission.address
-        name, shown = admission.opened.endpoint, admission.opened.shown
+        name, shown = admission.grant.endpoint, admission.grant.shown
         party: Any
         if admission.side == "tool":
             party = acceptor.broker.attach_provider(name, shown, self, server_id=admission.server_id, stateless=admission.stateless)
@@ -567,36 +568,36 @@ class Link(Frames, asyncio.Protocol):
         acceptor.keepalive.watch(self, self.seen + acceptor.keepalive.interval)
         acceptor.counters["links_accepted"] += 1
         chinese, english = _SIDES[admission.side]
-        named = {"note": "{1} / {0}".format(*free_form(shown))} if admission.opened.kind == "opaque" else {}
+        named = {"note": "{1} / {0}".format(*free_form(shown))} if admission.grant.kind == "opaque" else {}
         if admission.server_id:
             named["server_id"] = admission.server_id
         logger.info(f"{chinese}已连接 / {english} connected", endpoint=shown, peer=self.peer, **named)
 
 
-def make_link_class(acceptor: Acceptor) -> type[Link]:
-    """The class for uvicorn's `ws=`: links of this door, all on one event loop."""
+def make_link_class(acceptor: Acceptor) -> type[WebSocketLink]:
+    """The class for uvicorn's `ws=`: links of this acceptor, all on one event loop."""
     PROTOCOL_LOGGER.setLevel(logging.ERROR)
-    return type("Link", (Link,), {"__slots__": (), "acceptor": acceptor})
+    return type("WebSocketLink", (WebSocketLink,), {"__slots__": (), "acceptor": acceptor})
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Drop the socket, and with it what its kernel holds for a peer that does not read; such a peer would keep that for minutes."""
+    """Reset the connection, so that the kernel drops its output buffer; a peer that does not read would keep it for minutes."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
-        with suppress(OSError):  # it is gone already
+        with suppress(OSError):  # already closed
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
 def _unread(fault: BaseException | None) -> Refusal:
-    """Why the library did not read the head: a line or a number of headers that it does not take (RFC 6585 §5), or no handshake at all."""
+    """The refusal of a head the library could not read: too long or too many lines (RFC 6585 §5), or not a handshake."""
     if isinstance(fault, SecurityError):
         return Refusal(431, "head too large", LARGE_HEADER, str(fault))
     return Refusal(400, "bad handshake", BAD_HANDSHAKE, str(fault))
 
 
 def _parts(out: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """The same bytes in few pieces, without copying the large ones."""
+    """The same bytes in fewer pieces, without copying the large ones."""
     parts: list[bytes | memoryview] = []
     small: list[bytes | memoryview] = []
     for part in out:
@@ -619,7 +620,7 @@ def _address(transport: asyncio.Transport, name: str) -> tuple[str, int]:
 
 
 LARGE_HEADER: Final = (
-    "请求头过大：WebSocket 握手每行至多 8 KiB，至多 128 行"
+    "请求头过大：WebSocket 握手至多 128 行，每行至多 8 KiB"
     " / The request's head is too large: a WebSocket handshake has at most 128 lines of at most 8 KiB"
 )
-BAD_HANDSHAKE: Final = "WebSocket 握手有误 / The WebSocket handshake is not right"
+BAD_HANDSHAKE: Final = "WebSocket 握手有误 / The WebSocket handshake is not valid"

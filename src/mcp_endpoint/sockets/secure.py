@@ -1,9 +1,9 @@
-"""TLS from the TCP accept on: a socket counts and has its time before it has said anything.
+"""Accepts TLS sockets so that they are counted and timed from the TCP accept on, before the TLS handshake.
 
-Were uvicorn given the certificate, the loop would put TLS below our guard and tell the guard when TLS is up. Until then nobody counted the
-socket, and a peer that says nothing was held for a minute. So the listener is a plain one, and the first protocol of a socket does what the
-loop would have done, with a guard that knows of its socket from the accept on. Below TLS that guard also sees what waits for the peer: the
-transport of TLS counts only what is not yet encrypted.
+If uvicorn were given the certificate, the event loop would put TLS below the guard and create the guard's transport only after the TLS
+handshake: until then nothing would count the socket, and a silent peer would be held for a minute. So the listener is a plain one, and the
+first protocol of a socket does what the loop would have done, with a guard that knows the socket from the accept on. That guard also sees
+the output waiting below TLS: the TLS transport counts only what is not yet encrypted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .guard import Guard, make_guard_class
 from .handshake import Acceptor
 
 SPARE_SECONDS: Final = 5.0
-"""By how much the loop's own limit for TLS is longer than the guard's, which is the one that counts."""
+"""How much longer the event loop's own TLS timeout is than the guard's, which is the effective one."""
 
 
 class Securing(asyncio.Protocol):
-    """The first protocol of an accepted socket: gives it to TLS, and TLS to a guard."""
+    """The first protocol of an accepted socket: connects it with TLS, and TLS with a guard."""
 
     acceptor: ClassVar[Acceptor]
     guard: ClassVar[type[Guard]]
@@ -37,7 +37,7 @@ class Securing(asyncio.Protocol):
         self._guard = self.guard(config, server_state, app_state, self._loop)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket was accepted; the guard hears `connection_made` from TLS when that is up."""
+        """The socket was accepted; TLS calls the guard's `connection_made` when its handshake is complete."""
         raw = cast(asyncio.Transport, transport)
         guard = self._guard
         up: asyncio.Future[None] = self._loop.create_future()
@@ -55,7 +55,7 @@ def make_securing_class(acceptor: Acceptor, certificate: ssl.SSLContext) -> type
 
 
 def _tls_class(loop: asyncio.AbstractEventLoop) -> Any:
-    """What this loop itself puts between a socket and its protocol. Neither loop documents it; a test holds both to what is used here."""
+    """The class that this loop puts between a socket and its protocol; undocumented, a test checks what is used of it."""
     if isinstance(loop, asyncio.BaseEventLoop):
         from asyncio.sslproto import SSLProtocol
     else:
@@ -64,7 +64,7 @@ def _tls_class(loop: asyncio.AbstractEventLoop) -> Any:
 
 
 def _ended(up: asyncio.Future[None], guard: Guard) -> None:
-    """TLS is up, and the guard has its transport; or it will never be."""
+    """The TLS handshake has ended, with or without success."""
     error = None if up.cancelled() else up.exception()
     if guard.securing:
         logger.debug("TLS 握手失败 / TLS handshake failed", peer=guard.peer, reason=str(error or "no TLS"))
