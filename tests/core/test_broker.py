@@ -149,7 +149,7 @@ def test_the_farewell_of_an_endpoint_that_is_there_again_is_told_with_it() -> No
     stage.device("agent:b")
     snapshot = stage.broker.snapshot(detail=True)
     assert [found["endpoint"] for found in snapshot["left"]] == ["a"]
-    assert snapshot["endpoint_details"][0]["last_goodbye"]["code"] == 1006
+    assert snapshot["endpoint_details"][0]["last_close"]["code"] == 1006
 
 
 def test_a_device_without_tools_hears_how_many_are_connected_elsewhere() -> None:

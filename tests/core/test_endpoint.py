@@ -940,8 +940,8 @@ def test_an_endpoint_tells_an_operator_who_is_there() -> None:
         ("tool", "bare", []),
     ]
     assert found["devices"] == [{"client": "robot", "initialized": True, "connected_seconds": 6.0, "in_flight": 1}]
-    assert "last_goodbye" not in found
+    assert "last_close" not in found
     weather.leaves(1006, "gone")
-    assert play.endpoint.describe(play.now)["last_goodbye"] == {"at": "2023-11-14T22:30:06+00:00", "code": 1006, "reason": "gone"}
+    assert play.endpoint.describe(play.now)["last_close"] == {"at": "2023-11-14T22:30:06+00:00", "code": 1006, "reason": "gone"}
     assert calc.close_reason is None
     assert tool_named("x")["name"] == "x"

@@ -58,7 +58,7 @@ class Parlour:
 
 
 async def serve(monkeypatch: pytest.MonkeyPatch, *built: Parlour, standalone: str = "") -> tuple[module.Server, asyncio.Task[None]]:
-    monkeypatch.setattr(module, "opened", lambda context, standalone: list(built))
+    monkeypatch.setattr(module, "open_rooms", lambda context, standalone: list(built))
     config = Config(server=Server(port=0, key=KEY, print_addresses=False))
     server = module.create_server(config, standalone=standalone)
     sockets = module.bind(config.server, {"server.host": "default", "server.port": "default"})
@@ -112,7 +112,7 @@ async def test_a_room_that_fails_to_close_is_told_and_keeps_no_other_open(monkey
     await end(server, task)
     logger.remove(number)
     assert other == ["start", "stop"]
-    assert "parlour 未能正常关闭 / did not close as it should" in "".join(told)
+    assert "parlour 未能正常关闭 / did not stop cleanly" in "".join(told)
 
 
 def test_a_package_that_is_not_installed_is_one_clear_line_with_the_command() -> None:

@@ -25,7 +25,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_a_state_reaches_the_manager(manager: socket.socket) -> None:
-    assert notify.tell(notify.READY, {"NOTIFY_SOCKET": manager.getsockname()})
+    assert notify.send(notify.READY, {"NOTIFY_SOCKET": manager.getsockname()})
     assert manager.recv(100) == b"READY=1"
 
 
@@ -34,13 +34,13 @@ def test_an_abstract_address_is_understood() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("")  # Linux picks an abstract name
         listener.settimeout(BOUND)
-        assert notify.tell(notify.STOPPING, {"NOTIFY_SOCKET": "@" + listener.getsockname()[1:].decode()})
+        assert notify.send(notify.STOPPING, {"NOTIFY_SOCKET": "@" + listener.getsockname()[1:].decode()})
         assert listener.recv(100) == b"STOPPING=1"
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}, {"NOTIFY_SOCKET": "/nowhere/at/all"}])
 def test_without_a_manager_nothing_happens(environ: dict[str, str]) -> None:
-    assert not notify.tell(notify.READY, environ)
+    assert not notify.send(notify.READY, environ)
 
 
 async def test_the_server_tells_when_it_listens_and_when_it_stops(manager: socket.socket, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_targets_that_are_dialled_have_a_gauge_each() -> None:
 
 
 def test_codes_are_labels_and_the_old_names_say_what_took_their_place() -> None:
-    counters = {"refused_401": 3, "goodbyes_1001": 2, "goodbyes_other": 1}
+    counters = {"refused_401": 3, "links_closed_1001": 2, "links_closed_other": 1}
     exposition = Exposition(Limits(), lambda: figures()._replace(counters=counters))
     seen = samples(exposition)
     assert seen["mcp_endpoint_refusals_total", (("status", "401"),)] == 3
@@ -106,7 +106,7 @@ def test_codes_are_labels_and_the_old_names_say_what_took_their_place() -> None:
     assert seen["mcp_endpoint_refused_401_total", ()] == 3
     assert seen["mcp_endpoint_goodbyes_1001_total", ()] == 2
     page = exposition.scrape()[0].decode()
-    assert 'Deprecated, gone in the next release: use mcp_endpoint_refusals_total{status="401"}.' in page
+    assert 'Deprecated, removed in the next release: use mcp_endpoint_refusals_total{status="401"}.' in page
 
 
 def test_every_figure_has_a_sentence_that_helps() -> None:
@@ -120,4 +120,4 @@ def test_every_figure_has_a_sentence_that_helps() -> None:
     ]
     assert all(family.documentation.endswith(".") and len(family.documentation.split()) > 2 for family in families)
     assert all(family.name.endswith("_seconds") for family in families if family.type == "histogram")
-    assert LABELLED.keys() == {"refused", "goodbyes"}
+    assert LABELLED.keys() == {"refused", "links_closed"}

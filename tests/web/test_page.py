@@ -70,7 +70,7 @@ def test_an_endpoint_of_a_free_form_token_is_told_of_what_may_be_wrong() -> None
     assert "free-form" not in render(shown, chinese=False)
     shown.snapshot["endpoint_details"][0]["free_form"] = True
     assert "free-form token, endpoint home" in render(shown, chinese=False)
-    assert "自取的令牌" in render(shown, chinese=True)
+    assert "自定义令牌" in render(shown, chinese=True)
 
 
 def test_a_tool_is_shown_with_its_state_its_age_and_its_trouble() -> None:
@@ -88,25 +88,26 @@ def test_why_a_tool_is_bare_is_told_in_the_language_of_the_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "meaning"), [(1006, "the connection broke off"), (1001, "its machine is going down"), (1011, "its process ended"), (4004, "")]
+    ("code", "meaning"),
+    [(1006, "the connection was lost"), (1001, "its machine is shutting down"), (1011, "its process ended"), (4004, "")],
 )
-def test_the_last_goodbye_is_told_with_its_code_its_reason_and_what_the_code_means(code: int, meaning: str) -> None:
+def test_the_last_close_is_told_with_its_code_its_reason_and_what_the_code_means(code: int, meaning: str) -> None:
     seen = facts([])
-    seen.snapshot["endpoint_details"][0]["last_goodbye"] = {"at": "2026-01-02T03:04:05+00:00", "code": code, "reason": "so long"}
+    seen.snapshot["endpoint_details"][0]["last_close"] = {"at": "2026-01-02T03:04:05+00:00", "code": code, "reason": "so long"}
     shown = render(seen, chinese=False)
     assert f"2026-01-02 03:04:05 UTC · {code} so long" in shown
     assert meaning in shown
 
 
-def test_an_endpoint_without_links_is_shown_with_its_last_goodbye_and_those_of_check_are_not() -> None:
+def test_an_endpoint_without_links_is_shown_with_its_last_close_and_those_of_check_are_not() -> None:
     close_reason = {"at": "2026-01-02T03:04:05+00:00", "code": 1006, "reason": ""}
     names = ["kitchen", f"{PROBE}1", *map(str, range(99))]
     seen = facts()
-    seen = seen._replace(snapshot={**seen.snapshot, "left": [{"endpoint": name, "last_goodbye": close_reason} for name in names]})
+    seen = seen._replace(snapshot={**seen.snapshot, "left": [{"endpoint": name, "last_close": close_reason} for name in names]})
     shown = render(seen, chinese=False)
     assert "<h3>kitchen</h3>" in shown
     assert PROBE not in shown
-    assert shown.count("the connection broke off") == LEFT_SHOWN
+    assert shown.count("the connection was lost") == LEFT_SHOWN
 
 
 def test_hints_stand_beside_the_addresses_they_are_about() -> None:
@@ -140,7 +141,7 @@ def housed(*servers: dict[str, Any], problem: str = "") -> Facts:
 
 def test_the_servers_of_the_house_are_shown_with_what_they_cost() -> None:
     page = render(housed(served(cpu_seconds=1.25, memory_bytes=64 * 1_048_576, starts=3)), chinese=False)
-    for words in ("Servers of the house", "mcp.json", "calc", "running", "CPU 1.2 s", "64 MiB", "starts 3", "add"):
+    for words in ("Managed servers", "mcp.json", "calc", "running", "CPU 1.2 s", "64 MiB", "starts 3", "add"):
         assert words in page
     assert "a line" not in page, "what a server says while it runs is for /stats"
     assert "MiB" not in render(housed(served()), chinese=False)
@@ -173,5 +174,5 @@ def test_what_an_entry_says_of_tools_that_are_not_there_is_told() -> None:
 def test_a_file_of_servers_that_cannot_be_used_is_told() -> None:
     page = render(housed(problem="mcp.json:1:2: no"), chinese=False)
     assert "mcp.json:1:2: no" in page
-    assert "There are none in the file." in page
-    assert "Servers of the house" not in render(facts(), chinese=False)
+    assert "The file contains no servers." in page
+    assert "Managed servers" not in render(facts(), chinese=False)

@@ -42,7 +42,7 @@ from ..access.addresses import (
     token_in,
 )
 from ..access.admission import PLACEHOLDER
-from ..access.tokens import NAME, SINGLE_MODULE, Grant, Refused, TokenCodec
+from ..access.tokens import NAME, SINGLE_MODULE, Grant, TokenCodec, TokenRefused
 from ..errors import ConfigError, EndpointError
 from ..protocol import methods
 from ..protocol.jsonrpc import VERSION
@@ -94,7 +94,7 @@ def local_addresses(config: Config, given: str) -> Pair:
     codec = TokenCodec(config.server.key)
     try:
         opened = _opened(codec, given)
-    except Refused as refused:
+    except TokenRefused as refused:
         zh, _, en = PLACEHOLDER.partition(" / ")
         if refused.why != "placeholder":
             why, (remedy_en, remedy_zh) = _why_closed(refused)
@@ -443,7 +443,7 @@ _CLOSED: Final[Mapping[str, tuple[Hint, tuple[str, str]]]] = {
 _NOT_WHOLE: Final = Hint("it was made with another key, or was not copied whole", "它是用其他密钥制作的，或没有复制完整")
 
 
-def _why_closed(refused: Refused) -> tuple[Hint, tuple[str, str]]:
+def _why_closed(refused: TokenRefused) -> tuple[Hint, tuple[str, str]]:
     """Why a token opens nothing here, and what to do about it (English, Chinese)."""
     return _CLOSED.get(refused.why, (_NOT_WHOLE, _COPY_AGAIN))
 
@@ -460,7 +460,7 @@ def _tools(codec: TokenCodec, stats: Mapping[str, Any], asked: str | None) -> It
     if asked is not None:
         try:
             wanted, free = _shown(codec, asked)
-        except Refused as refused:
+        except TokenRefused as refused:
             why, remedy = _why_closed(refused)
             yield Finding(
                 f"the token given opens nothing here ({refused.why}): {why.en}",
@@ -533,7 +533,7 @@ def _devices(one: Mapping[str, Any]) -> Reason:
 
 
 def _left(one: Mapping[str, Any]) -> Reason:
-    close_reason = one.get("last_goodbye")
+    close_reason = one.get("last_close") or one.get("last_goodbye")
     if not close_reason:
         return Reason("", "")
     told = f"{close_reason['at']}, {close_reason['code']} {close_reason['reason']}".rstrip()

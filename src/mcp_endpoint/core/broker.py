@@ -299,7 +299,7 @@ class Broker:
         if detail:
             found["endpoint_details"] = [endpoint.describe(now) | {"free_form": endpoint.name.startswith(FREE_FORM)} for endpoint in outer]
             found["left"] = [
-                {"endpoint": shown, "last_goodbye": last_close.describe(self._offset)}
+                {"endpoint": shown, "last_close": last_close.describe(self._offset)}
                 for name, (shown, last_close) in reversed(self._last_closes.items())
                 if name not in self.endpoints and not name.startswith(INNER)
             ]

@@ -435,5 +435,5 @@ class Endpoint:
             "sessions": describe_consumers(self.roster, now, in_process=True),
         }
         if self.last_close is not None:
-            described["last_goodbye"] = self.last_close.describe(self._epoch)
+            described["last_close"] = self.last_close.describe(self._epoch)
         return described

@@ -1,1 +1,1 @@
-"""The running server: its listeners, its rooms, its start and its end."""
+"""The running server: assembly, listeners, start and shutdown."""

@@ -1,8 +1,8 @@
-"""Python's cyclic garbage collector, set so that it does not stop the server while a flood lasts.
+"""Configures Python's cyclic garbage collector so that full collections do not pause the server under load.
 
-A full collection looks at every object there is: with 5,000 sessions and 2,000 open requests it took 300 to 900 ms on a busy machine, in
-which nobody was answered, and the default thresholds ask for one after 70,000 new objects. Nearly everything here is freed by its count of
-references, because links, sessions and calls let go of each other when they end; what is left for the collector can wait.
+A full collection visits every object: with 5,000 sessions and 2,000 open requests it took 300 to 900 ms on a busy machine, during which
+nothing was answered, and the default thresholds trigger one every 70,000 new objects. Nearly all objects here are freed by reference
+counting, because links, sessions and calls drop their references to each other when they end; the rest can wait.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import gc
 from typing import Final
 
 YOUNG: Final = 2_000
-"""New objects, less those freed, after which the youngest generation is collected."""
+"""New objects minus freed ones that trigger a collection of the youngest generation."""
 MIDDLE: Final = 20
-"""Collections of the youngest generation after which the middle one is collected."""
+"""Collections of the youngest generation that trigger one of the middle generation."""
 OLD: Final = 25
-"""Collections of the middle generation after which everything is collected: after a million new objects."""
+"""Collections of the middle generation that trigger a full one: about a million new objects."""
 
 
 def quiet() -> None:
-    """Leave out of every collection what is there at the start, and collect everything rarely.
+    """Exclude all present objects from collections, and make full collections rare.
 
-    To be called once, by the program itself, when all its modules are imported.
+    Called once, by the program, after all modules have been imported.
     """
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
-"""Which rooms a configuration opens beside the WebSocket links.
+"""Creates the rooms that a configuration asks for.
 
-A room is imported only when it is opened: what it needs may not be installed.
+A room's module is imported only when the room is used: its packages may not be installed.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from ..sockets.dial_out import DialOut
 from ..web.room import Room
 
 LOOK_SECONDS: Final = 0.5
-"""How often the files of keys are looked at, so that an edit is in force within a second."""
+"""Interval at which the key files are checked, so that an edit takes effect within a second."""
 
 
 class Context(NamedTuple):
-    """What rooms are built from; one per server."""
+    """What the rooms of one server are built from."""
 
     config: Config
     broker: Broker
     codec: TokenCodec
     authenticator: Authenticator
     root: Path
-    """The folder that relative paths of the configuration start at."""
+    """Base folder of relative paths in the configuration."""
     environ: Mapping[str, str] = os.environ
 
 
-def opened(context: Context, standalone: str = "") -> list[Room]:
-    """The rooms of one server, in the order in which they start. `alone` is the one room of `serve --as NAME`.
+def open_rooms(context: Context, standalone: str = "") -> list[Room]:
+    """The rooms of one server, in starting order. `standalone` names the only room of `serve --as NAME`.
 
-    Raises EndpointError when one is configured whose packages are not installed.
+    Raises EndpointError if a configured room needs packages that are not installed.
     """
     rings = Keys(context)
     limits = context.config.limits
@@ -60,7 +60,7 @@ def opened(context: Context, standalone: str = "") -> list[Room]:
         return [_gateway(context, rings, bodies, standalone=True), rings]
     if standalone == "api":
         return [_api(context, None, bodies, standalone=True)]
-    # States signed with the server's own key are good for every process that has it.
+    # States signed with the server's key are valid in every process that has the key.
     secret = hmac.digest(context.config.server.key.encode(), b"requestState", "sha256") if context.config.server.key else b""
     store = Store.of(limits)
     legacy = context.config.server.legacy_sse
@@ -83,7 +83,7 @@ def opened(context: Context, standalone: str = "") -> list[Room]:
 
 
 class Keys:
-    """The room of all pools of keys: each is read once, shared by whoever draws from it, and watched for edits of its files."""
+    """The room of the key pools: each is loaded once, shared by its users, and reloaded when its files change."""
 
     name = "keys"
     owed = 0
@@ -95,7 +95,7 @@ class Keys:
         self.rings: dict[str, CredentialStore] = {}
 
     def __call__(self, name: str) -> CredentialStore:
-        """The keys of `[credentials.NAME]`. Raises ConfigError where there is no such table, or no key."""
+        """The store of `[credentials.NAME]`. Raises ConfigError if there is no such table, or no key."""
         if name not in self.rings:
             settings = self._context.config.credentials.get(name)
             if settings is None:
@@ -105,25 +105,25 @@ class Keys:
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        """None: keys are for requests of this server only."""
+        """No HTTP routes."""
         return ()
 
     def refuses_pages(self, request: object) -> bool:
-        """It has no paths."""
+        """False: it has no paths."""
         return False
 
     async def start(self) -> None:
-        """Begin to watch the files."""
+        """Start watching the files."""
         self._watching = self._loop.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
 
     def describe(self) -> Mapping[str, Any]:
-        """Each pool: how many keys it has, and the first of them one by one, by what may be shown of them."""
+        """Each pool: its numbers of keys by state, and its first keys one by one, without their secrets."""
         now = self._loop.time()
         return {name: {**ring.pool.counts(now)._asdict(), "keys": ring.figures(KEYS_SHOWN)} for name, ring in self.rings.items()}
 
@@ -133,7 +133,7 @@ class Keys:
             for ring in list(self.rings.values()):
                 try:
                     await ring.look()
-                except Exception:  # noqa: BLE001 - the other pools are watched on
+                except Exception:  # noqa: BLE001 - the boundary of the watching task; other pools go on
                     logger.exception("密钥文件未能检查 / the files of keys could not be looked at")
 
 
@@ -166,23 +166,23 @@ def _api(context: Context, providers: Providers | None, bodies: Bodies, *, stand
             found |= providers.labels()
         return found | {name: _named(context.broker, name) for name in config.endpoints}
 
-    def told() -> dict[str, dict[str, Any]]:
+    def conditions() -> dict[str, dict[str, Any]]:
         found = {one.server.name: condition(one) for one in kept}
         return found if providers is None else found | providers.conditions()
 
     api = imported(".consumers.http_api.api", "api")
-    room: Room = api.Api(context.broker, context.config, context.root, bodies, where, kept, addresses, told, standalone=standalone)
+    room: Room = api.Api(context.broker, context.config, context.root, bodies, where, kept, addresses, conditions, standalone=standalone)
     return room
 
 
 def _named(broker: Broker, shown: str) -> tuple[str, str]:
-    """The endpoint that is printed as `shown`, by its name inside and that: the open one, else that of an agent."""
-    opened = next((one for one in broker.endpoints.values() if one.shown == shown and not one.name.startswith(INNER)), None)
-    return (f"agent:{shown}" if opened is None else opened.name), shown
+    """Name and printable name of the endpoint printed as `shown`: of the open one, else of the agent with that id."""
+    found = next((one for one in broker.endpoints.values() if one.shown == shown and not one.name.startswith(INNER)), None)
+    return (f"agent:{shown}" if found is None else found.name), shown
 
 
 def _upstream(context: Context) -> Callable[[Server, CredentialStore | None], Kept]:
-    """What keeps a server reached by URL; its module is imported with the first of them."""
+    """Returns a function that creates a server reached by URL; its module is imported on first use."""
 
     def make(server: Server, ring: CredentialStore | None) -> Kept:
         kept: Kept = imported(".providers.remote.server", "http").Upstream(server, context.broker, ring)
@@ -195,9 +195,9 @@ PACKAGE: Final = __name__.partition(".")[0]
 
 
 def imported(module: str, extra: str) -> Any:
-    """A module of the room that needs the extra packages `extra`.
+    """Import a module that needs the optional packages `extra`.
 
-    Raises EndpointError when they are not installed.
+    Raises EndpointError if they are not installed.
     """
     try:
         return importlib.import_module(module, PACKAGE)

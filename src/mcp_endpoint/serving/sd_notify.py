@@ -1,4 +1,4 @@
-"""Tells systemd how the service is, where systemd started it (sd_notify(3), Type=notify)."""
+"""Reports the service state to systemd (sd_notify(3), Type=notify)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ READY: Final = "READY=1"
 STOPPING: Final = "STOPPING=1"
 
 
-def tell(state: str, environ: Mapping[str, str]) -> bool:
-    """Send one state; whether anybody wanted it. A manager that does not listen any more is no trouble of ours."""
+def send(state: str, environ: Mapping[str, str]) -> bool:
+    """Send one state; returns whether it was sent. Without a listening service manager it does nothing."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
         return False

@@ -1,8 +1,8 @@
-"""One running server: bound, announced, served, drained.
+"""Runs one server: binds, announces, serves, and drains before the shutdown.
 
-uvicorn serves; this module gives it our protocol classes and puts the drain before its shutdown. After SIGTERM, SIGINT or SIGHUP `/ready`
-says 503 and new links are refused, while calls in flight finish; then links hear 1012 and the process ends with exit code 0. A second
-SIGTERM or SIGINT skips the waiting: what is still owed is answered with an error, links hear 1012, and the process ends.
+uvicorn serves; this module gives it our protocol classes and drains before uvicorn's shutdown. After SIGTERM, SIGINT or SIGHUP `/ready`
+returns 503 and new links are refused while calls in flight finish; then links are closed with 1012 and the process exits with code 0. A
+second SIGTERM or SIGINT skips the waiting: open calls are answered with an error.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ from ..web.room import Room
 from ..web.status import View
 from . import collector, signals
 from . import sd_notify as notify
-from .rooms import Context, opened
+from .rooms import Context, open_rooms
 
 CLOSE_SECONDS: Final = 2.0
-"""How long peers may take to answer our last close frame; `drain_seconds` and this together stay below Docker's 30 s."""
+"""Timeout of the closing handshakes at shutdown; together with `drain_seconds` it stays below Docker's 30 s."""
 LOOK_SECONDS: Final = 0.02
-"""How often the drain looks whether everything has been answered."""
+"""Polling interval of the drain."""
 FAILED_CALLS_A_MINUTE: Final = 100
-"""How many failed calls of one endpoint are told within a minute; the next line says how many were not."""
+"""Most log lines about failed calls of one endpoint per minute; the next line says how many were left out."""
 SPARE_DESCRIPTORS: Final = 64
-"""Files, pipes and listeners beside the sockets of peers."""
+"""File descriptors beside the sockets of peers: files, pipes, listeners."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with a drain before its shutdown, and without the signal it raises again after an orderly end."""
+    """uvicorn's server with a drain before its shutdown; it does not raise the signal again after a clean exit."""
 
     def __init__(
         self, served: uvicorn.Config, view: View, broker: Broker, acceptor: Acceptor, rooms: Sequence[Room], announce: Callable[[int], None]
@@ -79,17 +79,17 @@ class Server(uvicorn.Server):
         self._rooms = rooms
         self._announce = announce
         self.port = 0
-        """The port it listens on, known after the start."""
+        """The listening port, known after the start."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Second: no more waiting. Not kept in uvicorn's list, which would end the process by the signal."""
+        """First signal: drain. Second: stop waiting. Not stored in uvicorn's list, which would end the process by the signal."""
         if self.should_exit and signals.hurries(sig):
             self.force_exit = True
         self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn's signals, and those that it leaves to their default, which is the sudden end."""
+        """uvicorn's signals, and the other terminating ones that it leaves to their default action."""
         with super().capture_signals():
             here = threading.current_thread() is threading.main_thread()
             more = [number for number in signals.ending() if number not in HANDLED_SIGNALS] if here else []
@@ -112,14 +112,14 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.port = self.servers[0].sockets[0].getsockname()[1]
         self._announce(self.port)
-        notify.tell(notify.READY, os.environ)
+        notify.send(notify.READY, os.environ)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._drain()
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:
-        notify.tell(notify.STOPPING, os.environ)
+        notify.send(notify.STOPPING, os.environ)
         self._view.state = "draining"
         self._acceptor.refuse_new = True
         self._broker.drain()
@@ -134,22 +134,22 @@ class Server(uvicorn.Server):
         return not self._broker.in_flight and not any(room.owed for room in self._rooms)
 
     async def _close_rooms(self) -> None:
-        """All of them, even if one fails: a child process must not outlive us because of another room's mistake."""
+        """Stop all rooms even if one fails: no child process may outlive the server."""
         ends = await asyncio.gather(*(room.stop() for room in self._rooms), return_exceptions=True)
         for room, failed in zip(self._rooms, ends, strict=True):
             if failed is not None:
-                logger.opt(exception=failed).error("{} 未能正常关闭 / did not close as it should", room.name)
+                logger.opt(exception=failed).error("{} 未能正常关闭 / did not stop cleanly", room.name)
 
     async def _until(self, done: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not (done() or self.force_exit or time.monotonic() >= end):  # noqa: ASYNC110 - the heart is not asyncio's and has no events
+        while not (done() or self.force_exit or time.monotonic() >= end):  # noqa: ASYNC110 - the core has no events
             await asyncio.sleep(LOOK_SECONDS)
 
 
 def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "") -> None:
-    """Serve until a signal; `root` and `alone` as for `create_server`.
+    """Serve until a signal; `root` and `standalone` as for `create_server`.
 
-    Raises EndpointError for what a person can mend: a port in use, a host or a certificate that cannot be used.
+    Raises EndpointError for what a person can fix: a port in use, an unusable host or certificate.
     """
     config = loaded.config
     with ExitStack() as after:
@@ -157,7 +157,7 @@ def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "") ->
         uvicorns = stdlib.getLogger("uvicorn.error")
         after.callback(uvicorns.setLevel, uvicorns.level)
         if not config.server.debug:
-            uvicorns.setLevel(stdlib.WARNING)  # its comings and goings are told by our own lines
+            uvicorns.setLevel(stdlib.WARNING)  # this server logs connections itself
         for en, zh in prepared.notes:
             logger.info("{} / {}", zh, en)
         for en, zh in (*prepared.warnings, *loaded.warnings, *descriptor_shortage(config)):
@@ -176,7 +176,7 @@ def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "") ->
 
 
 def _show_nothing(text: str) -> None:
-    """Where there is no console, or nothing is to be printed."""
+    """Prints nothing: without a console, or with print_addresses off."""
 
 
 async def _serve(
@@ -200,10 +200,10 @@ def create_server(
     standalone: str = "",
     show: Callable[[str], None] = _show_nothing,
 ) -> Server:
-    """Everything one server is made of, put together inside the running loop; two of them share nothing.
+    """Build one server inside the running loop; two of them share nothing.
 
-    Relative paths of the configuration start at `root`. `alone` names the one room that has the port to itself (`serve --as`). `show`
-    prints the addresses, which are not for the log. Raises EndpointError when a room is configured whose packages are not installed.
+    `root` is the base of relative paths in the configuration. `standalone` names the one room that has the port to itself (`serve --as`).
+    `show` prints the addresses, which do not belong in the log. Raises EndpointError if a room's packages are not installed.
     """
     loop = asyncio.get_running_loop()
     settings = config.server
@@ -221,7 +221,7 @@ def create_server(
     )
     authenticator = Authenticator(config, codec)
     acceptor = Acceptor(config, broker, authenticator)
-    rooms = opened(Context(config, broker, codec, authenticator, root), standalone)
+    rooms = open_rooms(Context(config, broker, codec, authenticator, root), standalone)
     started = loop.time()
 
     def snapshot(detail: bool) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def create_server(
 
 
 class LogWatch:
-    """The heart's rare events as lines of the log; one that a peer repeats is told a few times a minute, with how often it was not."""
+    """Logs the core's rare events; an event that a peer repeats is logged a few times per minute, with the number left out."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._quota = log.LineQuota(clock)
@@ -289,14 +289,14 @@ class LogWatch:
 
 
 class CallLog:
-    """Tool calls that have ended as lines of the log: where, what, who, how long and how, but no argument and no answer."""
+    """Logs finished tool calls: endpoint, tool, provider, duration and outcome, but no arguments and no results."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._quota = log.LineQuota(clock, FAILED_CALLS_A_MINUTE)
 
     def tell(self, call: Call, seconds: float) -> None:
-        """At DEBUG if it went well, else at INFO: what `Calls` tells."""
-        assert call.consumer is not None, "only calls of a consumer are told"
+        """At DEBUG if the call succeeded, else at INFO."""
+        assert call.consumer is not None, "only calls of a consumer are logged"
         shown = call.consumer.endpoint.shown
         left_out = self._quota.take(shown) if call.outcome else {}
         if left_out is not None:
@@ -322,11 +322,11 @@ _EVENTS: Final[Mapping[str, tuple[str, str]]] = {
     "timed out": ("调用超时", "WARNING"),
     "fault": ("内部错误，此使用端的连接将关闭", "ERROR"),
 }
-"""What the heart tells → the same in Chinese, and how loud."""
+"""Event of the core → its Chinese text and log level."""
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it exists."""
+    """uvloop where it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -335,9 +335,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def bind(settings: ServerSettings, sources: Mapping[str, str]) -> list[socket.socket]:
-    """The sockets to listen on: one for each address `host` means. Port 0 takes any free one, the same for all of them.
+    """The listening sockets, one for each address of `host`. Port 0 takes any free one, the same for all of them.
 
-    Raises EndpointError when the machine refuses (port in use, not permitted) and ConfigError for a host that is none of its own.
+    Raises EndpointError when the system refuses (port in use, not permitted) and ConfigError for a host that is not of this machine.
     """
     host, port = settings.host, settings.port
     try:
@@ -353,12 +353,12 @@ def bind(settings: ServerSettings, sources: Mapping[str, str]) -> list[socket.so
             refused = error
             continue
         try:
-            if os.name == "posix":  # elsewhere this option would let a second server take the port over
+            if os.name == "posix":  # on Windows this option would let a second server take over the port
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind((address[0], port or (bound[0].getsockname()[1] if bound else 0), *address[2:]))
-            one.listen()  # also tells two servers apart that bind at the same moment
+            one.listen()  # fails for the second of two servers that bind at the same moment
         except OSError as error:
             one.close()
             if error.errno != errno.EADDRNOTAVAIL:
@@ -383,7 +383,7 @@ def _refused(host: str, port: int, error: OSError, sources: Mapping[str, str]) -
         )
     reason = error.strerror or type(error).__name__
     return EndpointError(
-        f"cannot listen on {host} port {port}: {reason}; ports below 1024 need special rights, set another [server] port",
+        f"cannot listen on {host} port {port}: {reason}; ports below 1024 need special privileges: set another [server] port",
         f"无法监听 {host} 的端口 {port}：{reason}；1024 以下的端口需要特殊权限，请在 [server] 下改用其他 port",
         place=place,
     )
@@ -398,7 +398,7 @@ def _not_our_host(host: str, sources: Mapping[str, str]) -> ConfigError:
 
 
 def descriptor_shortage(config: Config) -> list[Hint]:
-    """Raise the limit of open files to what the configured number of links needs; what to say if the machine does not allow it."""
+    """Raise the limit of open files to what the configured number of links needs; returns a hint if the system does not allow it."""
     if sys.platform == "win32":
         return []
     import resource  # exists on POSIX only

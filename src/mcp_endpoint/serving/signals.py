@@ -1,4 +1,4 @@
-"""The signals that ask one of our programs to end in an orderly way."""
+"""The signals that ask a program to end cleanly."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 
 def ending() -> tuple[signal.Signals, ...]:
-    """SIGINT, SIGTERM and SIGHUP (the terminal is gone); SIGHUP not where it was ignored when we were started, as nohup does.
+    """SIGINT, SIGTERM and SIGHUP (terminal closed); not SIGHUP where it was ignored at the start, as with nohup.
 
-    Empty where a loop cannot handle signals (Windows).
+    Empty where the event loop cannot handle signals (Windows).
     """
     if sys.platform == "win32":
         return ()
@@ -18,8 +18,8 @@ def ending() -> tuple[signal.Signals, ...]:
 
 
 def hurries(number: int) -> bool:
-    """Whether this signal, as the second one, means: at once.
+    """Whether this signal, if it is the second one, ends the waiting.
 
-    SIGHUP does not: a terminal that closes and systemd's `SendSIGHUP=` send it beside another signal.
+    SIGHUP does not: a closing terminal, or systemd with `SendSIGHUP=`, sends it together with another signal.
     """
     return number in (signal.SIGINT, signal.SIGTERM)

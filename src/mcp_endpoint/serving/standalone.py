@@ -1,4 +1,4 @@
-"""What a room that has the port to itself (`serve --as NAME`) runs with: defaults and variables of the program it takes the place of."""
+"""Defaults and variables of `serve --as NAME`, compatible with the program it replaces."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ AVIATION: Final = GatewaySettings(
     credentials="accounts",
     place="query:api_key",
 )
-"""Where the gateway goes if no `[[gateway]]` says otherwise: the one upstream its predecessor knew."""
+"""The gateway's upstream without a `[[gateway]]`: the only one of its predecessor."""
 ACCOUNTS: Final = CredentialSettings(accounts="accounts.txt")
 LOOPBACK: Final = "127.0.0.1"
 
 
 class Standalone(NamedTuple):
-    """One such room."""
+    """The settings of one standalone room."""
 
     port: str
-    """Where it listens unless the variable PORT says otherwise; HOST says on which address."""
+    """The port without the variable PORT; the address is in HOST."""
     configured: Callable[[Config], Config]
-    """The configuration with what the room needs."""
+    """Adds what the room needs to the configuration."""
     reads_dot_env: bool = False
-    """Whether `.env` speaks of this room; it is the API's file, and its PORT is not the gateway's."""
+    """Whether it reads `.env`; that file belongs to the API, and its PORT is not the gateway's."""
 
 
 def _gateway(config: Config) -> Config:
@@ -47,7 +47,7 @@ def _api(config: Config) -> Config:
 
 ROOMS: Final[Mapping[str, Standalone]] = {"gateway": Standalone("8000", _gateway), "api": Standalone("5000", _api, reads_dot_env=True)}
 DOT_ENV: Final = ".env"
-"""The file of variables that the API's predecessor read beside it."""
+"""The file of variables that the API's predecessor read."""
 API_VARIABLES: Final = {
     "JWT_SECRET": "api.secret",
     "JWT_ALGORITHM": "api.algorithm",
@@ -58,12 +58,12 @@ API_VARIABLES: Final = {
 
 
 def variables(name: str, root: Path, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The variables that a room listens to. Raises ConfigError as `with_dot_env` does, for a room that reads that file."""
+    """The variables a room reads. Raises ConfigError as `with_dot_env` does, for a room that reads that file."""
     return with_dot_env(root, environ) if ROOMS[name].reads_dot_env else environ
 
 
 def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """What goes before the configuration file, which speaks of the whole house: host, port and whatever else the room's variables say."""
+    """Settings that take precedence over the configuration file, which is for the whole server: host, port and the room's variables."""
     found = {"server.host": environ.get("HOST") or LOOPBACK, "server.port": environ.get("PORT") or ROOMS[name].port}
     if name == "api":
         if environ.get("LOG_LEVEL"):
@@ -79,5 +79,5 @@ def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_dot_env(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ`, and what `.env` says where it does not. Raises ConfigError as `env_file.read` does."""
+    """`environ`, completed by `.env`. Raises ConfigError as `env_file.read` does."""
     return env_file.read(root / DOT_ENV, DOT_ENV) | {name: value for name, value in environ.items() if value}

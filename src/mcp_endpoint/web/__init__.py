@@ -1,1 +1,1 @@
-"""The HTTP application around the rooms: status, metrics and pages."""
+"""The HTTP application of the server: status, metrics and the routes of the rooms."""

@@ -1,4 +1,4 @@
-"""The HTTP application around the status: routes, allowed origins, cross-origin answers, errors as small JSON."""
+"""Builds the HTTP application: routes, Origin rules, CORS, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .status import View, routes
 
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 HEADERS: Final = ("*",)
-"""Any: revision 2026-07-28 of MCP lets tools name headers of their own (`Mcp-Param-…`), and no cookies are involved."""
+"""All: MCP 2026-07-28 lets tools define headers of their own (`Mcp-Param-…`), and no cookies are used."""
 EXPOSED: Final = ("Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate", "Retry-After")
-"""What a page's program may read of our answers."""
+"""Response headers that scripts of other origins may read."""
 
 
 class OriginGuard:
-    """Refuses requests of web pages from elsewhere with 403, before anything else looks at them: see `Origins`.
+    """Refuses requests of foreign web pages with 403 before any other processing: see `Origins`.
 
-    Their preflights too: a browser must not hear that it may ask what it is then refused.
+    Preflights are refused too: the browser must not learn that it may send what is then refused.
     """
 
     def __init__(self, app: ASGIApp, origins: Origins, rooms: Sequence[Room]) -> None:
@@ -57,8 +57,8 @@ class OriginGuard:
         return refusal
 
 
-class _Cors(CORSMiddleware):
-    """Starlette's, but for what was refused to a page of somebody else: that no other page may read."""
+class _CorsForPages(CORSMiddleware):
+    """Starlette's CORS middleware, except for refusals of foreign pages: no other page may read those."""
 
     async def send(self, message: Message, send: Send, request_headers: Headers) -> None:
         if message["type"] == "http.response.start" and message["status"] == 403 and _is_for_own_pages(message):
@@ -68,13 +68,13 @@ class _Cors(CORSMiddleware):
 
 
 def create_app(view: View, rooms: Sequence[Room] = (), *, standalone: bool = False) -> Starlette:
-    """The application of one server; nothing in it is shared with another. `alone` leaves the status out: a room has the port to itself."""
+    """The application of one server; two of them share nothing. `standalone`: no status pages, one room has the port to itself."""
     security = view.config.security
     middleware = [Middleware(OriginGuard, origins=Origins(view.config), rooms=rooms)]
     if security.enable_cors:
         middleware.append(
             Middleware(
-                _Cors,
+                _CorsForPages,
                 allow_origins=security.allowed_origins,
                 allow_methods=METHODS,
                 allow_headers=HEADERS,
@@ -94,6 +94,6 @@ def _is_for_own_pages(start: Message) -> bool:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals (404, 405) in the form of ours."""
+    """Starlette's own errors (404, 405) as the JSON of this server."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail.lower()}, status_code=error.status_code, headers=error.headers)

@@ -25,9 +25,11 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """What `generate_latest` writes: the text format every scraper reads."""
 LABELLED: Final = {
     "refused": ("refusals", "status", "Links and requests refused before anybody served them, by the HTTP status they got."),
-    "goodbyes": ("links_closed", "code", "Links that ended, by WebSocket close code; other: a code that is not ours."),
+    "links_closed": ("links_closed", "code", "Links that ended, by WebSocket close code; other: a code that is not ours."),
 }
 """Counters whose own names end in a code: how they are called here, with the code as a label, and what they say."""
+OLD_NAMES: Final = {"links_closed": "goodbyes"}
+"""Family → its old name, which its deprecated metrics and the counters of `/stats` keep for one release."""
 HELP: Final = {
     "endpoints": "Endpoints with somebody attached now.",
     "in_flight": "Requests that wait for their answer now.",
@@ -92,7 +94,7 @@ class Exposition:
         yield links
         yield from _calls(figures.calls)
         for name, value in figures.gauges.items():
-            yield GaugeMetricFamily(PREFIX + name, HELP.get(name, f"{_words(name)} now."), value)
+            yield GaugeMetricFamily(PREFIX + name, HELP.get(name, f"{_phrase(name)} now."), value)
         yield from _counters(figures.counters)
         yield from _keys(figures.keys)
         servers = GaugeMetricFamily(PREFIX + "managed_servers", "Managed servers now, by state; only running is good.", labels=["state"])
@@ -143,9 +145,11 @@ def _counters(counters: Mapping[str, int]) -> Iterator[Metric]:
             labelled[family].add_metric([code], count)
             new, label, _ = LABELLED[family]
             now = f'{PREFIX}{new}_total{{{label}="{code}"}}'
-            yield CounterMetricFamily(PREFIX + name, f"Deprecated, gone in the next release: use {now}.", count)
+            yield CounterMetricFamily(
+                PREFIX + OLD_NAMES.get(family, family) + "_" + code, f"Deprecated, removed in the next release: use {now}.", count
+            )
         else:
-            yield CounterMetricFamily(PREFIX + name, HELP.get(name, f"{_words(name)} since the start."), count)
+            yield CounterMetricFamily(PREFIX + name, HELP.get(name, f"{_phrase(name)} since the start."), count)
     yield from labelled.values()
 
 
@@ -171,5 +175,5 @@ def _keys(pools: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
     yield from (states, requests, status, used, until)
 
 
-def _words(name: str) -> str:
+def _phrase(name: str) -> str:
     return name.replace("_", " ").capitalize()

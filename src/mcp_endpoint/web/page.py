@@ -1,7 +1,7 @@
-"""The status page a browser shows: is it up, which addresses to copy, who is attached and who left why.
+"""Renders the HTML status page: state, addresses to copy, connected endpoints, and why tools left.
 
-Rendered here and nowhere else: no script, no image, no font, no outside resource, every foreign text escaped. One language at a time,
-the one the browser prefers.
+It loads nothing from outside: no script, image or font; every foreign text is escaped. It is in one language, the one that the
+browser prefers.
 """
 
 from __future__ import annotations
@@ -65,43 +65,43 @@ a{color:inherit}
 
 
 LEFT_SHOWN: Final = 10
-"""So many endpoints without links are shown with their last goodbye."""
+"""Most endpoints without links that are shown with their last close."""
 _STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "new": ("", "connected, not asked yet", "已连接，尚未使用"),
-    "initializing": ("", "greeting", "握手中"),
+    "initializing": ("", "initializing", "握手中"),
     "ready": ("good", "ready", "就绪"),
     "bare": ("warn", "connected, does not speak MCP", "已连接，但不会 MCP 握手"),
-    "down": ("bad", "its server does not run now", "其服务器目前没有运行"),
+    "down": ("bad", "its server is not running", "其服务器目前没有运行"),
 }
-"""State of a tool → its colour and its words."""
+"""State of a tool → its colour and text."""
 _SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "starting": ("", "starting", "启动中"),
     "running": ("good", "running", "运行中"),
-    "waiting": ("warn", "away, tried again in a moment", "暂不可用，稍后重试"),
-    "stopped": ("bad", "ended too often, left alone; save the file to try again", "连续退出，已停止；保存配置文件即可重试"),
+    "waiting": ("warn", "unavailable, retried soon", "暂不可用，稍后重试"),
+    "stopped": ("bad", "exited too often and was stopped; save the file to try again", "连续退出，已停止；保存配置文件即可重试"),
     "error": ("bad", "its entry cannot be used", "配置项有误，未运行"),
 }
-"""State of a server of the house → its colour and its words."""
+"""State of a managed server → its colour and text."""
 REASONS: Final[Mapping[str, str]] = {
     "it did not answer initialize in time": "未在时限内应答 initialize",
     "it answered initialize with an error": "以错误应答 initialize",
     "it sent no result": "应答中没有 result",
 }
-"""Why a tool is bare → the same in Chinese; what a tool said itself stays as it is."""
+"""Why a tool is bare → the same in Chinese; a reason in the tool's own text is not translated."""
 _CLOSE_CODES: Final[Mapping[int, tuple[str, str]]] = {
-    1000: ("it ended in an orderly way", "正常结束"),
-    1001: ("it ended, or its machine is going down", "工具端退出，或所在机器正在关机"),
-    1006: ("the connection broke off: process killed, network or proxy", "连接中断：进程被结束、网络或代理问题"),
-    1008: ("refused by a rule, see the reason", "违反规则，见原因"),
+    1000: ("closed normally", "正常结束"),
+    1001: ("the tool ended, or its machine is shutting down", "工具端退出，或所在机器正在关机"),
+    1006: ("the connection was lost: process killed, network or proxy", "连接中断：进程被结束、网络或代理问题"),
+    1008: ("policy violation, see the reason", "违反规则，见原因"),
     1009: ("a message was too big, see [limits]", "消息过大，见 [limits]"),
-    1011: ("it stopped answering, or its process ended", "工具端停止应答，或其进程已退出"),
-    1013: ("it did not read what it was sent", "工具端没有读取发给它的数据"),
+    1011: ("the tool stopped answering, or its process ended", "工具端停止应答，或其进程已退出"),
+    1013: ("the tool did not read its messages", "工具端没有读取发给它的数据"),
 }
-"""Close code → what it means for a tool that left."""
+"""Close code → its meaning for a tool that left."""
 
 
 class Address(NamedTuple):
-    """One address to copy, and what it is for."""
+    """One address to copy, with its purpose."""
 
     en: str
     zh: str
@@ -109,29 +109,29 @@ class Address(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What one rendering of the page shows."""
+    """The data of one rendering of the page."""
 
     state: str
     uptime: float
     snapshot: Mapping[str, Any]
     known: bool
-    """Whether the right key was shown; the rest is empty without."""
+    """Whether the right key was given; the fields below are empty without it."""
     refused: bool
-    """Whether a wrong key was shown."""
+    """Whether a wrong key was given."""
     addresses: Sequence[Address]
     hints: Sequence[Hint]
 
 
 def prefers_chinese(accept_language: str) -> bool:
-    """Whether Chinese comes before English in an Accept-Language header (RFC 9110 §12.5.4); English where neither is named."""
+    """Whether Accept-Language prefers Chinese to English (RFC 9110 §12.5.4); False where neither is named."""
     ranges = (_RANGE.fullmatch(part) for part in accept_language.split(",")[:32])
     weighed = ((float(found[2] or 1), found[1].lower().partition("-")[0]) for found in ranges if found)
     known = [(weight, language) for weight, language in weighed if weight and language in ("zh", "en")]
     return bool(known) and max(known, key=lambda one: one[0])[1] == "zh"
 
 
-class Say(Protocol):
-    """A text in the language of the page, escaped."""
+class Text(Protocol):
+    """Returns the text in the language of the page, escaped."""
 
     def __call__(self, en: str, zh: str) -> str: ...
 
@@ -139,30 +139,30 @@ class Say(Protocol):
 def render(facts: Facts, *, chinese: bool) -> str:
     """The page as HTML."""
 
-    def say(en: str, zh: str) -> str:
+    def text(en: str, zh: str) -> str:
         return _plain(zh if chinese else en)
 
     up = facts.state == "ready"
-    title = say("MCP Endpoint Server", "MCP 接入点服务器")
-    state = _pill("good" if up else "warn", "● " + (say("running", "运行中") if up else say("stopping", "正在停止")))
+    title = text("MCP Endpoint Server", "MCP 接入点服务器")
+    state = _pill("good" if up else "warn", "● " + (text("running", "运行中") if up else text("stopping", "正在停止")))
     figures = (
-        (str(facts.snapshot["endpoints"]), say("endpoints", "接入点")),
-        (str(facts.snapshot["tool_connections"]), say("tool links", "工具端连接")),
-        (str(facts.snapshot["device_connections"]), say("device links", "使用端连接")),
-        (str(facts.snapshot["session_connections"]), say("sessions over HTTP", "HTTP 会话")),
-        (_duration(facts.uptime, say), say(f"up, version {__version__}", f"已运行，版本 {__version__}")),
+        (str(facts.snapshot["endpoints"]), text("endpoints", "接入点")),
+        (str(facts.snapshot["tool_connections"]), text("tool links", "工具端连接")),
+        (str(facts.snapshot["device_connections"]), text("device links", "使用端连接")),
+        (str(facts.snapshot["session_connections"]), text("sessions over HTTP", "HTTP 会话")),
+        (_duration(facts.uptime, text), text(f"up, version {__version__}", f"已运行，版本 {__version__}")),
     )
     body = [f"<header><h1>{title}</h1>{state}</header>", '<div class="figures">']
     body += [f"<div><b>{figure}</b><span>{name}</span></div>" for figure, name in figures]
     body.append("</div>")
     if facts.known:
-        body += _addresses(facts, say)
-        body += _endpoints(facts.snapshot, say)
-        body += _servers(facts.snapshot.get("rooms", {}).get("providers"), say)
+        body += _addresses(facts, text)
+        body += _endpoints(facts.snapshot, text)
+        body += _servers(facts.snapshot.get("rooms", {}).get("providers"), text)
     else:
-        body += _acceptor(facts, say)
+        body += _key_form(facts, text)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
-    body.append(f'<footer class="small">{say("For programs", "供程序读取")}: {links}</footer>')
+    body.append(f'<footer class="small">{text("For programs", "供程序读取")}: {links}</footer>')
     return (
         f'<!doctype html><html lang="{"zh-CN" if chinese else "en"}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
@@ -170,121 +170,121 @@ def render(facts: Facts, *, chinese: bool) -> str:
     )
 
 
-def _addresses(facts: Facts, say: Say) -> Iterator[str]:
-    yield f"<h2>{say('Addresses to copy', '要复制的地址')}</h2>"
+def _addresses(facts: Facts, text: Text) -> Iterator[str]:
+    yield f"<h2>{text('Addresses to copy', '要复制的地址')}</h2>"
     for hint in facts.hints:
-        yield f'<p class="note warn">{say(hint.en, hint.zh)}</p>'
+        yield f'<p class="note warn">{text(hint.en, hint.zh)}</p>'
     yield '<div class="card">'
     for address in facts.addresses:
-        yield f'<div class="soft">{say(address.en, address.zh)}</div><span class="copy">{_plain(address.url)}</span>'
-    warning = say(
-        "One click selects a whole address. Whoever has one can use your tools: keep them to yourself.",
-        "点一下即可选中整个地址。谁有这些地址，谁就能使用您的工具，请勿外传。",
+        yield f'<div class="soft">{text(address.en, address.zh)}</div><span class="copy">{_plain(address.url)}</span>'
+    warning = text(
+        "Click an address to select it. Anyone who has one can use your tools: keep them secret.",
+        "点一下即可选中整个地址。任何人拿到这些地址都能使用您的工具，请勿外传。",
     )
     yield f'<p class="small">{warning}</p></div>'
 
 
-def _acceptor(facts: Facts, say: Say) -> Iterator[str]:
-    yield f"<h2>{say('Addresses and endpoints', '地址与接入点')}</h2>"
+def _key_form(facts: Facts, text: Text) -> Iterator[str]:
+    yield f"<h2>{text('Addresses and endpoints', '地址与接入点')}</h2>"
     if facts.refused:
-        yield f'<p class="note bad">{say("This key is not right.", "密钥不正确。")}</p>'
-    where = say(
-        "They are shown to whoever has the key, which stands under [server] in data/.mcp-endpoint-server.cfg.",
-        "出示密钥后显示；密钥在 data/.mcp-endpoint-server.cfg 的 [server] 下。",
+        yield f'<p class="note bad">{text("This key is wrong.", "密钥不正确。")}</p>'
+    where = text(
+        "They are shown with the server's key: [server] key in data/.mcp-endpoint-server.cfg.",
+        "输入密钥后显示；密钥是 data/.mcp-endpoint-server.cfg 中 [server] 下的 key。",
     )
     yield f'<div class="card"><div>{where}</div>'
     yield (
-        f'<form method="get"><input type="password" name="key" required autocomplete="off" aria-label="{say("key", "密钥")}" '
-        f'placeholder="{say("key", "密钥")}"><button>{say("Show", "查看")}</button></form></div>'
+        f'<form method="get"><input type="password" name="key" required autocomplete="off" aria-label="{text("key", "密钥")}" '
+        f'placeholder="{text("key", "密钥")}"><button>{text("Show", "查看")}</button></form></div>'
     )
 
 
-def _endpoints(snapshot: Mapping[str, Any], say: Say) -> Iterator[str]:
+def _endpoints(snapshot: Mapping[str, Any], text: Text) -> Iterator[str]:
     endpoints = [one for one in snapshot["endpoint_details"] if not one["endpoint"].startswith(PROBE)]
     left = [one for one in snapshot.get("left", ()) if not one["endpoint"].startswith(PROBE)]
-    yield f"<h2>{say('Endpoints', '接入点')}</h2>"
+    yield f"<h2>{text('Endpoints', '接入点')}</h2>"
     if not endpoints:
-        yield f'<p class="card soft">{say("Nobody is connected yet.", "还没有工具或设备连接。")}</p>'
+        yield f'<p class="card soft">{text("Nobody is connected yet.", "还没有工具或设备连接。")}</p>'
     for endpoint in endpoints:
         devices = len(endpoint["devices"])
-        sessions = f" · {say('sessions', '会话')} {len(endpoint['sessions'])}" if endpoint["sessions"] else ""
+        sessions = f" · {text('sessions', '会话')} {len(endpoint['sessions'])}" if endpoint["sessions"] else ""
         yield f'<div class="card"><div class="line"><h3>{_plain(endpoint["endpoint"])}</h3>'
         if not endpoint["tools"]:
-            yield _pill("bad", say("no tool connected", "工具端未连接"))
-        yield f'<span class="soft">{say("devices", "使用端")} {devices}{sessions}</span></div>'
+            yield _pill("bad", text("no tool connected", "工具端未连接"))
+        yield f'<span class="soft">{text("devices", "使用端")} {devices}{sessions}</span></div>'
         if endpoint.get("free_form"):
-            yield f'<p class="note warn">{say(*free_form(endpoint["endpoint"]))}</p>'
+            yield f'<p class="note warn">{text(*free_form(endpoint["endpoint"]))}</p>'
         if endpoint["tools"]:
-            yield f"<ul>{''.join(f'<li>{_tool(tool, say)}</li>' for tool in endpoint['tools'])}</ul>"
-        close_reason = endpoint.get("last_goodbye")
+            yield f"<ul>{''.join(f'<li>{_tool(tool, text)}</li>' for tool in endpoint['tools'])}</ul>"
+        close_reason = endpoint.get("last_close")
         if close_reason:
-            yield f'<p class="small">{_close_reason(close_reason, say)}</p>'
+            yield f'<p class="small">{_close_reason(close_reason, text)}</p>'
         yield "</div>"
     if left:
-        yield f"<h2>{say('Left', '已离开')}</h2>"
+        yield f"<h2>{text('Left', '已离开')}</h2>"
     for one in left[:LEFT_SHOWN]:
-        yield f'<div class="card"><h3>{_plain(one["endpoint"])}</h3><p class="small">{_close_reason(one["last_goodbye"], say)}</p></div>'
+        yield f'<div class="card"><h3>{_plain(one["endpoint"])}</h3><p class="small">{_close_reason(one["last_close"], text)}</p></div>'
 
 
-def _tool(tool: Mapping[str, Any], say: Say) -> str:
+def _tool(tool: Mapping[str, Any], text: Text) -> str:
     state = tool["state"]
     colour, en, zh = _STATES.get(state, ("", state, state))
     parts = [
-        f"<strong>{_plain(tool['label']) or say('tool', '工具端')}</strong>",
-        _pill(colour, say(en, zh)),
-        f'<span class="small">{say("connected for", "已连接")} {_duration(tool["connected_seconds"], say)}</span>',
+        f"<strong>{_plain(tool['label']) or text('tool', '工具端')}</strong>",
+        _pill(colour, text(en, zh)),
+        f'<span class="small">{text("connected for", "已连接")} {_duration(tool["connected_seconds"], text)}</span>',
     ]
     if tool["doubtful"]:
-        parts.append(_pill("warn", say("its last call timed out", "上次调用超时")))
+        parts.append(_pill("warn", text("its last call timed out", "上次调用超时")))
     if tool["why_bare"]:
-        parts.append(f'<span class="small">{say(tool["why_bare"], REASONS.get(tool["why_bare"], tool["why_bare"]))}</span>')
+        parts.append(f'<span class="small">{text(tool["why_bare"], REASONS.get(tool["why_bare"], tool["why_bare"]))}</span>')
     functions = "".join(f'<code class="chip">{_plain(name)}</code>' for name in tool["functions"])
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{functions}</div>" if functions else "")
 
 
-def _servers(room: Mapping[str, Any] | None, say: Say) -> Iterator[str]:
-    """The servers this program brings itself; nothing where it brings none."""
+def _servers(room: Mapping[str, Any] | None, text: Text) -> Iterator[str]:
+    """The managed servers; nothing without `[providers] file`."""
     if room is None:
         return
-    yield f"<h2>{say('Servers of the house', '自带的服务器')}</h2>"
+    yield f"<h2>{text('Managed servers', '自带的服务器')}</h2>"
     if room["problem"]:
-        words = say("The file cannot be used, the servers are those of before", "配置文件无法使用，仍用原来的服务器")
-        yield f'<p class="note bad">{words}: {say(*halves(room["problem"]))}</p>'
-    items = "".join(f"<li>{_server(server, say)}</li>" for server in room["servers"])
-    none = f'<div class="soft">{say("There are none in the file.", "文件中没有服务器。")}</div>'
+        message = text("The file cannot be used; the earlier servers keep running", "配置文件无法使用，仍用原来的服务器")
+        yield f'<p class="note bad">{message}: {text(*halves(room["problem"]))}</p>'
+    items = "".join(f"<li>{_server(server, text)}</li>" for server in room["servers"])
+    none = f'<div class="soft">{text("The file contains no servers.", "文件中没有服务器。")}</div>'
     yield f'<div class="card"><div class="small">{_plain(room["file"])}</div>{f"<ul>{items}</ul>" if items else none}</div>'
 
 
-def _server(server: Mapping[str, Any], say: Say) -> str:
+def _server(server: Mapping[str, Any], text: Text) -> str:
     state = server["state"]
     colour, en, zh = _SERVER_STATES.get(state, ("", state, state))
-    facts = [_duration(server["seconds"], say)] if "seconds" in server else []
+    facts = [_duration(server["seconds"], text)] if "seconds" in server else []
     if "cpu_seconds" in server:
         facts += [f"CPU {server['cpu_seconds']:.1f} s", f"{server['memory_bytes'] / 1_048_576:.0f} MiB"]
     if server.get("starts", 0) > 1:
-        facts.append(f"{say('starts', '启动次数')} {server['starts']}")
+        facts.append(f"{text('starts', '启动次数')} {server['starts']}")
     parts = [
         f"<strong>{_plain(server['name'])}</strong>",
-        _pill(colour, say(en, zh)),
+        _pill(colour, text(en, zh)),
         *([f'<span class="small">{" · ".join(facts)}</span>'] if facts else []),
     ]
     if why := server.get("why"):
-        parts.append(f'<span class="small">{say(*halves(why))}</span>')
+        parts.append(f'<span class="small">{text(*halves(why))}</span>')
     elif why := server.get("why_bare"):
-        parts.append(f'<span class="small">{say(why, REASONS.get(why, why))}</span>')
-    parts += [f'<span class="small">{say(*halves(problem))}</span>' for problem in server.get("tools_not_changed", ())]
+        parts.append(f'<span class="small">{text(why, REASONS.get(why, why))}</span>')
+    parts += [f'<span class="small">{text(*halves(problem))}</span>' for problem in server.get("tools_not_changed", ())]
     tools = "".join(f'<code class="chip">{_plain(name)}</code>' for name in server["tools"])
     said = "".join(f'<div class="small"><code>{_plain(line)}</code></div>' for line in server.get("said", ()) if state != "running")
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{tools}</div>" if tools else "") + said
 
 
-def _close_reason(close_reason: Mapping[str, Any], say: Say) -> str:
-    """When the last tool left, with its code and reason, and what such a code means."""
+def _close_reason(close_reason: Mapping[str, Any], text: Text) -> str:
+    """The last close of a tool: time, code, reason and the meaning of the code."""
     when = close_reason["at"].replace("T", " ").replace("+00:00", " UTC")
     meaning = _CLOSE_CODES.get(close_reason["code"])
-    what = f" ({say(*meaning)})" if meaning else ""
+    what = f" ({text(*meaning)})" if meaning else ""
     return (
-        f"{say('last tool that left', '最近离开的工具端')}: {_plain(when)} · {close_reason['code']} {_plain(close_reason['reason'])}{what}"
+        f"{text('last tool that left', '最近离开的工具端')}: {_plain(when)} · {close_reason['code']} {_plain(close_reason['reason'])}{what}"
     )
 
 
@@ -293,18 +293,18 @@ def _pill(colour: str, text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Foreign text without markup, and without characters that would turn the writing around it."""
+    """Foreign text without markup and without bidirectional control characters."""
     return escape(one_line(text))
 
 
-def _duration(seconds: float, say: Say) -> str:
+def _duration(seconds: float, text: Text) -> str:
     """The two largest units of a time span."""
     whole = int(seconds)
     units = (
-        (whole // 86_400, say("d", "天")),
-        (whole // 3_600 % 24, say("h", "小时")),
-        (whole // 60 % 60, say("min", "分")),
-        (whole % 60, say("s", "秒")),
+        (whole // 86_400, text("d", "天")),
+        (whole // 3_600 % 24, text("h", "小时")),
+        (whole // 60 % 60, text("min", "分")),
+        (whole % 60, text("s", "秒")),
     )
     first = next((place for place, (count, _) in enumerate(units) if count), 3)
     return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2])

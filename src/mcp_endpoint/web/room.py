@@ -1,4 +1,4 @@
-"""A room: something beside the WebSocket links that has paths on the server's port and a life of its own."""
+"""The interface of a room: a component with HTTP routes on the server's port and a lifecycle."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from starlette.routing import BaseRoute
 
 
 class Room(Protocol):
-    """One room: its paths on the server's port, and its life."""
+    """A component of the server beside the WebSocket links."""
 
     name: str
     """Its key under `rooms` in /stats."""
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        """Its paths; asked for once, before `start`."""
+        """Its routes; read once, before `start`."""
 
     @property
     def owed(self) -> int:
-        """Answers under way that the server waits for when it stops, the broker's own calls not counted."""
+        """Responses in progress that the server waits for when it stops; calls in the broker are not counted."""
 
     def refuses_pages(self, request: Request) -> bool:
-        """Whether a web page of somebody else gets nothing by this request, whatever its headers are; asked before a preflight too."""
+        """Whether this request is refused to foreign web pages, whatever its headers; also called for a preflight."""
 
     async def start(self) -> None:
-        """Open, before the first connection is taken; does not wait for anybody outside. Raises EndpointError."""
+        """Start, before the first connection is accepted; does not wait for other machines. Raises EndpointError."""
 
     async def stop(self) -> None:
-        """Close for good: end what it started, within a few seconds. Called once, also when the start failed half-way."""
+        """End everything it started, within a few seconds. Called once, also after a failed start."""
 
     def describe(self) -> Mapping[str, Any]:
-        """What an operator may know of it, ready for JSON; no secret is in it."""
+        """The state for an operator, ready for JSON, without secrets."""

@@ -1,7 +1,7 @@
-"""What the server tells about itself over HTTP.
+"""The status routes: health, readiness, statistics, metrics and the HTML page.
 
-Everybody may know that it lives, whether it takes new links, and how many there are. Which endpoints exist, who is attached to them and
-what they can do is told to whoever shows the key (`Authorization: Bearer KEY` or `?key=KEY`, compared in constant time).
+Without a key they tell whether the server is alive and ready, and how many links there are. The names of endpoints, tools and devices are
+shown only with the server's key (`Authorization: Bearer KEY` or `?key=KEY`, compared in constant time).
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from ..errors import NOT_ALLOWED
 from ..protocol.jsonrpc import VERSION
 from ..settings.schema import Config
 from . import page
+from .metrics import OLD_NAMES
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 @dataclass(slots=True)
 class View:
-    """Where the answers come from; `state` is set by the server as it starts and drains."""
+    """The data behind the routes; the server sets `state`."""
 
     config: Config
     snapshot: Callable[[bool], Mapping[str, Any]]
-    """The broker's figures, as JSON values; True adds the endpoints one by one."""
+    """The broker's figures, ready for JSON; True adds the endpoints one by one."""
     scrape: Callable[[], tuple[bytes, str]]
-    """The page for Prometheus with its content type."""
+    """The Prometheus page with its content type."""
     uptime: Callable[[], float]
     """Seconds since the start."""
     codec: TokenCodec
-    """Make the tokens of the addresses shown."""
+    """Makes the tokens of the displayed addresses."""
     state: Literal["ready", "draining"] = "ready"
 
 
 def routes(view: View) -> list[BaseRoute]:
-    """Every path of the status; the paths of the links are answered by their protocol class and stand here for strays only."""
+    """All status routes. The WebSocket paths are handled before HTTP routing; their routes here answer plain requests."""
 
     origins = Origins(view.config)
 
@@ -61,7 +62,8 @@ def routes(view: View) -> list[BaseRoute]:
         known = knows_key(request, view.config.server.key)
         if known is False:
             return _refused()
-        body = {"status": view.state, "version": __version__, "uptime_seconds": round(view.uptime(), 3), **view.snapshot(bool(known))}
+        snapshot = with_old_names(view.snapshot(bool(known)))
+        body = {"status": view.state, "version": __version__, "uptime_seconds": round(view.uptime(), 3), **snapshot}
         return JSONResponse(body, headers=NO_STORE)
 
     async def metrics(request: Request) -> Response:
@@ -74,7 +76,7 @@ def routes(view: View) -> list[BaseRoute]:
         body, content_type = view.scrape()
         return Response(body, headers={"Content-Type": content_type, **NO_STORE})
 
-    async def greeting(request: Request) -> Response:
+    async def root_page(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
             return _result({"message": "MCP Endpoint Server", "version": __version__, "status": "running"})
         return _page(view, request)
@@ -94,8 +96,8 @@ def routes(view: View) -> list[BaseRoute]:
         "/ready": ready,
         "/stats": stats,
         "/metrics": metrics,
-        ROOM: greeting,
-        f"{ROOM}/": greeting,
+        ROOM: root_page,
+        f"{ROOM}/": root_page,
         f"{ROOM}/health": endpoint_health,
         f"{ROOM}/mcp": websocket_only,
         f"{ROOM}/mcp/": websocket_only,
@@ -106,7 +108,7 @@ def routes(view: View) -> list[BaseRoute]:
 
 
 def knows_key(request: Request, key: str) -> bool | None:
-    """True for the right key, False for a wrong one and for two, None when none was shown. A server without a key knows nobody."""
+    """True for the right key, False for a wrong one or two different ones, None without one. A server without a key accepts none."""
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     given = [*request.query_params.getlist("key"), *([bearer.strip()] if scheme.lower() == "bearer" else ())]
     if not given:
@@ -116,14 +118,28 @@ def knows_key(request: Request, key: str) -> bool | None:
 
 
 def is_direct_loopback(request: Request) -> bool:
-    """Whether the sender sits on this machine and no proxy stands between."""
+    """Whether the client is on this machine, without a proxy in between."""
     return request.client is not None and is_loopback(request.client.host) and not any(name in request.headers for name in FORWARDED)
 
 
+def with_old_names(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """The snapshot with renamed members under their old names too, which are removed in the next release."""
+
+    def aliased(ends: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [one | {"last_goodbye": one["last_close"]} if "last_close" in one else one for one in ends]
+
+    counters = snapshot["counters"]
+    old = {
+        name.replace(new, before): count for new, before in OLD_NAMES.items() for name, count in counters.items() if name.startswith(new)
+    }
+    lists = {name: aliased(snapshot[name]) for name in ("endpoint_details", "left") if name in snapshot}
+    return {**snapshot, **lists, "counters": {**counters, **old}}
+
+
 def original_counts(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """The counts in the words of the original server, which its users read."""
+    """The counts under the names of the original server, which its users parse."""
     robots: dict[str, int] = {}
-    for endpoint in snapshot["endpoint_details"]:  # endpoints of different kinds may be shown by the same name
+    for endpoint in snapshot["endpoint_details"]:  # endpoints of different kinds may share a printable name
         if endpoint["devices"]:
             robots[endpoint["endpoint"]] = robots.get(endpoint["endpoint"], 0) + len(endpoint["devices"])
     return {
@@ -150,7 +166,7 @@ def _page(view: View, request: Request) -> Response:
 
 
 def _shown_addresses(view: View, request: Request) -> dict[str, Any]:
-    """What the holder of the key may copy: `public_url`, or the address this browser itself has used."""
+    """The addresses for the holder of the key: below `public_url`, or below the address this browser used."""
     settings = view.config.server
     base = settings.public_url.removesuffix(ROOM) or f"{request.url.scheme}://{request.headers.get('host', '')}"
     token = view.codec.make_xiaozhi(SINGLE_MODULE)
@@ -167,7 +183,7 @@ def _shown_addresses(view: View, request: Request) -> dict[str, Any]:
 
 
 def _answer(*, result: object = None, error: object = None) -> dict[str, object]:
-    """The envelope of the original server: JSON-RPC with both members, whichever is null."""
+    """The envelope of the original server: JSON-RPC with both `result` and `error`, one of them null."""
     return {"result": result, "error": error, "id": None, "jsonrpc": VERSION}
 
 
@@ -176,6 +192,6 @@ def _result(result: object) -> Response:
 
 
 def _refused() -> Response:
-    message = "密钥验证失败，请用 Authorization: Bearer 密钥 或 ?key=密钥 / Show the key as Authorization: Bearer KEY or ?key=KEY"
+    message = "密钥验证失败，请用 Authorization: Bearer 密钥 或 ?key=密钥 / Send the key as Authorization: Bearer KEY or ?key=KEY"
     headers = {**NO_STORE, "WWW-Authenticate": "Bearer"}
     return JSONResponse({"error": "not allowed", "message": message}, status_code=401, headers=headers)
