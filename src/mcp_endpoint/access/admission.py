@@ -110,8 +110,8 @@ class Origins:
 
     A page is refused if `allowed_origins` does not contain its origin. A foreign page is also refused what needs no secret: free-form
     tokens, metrics without the key, a gateway. A page is foreign unless it belongs to this server or is listed by name; `*` and `null`
-    list nobody by name. The browser sends the page's origin in `Origin`; if it does not (an image, a link), in `Sec-Fetch-Site`; an old browser
-    in `Referer`. A page cannot forge these headers, and programs send none of them.
+    list nobody by name. The browser sends the page's origin in `Origin`; if it does not (an image, a link), in `Sec-Fetch-Site`; an old
+    browser in `Referer`. A page cannot forge these headers, and programs send none of them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -383,8 +383,10 @@ REASONS: Final = {
     "opaque-token-not-allowed-here": ("bad token", NOT_HERE),
 }
 """Reasons that the peer is told; for any other bad token it is told only that it is invalid."""
-TWO_TOKENS: Final = "请求带有两个不同的令牌：请只用 Authorization 或 ?token= 之一"
+TWO_TOKENS: Final = (
+    "请求带有两个不同的令牌：请只用 Authorization 或 ?token= 之一"
     " / The request has two different tokens: use either Authorization or ?token="
+)
 TOO_MANY: Final = "令牌错误次数过多，请稍后再试 / Too many bad tokens from this address, try again later"
 ROLE: Final = (
     "此令牌只能用于另一端：工具端用 /mcp_endpoint/mcp/，设备端用 /mcp_endpoint/call/"
