@@ -8,8 +8,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Modules whose every branch must be walked: the layers below the rooms (see [tool.importlinter] in pyproject.toml).
 WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/changes core/delivery core/endings core/endpoint \
-	core/expiry core/features core/ledger core/lifecycle core/links core/lists core/notifications core/older_clients core/part core/parties \
-	core/report core/roster core/routing core/shares core/taps core/translator core/unreadable core/waiting credentials/lookahead \
+	core/expiry core/features core/figures core/ledger core/lifecycle core/links core/lists core/notifications core/older_clients core/part core/parties \
+	core/report core/roster core/routing core/shares core/taps core/tool_calls core/translator core/unreadable core/waiting credentials/lookahead \
 	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files gateway/llm line_writer log \
 	protocol/definitions protocol/jsonrpc protocol/methods protocol/schemas protocol/sse protocol/structured serving/sd_notify serving/signals settings/described \
 	settings/env_file settings/first_start settings/ini settings/load settings/places settings/schema settings/sources settings/values \

@@ -614,7 +614,7 @@ def test_the_end_answers_what_is_still_in_flight() -> None:
     second.says(request(3, "m"))
     play.endpoint.drain(play.now)
     device.hear()
-    play.endpoint.finish()
+    play.endpoint.finish(play.now)
     device.hears_error(2, -32003, delivered=True)
     second.hears_error(3, -32003, delivered=False)
     tool.says(welcome(1), answer(2), answer(3))

@@ -25,5 +25,5 @@ def test_a_parked_call_is_answered_when_the_server_begins_to_stop_and_one_in_fli
     play.endpoint.drain(play.now)
     device.says(call(2, "a"))
     device.hears_error(2, errors.BUSY.number)
-    play.endpoint.finish()
+    play.endpoint.finish(play.now)
     device.hears_error(1, errors.PROVIDER_GONE.number, delivered=True)

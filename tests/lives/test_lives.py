@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.endpoint import Endpoint
-from mcp_endpoint.core.parties import Call, ClientRequest, Parked, Waiting
+from mcp_endpoint.core.parties import Call, ClientRequest, Consumer, Parked, Provider, Waiting
+from mcp_endpoint.core.taps import Tap
+from mcp_endpoint.protocol.jsonrpc import Part
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
 MARK = re.compile(r"<(E\d)\.([A-Z])(\d+)\.(\d+)>")  # endpoint, kind of who made it (D device, T tool, F forger), its number, a serial
@@ -76,6 +78,39 @@ class Asked:
         self.open = True
 
 
+class Listener(Tap):
+    """Counts what it is told; nothing is kept, so that what a life leaves behind is the core's."""
+
+    body_bytes = 50
+
+    def __init__(self) -> None:
+        self.calls = 0  # accepted ones that have ended
+        self.frames: Counter[int] = Counter()  # to each consumer
+        self.attached: set[int] = set()
+
+    def answered(self, call: Call, first: Part, second: Part, now: float) -> None:
+        assert call.consumer is not None
+        self.calls += call.deadline > call.started  # else it was refused
+        self.frames[id(call.consumer)] += 1
+
+    def ended(self, call: Call, why: str, now: float) -> None:
+        self.calls += 1
+
+    def late(self, provider: Provider, number: int, data: bytes, now: float) -> None:
+        assert id(provider) in self.attached
+
+    def told(self, party: Provider | Consumer, direction: str, data: bytes, now: float) -> None:
+        if direction == "out":
+            self.frames[id(party)] += 1
+
+    def linked(self, party: Provider | Consumer, event: str, code: int, reason: str, now: float) -> None:
+        if event == "attached":
+            self.attached.add(id(party))
+            self.frames[id(party)] = 0
+        else:
+            self.attached.remove(id(party))
+
+
 class Party:
     """A link and whoever is behind it."""
 
@@ -87,6 +122,7 @@ class Party:
         self.number = number
         self.serial = 0
         self.queued = 0
+        self.frames = 0  # it has heard
         self.gone = False
         self.close_reason: tuple[int, str] | None = None
         self.party: Any = None
@@ -97,6 +133,7 @@ class Party:
 
     def send(self, first: Any, second: Any = b"") -> None:
         self.world.broken = True
+        self.frames += 1
         assert not self.gone, "a link that is gone was spoken to"
         data = bytes(first) + bytes(second)
         text = data.decode()
@@ -428,6 +465,7 @@ class Lives(RuleBasedStateMachine):
             watch=self,
         )
         self.housed = housed
+        self.broker.tap = self.listener = Listener()
         self.broker.on_open = self._opens
         self.broker.on_idle = self._idles
         # Many lives begin in the midst of one, so that the rules have something to stir.
@@ -795,6 +833,8 @@ class Lives(RuleBasedStateMachine):
         assert {tool.endpoint for tool in self.tools if tool.managed} <= self.open
         counters = self.broker.counters
         assert counters.answers <= counters.requests
+        assert self.listener.calls + self.broker.in_flight == counters.requests
+        assert all(device.frames == self.listener.frames[id(device.party)] for device in self.devices)
         json.dumps(self.broker.snapshot(detail=True))
 
     def teardown(self) -> None:
@@ -823,6 +863,7 @@ class Lives(RuleBasedStateMachine):
             self._goes(party)
         assert self.broker.in_flight == 0 and not self.broker.endpoints
         assert self.broker.providers == self.broker.consumers == 0
+        assert self.listener.calls == self.broker.counters.requests and not self.listener.attached
         assert not left_over(*self.met.values())
         self._wait(700.0)
         assert not self.timers or all(timer.then is None for _, _, timer in self.timers)

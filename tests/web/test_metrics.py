@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcp_endpoint import __version__
+from mcp_endpoint.core.figures import Calls
 from mcp_endpoint.core.parties import Call, Counters
-from mcp_endpoint.core.taps import Calls
 from mcp_endpoint.settings.schema import Limits
 from mcp_endpoint.web.metrics import HELP, LABELLED, Exposition, Figures
 
@@ -69,10 +69,9 @@ def test_two_expositions_in_one_process_share_no_number() -> None:
 
 
 def test_calls_are_counted_by_endpoint_tool_and_outcome_and_their_time_by_endpoint() -> None:
-    now = 0.0
-    calls = Calls(Limits(), lambda: now, lambda call, seconds: None, every=False)
+    calls = Calls(Limits(), lambda call, seconds: None, every=False)
     for started, tool in ((0.0, "add"), (-0.2, "add"), (-100.0, "sub")):
-        calls.of("kitchen").ended(Call(None, b"1", b"1", "tools/call", started, 0.0, tool=tool))
+        calls.of("kitchen").ended(Call(None, b"1", b"1", "tools/call", started, 0.0, tool=tool), 0.0)
     assert calls.of("nobody asked here").counts == {}
     seen = samples(Exposition(Limits(), lambda: figures()._replace(calls=calls.endpoints)))
     labels = (("endpoint", "kitchen"),)

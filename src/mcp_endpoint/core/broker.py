@@ -16,9 +16,10 @@ from ..protocol.jsonrpc import Part
 from ..settings.schema import EndpointSettings, Limits
 from .delivery import LastClose
 from .endpoint import Endpoint
-from .ledger import Tap
+from .figures import EndpointCalls
 from .links import Link, Watch
 from .parties import NEVER, Consumer, Counters, Provider
+from .taps import Tap
 
 FREE_FORM: Final = "opaque:"
 """What the names of the endpoints begin with that tokens of free choice open."""
@@ -83,11 +84,11 @@ class Broker:
         call_at: Callable[[float, Callable[[], None]], Cancellable],
         epoch: Callable[[], float],
         watch: Watch,
-        tap: Callable[[str], Tap | None] = lambda shown: None,
+        figures: Callable[[str], EndpointCalls | None] = lambda shown: None,
     ) -> None:
         """`clock` is monotonic, in seconds, and is what `call_at` understands; `epoch` is the wall clock, read once.
 
-        `tap` gives who is told of the tool calls of an endpoint, by its printable name.
+        `figures` gives who counts the tool calls of an endpoint, by its printable name.
         """
         self.settings = settings
         self.limits = limits
@@ -102,7 +103,9 @@ class Broker:
         self._call_at = call_at
         self._offset = epoch() - clock()
         self._watch = watch
-        self._tap = tap
+        self._figures = figures
+        self.tap: Tap | None = None
+        """Who is told of all that happens at the endpoints; set before the first link attaches."""
         self._last_closes: OrderedDict[str, tuple[str, LastClose]] = OrderedDict()
         self._alarms: list[tuple[float, int, Endpoint]] = []
         self._alarm_number = 0
@@ -214,7 +217,8 @@ class Broker:
                 elsewhere=self._elsewhere,
                 last_close=self._last_closes.get(name, (shown, None))[1],
                 arm=self._arm,
-                tap=self._tap(shown),
+                figures=self._figures(shown),
+                tap=self.tap,
                 draining=self._draining,
             )
         return endpoint
@@ -270,8 +274,9 @@ class Broker:
 
     def finish(self) -> None:
         """Answer whatever is still in flight."""
+        now = self._clock()
         for endpoint in self.endpoints.values():
-            endpoint.finish()
+            endpoint.finish(now)
 
     @property
     def in_flight(self) -> int:

@@ -144,6 +144,10 @@ class Delivery:
         told = f"{self.last_close.code} {self.last_close.reason}".strip()
         return f"left at {when} with {told} / 已于 {when} 断开，代码 {told}"
 
+    def last_close_described(self) -> dict[str, Any] | None:
+        """The same, ready for JSON; None if none has left."""
+        return None if self.last_close is None else self.last_close.describe(self._epoch)
+
     def provider_left(self, code: int, reason: str, now: float) -> None:
         """Remember how the last provider left."""
         self.last_close = LastClose(now, code, reason)

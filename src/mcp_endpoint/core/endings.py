@@ -13,11 +13,11 @@ from ..protocol.jsonrpc import Frame, Part, members, with_id
 from .changes import Changes
 from .delivery import Delivery
 from .features import KINDS
-from .ledger import outcome_of
 from .lifecycle import insists
 from .part import EndpointPart
 from .parties import NEVER, Call, Provider, State, is_open
 from .routing import REPEATABLE, Routing
+from .tool_calls import outcome_of
 
 
 class _Told(msgspec.Struct):
@@ -82,6 +82,8 @@ class Endings(EndpointPart):
             first, second = with_id(data, frame, call.id)
         del provider.pending.calls[call.number]
         provider.doubtful = False
+        if consumer is None:
+            self.ledger.heard(provider, data)
         if call.purpose == "greeting":
             if self.lifecycle.answered(provider, call, frame, first, second, now):
                 self.changes.greeting_ended(provider, now)

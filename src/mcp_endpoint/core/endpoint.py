@@ -46,16 +46,19 @@ from .delivery import Delivery, LastClose
 from .endings import Endings, could_not_be_read
 from .expiry import drain, expire, finish
 from .features import SHARED, SharedFeatures
-from .ledger import IS_ERROR, Ledger, Tap, id_of, number_text, outcome_of, tool_of
+from .figures import EndpointCalls
+from .ledger import Ledger, id_of
 from .lifecycle import Lifecycle
 from .links import Link, Watch
 from .lists import Lists
 from .notifications import Notifications
 from .parties import NEVER, Consumer, Counters, Provider, Step
-from .report import describe_consumers, describe_tools
+from .report import describe
 from .roster import Roster
 from .routing import Routing
-from .unreadable import bad_frame, noise
+from .taps import ATTACHED, DETACHED, Tap
+from .tool_calls import IS_ERROR, outcome_of, tool_of
+from .unreadable import bad_frame, error_of, noise
 from .waiting import WaitingRequests
 
 METHOD_CHARS: Final = 256
@@ -70,7 +73,6 @@ class Endpoint:
     """A named place where consumers find providers; its name is what a token opens to."""
 
     __slots__ = (
-        "_epoch",
         "armed",
         "catalog",
         "changes",
@@ -105,21 +107,21 @@ class Endpoint:
         elsewhere: Callable[[], int] = lambda: 0,
         last_close: LastClose | None = None,
         arm: Callable[[Endpoint], None] = lambda endpoint: None,
+        figures: EndpointCalls | None = None,
         tap: Tap | None = None,
         draining: bool = False,
     ) -> None:
         """`epoch` is what must be added to `now` to get seconds since 1970; `elsewhere` counts the tools of other endpoints.
 
-        `arm` is told when `deadline` has moved to an earlier time, `tap` of every tool call that has ended.
+        `arm` is told when `deadline` has moved to an earlier time, `figures` of every tool call that has ended, `tap` of all that happens.
         """
         self.name = name
         self.shown = shown
         self.settings = settings
         self.limits = limits
         self.counters = counters
-        self._epoch = epoch
         self.armed = NEVER  # the broker's own note of when it will come back
-        self.ledger = Ledger(shown, limits, counters, watch, tap)
+        self.ledger = Ledger(shown, limits, counters, watch, figures, tap)
         self.waiting = WaitingRequests(self.ledger, arm, self, draining=draining)
         self.catalog = Catalog(limits.tools_per_endpoint, limits.list_page_bytes)
         self.roster = Roster(settings, self.catalog, self.waiting)
@@ -185,6 +187,8 @@ class Endpoint:
         consumer.asks_once = asks_once
         consumer.only = only
         self.roster.consumer_came(consumer)
+        if self.ledger.tap is not None:
+            self.ledger.tap.linked(consumer, ATTACHED, 0, "", now)
         return consumer
 
     def attach_provider(
@@ -208,6 +212,9 @@ class Endpoint:
         provider = Provider(self, link, server_id, self.roster.next_order(), now, self.limits.late_answers, self.provider_receive)
         provider.managed = managed
         provider.call_seconds = call_seconds
+        self.ledger.now = now
+        if self.ledger.tap is not None:
+            self.ledger.tap.linked(provider, ATTACHED, 0, "", now)
         if stateless:
             self.lifecycle.translate(provider)
         self.roster.provider_came(provider, now)
@@ -221,10 +228,13 @@ class Endpoint:
 
     def detach(self, party: Provider | Consumer, code: int, reason: str, now: float) -> None:
         """A link is gone, for whatever reason; what it owed is answered. Delivered exactly once per link."""
+        self.ledger.now = now
         if isinstance(party, Provider):
             self._provider_left(party, code, reason, now)
         else:
             self._consumer_left(party, now)
+        if self.ledger.tap is not None:
+            self.ledger.tap.linked(party, DETACHED, code, reason, now)
 
     def _consumer_left(self, consumer: Consumer, now: float) -> None:
         self.roster.consumer_left(consumer)
@@ -258,20 +268,23 @@ class Endpoint:
 
     def consumer_receive(self, consumer: Consumer, data: bytes, now: float, utf8: bool) -> None:
         """One frame of a consumer."""
+        ledger = self.ledger
+        ledger.now = now
         try:
             frame = parse(data, utf8)
             if frame.jsonrpc != VERSION:
                 raise Malformed(errors.INVALID_REQUEST, WRONG_VERSION, id_of(frame))
             if frame.method is UNSET:
-                self.ledger.take_from_consumer(consumer, frame, data)
+                ledger.take_from_consumer(consumer, frame, data)
             elif frame.id is UNSET:
                 self.notifications.from_consumer(consumer, frame, data)
             else:
                 self._consumer_asks(consumer, frame, data, now)
         except Malformed as malformed:
             usable = id_key(malformed.id, self.limits.integer_id_chars, self.limits.string_id_bytes)
-            consumer.link.send(self.ledger.error(malformed.id if usable else b"null", malformed.code, malformed.why, delivered=False))
-            bad_frame(self.ledger, consumer, malformed)
+            ledger.heard(consumer, data)
+            ledger.say(consumer, ledger.error(malformed.id if usable else b"null", malformed.code, malformed.why, delivered=False))
+            bad_frame(ledger, consumer, malformed)
 
     def _consumer_asks(self, consumer: Consumer, frame: Frame, data: bytes, now: float) -> None:
         assert frame.id is not UNSET and frame.method is not UNSET
@@ -287,12 +300,12 @@ class Endpoint:
         if len(method) > METHOD_CHARS:
             raise Malformed(errors.INVALID_REQUEST, "the method's name is too long", id)
         ledger = self.ledger
-        tool = tool_of(frame, data) if method == methods.TOOLS_CALL and ledger.tap is not None and not consumer.relays else ""
+        tool = tool_of(frame, data) if method == methods.TOOLS_CALL and ledger.listened and not consumer.relays else ""
         if self.waiting.draining:
-            ledger.refuse_busy(consumer, id, "the server is stopping / 服务器正在停止", tool, now)
+            ledger.refuse_busy(consumer, id, key, method, "the server is stopping / 服务器正在停止", tool, data)
             return
         seconds = self.settings.call_timeout if method == methods.TOOLS_CALL else self._seconds_for(method)
-        call = ledger.accept(consumer, id, key, method, now, seconds, tool)
+        call = ledger.accept(consumer, id, key, method, now, seconds, tool, data)
         if call is None:
             return
         try:
@@ -318,18 +331,22 @@ class Endpoint:
         if translator is not None and not translator.speaking:
             translator.hear(data, now, utf8=utf8)
             return
+        ledger = self.ledger
+        ledger.now = now
+        frame: Frame | None = None
         try:
             try:
                 frame = parse(data, utf8)
             except Malformed:
                 frame, data = parse_lenient(data, utf8)
             if frame.method is not UNSET:
+                ledger.heard(provider, data)
                 if frame.jsonrpc != VERSION:
                     raise Malformed(errors.INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
                 if frame.id is UNSET:
                     self.notifications.from_provider(provider, frame, data, now)
                 else:
-                    ask = self.ledger.hand_to_consumer(provider, frame, data, now)
+                    ask = ledger.hand_to_consumer(provider, frame, data, now)
                     if ask is not None:
                         self.waiting.wake_at(ask.deadline)
                 return
@@ -351,15 +368,20 @@ class Endpoint:
                 if provider.pending.was_late(number):
                     self.counters.late_answers += 1
                     provider.doubtful = False
+                    if ledger.tap is not None:
+                        ledger.tap.late(provider, number, data, now)
                 else:
                     self.counters.unknown_answers += 1
+                    ledger.heard(provider, data)
                 return
             if call.consumer is None or frame.error is not UNSET or call.purpose or call.data:
                 self.endings.answered(provider, call, frame, data, now)
                 return
             first, second = with_id(data, frame, call.id)
         except Malformed as malformed:
-            noise(self.ledger, provider, data, malformed, now)
+            if frame is None or frame.method is UNSET:
+                ledger.heard(provider, data)
+            noise(ledger, provider, data, malformed, now)
             unreadable = unread(data, malformed)
             if isinstance(unreadable, Unreadable):
                 self._end_unread(provider, unreadable, now)
@@ -368,24 +390,20 @@ class Endpoint:
         provider.doubtful = False
         if call.tool and IS_ERROR in data:
             call.outcome = outcome_of(frame, data, ours=provider.managed)
-        self.ledger.answer(call, first, second)
+        ledger.answer(call, first, second)
 
     def provider_said_too_much(self, provider: Provider, beginning: bytes, end: bytes, now: float) -> None:
         """An answer above `provider_message_bytes` came, of which only the ends were kept."""
+        self.ledger.now = now
         unreadable = too_large(beginning, end, self.limits.provider_message_bytes)
         if unreadable is not None:
+            self.ledger.heard(provider, beginning)
             noise(self.ledger, provider, beginning, unreadable, now)
             self._end_unread(provider, unreadable, now)
 
     def _end_unread(self, provider: Provider, unreadable: Unreadable, now: float) -> None:
-        """An answer nobody can read is an answer still: whoever waits for it hears so now, and not at the deadline.
-
-        One that does not show whose it is belongs to the only call in flight; with several of them nobody's is ended by a guess.
-        """
-        calls = provider.pending.calls
-        number = next(iter(calls)) if unreadable.number is None and len(calls) == 1 else unreadable.number
-        if number is not None:
-            error = self.ledger.error(number_text(number), unreadable.code, unreadable.hint, delivered=True)
+        error = error_of(self.ledger, provider, unreadable)
+        if error is not None:
             self.provider_receive(provider, error, now, True)
 
     # == time and the end ==================================================================================================
@@ -396,14 +414,17 @@ class Endpoint:
 
     def expire(self, now: float) -> None:
         """Do what time demands: answer what waited too long, forget what was kept long enough."""
+        self.ledger.now = now
         expire(self.endings, now)
 
     def drain(self, now: float) -> None:
         """Take no new work: what is held or parked is answered, what is with a provider goes on unless a person must answer first."""
+        self.ledger.now = now
         drain(self.endings, now)
 
-    def finish(self) -> None:
+    def finish(self, now: float) -> None:
         """Answer whatever is still owed: nobody will come back for it."""
+        self.ledger.now = now
         finish(self.endings)
 
     def forget(self) -> None:
@@ -427,13 +448,4 @@ class Endpoint:
 
     def describe(self, now: float) -> dict[str, Any]:
         """What an operator may know of this endpoint, ready for JSON; no secret is in it."""
-        described: dict[str, Any] = {
-            "endpoint": self.shown,
-            "in_flight": self.ledger.in_flight,
-            "tools": describe_tools(self.roster, self.catalog, now),
-            "devices": describe_consumers(self.roster, now, in_process=False),
-            "sessions": describe_consumers(self.roster, now, in_process=True),
-        }
-        if self.last_close is not None:
-            described["last_close"] = self.last_close.describe(self._epoch)
-        return described
+        return describe(self.delivery, now)

@@ -321,7 +321,7 @@ class SharedFeatures(EndpointPart):
             return
         call = Call(None, b"null", b"", method, now, now + self.ledger.limits.list_seconds, provider, purpose="told")
         self.lifecycle.finish_handshake(provider)
-        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), method, _encode(params)))
+        self.ledger.say(provider, jsonrpc.request(number_text(provider.pending.add(call)), method, _encode(params)))
         self.waiting.wake_at(call.deadline)
 
     def _list(self, provider: Provider, kind: Kind, now: float) -> None:
@@ -335,7 +335,7 @@ class SharedFeatures(EndpointPart):
 
     def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
         self.waiting.wake_at(call.deadline)
-        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), call.method, params))
+        self.ledger.say(provider, jsonrpc.request(number_text(provider.pending.add(call)), call.method, params))
 
     def page_answered(self, provider: Provider, call: Call, frame: Frame) -> bool:
         """One page of what a provider offers; says whether it was the last. One that answers with an error has none of it."""

@@ -10,9 +10,8 @@ Rules of this module:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -22,8 +21,11 @@ from ..errors import Code
 from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import BACKSLASH, CR, LF, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
 from ..settings.schema import Limits
+from .figures import EndpointCalls
 from .links import Watch
 from .parties import Call, ClientRequest, Consumer, Counters, Provider
+from .taps import IN, OUT, Tap
+from .tool_calls import CANCELLED_CALL, CONSUMER_LEFT, ERROR, OUTCOMES
 
 DEVICES_ASK: Final = (methods.INITIALIZE, "server/", "tools/", "prompts/", "resources/", "completion/", "logging/")
 """How methods begin that only a device asks: whoever asks them at the tool's address has come to the wrong one."""
@@ -31,23 +33,6 @@ TOOL_ADDRESS: Final = Code(
     errors.METHOD_NOT_FOUND.number,
     "这是工具端的地址；使用端请用 /mcp_endpoint/call/ / This is the tool address; a device uses /mcp_endpoint/call/",
 )
-TOOL_CHARS: Final = 128
-"""Characters of a tool's name that a call is known by in logs and figures."""
-UNNAMED: Final = "?"
-"""What a call is known by there whose tool cannot be read."""
-OUTCOMES: Final = {
-    errors.NO_PROVIDER.number: "no_provider",
-    errors.PROVIDER_GONE.number: "provider_gone",
-    errors.BUSY.number: "busy",
-    errors.TIMED_OUT.number: "timed_out",
-    errors.ANSWER_TOO_BIG.number: "answer_too_big",
-}
-"""How a call ended that was answered with one of our errors; all other errors are ERROR."""
-ERROR: Final = "error"
-TOOL_ERROR: Final = "tool_error"
-"""The tool ran and says that it failed (`isError` of MCP's CallToolResult)."""
-CANCELLED_CALL: Final = "cancelled"
-CONSUMER_LEFT: Final = "consumer_left"
 TOKEN_CHARS: Final = 4096
 """Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
 
@@ -55,25 +40,29 @@ Rename = tuple[tuple[str, ...], bytes]
 """A path below `params`, and the JSON that stands there for the provider."""
 
 
-class Tap(Protocol):
-    """Who is told of every tool call that has ended, answered or not."""
-
-    def ended(self, call: Call) -> None:
-        """`call.tool` and `call.outcome` say what and how; never waits, never raises."""
-
-
 class Ledger:
     """What one endpoint owes to whom. `answer` is the only way out of `Consumer.owed` that a consumer hears of."""
 
-    __slots__ = ("counters", "in_flight", "limits", "shown", "tap", "watch")
+    __slots__ = ("counters", "figures", "in_flight", "limits", "listened", "now", "shown", "tap", "watch")
 
-    def __init__(self, shown: str, limits: Limits, counters: Counters, watch: Watch, tap: Tap | None = None) -> None:
+    def __init__(
+        self,
+        shown: str,
+        limits: Limits,
+        counters: Counters,
+        watch: Watch,
+        figures: EndpointCalls | None = None,
+        tap: Tap | None = None,
+    ) -> None:
         self.shown = shown
         self.limits = limits
         self.counters = counters
         self.watch = watch
+        self.figures = figures
         self.tap = tap
+        self.listened = figures is not None or tap is not None
         self.in_flight = 0
+        self.now = 0.0  # the time of what the endpoint is at; who listens is told of it
 
     def answer(self, call: Call, first: Part, second: Part = b"") -> None:
         """Give a consumer the one answer it is owed; a second one, or one after a cancel, goes nowhere."""
@@ -99,8 +88,10 @@ class Ledger:
             hint = "this consumer does not read its answers / 使用端没有读取应答"
             first, second = self.error(call.id, errors.BUSY, hint, delivered=call.provider is not None), b""
         link.send(first, second)
-        if call.tool and self.tap is not None:
-            self.tap.ended(call)
+        if call.tool and self.figures is not None:
+            self.figures.ended(call, self.now)
+        if self.tap is not None and not consumer.relays:
+            self.tap.answered(call, first, second, self.now)
 
     def fail(self, call: Call, code: Code, hint: str, *, delivered: bool | None) -> None:
         """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows).
@@ -116,13 +107,24 @@ class Ledger:
         """An answer with one of our errors, and with what a person needs to know about it."""
         return jsonrpc.error(id, code, {"source": "broker", "agent_id": self.shown, "delivered": delivered, "hint": hint})
 
+    def heard(self, party: Provider | Consumer, data: bytes) -> None:
+        """A party said something that is neither a consumer's request nor the answer to one."""
+        if self.tap is not None:
+            self.tap.told(party, IN, data, self.now)
+
+    def say(self, party: Provider | Consumer, first: Part, second: Part = b"") -> None:
+        """Send a frame that is neither a consumer's request nor the answer to one."""
+        if self.tap is not None:
+            self.tap.told(party, OUT, b"".join((first, second)), self.now)
+        party.link.send(first, second)
+
     def tell_provider(self, provider: Provider, data: bytes) -> None:
         """Send a notification to a provider, unless its queue is full."""
         if provider.link.queued > self.limits.queued_bytes_per_link:
             self.counters.dropped_notifications += 1
             return
         self.counters.notifications += 1
-        provider.link.send(one_line(data))
+        self.say(provider, one_line(data))
 
     def tell_consumer(self, consumer: Consumer, data: bytes) -> None:
         """Send a notification to a consumer, unless it is too big for it or its queue is full."""
@@ -130,7 +132,7 @@ class Ledger:
             self.counters.dropped_notifications += 1
             return
         self.counters.notifications += 1
-        consumer.link.send(data)
+        self.say(consumer, data)
 
     def cancel(self, call: Call, reason: str) -> None:
         """Tell a provider that nobody waits for a call any more (MCP, Cancellation: never for `initialize`)."""
@@ -152,27 +154,36 @@ class Ledger:
 
     def refuse(self, provider: Provider, id: bytes, hint: str, code: Code = errors.METHOD_NOT_FOUND) -> None:
         """Tell a provider that what it asked is not answered."""
-        provider.link.send(self.error(id, code, hint))
+        self.say(provider, self.error(id, code, hint))
 
-    def accept(self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float, tool: str = "") -> Call | None:
-        """Owe a consumer one answer, or refuse at once (None) if too much is in flight. `tool` where the tap is told of it."""
+    def accept(
+        self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float, tool: str = "", data: bytes = b""
+    ) -> Call | None:
+        """Owe a consumer one answer, or refuse at once (None) if too much is in flight. `tool` where somebody is told of it."""
         limits = self.limits
         owed = consumer.owed
         if len(owed) >= limits.in_flight_per_consumer or self.in_flight >= limits.in_flight_per_endpoint:
-            self.refuse_busy(consumer, id, "too many requests in flight / 未完成的请求过多", tool, now)
+            self.refuse_busy(consumer, id, key, method, "too many requests in flight / 未完成的请求过多", tool, data)
             return None
         self.counters.requests += 1
         call = Call(consumer, id, key, method, now, now + seconds, tool=tool)
+        if self.tap is not None:
+            call.said = data[: self.tap.body_bytes]
         owed[call] = None
         self.in_flight += 1
         return call
 
-    def refuse_busy(self, consumer: Consumer, id: bytes, hint: str, tool: str = "", now: float = 0.0) -> None:
+    def refuse_busy(self, consumer: Consumer, id: bytes, key: bytes, method: str, hint: str, tool: str, data: bytes) -> None:
         """Answer a request that is not accepted."""
         self.counters.busy += 1
-        consumer.link.send(self.error(id, errors.BUSY, hint, delivered=False))
-        if tool and self.tap is not None:
-            self.tap.ended(Call(consumer, id, b"", methods.TOOLS_CALL, now, now, tool=tool, outcome=OUTCOMES[errors.BUSY.number]))
+        first = self.error(id, errors.BUSY, hint, delivered=False)
+        consumer.link.send(first)
+        call = Call(consumer, id, key, method, self.now, self.now, tool=tool, outcome=OUTCOMES[errors.BUSY.number])
+        if tool and self.figures is not None:
+            self.figures.ended(call, self.now)
+        if self.tap is not None and not consumer.relays:
+            call.said = data[: self.tap.body_bytes]
+            self.tap.answered(call, first, b"", self.now)
 
     def strike(self, call: Call) -> None:
         """Owe a call no answer any more: its consumer cancelled it."""
@@ -180,18 +191,22 @@ class Ledger:
         del call.consumer.owed[call]
         self.in_flight -= 1
         self.counters.cancelled += 1
-        if call.tool and self.tap is not None:
-            call.outcome = CANCELLED_CALL
-            self.tap.ended(call)
+        self._unanswered(call, CANCELLED_CALL)
+
+    def _unanswered(self, call: Call, why: str) -> None:
+        """Whoever listens is told of a call that gets no answer."""
+        call.outcome = why
+        if call.tool and self.figures is not None:
+            self.figures.ended(call, self.now)
+        if self.tap is not None and call.consumer is not None and not call.consumer.relays:
+            self.tap.ended(call, why, self.now)
 
     def consumer_left(self, consumer: Consumer) -> None:
         """Nobody is owed anything there; who worked for it is told."""
         for call in consumer.owed:
             if call.provider is not None:
                 self.cancel(call, "the consumer left")
-            if call.tool and self.tap is not None:
-                call.outcome = CONSUMER_LEFT
-                self.tap.ended(call)
+            self._unanswered(call, CONSUMER_LEFT)
         self.in_flight -= len(consumer.owed)
         consumer.owed.clear()
         for ask in consumer.asks.values():
@@ -227,7 +242,7 @@ class Ledger:
             self.counters.busy += 1
             return None
         if frame.method == methods.PING:
-            provider.link.send(jsonrpc.result(id, b"{}"))
+            self.say(provider, jsonrpc.result(id, b"{}"))
             return None
         capability = methods.CAPABILITIES.get(frame.method)
         asking = self._asking(provider, key)
@@ -248,7 +263,7 @@ class Ledger:
                     longer = min(call.deadline + consumer.ask_seconds, call.started + self.limits.progress_seconds)
                     call.deadline = max(call.deadline, longer)
         self.counters.asked += 1
-        consumer.link.send(first, second)
+        self.say(consumer, first, second)
         return ask
 
     @staticmethod
@@ -272,11 +287,13 @@ class Ledger:
             raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer", id_of(frame))
         ask = consumer.asks.get(number_of(bytes(frame.id)))
         if ask is None:
+            self.heard(consumer, data)
             self.counters.unknown_answers += 1
             return
         first, second = with_id(data, frame, ask.id)
+        self.heard(consumer, data)
         del consumer.asks[number_of(bytes(frame.id))]
-        ask.provider.link.send(one_line(b"".join((first, second))))
+        self.say(ask.provider, one_line(b"".join((first, second))))
 
     def withdraw(self, provider: Provider, consumers: Iterable[Consumer], data: bytes) -> None:
         """A provider no longer wants the answer to what it asked."""
@@ -312,68 +329,6 @@ def number_of(raw: bytes) -> int:
 def id_of(frame: Frame) -> bytes:
     """The bytes of a frame's id, `null` if it has none."""
     return b"null" if frame.id is UNSET else bytes(frame.id)
-
-
-class _Named(msgspec.Struct, gc=False):
-    name: str
-
-
-class _Result(msgspec.Struct, gc=False):
-    isError: bool = False
-
-
-class _Error(msgspec.Struct, gc=False):
-    code: int
-
-
-_named_decoder: Final = msgspec.json.Decoder(_Named)
-_result_decoder: Final = msgspec.json.Decoder(_Result)
-_error_decoder: Final = msgspec.json.Decoder(_Error)
-_NAME_FIRST: Final = (b'"params":{"name":"', b'"params": {"name": "')
-"""What stands before the name of a tool in the frames of nearly all clients, in the two ways JSON is spaced."""
-IS_ERROR: Final = b'"isError"'
-"""What stands in an answer of which `outcome_of` may say more than that it is one."""
-_IS_TRUE: Final = re.compile(rb'"isError"\s*:\s*true')
-_LOOKED_AT: Final = 16 * 1024
-"""Bytes of parameters, and of either end of an answer, in which a name or `isError` is looked for."""
-_HEAD_BYTES: Final = 512
-"""Bytes at the beginning of a frame in which that is looked for."""
-
-
-def tool_of(frame: Frame, data: bytes) -> str:
-    """The tool that the `tools/call` in `data` names, for logs and figures; UNNAMED where that cannot be read cheaply."""
-    for before in _NAME_FIRST:
-        start = data.find(before, 0, _HEAD_BYTES)
-        if start >= 0:
-            start += len(before)
-            end = data.find(b'"', start, start + TOOL_CHARS + 1)
-            if end > start and BACKSLASH not in (name := data[start:end]):
-                return name.decode("utf-8", "replace")
-            break
-    params = frame.params
-    if params is UNSET or len(params) > _LOOKED_AT:
-        return UNNAMED
-    try:
-        return _named_decoder.decode(params).name[:TOOL_CHARS] or UNNAMED
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return UNNAMED
-
-
-def outcome_of(frame: Frame, data: bytes, *, ours: bool) -> str:
-    """How a provider's answer `data` ends its call. `ours`: its errors may be those of this broker, at another endpoint."""
-    if frame.error is not UNSET:
-        try:
-            number = _error_decoder.decode(frame.error).code
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            number = 0
-        return OUTCOMES.get(number, ERROR) if ours else ERROR
-    ends = data if len(data) <= 2 * _LOOKED_AT else data[:_LOOKED_AT] + data[-_LOOKED_AT:]
-    if IS_ERROR not in ends or _IS_TRUE.search(ends) is None:
-        return ""
-    try:
-        return TOOL_ERROR if frame.result is not UNSET and _result_decoder.decode(frame.result).isError else ""
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
 
 
 class _Params(msgspec.Struct, gc=False):

@@ -25,7 +25,7 @@ from msgspec import UNSET
 
 from .. import errors
 from ..protocol import jsonrpc, methods, stateless
-from ..protocol.definitions import ALL, hello, identity
+from ..protocol.definitions import identity
 from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
 from ..settings.schema import EndpointSettings
 from .catalog import Catalog, read_page
@@ -200,7 +200,7 @@ class Lifecycle:
             provider.greeting = greeting
             provider.greeter = consumer
             provider.greeted = now
-            provider.link.send(first, second)
+            self.ledger.say(provider, first, second)
         elif provider is None or provider.state is State.NEW:
             self.learn(now)
         self.waiting.await_welcome(call)
@@ -233,7 +233,7 @@ class Lifecycle:
         number = provider.pending.add(provider.greeting)
         provider.greeted = now
         self.waiting.wake_at(deadline)
-        provider.link.send(jsonrpc.request(number_text(number), methods.INITIALIZE, _encode(hello(ALL, self.version))))
+        self.ledger.say(provider, jsonrpc.request(number_text(number), methods.INITIALIZE, _encode(hello(ALL, self.version))))
 
     def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> bool:
         """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for.
@@ -271,7 +271,9 @@ class Lifecycle:
         """It has given the handshake up, or never had it: greet it once more, as the stateless era does (MCP 2026-07-28)."""
         self.translate(provider, refused)
         provider.greeting = call
-        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), methods.INITIALIZE, _encode(hello(ALL, self.version))))
+        self.ledger.say(
+            provider, jsonrpc.request(number_text(provider.pending.add(call)), methods.INITIALIZE, _encode(hello(ALL, self.version)))
+        )
 
     def fail(self, provider: Provider, why: str) -> None:
         """Its greeting came to nothing: it is bare."""
@@ -284,7 +286,7 @@ class Lifecycle:
         """Send the one `initialized` if the first consumer has not."""
         if provider.state is State.READY and not provider.initialized_sent:
             provider.initialized_sent = True
-            provider.link.send(jsonrpc.notification(methods.INITIALIZED))
+            self.ledger.say(provider, jsonrpc.notification(methods.INITIALIZED))
             self.roster.update_direct()
 
     def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
@@ -379,7 +381,7 @@ class Lifecycle:
 
     def _ask_page(self, provider: Provider, call: Call, params: bytes) -> None:
         self.waiting.wake_at(call.deadline)
-        provider.link.send(jsonrpc.request(number_text(provider.pending.add(call)), methods.TOOLS_LIST, params))
+        self.ledger.say(provider, jsonrpc.request(number_text(provider.pending.add(call)), methods.TOOLS_LIST, params))
 
     def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> bool:
         """One page of a provider's tools; says whether it was the last. A server without tools answers with an error: an empty list."""

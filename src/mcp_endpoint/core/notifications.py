@@ -27,6 +27,7 @@ class Notifications(EndpointPart):
 
     def from_consumer(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
         """A notification is never answered, not even one that makes no sense (JSON-RPC 2.0 §4.1)."""
+        self.ledger.heard(consumer, data)
         try:
             self._carry(consumer, frame, data)
         except Malformed as malformed:
@@ -43,7 +44,7 @@ class Notifications(EndpointPart):
         if method == methods.INITIALIZED:
             if sole is not None and sole.greeter is consumer and not sole.initialized_sent and sole.state is not State.BARE:
                 sole.initialized_sent = True
-                sole.link.send(jsonrpc.one_line(data))  # also when its queue is full: it is the only one
+                self.ledger.say(sole, jsonrpc.one_line(data))  # also when its queue is full: it is the only one
                 self.roster.update_direct()
         elif method == methods.PROGRESS:
             for provider in dict.fromkeys(ask.provider for ask in consumer.asks.values()):

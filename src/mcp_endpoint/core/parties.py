@@ -25,6 +25,8 @@ EVERYTHING: Final = -1
 class Place(Protocol):
     """The endpoint at which a party is attached, as its link and its room see it."""
 
+    name: str
+    """What a token opens to."""
     shown: str
     """How it may be printed."""
 
@@ -90,7 +92,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     `consumer` is None for the endpoint's own requests; `provider` and `number` are set once it was handed to one. `id` are the
     consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again); `again` is it
     for as long as another replica might answer instead of those it was `tried` with.
-    `tool` is its tool's name where somebody is told of its end, and `outcome` how it ended ("": answered well).
+    `tool` is its tool's name where somebody is told of its end, and `outcome` how it ended ("": answered well). `said` is the beginning
+    of what the consumer said, as long as a tap listens.
     The garbage collector does not look at calls, there are too many: whoever keeps one lets go of it when its link leaves.
     """
 
@@ -109,6 +112,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
     purpose: str = ""
     tool: str = ""
     outcome: str = ""
+    said: bytes = b""
 
 
 class Parked(msgspec.Struct, eq=False):

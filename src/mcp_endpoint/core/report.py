@@ -5,8 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from .catalog import Catalog
+from .delivery import Delivery
 from .parties import Consumer, Provider, State
 from .roster import Roster
+
+
+def describe(delivery: Delivery, now: float) -> dict[str, Any]:
+    """One endpoint: its name for people, who is there, and how the last provider left."""
+    roster, ledger, last_close = delivery.roster, delivery.ledger, delivery.last_close_described()
+    described: dict[str, Any] = {
+        "endpoint": ledger.shown,
+        "in_flight": ledger.in_flight,
+        "tools": describe_tools(roster, delivery.lifecycle.catalog, now),
+        "devices": describe_consumers(roster, now, in_process=False),
+        "sessions": describe_consumers(roster, now, in_process=True),
+    }
+    return described if last_close is None else described | {"last_close": last_close}
 
 
 def describe_tools(roster: Roster, catalog: Catalog, now: float) -> list[dict[str, Any]]:

@@ -1,100 +1,50 @@
-"""What operators learn of tool calls: figures for `/metrics`, and who is told of each that fails.
+"""Who may listen to all that happens at the endpoints, without a part in it.
 
-Numbers are kept per endpoint, and per tool and outcome within it. Peers choose these names, so there are only so many of either: what comes
-later is counted as `other`. Arguments and answers are never looked at here.
+Where nobody listens, the core asks `if tap is not None` and nothing else. A tap is called in the middle of the work: it takes what it
+is given and returns. It must not wait, raise, change a call, or call back into the core.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Literal, Protocol
 
-from ..settings.schema import Limits
-from .parties import Call
+from ..protocol.jsonrpc import Part
+from .parties import Call, Consumer, Provider
 
-OTHER: Final = "other"
-OK: Final = "ok"
-BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
-"""Upper ends of the buckets that durations are counted in, in seconds; 25 is where a call's time is over by default."""
-
-Tell = Callable[[Call, float], None]
-"""Hears of a call that has ended, and of the seconds it took; never raises."""
+Direction = Literal["in", "out"]
+"""As the broker sees it: `in` came from the party, `out` was sent to it."""
+IN: Final = "in"
+OUT: Final = "out"
+Linking = Literal["attached", "detached"]
+ATTACHED: Final = "attached"
+DETACHED: Final = "detached"
 
 
-class EndpointCalls:
-    """The calls of one endpoint: what its ledger knows as a `Tap`."""
+class Tap(Protocol):
+    """Five events. `now` is the broker's clock in seconds, as in `Call.started`.
 
-    __slots__ = ("_clock", "_every", "_most", "_tell", "_tools", "buckets", "failed", "ok", "seconds")
-
-    def __init__(self, most: int, clock: Callable[[], float], tell: Tell, *, every: bool) -> None:
-        """`most` is how many tools are counted by name; the rest as for `Calls`."""
-        self._most = most
-        self._clock = clock
-        self._tell = tell
-        self._every = every
-        self._tools: set[str] = set()
-        self.ok: dict[str, int] = {}
-        """Tool → how often a call of it went well."""
-        self.failed: dict[tuple[str, str], int] = {}
-        """(tool, outcome) → how often a call of it ended otherwise."""
-        self.buckets = [0] * (len(BOUNDS) + 1)
-        """How many took no longer than each of BOUNDS, but longer than the one before; the last: longer than all."""
-        self.seconds = 0.0
-        """All durations together."""
+    A request of a consumer is a `Call`. Each ends in exactly one of `answered` and `ended`; everything else that is said is `told`. A call
+    names what belongs to it: its `consumer` and `provider` (both know their endpoint, its `name` and `shown`; `provider` is None for a
+    call that reached nobody), `method`, `tool`, `id`, `number` (its id at the provider), `started`, `outcome` (of a tool call), and `said`,
+    the first `body_bytes` bytes of the request. A call of a consumer that `relays` came in at another endpoint, and is told there alone.
+    """
 
     @property
-    def counts(self) -> dict[tuple[str, str], int]:
-        """(tool, outcome) → how often."""
-        return {(tool, OK): count for tool, count in self.ok.items()} | self.failed
+    def body_bytes(self) -> int:
+        """Bytes of a request that are kept in `Call.said` as long as the call is in flight."""
 
-    def ended(self, call: Call) -> None:
-        """Count it, and tell it if it failed."""
-        seconds = self._clock() - call.started
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
-        self.seconds += seconds
-        if call.outcome:
-            key = self._known(call.tool), call.outcome
-            self.failed[key] = self.failed.get(key, 0) + 1
-            self._tell(call, seconds)
-            return
-        try:
-            self.ok[call.tool] += 1
-        except KeyError:
-            tool = self._known(call.tool)
-            self.ok[tool] = self.ok.get(tool, 0) + 1
-        if self._every:
-            self._tell(call, seconds)
+    def answered(self, call: Call, first: Part, second: Part, now: float) -> None:
+        """The consumer was sent `first` followed by `second`, which may be one of our errors."""
 
-    def _known(self, tool: str) -> str:
-        """What a tool is counted as."""
-        if tool in self._tools:
-            return tool
-        if len(self._tools) >= self._most:
-            return OTHER
-        self._tools.add(tool)
-        return tool
+    def ended(self, call: Call, why: str, now: float) -> None:
+        """The call gets no answer: `why` is CANCELLED_CALL or CONSUMER_LEFT of `tool_calls`."""
 
+    def late(self, provider: Provider, number: int, data: bytes, now: float) -> None:
+        """`data` answers the call that had this `number` there, and that was given up: it timed out, or was cancelled."""
 
-class Calls:
-    """The calls of all endpoints; one per server."""
+    def told(self, party: Provider | Consumer, direction: Direction, data: bytes, now: float) -> None:
+        """A frame that is neither a consumer's request nor the answer to one: notifications, what the endpoint or a provider asks and
+        the answers to that, what nobody asked for, and what cannot be read (of a frame that is too large, the beginning)."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], tell: Tell, *, every: bool) -> None:
-        """`clock` is the broker's. `tell` hears of calls that failed, and with `every` of those that went well too."""
-        self._limits = limits
-        self._clock = clock
-        self._tell = tell
-        self._every = every
-        self._endpoints: dict[str, EndpointCalls] = {}
-
-    @property
-    def endpoints(self) -> Mapping[str, EndpointCalls]:
-        """By printable name, OTHER for those that came when there were enough; they outlive their links."""
-        return self._endpoints
-
-    def of(self, shown: str) -> EndpointCalls:
-        """The one of an endpoint."""
-        name = shown if shown in self._endpoints or len(self._endpoints) < self._limits.metric_endpoints else OTHER
-        if name not in self._endpoints:
-            self._endpoints[name] = EndpointCalls(self._limits.metric_tools, self._clock, self._tell, every=self._every)
-        return self._endpoints[name]
+    def linked(self, party: Provider | Consumer, event: Linking, code: int, reason: str, now: float) -> None:
+        """A party attached (0, "") or detached (how its link closed)."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .. import errors
-from ..protocol.jsonrpc import Malformed
-from .ledger import Ledger
+from ..protocol.jsonrpc import Malformed, Unreadable
+from .ledger import Ledger, number_text
 from .parties import Consumer, Provider
 
 
@@ -24,8 +24,18 @@ def noise(ledger: Ledger, provider: Provider, data: bytes, malformed: Malformed,
     ledger.counters.noise += 1
     array = malformed.code is errors.INVALID_REQUEST and data.lstrip()[:1] == b"["
     if array and provider.link.queued <= ledger.limits.queued_bytes_per_link:
-        provider.link.send(ledger.error(b"null", malformed.code, malformed.why, delivered=False))
+        ledger.say(provider, ledger.error(b"null", malformed.code, malformed.why, delivered=False))
     if now >= provider.noise_told + 60:
         provider.noise_told = now
         start = data[:80].decode("utf-8", "backslashreplace")
         ledger.watch.tell("noise", ledger.shown, frames=provider.noise, why=malformed.why, start=start, label=provider.label)
+
+
+def error_of(ledger: Ledger, provider: Provider, unreadable: Unreadable) -> bytes | None:
+    """An answer nobody can read is an answer still: the error that takes its place, so that whoever waits hears so now.
+
+    One that does not show whose it is belongs to the only call in flight; with several of them nobody's is ended by a guess (None).
+    """
+    calls = provider.pending.calls
+    number = next(iter(calls)) if unreadable.number is None and len(calls) == 1 else unreadable.number
+    return None if number is None else ledger.error(number_text(number), unreadable.code, unreadable.hint, delivered=True)

@@ -33,8 +33,8 @@ from ..access.addresses import Hint, announcement, in_container
 from ..access.admission import Authenticator
 from ..access.tokens import TokenCodec
 from ..core.broker import Broker
+from ..core.figures import OK, Calls
 from ..core.parties import Call
-from ..core.taps import OK, Calls
 from ..errors import RESTARTING, ConfigError, EndpointError
 from ..line_writer import Console
 from ..providers.managed import Providers
@@ -209,7 +209,7 @@ def create_server(
     settings = config.server
     codec = TokenCodec(settings.key, agents=config.security.agents)
     every = settings.debug or logger.level(settings.log_level).no <= logger.level("DEBUG").no
-    calls = Calls(config.limits, loop.time, CallLog(loop.time).tell, every=every)
+    calls = Calls(config.limits, CallLog(loop.time).tell, every=every)
     broker = Broker(
         config.endpoint,
         config.limits,
@@ -217,7 +217,7 @@ def create_server(
         call_at=loop.call_at,
         epoch=time.time,
         watch=LogWatch(loop.time),
-        tap=calls.of,
+        figures=calls.of,
     )
     authenticator = Authenticator(config, codec)
     acceptor = Acceptor(config, broker, authenticator)

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 
 from .. import __version__
-from ..core.taps import BOUNDS, EndpointCalls
+from ..core.figures import BOUNDS, EndpointCalls
 from ..credentials.store import moment_of
 from ..settings.schema import Limits
 
