@@ -19,6 +19,12 @@ class Wrong(NamedTuple):
 
 
 WRONG = [
+    Wrong(
+        "a tap hears of a call once",
+        "core/ledger",
+        "            self.tap.ended(call, why, self.now)\n",
+        '            self.tap.ended(call, why, self.now)\n            self.tap.answered(call, b"", b"", self.now)\n',
+    ),
     # -- rules of the wire -------------------------------------------------------------------------------------------------
     Wrong(
         "a request is answered once, also when its provider answers after the endpoint did",
@@ -296,14 +302,14 @@ WRONG = [
     ),
     Wrong(
         "an unreadable answer that names nobody ends nobody's of several calls",
-        "core/endpoint",
+        "core/unreadable",
         "number = next(iter(calls)) if unreadable.number is None and len(calls) == 1 else unreadable.number",
         "number = next(iter(calls), None) if unreadable.number is None else unreadable.number",
     ),
     Wrong(
         "calls in flight are answered at once when their provider leaves",
         "core/endings",
-        "                    self.ledger.fail(call, errors.PROVIDER_GONE, self.delivery.farewell_text(), delivered=True)",
+        "                    self.ledger.fail(call, errors.PROVIDER_GONE, self.delivery.last_close_text(), delivered=True)",
         "                    pass",
     ),
     Wrong(
@@ -347,7 +353,7 @@ WRONG = [
     Wrong(
         "the initialize of somebody in the house is never carried",
         "core/lifecycle",
-        'and self.settings.greet == "consumer" and not consumer.in_house:',
+        'and self.settings.greet == "consumer" and not consumer.in_process:',
         'and self.settings.greet == "consumer":',
     ),
     Wrong(
@@ -396,7 +402,7 @@ WRONG = [
     Wrong(
         "only a provider of the house is believed that a call reached nobody",
         "core/endings",
-        "            if call.again and provider.house and _may_be_repeated(",
+        "            if call.again and provider.managed and _may_be_repeated(",
         "            if call.again and _may_be_repeated(",
     ),
     Wrong(
