@@ -148,7 +148,7 @@ WRONG = [
     Wrong(
         "later initializes are answered with the revision they asked for",
         "core/lifecycle",
-        "    if asked not in HANDSHAKE_REVISIONS or asked >= welcome.version:\n",
+        "    if asked not in methods.HANDSHAKE_REVISIONS or asked >= welcome.version:\n",
         "    if asked:\n",
     ),
     Wrong(
@@ -160,7 +160,7 @@ WRONG = [
     Wrong(
         "a tool that insists on a handshake gets one, and only the second answer is shown",
         "core/lifecycle",
-        '    if call.method == "tools/list":\n        return True\n    try:',
+        "    if call.method == methods.TOOLS_LIST:\n        return True\n    try:",
         "    try:",
     ),
     Wrong(
@@ -427,7 +427,7 @@ WRONG = [
     Wrong(
         "an update reaches those who subscribed and nobody else",
         "core/notifications",
-        "            if method == UPDATED and self.features.updated(provider, data):\n                return\n",
+        "            if method == methods.UPDATED and self.features.updated(provider, data):\n                return\n",
         "",
     ),
     Wrong(
@@ -445,13 +445,13 @@ WRONG = [
     Wrong(
         "a subscriber that leaves ends its subscription",
         "core/features",
-        '                self._tell(provider, UNSUBSCRIBE, {"uri": own}, now)\n',
+        '                self._tell(provider, methods.UNSUBSCRIBE, {"uri": own}, now)\n',
         "",
     ),
     Wrong(
         "a provider logs as much as the most talkative level anybody asked for",
         "core/features",
-        'self._tell(provider, SET_LEVEL, {"level": LEVELS[min(levels)]}, now)',
+        'self._tell(provider, methods.SET_LEVEL, {"level": methods.LEVELS[min(levels)]}, now)',
         'self._tell(provider, SET_LEVEL, {"level": LEVELS[max(levels)]}, now)',
     ),
     Wrong(

@@ -402,8 +402,7 @@ class Endpoint:
             self._end_unread(provider, unreadable, now)
 
     def _end_unread(self, provider: Provider, unreadable: Unreadable, now: float) -> None:
-        error = error_of(self.ledger, provider, unreadable)
-        if error is not None:
+        if (error := error_of(self.ledger, provider, unreadable)) is not None:
             self.provider_receive(provider, error, now, True)
 
     # == time and the end ==================================================================================================

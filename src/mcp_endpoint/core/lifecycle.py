@@ -25,7 +25,7 @@ from msgspec import UNSET
 
 from .. import errors
 from ..protocol import jsonrpc, methods, stateless
-from ..protocol.definitions import identity
+from ..protocol.definitions import ALL, hello, identity
 from ..protocol.jsonrpc import Frame, Malformed, Part, members, splice
 from ..settings.schema import EndpointSettings
 from .catalog import Catalog, read_page
