@@ -103,6 +103,8 @@ async def test_noise_on_stdout_is_shown_harmless_and_dropped(gate: FakeBroker) -
         ('{"jsonrpc":"2.0","id":#,"result":{"mean":NaN}}', 1),
         ('{"jsonrpc":"2.0","id":#,"result":"\xb2\xe2\xca\xd4"}', 1),  # 测试 in GBK
         ('{"jsonrpc":"2.0","result":Infinity}', None),
+        ('{"jsonrpc":"2.0","id":#,"result":{},"result":{}}', 1),
+        ('{"jsonrpc":"2.0","id":7,"id":8,"result":{}}', None),
     ],
 )
 async def test_an_answer_that_cannot_be_read_is_told_to_the_endpoint_and_the_operator(gate: FakeBroker, said: str, id: int | None) -> None:

@@ -624,8 +624,6 @@ def test_what_is_no_message_is_answered_clearly_and_not_carried(frame: bytes, id
         b'{"level":"info","msg":"x"}',
         b'{"jsonrpc":"2.0"}',
         b'{"jsonrpc":"2.0","result":{}}',
-        b'{"jsonrpc":"2.0","id":1,"id":1,"result":{}}',
-        b'{"jsonrpc":"2.0","id":1,"result":{},"result":{}}',
         b'{"jsonrpc":"2.0","id":1,"method":5}',
         b"",
     ],

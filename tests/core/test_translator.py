@@ -224,6 +224,16 @@ def test_a_second_round_is_asked_anew() -> None:
     assert again["id"] == "2.2" and "requestState" not in again["params"]
 
 
+def test_an_answer_to_a_second_round_that_cannot_be_read_ends_the_call() -> None:
+    """It names the round; the heart hears of its own number."""
+    stage = Stage().discovered()
+    stage.says(request(2, "tools/call", name="a"))
+    stage.hears(required(2, "busy"))
+    stage.translator.hear(b'{"jsonrpc":"2.0","id":"2.1","result":{},"result":{}}', 3.0)
+    failed = stage.heart.pop()
+    assert failed["id"] == 2 and "a key stands twice" in failed["error"]["data"]["hint"]
+
+
 def test_a_tool_that_only_wants_to_be_asked_again_is_but_not_for_ever() -> None:
     """A state without questions is how a busy server puts a request off."""
     stage = Stage().discovered()

@@ -33,6 +33,14 @@ def calling(*ids: str) -> tuple[Play, Actor, Actor]:
         (b'{"jsonrpc":"2.0","result":{"n":NaN}}', "JSON is malformed"),
         (b'{"jsonrpc":"2.0","id":3}', "neither a result nor an error"),
         (b'{"jsonrpc":"2.0","id":3,"error":null}', "neither a result nor an error"),
+        (b'{"jsonrpc":"2.0","id":3,"id":3,"result":{}}', "a key stands twice"),
+        (b'{"jsonrpc":"2.0","id":3,"id":9,"result":{}}', "a key stands twice"),
+        (b'{"id":9,"result":{},"jsonrpc":"2.0","id":3}', "a key stands twice"),
+        (b'{"jsonrpc":"2.0","id":3,"result":{},"result":{}}', "a key stands twice"),
+        (b'{"jsonrpc":"2.0","id":3,"error":{"code":1,"message":""},"error":{"code":2,"message":""}}', "a key stands twice"),
+        (b'{"x":0,"x":1,"id":"3","jsonrpc":"2.0","result":"\\ud83d"}', "a key stands twice"),
+        (b'{"jsonrpc":"2.0","id":3,"result":{},"%b":0}' % (b"k" * 1000), "a key of more than"),
+        (b'{"jsonrpc":"2.0","id":3,"result":{}%b}' % b"".join(b',"%d":0' % n for n in range(600)), "members in one object"),
         (b'{"jsonrpc":"2.0","id":"3","Result":{}}', "neither a result nor an error"),
     ],
 )
@@ -58,7 +66,15 @@ def test_it_ends_the_call_it_names_and_no_other() -> None:
     device.hears(answer("x"))
 
 
-@pytest.mark.parametrize("said", [b'{"jsonrpc":"2.0","result":NaN}', b'{"jsonrpc":"2.0","id":3,"id":4,"result":NaN}'])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"jsonrpc":"2.0","result":NaN}',
+        b'{"jsonrpc":"2.0","id":3,"id":4,"result":NaN}',
+        b'{"jsonrpc":"2.0","id":3,"id":4,"result":{}}',
+        b'{"jsonrpc":"2.0","id":3,"id":9,"result":{}}',
+    ],
+)
 def test_one_that_does_not_show_whose_it_is_ends_nobodys_of_several(said: bytes) -> None:
     _, tool, device = calling("x", "y")
     tool.says(said)
@@ -82,7 +98,15 @@ def test_another_tools_unreadable_answer_ends_no_call_of_this_one() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [b'{"level":"error","error":NaN}', b'{"jsonrpc":"2.0","id":3,"method":"m","params":[NaN]}', b"NaN", b'["result",NaN]', b"result: {7}"],
+    [
+        b'{"jsonrpc":"2.0","id":3,"id":3,"method":"m"}',
+        b'{"id":3,"id":3}',
+        b'{"level":"error","error":NaN}',
+        b'{"jsonrpc":"2.0","id":3,"method":"m","params":[NaN]}',
+        b"NaN",
+        b'["result",NaN]',
+        b"result: {7}",
+    ],
 )
 def test_a_broken_line_of_a_log_ends_no_call(said: bytes) -> None:
     _, tool, device = calling("x")

@@ -460,6 +460,9 @@ ANSWER = b'{"jsonrpc":"2.0","id":7,"result":{"n":1.00}}'
         (b'sent {"jsonrpc":"2.0","id":7,"result":{}} in 5 ms', None),
         (b'x {"id":1} {"id":2} {"id":3} {"id":4} ' + ANSWER, None),
         (b'{"jsonrpc":"2.0","id":7,"method":"m","params":[NaN]}', None),
+        (b'{"jsonrpc":1,"id":7,"id":7,"method":"m"}', None),
+        (b'{"jsonrpc":1,"id":7,"id":7}', None),
+        (b'{"jsonrpc":1,"result":7,"result":8}', None),
     ],
 )
 def test_one_rule_says_what_a_provider_said(said: bytes, message: bytes | None) -> None:
@@ -501,6 +504,13 @@ def test_an_id_that_is_not_ours_is_kept_as_it_is() -> None:
         (b'Loading... {"jsonrpc":"2.0","id":7,"result":NaN}', 7),
         (b'{"jsonrpc":"2.0","id":7}', 7),
         (b'{"jsonrpc":"2.0","id":"7","resul":{}}', 7),
+        (b'{"jsonrpc":"2.0","id":7,"id":7,"result":{}}', 7),
+        (b'{"result":{},"id":8,"id":7}', 7),
+        (b'{"jsonrpc":"2.0","id":"7","result":{},"result":{}}', 7),
+        (b'Loading... {"id":7,"error":{},"error":{}}', 7),
+        (b'{"x":1,"x":2,"jsonrpc":"2.0","id":7,"result":"\\ud83d"}', 7),
+        (b'{"jsonrpc":"2.0","id":7,"id":8,"result":{}}', None),
+        (b'{"jsonrpc":"2.0","id":7,"result":{},"id":8}', None),
         (b'{"jsonrpc":"2.0","id":null,"result":NaN}', 0),
         (b'{"jsonrpc":"2.0","id":12345678901,"result":NaN}', 0),
         (b'{"jsonrpc":"2.0","id":1,"id":2,"result":NaN}', 0),

@@ -30,7 +30,6 @@ from ..protocol.jsonrpc import (
     Malformed,
     Unreadable,
     id_key,
-    members,
     neither,
     number_given_back,
     parse,
@@ -354,7 +353,7 @@ class Endpoint:
                 frame, data = parse_lenient(data, utf8=True)
             if frame.error is not UNSET and len(frame.error) == 4 and bytes(frame.error) == b"null":
                 # JSON-RPC 1 wrote both keys on every answer: `"error": null` says that there is none.
-                data = jsonrpc.splice(data, [jsonrpc.without(data, "error", members(data))])
+                data = jsonrpc.splice(data, [jsonrpc.without(data, "error", jsonrpc.members(data))])
                 frame = parse(data, utf8=True)
             if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
                 raise neither(frame)
@@ -365,6 +364,7 @@ class Endpoint:
             if call is None and len(calls) == 1 and id == b"null" and could_not_be_read(frame):
                 call = next(iter(calls.values()))
             if call is None:
+                jsonrpc.members(data)  # an id that stands twice may name a call all the same
                 if provider.pending.was_late(number):
                     self.counters.late_answers += 1
                     provider.doubtful = False

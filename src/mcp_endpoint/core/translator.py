@@ -12,9 +12,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
+from ..errors import UNREADABLE_ANSWER
 from ..protocol import jsonrpc, methods
 from ..protocol.definitions import ALL, identity
-from ..protocol.jsonrpc import Frame, Malformed, Part, id_key, members, parse, splice
+from ..protocol.jsonrpc import Frame, Malformed, Part, Unreadable, id_key, members, parse, splice
 from ..protocol.stateless import INTERNAL, MISSING_CAPABILITY, MOST_SENT, ROUNDS, Error, asks, fields, objects, read_error, text
 from .links import Link
 
@@ -258,8 +259,13 @@ class Translator:
         elif sent.id == sent.number:
             self._say(data)
         else:
-            place = members(data)["id"]
-            self._say(splice(data, [(place.start, place.end, sent.number)]))
+            try:
+                place = members(data)["id"]
+            except Malformed as malformed:
+                unreadable = Unreadable(UNREADABLE_ANSWER, malformed.why, int(sent.number))
+                self._say(jsonrpc.unreadable_answer(unreadable))
+            else:
+                self._say(splice(data, [(place.start, place.end, sent.number)]))
 
     def _discovered(self, sent: _Sent, frame: Frame) -> None:
         hello, self._hello = self._hello, b""

@@ -6,8 +6,8 @@ Rules of this module:
 2. A value is replaced at its place (`with_id`, `splice`), never by writing the frame anew: `1.00`, 25-digit numbers, key order and
    `\\u4f60` or 你 survive.
 3. The place of a member is known, never guessed. The quick way in `with_id` is taken only when the frame's length leaves no room for
-   a second member of the same name; every other frame is walked member by member (`members`), and a repeated key is refused:
-   with `"id"` twice a device could otherwise take over another device's answer.
+   a second member of the same name; every other frame is walked member by member (`members`), and a repeated key is refused
+   (`Unwalked`): with `"id"` twice a device could otherwise take over another device's answer.
 4. Ids are compared by decoded value and type (`id_key`), and given back as the bytes they came as.
 5. Half a surrogate pair, as a tool leaves it that cuts its text within an emoji, is JSON by its grammar (RFC 8259 §8.2) and is carried;
    the parser does not take it and is shown U+FFFD of the same length in its place (`_mended`).
@@ -78,6 +78,10 @@ class Malformed(Exception):
 
 class TooDeep(Malformed):
     """A frame nested deeper than the parser goes; what is wrong with it is known of no other part."""
+
+
+class Unwalked(Malformed):
+    """An object with a repeated key, which means one thing to one reader and another to the next, or with too many or too long ones."""
 
 
 class Unreadable(Malformed):
@@ -262,9 +266,12 @@ def parse_lenient(data: bytes, utf8: bool = False, *, ours: bool = True) -> tupl
 
 def unread(data: bytes, why: Malformed) -> Malformed:
     """What to raise for `data` that could not be read because of `why`: `Unreadable` if it is an answer, else `why` itself."""
-    if not (why.code is PARSE_ERROR or isinstance(why, TooDeep)):
+    if isinstance(why, Unwalked):
+        found = _answered_unwalked(data)
+    elif why.code is PARSE_ERROR or isinstance(why, TooDeep):
+        found = _answered(data, data[-_ANSWER_TAIL_BYTES:])
+    else:
         return why
-    found = _answered(data, data[-_ANSWER_TAIL_BYTES:])
     return why if found == _NO_ANSWER else Unreadable(ANSWER_TOO_BIG if isinstance(why, TooDeep) else UNREADABLE_ANSWER, why.why, found)
 
 
@@ -315,6 +322,7 @@ def _message(data: bytes, ours: bool, utf8: bool = False) -> tuple[Frame, bytes]
             data = data.replace(b"{", b'{"jsonrpc":"2.0",', 1)
         frame = parse(data, utf8=True)
     assert frame.id is not UNSET
+    with_id(data, frame, bytes(frame.id))  # raises Unwalked
     if ours and not bytes(frame.id).isdigit() and (number := number_given_back(frame.id)):
         data = b"".join(with_id(data, frame, b"%d" % number))
         frame.id = Raw(b"%d" % number)
@@ -350,6 +358,16 @@ def _answered(beginning: bytes, end: bytes) -> int | None:
     if not ids:
         return None if head[2] == b"result" or b'"jsonrpc"' in head[1] else _NO_ANSWER
     return number_given_back(ids[0]) if len(ids) == 1 else 0
+
+
+def _answered_unwalked(data: bytes) -> int | None:
+    """The same for JSON whose members could not be walked. Of a repeated key the parser keeps the last value; None for ids that differ."""
+    values = _last_values(data)[1]
+    if "id" not in values or not ("result" in values or "error" in values) or bytes(values.get("method", _NULL)) != _NULL:
+        return _NO_ANSWER
+    head = _ANSWER_HEAD.match(data)
+    ids = {number_given_back(id) for id in (values["id"], *(_ANSWER_ID.findall(head[1]) if head else ()))}
+    return ids.pop() if len(ids) == 1 else None
 
 
 def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
@@ -400,22 +418,17 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
 def members(data: bytes | Raw) -> dict[str, Span]:
     """The place of every member of the object `data`.
 
-    Raises `Malformed` (INVALID_REQUEST) if a key stands there twice, or if there are more or longer ones than `MEMBERS` and `KEY_BYTES`.
+    Raises `Unwalked` if a key stands there twice, or if there are more or longer ones than `MEMBERS` and `KEY_BYTES`.
 
     The cost is one pass by the parser and one step per member: a value is skipped by its known length. A first occurrence whose
     value is not the one the parser kept (the last) does not match at its place, which is how a repeated key is found.
     """
-    text = bytes(data)
     try:
-        try:
-            values = _members_decoder.decode(text)
-        except DecodeError:
-            text = _mended(text)
-            values = _members_decoder.decode(text)
+        text, values = _last_values(bytes(data))
     except RecursionError:
         raise TooDeep(INVALID_REQUEST, "nested too deep") from None
     if len(values) > MEMBERS:
-        raise Malformed(INVALID_REQUEST, f"more than {MEMBERS} members in one object")
+        raise Unwalked(INVALID_REQUEST, f"more than {MEMBERS} members in one object")
     spans: dict[str, Span] = {}
     opening = _OPENING.match(text)
     assert opening is not None
@@ -423,19 +436,28 @@ def members(data: bytes | Raw) -> dict[str, Span]:
     for _ in values:
         key = _KEY.match(text, at)
         if key is None:
-            raise Malformed(INVALID_REQUEST, f"a key of more than {KEY_BYTES} bytes")
+            raise Unwalked(INVALID_REQUEST, f"a key of more than {KEY_BYTES} bytes")
         name = _string_decoder.decode(key[1])
         value = bytes(values[name])
         end = key.end() + len(value)
         after = _AFTER.match(text, end)
         if after is None or not text.startswith(value, key.end()):
-            raise Malformed(INVALID_REQUEST, "a key stands twice in one object")
+            raise Unwalked(INVALID_REQUEST, "a key stands twice in one object")
         spans[name] = Span(key.start(1), key.end(), end)
         at = after.end()
     # There were as many steps as different keys, each over one member: where there are more members, a key was repeated.
     if values and text[at - 1] != 0x7D:
-        raise Malformed(INVALID_REQUEST, "a key stands twice in one object")
+        raise Unwalked(INVALID_REQUEST, "a key stands twice in one object")
     return spans
+
+
+def _last_values(text: bytes) -> tuple[bytes, dict[str, Raw]]:
+    """`text` as the parser takes it, and the last value of each key of the object that it is."""
+    try:
+        return text, _members_decoder.decode(text)
+    except DecodeError:
+        text = _mended(text)
+        return text, _members_decoder.decode(text)
 
 
 def splice(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:

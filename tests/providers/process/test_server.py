@@ -169,6 +169,8 @@ UNREADABLE = [
     '{"jsonrpc":"2.0","id":#,"result":"\xb2\xe2\xca\xd4"}',  # 测试 in GBK
     '{"jsonrpc":"2.0","id":#,"result":"a\tb"}',
     '{"jsonrpc":"2.0","result":Infinity}',
+    '{"jsonrpc":"2.0","id":#,"result":{},"result":{}}',
+    '{"jsonrpc":"2.0","id":#,"id":#,"result":{}}',
     '{"jsonrpc":"2.0","id":#,"result":%s}' % ("[" * 20_000 + "]" * 20_000),
 ]
 

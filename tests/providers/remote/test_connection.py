@@ -94,6 +94,8 @@ UNREADABLE = [
     '{"jsonrpc":"2.0","id":7,"result":"天气"}'.encode("gbk"),
     b'{"jsonrpc":"2.0","id":7,"result":"a\tb"}',
     b'{"jsonrpc":"2.0","id":7,"result":{"n":1',
+    b'{"jsonrpc":"2.0","id":7,"result":{},"result":{"a":1}}',
+    b'{"jsonrpc":"2.0","id":7,"id":8,"result":{}}',
     b'{"jsonrpc":"2.0","id":7}',
     b"{}",
 ]

@@ -618,7 +618,8 @@ async def test_a_refusal_is_told_with_its_status_and_words_at_the_handshake_and_
 
 
 @pytest.mark.parametrize(
-    "result", [b'{"n":NaN}', b'{"n":-Infinity}', '"天气"'.encode("gbk"), b'"a\tb"', b'{"n":', b'"' + b"x" * 100_000 + b'"']
+    "result",
+    [b'{"n":NaN}', b'{"n":-Infinity}', '"天气"'.encode("gbk"), b'"a\tb"', b'{"n":', b'{},"result":{}', b'"' + b"x" * 100_000 + b'"'],
 )
 async def test_an_answer_on_the_old_wire_that_cannot_be_read_ends_its_call_at_once_and_no_other(result: bytes) -> None:
     relay = _relay_of_sse(lambda frame: b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (frame["id"], result))
