@@ -246,7 +246,7 @@ def stats_of(*servers: Mapping[str, Any], problem: str = "") -> Mapping[str, Any
         ({"state": "starting", "seconds": 60.0, "tools": []}, "note", "for 60 s", "log"),
         ({"state": "starting", "seconds": 0.1, "why": "坏 / bad"}, "PROBLEM", "bad", "manually"),
         ({"state": "waiting", "why": "坏 / bad", "starts": 0}, "PROBLEM", "cannot be started (tried again): bad", '"command"'),
-        ({"state": "stopped", "why": "坏 / bad", "starts": 8, "said": ["a / b"]}, "PROBLEM", "last output: a / b", "when the file is saved"),
+        ({"state": "stopped", "why": "坏 / bad", "starts": 8, "said": ["a / b"]}, "PROBLEM", "last output: a / b", "file is saved"),
         ({"state": "error", "why": "f:1:2: x：坏 / x: bad", "wire": ""}, "PROBLEM", "x: bad", "mcp.json"),
         ({"state": "waiting", "why": "坏 / bad", "wire": "any"}, "PROBLEM", "cannot be used: bad", '"url"'),
         ({"state": "starting", "why": "坏 / bad", "wire": "http"}, "PROBLEM", "cannot be used: bad", '"url"'),
