@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from mcp_endpoint import __version__
 from mcp_endpoint.access.tokens import TokenCodec
-from mcp_endpoint.settings.schema import Config, Server
+from mcp_endpoint.settings.schema import Config, ConsoleSettings, Server
 from mcp_endpoint.web.app import create_app
 from mcp_endpoint.web.status import View
 
@@ -239,3 +239,11 @@ async def test_foreign_text_on_the_page_is_escaped_and_nothing_is_loaded_from_ou
     assert "1006 &lt;cut&gt;" in reply.text
     assert reply.headers["content-security-policy"].startswith("default-src 'none'")
     assert "src=" not in reply.text
+
+
+async def test_the_page_leads_to_the_console_where_there_is_one(app: Starlette) -> None:
+    html = {"accept": "text/html", "accept-language": "en"}
+    assert 'href="../console"' in (await request(app, "/mcp_endpoint/", html)).text
+    off = view()
+    off.config = Config(server=off.config.server, console=ConsoleSettings(on=False))
+    assert "console" not in (await request(create_app(off), "/mcp_endpoint/", html)).text

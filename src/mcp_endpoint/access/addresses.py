@@ -57,6 +57,11 @@ def base_of(server: Server, port: int, *, contained: bool) -> str:
     return f"{'https' if server.tls_cert else 'http'}://{host}:{port}"
 
 
+def base_seen(server: Server, scheme: str, host: str) -> str:
+    """The same for a page that a browser has opened at `host` (its `Host` header): `public_url`, or what the browser itself has used."""
+    return server.public_url.rstrip("/").removesuffix(ROOM) or f"{scheme}://{host}"
+
+
 def console_address(base: str, key: str) -> str:
     """The value of the console's parameter server.mcp_endpoint (manager-api: the key is everything after `key=`)."""
     return f"{base}{ROOM}/health?key={quote(key, safe='')}"

@@ -148,6 +148,16 @@ class Origins:
         pages = [page for referer in values("Referer") if (page := _PAGE.match(referer))]
         return any(not self._known(Origin.of(page[0]), self._own(values, tls=tls)) for page in pages)
 
+    def own_page(self, values: Values, *, tls: bool) -> bool:
+        """Whether a page of this server made the request: not a program, and not a page from elsewhere, listed or not."""
+        origins, sites = values("Origin"), [site.strip().lower() for site in values("Sec-Fetch-Site")]
+        if sites not in ([], ["same-origin"]):
+            return False
+        if not origins:
+            return bool(sites)
+        origin = Origin.of(origins[0]) if len(origins) == 1 else None
+        return origin is not None and origin in (self._own(values, tls=tls), self._public)
+
     def _known(self, origin: Origin | None, own: Origin | None) -> bool:
         """Whether an origin belongs to this server or is listed by name."""
         if origin is None:
@@ -270,6 +280,10 @@ class Authenticator:
         except TokenRefused:
             return False
 
+    def wrong_key(self, source: Source) -> Refusal:
+        """The answer to a wrong key (or password), which counts as a bad token."""
+        return self._refused("wrong-key", source)
+
     def _refused(self, why: str, source: Source) -> Refusal:
         wait = self.bad_tokens.another(source.counted, self._clock()) if source.counted else 0
         if wait:
@@ -377,10 +391,15 @@ NOT_HERE: Final = (
     " / Free-form tokens are not accepted here: if you copied it, it was cut off or made with another key; get an address with:"
     " mcp-endpoint url NAME"
 )
+WRONG_KEY: Final = (
+    "密钥错误：密钥是配置中的 [server] key，也是启动时打印的第一个地址中 key= 之后的部分"
+    " / Wrong key: it is [server] key of the configuration, and what follows key= in the first address printed at the start"
+)
 REASONS: Final = {
     "missing": ("no token", NO_TOKEN),
     "placeholder": ("placeholder", PLACEHOLDER),
     "opaque-token-not-allowed-here": ("bad token", NOT_HERE),
+    "wrong-key": ("wrong key", WRONG_KEY),
 }
 """Reasons that the peer is told; for any other bad token it is told only that it is invalid."""
 TWO_TOKENS: Final = (

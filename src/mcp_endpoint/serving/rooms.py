@@ -46,6 +46,8 @@ class Context(NamedTuple):
     root: Path
     """Base folder of relative paths in the configuration."""
     environ: Mapping[str, str] = os.environ
+    report: Callable[[], Mapping[str, Any]] = dict
+    """What `/stats` tells the holder of the key, for the console."""
 
 
 def open_rooms(context: Context, standalone: str = "") -> list[Room]:
@@ -79,6 +81,8 @@ def open_rooms(context: Context, standalone: str = "") -> list[Room]:
         rooms.append(rings)
     if context.config.dial:
         rooms.append(DialOut(context.config, context.broker, lambda name: _named(context.broker, name), context.environ))
+    if context.config.console.on:
+        rooms.append(_console(context, bodies, rooms))
     return rooms
 
 
@@ -144,6 +148,20 @@ def _gateway(context: Context, rings: Keys, bodies: Bodies, *, standalone: bool 
     pools = {name: rings(name) for name in sorted(named)}
     gateway: Room = proxy.Gateway(config, pools, context.broker, bodies, context.environ, standalone=standalone)
     return gateway
+
+
+def _console(context: Context, bodies: Bodies, rooms: Sequence[Room]) -> Room:
+    """The console, with the pages that other rooms contribute (`pages`)."""
+    from ..console import room as console  # not loaded where it is off
+    from ..console.calls import Calls
+    from ..console.overview import Overview
+
+    config = context.config
+    calls = Calls(context.broker, config.limits)
+    pages = Overview(config, context.broker, context.codec, context.report).pages(calls)
+    for one in rooms:
+        pages += getattr(one, "pages", ())
+    return console.Console(config, context.authenticator, bodies, calls, pages)
 
 
 def _api(context: Context, providers: Providers | None, bodies: Bodies, *, standalone: bool = False) -> Room:

@@ -221,8 +221,12 @@ def create_server(
     )
     authenticator = Authenticator(config, codec)
     acceptor = Acceptor(config, broker, authenticator)
-    rooms = open_rooms(Context(config, broker, codec, authenticator, root), standalone)
     started = loop.time()
+
+    def report() -> dict[str, Any]:
+        return {"status": view.state, "version": __version__, "uptime_seconds": round(view.uptime(), 3), **snapshot(True)}
+
+    rooms = open_rooms(Context(config, broker, codec, authenticator, root, report=report), standalone)
 
     def snapshot(detail: bool) -> dict[str, Any]:
         found = broker.snapshot(detail=detail)

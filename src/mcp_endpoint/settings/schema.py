@@ -164,6 +164,14 @@ class Api(Struct, frozen=True, kw_only=True):
     ] = "logs/api.jsonl"
 
 
+class ConsoleSettings(Struct, frozen=True, kw_only=True):
+    """`[console]`: the pages for people, behind the key."""
+
+    on: Annotated[bool, Meta(description="pages at /console for whoever has the key; nothing of them is loaded before they are opened")] = (
+        True
+    )
+
+
 class CredentialSettings(Struct, frozen=True, kw_only=True):
     """`[credentials.NAME]`: the keys of an upstream that its calls take turns with."""
 
@@ -321,6 +329,7 @@ class Config(Struct, frozen=True, kw_only=True):
     endpoint: EndpointSettings = EndpointSettings()
     providers: Providers = Providers()
     api: Api = Api()
+    console: ConsoleSettings = ConsoleSettings()
     limits: Limits = Limits()
     credentials: Mapping[str, CredentialSettings] = {}
     gateway: tuple[GatewaySettings, ...] = ()

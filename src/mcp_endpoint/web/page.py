@@ -66,7 +66,7 @@ a{color:inherit}
 
 LEFT_SHOWN: Final = 10
 """Most endpoints without links that are shown with their last close."""
-_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
+STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "new": ("", "connected, not asked yet", "已连接，尚未使用"),
     "initializing": ("", "initializing", "握手中"),
     "ready": ("good", "ready", "就绪"),
@@ -74,7 +74,7 @@ _STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "down": ("bad", "its server is not running", "其服务器目前没有运行"),
 }
 """State of a tool → its colour and text."""
-_SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
+SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "starting": ("", "starting", "启动中"),
     "running": ("good", "running", "运行中"),
     "waiting": ("warn", "unavailable, retried soon", "暂不可用，稍后重试"),
@@ -88,7 +88,7 @@ REASONS: Final[Mapping[str, str]] = {
     "it sent no result": "应答中没有 result",
 }
 """Why a tool is bare → the same in Chinese; a reason in the tool's own text is not translated."""
-_CLOSE_CODES: Final[Mapping[int, tuple[str, str]]] = {
+CLOSE_CODES: Final[Mapping[int, tuple[str, str]]] = {
     1000: ("closed normally", "正常结束"),
     1001: ("the tool ended, or its machine is shutting down", "工具端退出，或所在机器正在关机"),
     1006: ("the connection was lost: process killed, network or proxy", "连接中断：进程被结束、网络或代理问题"),
@@ -120,6 +120,8 @@ class Facts(NamedTuple):
     """Whether a wrong key was given."""
     addresses: Sequence[Address]
     hints: Sequence[Hint]
+    console: bool = False
+    """Whether there is a console to link to."""
 
 
 def prefers_chinese(accept_language: str) -> bool:
@@ -150,7 +152,7 @@ def render(facts: Facts, *, chinese: bool) -> str:
         (str(facts.snapshot["tool_connections"]), text("tool links", "工具端连接")),
         (str(facts.snapshot["device_connections"]), text("device links", "使用端连接")),
         (str(facts.snapshot["session_connections"]), text("sessions over HTTP", "HTTP 会话")),
-        (_duration(facts.uptime, text), text(f"up, version {__version__}", f"已运行，版本 {__version__}")),
+        (duration(facts.uptime, text), text(f"up, version {__version__}", f"已运行，版本 {__version__}")),
     )
     body = [f"<header><h1>{title}</h1>{state}</header>", '<div class="figures">']
     body += [f"<div><b>{figure}</b><span>{name}</span></div>" for figure, name in figures]
@@ -162,6 +164,10 @@ def render(facts: Facts, *, chinese: bool) -> str:
     else:
         body += _key_form(facts, text)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
+    if facts.console:
+        body.append(
+            f'<p><a href="../console">{text("Console: addresses, tools to try, servers", "控制台：地址、试用工具、服务器")}</a></p>'
+        )
     body.append(f'<footer class="small">{text("For programs", "供程序读取")}: {links}</footer>')
     return (
         f'<!doctype html><html lang="{"zh-CN" if chinese else "en"}"><head><meta charset="utf-8">'
@@ -228,11 +234,11 @@ def _endpoints(snapshot: Mapping[str, Any], text: Text) -> Iterator[str]:
 
 def _tool(tool: Mapping[str, Any], text: Text) -> str:
     state = tool["state"]
-    colour, en, zh = _STATES.get(state, ("", state, state))
+    colour, en, zh = STATES.get(state, ("", state, state))
     parts = [
         f"<strong>{_plain(tool['label']) or text('tool', '工具端')}</strong>",
         _pill(colour, text(en, zh)),
-        f'<span class="small">{text("connected for", "已连接")} {_duration(tool["connected_seconds"], text)}</span>',
+        f'<span class="small">{text("connected for", "已连接")} {duration(tool["connected_seconds"], text)}</span>',
     ]
     if tool["doubtful"]:
         parts.append(_pill("warn", text("its last call timed out", "上次调用超时")))
@@ -257,8 +263,8 @@ def _servers(room: Mapping[str, Any] | None, text: Text) -> Iterator[str]:
 
 def _server(server: Mapping[str, Any], text: Text) -> str:
     state = server["state"]
-    colour, en, zh = _SERVER_STATES.get(state, ("", state, state))
-    facts = [_duration(server["seconds"], text)] if "seconds" in server else []
+    colour, en, zh = SERVER_STATES.get(state, ("", state, state))
+    facts = [duration(server["seconds"], text)] if "seconds" in server else []
     if "cpu_seconds" in server:
         facts += [f"CPU {server['cpu_seconds']:.1f} s", f"{server['memory_bytes'] / 1_048_576:.0f} MiB"]
     if server.get("starts", 0) > 1:
@@ -281,7 +287,7 @@ def _server(server: Mapping[str, Any], text: Text) -> str:
 def _close_reason(close_reason: Mapping[str, Any], text: Text) -> str:
     """The last close of a tool: time, code, reason and the meaning of the code."""
     when = close_reason["at"].replace("T", " ").replace("+00:00", " UTC")
-    meaning = _CLOSE_CODES.get(close_reason["code"])
+    meaning = CLOSE_CODES.get(close_reason["code"])
     what = f" ({text(*meaning)})" if meaning else ""
     return (
         f"{text('last tool that left', '最近离开的工具端')}: {_plain(when)} · {close_reason['code']} {_plain(close_reason['reason'])}{what}"
@@ -297,7 +303,7 @@ def _plain(text: str) -> str:
     return escape(one_line(text))
 
 
-def _duration(seconds: float, text: Text) -> str:
+def duration(seconds: float, text: Text) -> str:
     """The two largest units of a time span."""
     whole = int(seconds)
     units = (

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from .. import __version__
-from ..access.addresses import ROOM, console_address, endpoint_addresses, hints, is_loopback
+from ..access.addresses import ROOM, base_seen, console_address, endpoint_addresses, hints, is_loopback
 from ..access.admission import FORWARDED, Origins, refused_page
 from ..access.tokens import SINGLE_MODULE, TokenCodec
 from ..errors import NOT_ALLOWED
@@ -158,6 +158,7 @@ def _page(view: View, request: Request) -> Response:
         snapshot=view.snapshot(bool(known)),
         known=bool(known),
         refused=known is False,
+        console=view.config.console.on,
         **_shown_addresses(view, request) if known else {"addresses": (), "hints": ()},
     )
     chinese = page.prefers_chinese(request.headers.get("accept-language", ""))
@@ -168,7 +169,7 @@ def _page(view: View, request: Request) -> Response:
 def _shown_addresses(view: View, request: Request) -> dict[str, Any]:
     """The addresses for the holder of the key: below `public_url`, or below the address this browser used."""
     settings = view.config.server
-    base = settings.public_url.removesuffix(ROOM) or f"{request.url.scheme}://{request.headers.get('host', '')}"
+    base = base_seen(settings, request.url.scheme, request.headers.get("host", ""))
     token = view.codec.make_xiaozhi(SINGLE_MODULE)
     pair = endpoint_addresses(base, token)
     console = console_address(base, settings.key)

@@ -1,0 +1,1 @@
+"""The console: pages for people about what the server does, behind its key."""
