@@ -25,7 +25,7 @@ PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 QUICK := tests/core tests/protocol tests/settings tests/credentials tests/access/test_tokens.py tests/lives tests/test_errors.py \
 	$(foreach name,project docs requirements limits,tests/project/test_$(name).py)
 
-.PHONY: help run demo test quick check peers ws conformance judges bench soak lint lock clean
+.PHONY: help run demo test quick check peers ws conformance judges bench floods soak lint lock clean
 
 help: ## show this list / 显示本列表
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ judges: $(VENV)/.test ## MCP's conformance suite and other clients, through the 
 
 bench: $(VENV)/.bench ## measure beside a relay in C and one on Starlette / 与 C 及 Starlette 的转发程序对比测量
 	@$(PY) benchmarks/run.py $(ARGS)
+
+floods: $(VENV)/.test ## what an attacker costs everybody else / 攻击者给其他人带来的代价
+	@$(PY) benchmarks/floods.py $(ARGS)
 
 soak: $(VENV)/.core ## ten minutes of everything that goes wrong / 十分钟的各种故障
 	@$(PY) benchmarks/soak.py $(ARGS)
