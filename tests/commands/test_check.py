@@ -220,7 +220,7 @@ async def test_a_server_that_does_not_tell_its_state_is_found(stats: bytes) -> N
     healthy = http_answer("200 OK", b'{"status":"ok","version":"1"}')
     with other_program(lambda request: healthy if b"/health" in request else stats) as port:
         (problem,) = problems(await look(port))
-    assert "does not tell its state" in problem.en
+    assert "does not return its state" in problem.en
 
 
 # The round trip
@@ -256,14 +256,14 @@ async def test_a_full_server_lets_no_call_through() -> None:
 
     async with running(Config(websocket=WebSocket(max_connections=1))) as server, attached(server.port, "home"):
         found = problems(await look(server.port))
-    assert "a call did not come through the server: " in found[0].en
+    assert "a call through the server failed: " in found[0].en
     assert "HTTP 503" in found[0].en
     assert "log" in found[0].remedy_en
 
 
 @pytest.mark.parametrize(
     ("spoilt", "words"),
-    [(b'{"id":1,"method":"tools/call"}', "params"), (b"nonsense", "a call did not come through"), (b"", "no answer within")],
+    [(b'{"id":1,"method":"tools/call"}', "params"), (b"nonsense", "a call through the server failed"), (b"", "no answer within")],
 )
 async def test_a_call_that_comes_through_spoilt_or_not_at_all_is_found(spoilt: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Broker.attach_provider
@@ -493,7 +493,7 @@ async def test_an_address_made_with_another_key_is_found() -> None:
     async with running(Config()) as server, attached(server.port, "home"):
         for given in (pair.tool, TokenCodec(OTHER_KEY).make_xiaozhi("home"), "ws://127.0.0.1/mcp_endpoint/mcp/"):
             (problem,) = problems(await look(server.port, given))
-            assert "the token given opens nothing here" in problem.en
+            assert "the given token is not valid here" in problem.en
             assert "mcp-endpoint url NAME" in problem.remedy_en
         (problem,) = problems(await look(server.port, TokenCodec(KEY).make_xiaozhi("home"), security=Security(agents=("kitchen",))))
         assert "agent-not-allowed" in problem.en and "[security] agents" in problem.remedy_en
@@ -505,7 +505,7 @@ async def test_a_token_whose_time_is_over_and_an_address_without_one_are_not_sai
         assert "expired" in problem.en and "another key" not in problem.en
         assert "token make" in problem.remedy_en
         (problem,) = problems(await look(server.port, f"ws://127.0.0.1:{server.port}/mcp_endpoint/mcp/"))
-        assert "has no token" in problem.en
+        assert "contains no token" in problem.en
 
 
 @pytest.mark.parametrize("tool", [False, True])
@@ -569,7 +569,7 @@ def test_an_endpoint_of_this_machine_has_addresses_by_name_and_by_token() -> Non
     [
         (Server(), "home", "no key here"),
         (Server(key=KEY, port=0), "home", "any free port"),
-        (Server(key=KEY), "mep1.wrong", "opens nothing here: bad-signature: it was made with another key"),
+        (Server(key=KEY), "mep1.wrong", "is not valid here: bad-signature: it was made with another key"),
     ],
 )
 def test_where_there_is_no_address_the_reason_is_told(server: Server, given: str, words: str) -> None:

@@ -26,7 +26,7 @@ def test_each_target_is_told_and_a_dead_one_with_its_remedy() -> None:
     assert [one.mark for one in (well, new, away, refused, unset)] == ["ok", "ok", "PROBLEM", "PROBLEM", "PROBLEM"]
     assert "well (h.example), endpoint home" in well.en
     assert "not connected to away (h.example) since 2026-11-26T12:00:00+00:00: cannot reach it" in away.en
-    assert "by itself" in away.remedy_en
+    assert "automatically" in away.remedy_en
     assert refused.zh.endswith("令牌被拒绝")
     assert "[[dial]] url of unset," in unset.remedy_en
     assert list(check_dial.of_stats({})) == []

@@ -22,7 +22,7 @@ from mcp_endpoint.commands import check_servers
 from mcp_endpoint.commands.check_servers import of_files, of_stats
 from mcp_endpoint.commands.finding import Finding
 from mcp_endpoint.credentials.pool import Credential
-from mcp_endpoint.credentials.store import Ban, Kept, write_bans
+from mcp_endpoint.credentials.store import Ban, BansFile, write_bans
 from mcp_endpoint.errors import EXIT_CONFIG, EndpointError
 from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings, Providers
 
@@ -85,7 +85,7 @@ async def test_the_server_does_not_start_and_check_says_that_and_why_before_it_s
     assert status == 1
     assert "[PROBLEM] 服务器因 [providers] file 无法启动（退出码 78）" in output
     assert output.index("nowhere.json") < output.index(f"nothing runs at http://127.0.0.1:{port}")
-    assert "→ mend first what the server does not start with" in output
+    assert "→ first fix what keeps the server from starting" in output
 
 
 async def test_the_file_may_be_named_as_for_serve_and_is_looked_at_before_there_is_a_key(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ async def test_keys_that_are_missing_or_all_banned_are_found_in_the_files(tmp_pa
     assert [finding.mark for finding in (await of_these(tmp_path, config))[0]] == ["ok", "ok"]
     (tmp_path / "data").mkdir()
     bans = {Credential(key).fingerprint: Ban("2026-01-01T00:00:00Z", 401) for key in ("one-key", "other-key")}
-    write_bans(tmp_path / "data" / "pool.bans.json", Kept(banned=bans))
+    write_bans(tmp_path / "data" / "pool.bans.json", BansFile(banned=bans))
     banned, _ = (await of_these(tmp_path, config))[0]
     assert banned.mark == "PROBLEM"
     assert "mcp-endpoint keys unban pool --all" in banned.remedy_en
@@ -240,18 +240,18 @@ def stats_of(*servers: Mapping[str, Any], problem: str = "") -> Mapping[str, Any
         ({"state": "running"}, "ok", "runs: add", ""),
         ({"state": "running", "last_error": "坏 / bad"}, "ok", "runs: add", ""),
         ({"state": "running", "tools": []}, "note", "no tools yet", "allow"),
-        ({"state": "running", "why_bare": "it sent no result", "said": ["hello"]}, "PROBLEM", "last words: hello", "by hand"),
-        ({"state": "running", "seconds": 2.0, "starts": 3, "last_error": "坏 / bad"}, "PROBLEM", "started 3 times", "by hand"),
+        ({"state": "running", "why_bare": "it sent no result", "said": ["hello"]}, "PROBLEM", "last output: hello", "manually"),
+        ({"state": "running", "seconds": 2.0, "starts": 3, "last_error": "坏 / bad"}, "PROBLEM", "started 3 times", "manually"),
         ({"state": "starting", "seconds": 2.0, "tools": []}, "ok", "being started", ""),
         ({"state": "starting", "seconds": 60.0, "tools": []}, "note", "for 60 s", "log"),
-        ({"state": "starting", "seconds": 0.1, "why": "坏 / bad"}, "PROBLEM", "bad", "by hand"),
+        ({"state": "starting", "seconds": 0.1, "why": "坏 / bad"}, "PROBLEM", "bad", "manually"),
         ({"state": "waiting", "why": "坏 / bad", "starts": 0}, "PROBLEM", "cannot be started (tried again): bad", '"command"'),
-        ({"state": "stopped", "why": "坏 / bad", "starts": 8, "said": ["a / b"]}, "PROBLEM", "last words: a / b", "when the file is saved"),
+        ({"state": "stopped", "why": "坏 / bad", "starts": 8, "said": ["a / b"]}, "PROBLEM", "last output: a / b", "file is saved"),
         ({"state": "error", "why": "f:1:2: x：坏 / x: bad", "wire": ""}, "PROBLEM", "x: bad", "mcp.json"),
         ({"state": "waiting", "why": "坏 / bad", "wire": "any"}, "PROBLEM", "cannot be used: bad", '"url"'),
         ({"state": "starting", "why": "坏 / bad", "wire": "http"}, "PROBLEM", "cannot be used: bad", '"url"'),
         ({"state": "running", "why": "坏 / bad", "wire": "http", "tools": []}, "note", "no tools yet: bad", "log"),
-        ({"state": "running", "seconds": 2.0, "last_error": "坏 / bad", "wire": "http"}, "note", "went wrong last: bad", "entry"),
+        ({"state": "running", "seconds": 2.0, "last_error": "坏 / bad", "wire": "http"}, "note", "last error: bad", "entry"),
     ],
 )
 def test_every_state_of_a_managed_server_is_told(told: Mapping[str, Any], mark: str, words: str, remedy: str) -> None:
@@ -288,7 +288,7 @@ async def test_a_running_server_with_all_kinds_of_them(tmp_path: Path) -> None:
     marks = {name: next(finding for finding in found if finding.en.startswith(f"server {name} ")) for name in told}
     assert marks["calc"].mark == "ok"
     assert all(marks[name].mark == "PROBLEM" for name in ("typo", "crash", "dead", "unset"))
-    assert "last words: bad luck" in marks["crash"].en
+    assert "last output: bad luck" in marks["crash"].en
     # A tool there is: nobody is told to start one.
     assert not any("no tool" in finding.en for finding in found)
     assert all("server" in finding.en for finding in problems(found))

@@ -103,7 +103,7 @@ async def test_a_tool_is_shown_with_its_arguments_and_nonsense_as_far_as_it_goes
 
 async def test_what_is_no_list_is_told() -> None:
     async with Scripted(answering({"tools": 7})) as server, device.attached(server.url) as attached:
-        with pytest.raises(EndpointError, match="is no list"):
+        with pytest.raises(EndpointError, match="is not a list"):
             await attached.tools()
 
 

@@ -65,7 +65,7 @@ def test_bans_are_lifted_one_by_one_or_all(root: Path) -> None:
 
 
 def test_mistakes_are_one_clear_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for prefix, words in (("ffff", "names no key"), (PRINTS[0][:3], "too short")):
+    for prefix, words in (("ffff", "matches no key"), (PRINTS[0][:3], "too short")):
         with pytest.raises(EndpointError, match=words):
             list(keys.unban(CONFIG, root, {}, "fly", [prefix]))
     with pytest.raises(ConfigError, match="there is: fly"):

@@ -1,9 +1,8 @@
-"""Looks at an installation as its users do, and says what is wrong together with the remedy.
+"""`mcp-endpoint check`: examines an installation step by step and reports each problem with its remedy.
 
-Each step looks at one thing: configuration, port, key, the servers it brings itself, a round trip through the running server, the address
-others use, the tools.
-A step whose ground is missing is left out: without a server there is no key to try. The key is shown to the server of this machine, and
-to a public address only after a call has proved that it leads to the same server.
+The steps: configuration, port, key, managed servers, a round trip through the running server, the public address, the tools. A step whose
+precondition failed is skipped: without a server there is no key to verify. The key is sent to the server of this machine, and to a public
+address only after a call has proved that it leads to the same server.
 """
 
 from __future__ import annotations
@@ -54,16 +53,16 @@ from . import check_dial, check_servers
 from .finding import Finding, Reason, reason_of
 
 SECONDS: Final = 5.0
-"""For each single step."""
+"""Timeout of each step."""
 TOKEN_SECONDS: Final = 60.0
-"""How long the token of a round trip opens."""
+"""Lifetime of the token of a round trip."""
 BODY_BYTES: Final = 64 * 1024 * 1024
-"""Most of an answer that is read; the largest, /stats of a full server, is a few MB."""
+"""Most bytes of a response that are read; the largest, /stats of a full server, is a few MB."""
 REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 
 
-class Answer(NamedTuple):
-    """What came back from a plain request."""
+class Reply(NamedTuple):
+    """The response to a plain HTTP request."""
 
     status: int
     body: bytes
@@ -71,7 +70,7 @@ class Answer(NamedTuple):
 
 
 def local_base(config: Config) -> str:
-    """`http(s)://host:port` of a server of `config`, seen from its own machine. Raises EndpointError where nobody can know it."""
+    """`http(s)://host:port` of the server of `config` on this machine. Raises EndpointError where that cannot be known."""
     host, port = config.server.host, config.server.port
     if not port:
         raise EndpointError(
@@ -85,7 +84,7 @@ def local_base(config: Config) -> str:
 
 
 def local_addresses(config: Config, given: str) -> Pair:
-    """The addresses of an endpoint at the server of this machine; `given` is its name or a token. Raises EndpointError."""
+    """The addresses of an endpoint of this machine's server; `given` is its name or a token. Raises EndpointError."""
     if not config.server.key:
         raise EndpointError(
             "there is no key here: run this in the server's folder (--root), or give the endpoint's address",
@@ -93,30 +92,29 @@ def local_addresses(config: Config, given: str) -> Pair:
         )
     codec = TokenCodec(config.server.key)
     try:
-        opened = _opened(codec, given)
+        grant = _grant_of(codec, given)
     except TokenRefused as refused:
         zh, _, en = PLACEHOLDER.partition(" / ")
         if refused.why != "placeholder":
             why, (remedy_en, remedy_zh) = _why_closed(refused)
-            en = f"this token opens nothing here: {refused.why}: {why.en}; {remedy_en}"
+            en = f"this token is not valid here: {refused.why}: {why.en}; {remedy_en}"
             zh = f"此令牌在这里无效：{refused.why}：{why.zh}；{remedy_zh}"
         raise EndpointError(en, zh) from refused
-    return endpoint_addresses(local_base(config), codec.make_xiaozhi(given) if opened is None else given)
+    return endpoint_addresses(local_base(config), codec.make_xiaozhi(given) if grant is None else given)
 
 
 def mistake(error: ConfigError) -> Finding:
-    """A configuration that cannot be read."""
+    """The finding for a configuration that cannot be read."""
     return Finding(*reason_of(error), f"edit the configuration, {error.place or 'see above'}", "请修改配置")
 
 
 def findings(
     loaded: Loaded, asked: str | None, *, contained: bool, root: Path = Path(), environ: Mapping[str, str] = os.environ
 ) -> Iterator[Finding]:
-    """Everything there is to say about the installation of `loaded`, in the order it was looked at.
+    """All findings about the installation of `loaded`, in the order of the steps.
 
-    `asked` is the endpoint that should have tools: its name, a token or an address; None looks at all of them. Relative files of the
-    configuration start at `root`, and `${VAR}` in them stands for variables of `environ`. Raises ConfigError for a certificate that cannot
-    be read.
+    `asked` is the endpoint that should have tools: its name, a token or an address; None checks all. Relative files of the configuration
+    are below `root`, and `${VAR}` in them refers to `environ`. Raises ConfigError for a certificate that cannot be read.
     """
     config = loaded.config
     yield from _configuration(loaded)
@@ -125,8 +123,8 @@ def findings(
         yield Finding(
             "there is no key yet, so no token can be made",
             "还没有密钥，无法制作令牌",
-            "start the server once, it makes one: make run (or python main.py)",
-            "启动一次服务器即会自动生成：make run（或 python main.py）",
+            "start the server once, which creates one: make run (or python main.py)",
+            "启动一次服务器，它会自动生成密钥：make run（或 python main.py）",
         )
         return
     try:
@@ -143,7 +141,7 @@ def findings(
             missing
             if not files.fatal
             else missing._replace(
-                remedy_en=f"mend first what the server does not start with, see above; then: {missing.remedy_en}",
+                remedy_en=f"first fix what keeps the server from starting, see above; then: {missing.remedy_en}",
                 remedy_zh=f"请先改正上面使服务器无法启动的问题，然后：{missing.remedy_zh}",
             )
         )
@@ -174,7 +172,7 @@ def _configuration(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _listening(loaded: Loaded, base: str) -> Finding | None:
-    """What is wrong where the server should be; None if it is there."""
+    """The finding if the server does not answer; None if it does."""
     config = loaded.config
     parts = urlsplit(base)
     try:
@@ -182,9 +180,9 @@ def _listening(loaded: Loaded, base: str) -> Finding | None:
     except OSError:
         return _nothing(loaded, base)
     try:
-        health = _ask(base, "/health", _trust(config))
+        health = _get(base, "/health", _trust(config))
     except (OSError, http.client.HTTPException) as error:
-        why = _words(error)
+        why = _message(error)
         return Finding(
             f"another program has the port: what listens at {base} does not answer like this server ({why})",
             f"端口被其他程序占用：{base} 上的程序不像本服务器那样应答（{why}）",
@@ -200,25 +198,25 @@ def _listening(loaded: Loaded, base: str) -> Finding | None:
 
 
 def answers(config: Config) -> bool:
-    """Whether the server of this machine answers; nothing more is asked, so that it can be looked at often."""
+    """Whether the server of this machine answers; one request, cheap enough for frequent health checks."""
     try:
-        return _is_ours(_ask(local_base(config), "/health", _trust(config)))
+        return _is_ours(_get(local_base(config), "/health", _trust(config)))
     except (OSError, http.client.HTTPException, EndpointError):
         return False
 
 
 def stats(config: Config) -> dict[str, Any]:
-    """What the server of this machine says to whoever has its key; empty where none answers."""
+    """`/stats` of this machine's server, read with its key; empty where none answers."""
     try:
         headers = {"Authorization": f"Bearer {config.server.key}"}
-        return _json(_ask(local_base(config), "/stats", _trust(config), headers))
+        return _json(_get(local_base(config), "/stats", _trust(config), headers))
     except (OSError, http.client.HTTPException, EndpointError):
         return {}
 
 
-def _is_ours(health: Answer) -> bool:
-    told = _json(health)
-    return health.status == 200 and told.get("status") == "ok" and "version" in told
+def _is_ours(health: Reply) -> bool:
+    found = _json(health)
+    return health.status == 200 and found.get("status") == "ok" and "version" in found
 
 
 _OTHER_PROGRAM: Final = (
@@ -229,8 +227,8 @@ _OTHER_PROGRAM: Final = (
 
 
 def _nothing(loaded: Loaded, base: str) -> Finding:
-    """Nobody listens: would the server be able to?"""
-    from ..serving import server  # only who tries to listen needs the whole house
+    """The finding for a port where nothing listens: could the server start?"""
+    from ..serving import server  # imported late: it loads the whole server
 
     try:
         for one in server.bind(loaded.config.server, loaded.sources):
@@ -255,12 +253,12 @@ def _nothing(loaded: Loaded, base: str) -> Finding:
 
 
 def _stats(config: Config, base: str) -> dict[str, Any] | Finding:
-    """What the holder of the key is told, or why this key's holder is not."""
+    """`/stats` read with the key, or the finding why it could not be read."""
     try:
-        answer = _ask(base, "/stats", _trust(config), {"Authorization": f"Bearer {config.server.key}"})
+        answer = _get(base, "/stats", _trust(config), {"Authorization": f"Bearer {config.server.key}"})
         why = f"HTTP {answer.status}"
     except (OSError, http.client.HTTPException) as error:
-        answer, why = Answer(0, b""), _words(error)
+        answer, why = Reply(0, b""), _message(error)
     if answer.status == 401:
         return Finding(
             "wrong key: the running server has another key than this configuration",
@@ -270,13 +268,13 @@ def _stats(config: Config, base: str) -> dict[str, Any] | Finding:
             "请重启服务器以读取此文件；如果它是从其他文件夹启动的，请在那里运行 check（--root）；"
             "如果它的环境中有 MES_SERVER_KEY，请在这里设置相同的值",
         )
-    told = _json(answer)
-    if isinstance(told.get("endpoint_details"), list):
-        return told
-    return Finding(f"the server does not tell its state ({why})", f"服务器没有给出状态（{why}）", *_LOOK_INTO_THE_LOG)
+    found = _json(answer)
+    if isinstance(found.get("endpoint_details"), list):
+        return found
+    return Finding(f"the server does not return its state ({why})", f"服务器没有给出状态（{why}）", *_LOOK_INTO_THE_LOG)
 
 
-_LOOK_INTO_THE_LOG: Final = ("look into logs/mcp_server.log for the lines of this moment", "请查看 logs/mcp_server.log 中此刻的记录")
+_LOOK_INTO_THE_LOG: Final = ("look in logs/mcp_server.log for entries of this time", "请查看 logs/mcp_server.log 中此刻的记录")
 
 
 def _state(stats: Mapping[str, Any]) -> Iterator[Finding]:
@@ -293,7 +291,7 @@ def _state(stats: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "the server is stopping and takes no new links",
             "服务器正在停止，不再接受新连接",
-            "wait until it is gone, then start it again",
+            "wait until it has stopped, then start it again",
             "请等它结束后再启动",
         )
 
@@ -305,15 +303,15 @@ def _round_trip(config: Config, base: str) -> Finding:
     began = time.monotonic()
     reason = asyncio.run(_call(config, base, base, _trust(config)))
     if reason:
-        return Finding(f"a call did not come through the server: {reason.en}", f"一次调用未能通过服务器：{reason.zh}", *_LOOK_INTO_THE_LOG)
+        return Finding(f"a call through the server failed: {reason.en}", f"一次调用未能通过服务器：{reason.zh}", *_LOOK_INTO_THE_LOG)
     took = f"{(time.monotonic() - began) * 1000:.0f} ms"
     return Finding(f"a call went through the server and back ({took})", f"一次调用已往返通过服务器（{took}）")
 
 
 async def _call(config: Config, tool_base: str, device_base: str, device_trust: ssl.SSLContext | None) -> Reason | None:
-    """Why a call from a device at one base does not reach a tool at the other and come back.
+    """Why a call from a device at one base does not reach a tool at the other and return; None if it does.
 
-    Both are played here, at an endpoint of their own. None if it works, which also proves that both bases lead to the same server.
+    Tool and device are both played here, at a temporary endpoint. Success also proves that both bases lead to the same server.
     """
     name = PROBE + secrets.token_hex(6)
     token = TokenCodec(config.server.key).make_signed(name, expires=time.time() + TOKEN_SECONDS)
@@ -332,10 +330,10 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
             try:
                 await asyncio.wait((asked, answering), return_when=asyncio.FIRST_COMPLETED)
                 if asked.done():
-                    heard = json.loads(asked.result())
-                    text = heard["params"]["arguments"]["text"]
+                    received = json.loads(asked.result())
+                    text = received["params"]["arguments"]["text"]
                     echo = {"content": [{"type": "text", "text": text}]}
-                    await tool.send(json.dumps({"jsonrpc": VERSION, "id": heard["id"], "result": echo}, ensure_ascii=False))
+                    await tool.send(json.dumps({"jsonrpc": VERSION, "id": received["id"], "result": echo}, ensure_ascii=False))
                 answer = json.loads(await answering)
             finally:
                 asked.cancel()
@@ -345,7 +343,7 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
     except TimeoutError:
         return Reason(f"no answer within {SECONDS:g} s", f"{SECONDS:g} 秒内没有应答")
     except (OSError, WebSocketException, ValueError, KeyError, TypeError) as error:
-        return Reason(_words(error), _words(error))
+        return Reason(_message(error), _message(error))
     if answer == {"jsonrpc": VERSION, "id": 1, "result": result}:
         return None
     if device_base != tool_base:
@@ -354,7 +352,7 @@ async def _call(config: Config, tool_base: str, device_base: str, device_trust: 
 
 
 def _no_link(refused: NoLink) -> Reason:
-    """What it means that an address which answers plain requests takes no link."""
+    """The reason why an address that answers plain requests refuses a WebSocket."""
     if refused.status in (401, 403):
         return Reason(
             f"another server answers there, one with another key (HTTP {refused.status})",
@@ -362,7 +360,7 @@ def _no_link(refused: NoLink) -> Reason:
         )
     return Reason(
         f"{refused.en}: plain requests pass but WebSocket does not, "
-        "a proxy there must hand on Upgrade and Connection (nginx: proxy_set_header)",
+        "a proxy there must forward Upgrade and Connection (nginx: proxy_set_header)",
         f"{refused.zh}：普通请求可通过但 WebSocket 不行，该处的代理需转发 Upgrade 与 Connection 头（nginx：proxy_set_header）",
     )
 
@@ -371,7 +369,7 @@ def _no_link(refused: NoLink) -> Reason:
 
 
 def _outside(config: Config, base: str, *, contained: bool) -> Iterator[Finding]:
-    """Whether the addresses it hands out can be used by others."""
+    """Whether the addresses that the server prints can be used from other machines."""
     settings = config.server
     public = base_of(settings, settings.port, contained=contained)
     host = urlsplit(public).hostname or ""
@@ -386,7 +384,7 @@ def _outside(config: Config, base: str, *, contained: bool) -> Iterator[Finding]
             f"handed-out addresses begin with {public}, which does not lead to this server: {reason.en}",
             f"给出的地址以 {public} 开头，但它没有通到本服务器：{reason.zh}",
             "set public_url under [server] to the address others use, and let a proxy there forward to this server, WebSocket included; "
-            "if only this machine cannot reach it while others can, it is well",
+            "if others can reach it and only this machine cannot, nothing is wrong",
             "请把 [server] 的 public_url 设为其他机器使用的地址，并让该处的代理转发到本服务器（含 WebSocket）；"
             "若只是本机访问不到而其他机器可以，则没有问题",
         )
@@ -397,22 +395,22 @@ def _outside(config: Config, base: str, *, contained: bool) -> Iterator[Finding]
 
 
 def _leads_here(config: Config, base: str, public: str) -> Reason | None:
-    """Why `public` is not an address of the server at `base`; None if it is."""
+    """Why `public` does not lead to the server at `base`; None if it does."""
     trust = ssl.create_default_context() if public.startswith("https") else None
     try:
-        greeting = _ask(public, f"{ROOM}/", trust)
-        if greeting.status in REDIRECTS:
-            return Reason(f"it redirects to {greeting.location}", f"它重定向到 {greeting.location}")
-        told = _json(greeting).get("result")
-        if greeting.status != 200 or not isinstance(told, dict) or "status" not in told:
-            return Reason(f"another program answers there (HTTP {greeting.status})", f"在该地址应答的是其他程序（HTTP {greeting.status}）")
+        response = _get(public, f"{ROOM}/", trust)
+        if response.status in REDIRECTS:
+            return Reason(f"it redirects to {response.location}", f"它重定向到 {response.location}")
+        found = _json(response).get("result")
+        if response.status != 200 or not isinstance(found, dict) or "status" not in found:
+            return Reason(f"another program answers there (HTTP {response.status})", f"在该地址应答的是其他程序（HTTP {response.status}）")
         reason = asyncio.run(_call(config, base, public, None))
         if reason:
             return reason
-        # Now it is known to be this server: judged as manager-api judges it, 200 and the word success.
-        health = _ask(public, console_address("", config.server.key), trust)
+        # It is this server. Now judge as manager-api does: status 200 and the word success.
+        health = _get(public, console_address("", config.server.key), trust)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Reason(f"it cannot be reached from here ({_words(error)})", f"从本机无法访问（{_words(error)}）")
+        return Reason(f"it cannot be reached from here ({_message(error)})", f"从本机无法访问（{_message(error)}）")
     if health.status != 200 or b"success" not in health.body:
         return Reason(f"the console address does not work (HTTP {health.status})", f"智控台地址不可用（HTTP {health.status}）")
     return None
@@ -427,29 +425,29 @@ _COPY_AGAIN: Final = (
 
 
 _MAKE_ANEW: Final = (
-    "make a new one: mcp-endpoint token make NAME --signed --days N",
-    "请制作新的令牌：mcp-endpoint token make 名称 --signed --days 天数",
+    "create a new one: mcp-endpoint token make NAME --signed --days N",
+    "请生成新的令牌：mcp-endpoint token make 名称 --signed --days 天数",
 )
 _ALLOW_IT: Final = (
     "put its agent into [security] agents and restart the server, or use another agent's address",
     "请把该智能体加入 [security] agents 并重启服务器，或使用其他智能体的地址",
 )
 _CLOSED: Final[Mapping[str, tuple[Hint, tuple[str, str]]]] = {
-    "missing": (Hint("the address has no token in it", "地址中没有令牌"), _COPY_AGAIN),
+    "missing": (Hint("the address contains no token", "地址中没有令牌"), _COPY_AGAIN),
     "placeholder": (Hint("it is the placeholder of an example", "它是示例里的占位符"), _COPY_AGAIN),
-    "expired": (Hint("its time is over", "它已过期"), _MAKE_ANEW),
+    "expired": (Hint("it has expired", "它已过期"), _MAKE_ANEW),
     "agent-not-allowed": (Hint("its agent is not in [security] agents", "它的智能体不在 [security] agents 中"), _ALLOW_IT),
 }
-_NOT_WHOLE: Final = Hint("it was made with another key, or was not copied whole", "它是用其他密钥制作的，或没有复制完整")
+_NOT_WHOLE: Final = Hint("it was made with another key, or not copied completely", "它由其他密钥生成，或没有复制完整")
 
 
 def _why_closed(refused: TokenRefused) -> tuple[Hint, tuple[str, str]]:
-    """Why a token opens nothing here, and what to do about it (English, Chinese)."""
+    """Why a token is not valid here, and the remedy (English, Chinese)."""
     return _CLOSED.get(refused.why, (_NOT_WHOLE, _COPY_AGAIN))
 
 
 def _tools(codec: TokenCodec, stats: Mapping[str, Any], asked: str | None) -> Iterator[Finding]:
-    """Which endpoints have tools, and which should have and do not."""
+    """Which endpoints have tools, and which lack the tools they should have."""
     details = [one for one in stats["endpoint_details"] if not one["endpoint"].startswith(PROBE)]
     gone = [{"tools": [], "devices": [], **one} for one in stats.get("left", ()) if not one["endpoint"].startswith(PROBE)]
     served = [one for one in details if one["tools"]]
@@ -463,15 +461,15 @@ def _tools(codec: TokenCodec, stats: Mapping[str, Any], asked: str | None) -> It
         except TokenRefused as refused:
             why, remedy = _why_closed(refused)
             yield Finding(
-                f"the token given opens nothing here ({refused.why}): {why.en}",
+                f"the given token is not valid here ({refused.why}): {why.en}",
                 f"给出的令牌在这里无效（{refused.why}）：{why.zh}",
                 *remedy,
             )
             return
         if free:
             yield Finding(*free_form(wanted), *_COPY_AGAIN, problem=False)
-    asking = [one for one in details if one["devices"] or one.get("sessions")]
-    waiting = [one for one in details if not one["tools"] and (one in asking if wanted is None else one["endpoint"] == wanted)]
+    requesting = [one for one in details if one["devices"] or one.get("sessions")]
+    waiting = [one for one in details if not one["tools"] and (one in requesting if wanted is None else one["endpoint"] == wanted)]
     if wanted is not None and not any(one["endpoint"] == wanted for one in details):
         unseen = {"endpoint": wanted, "tools": [], "devices": [], "free_form": free}
         waiting.append(next((one for one in gone if one["endpoint"] == wanted), unseen))
@@ -501,7 +499,7 @@ def _tools(codec: TokenCodec, stats: Mapping[str, Any], asked: str | None) -> It
 
 
 def _named(endpoint: Mapping[str, Any]) -> str:
-    """What `mcp-endpoint url` is to be asked for: the endpoint, unless a token of free choice has made it."""
+    """The argument for `mcp-endpoint url`: the endpoint's name, unless a free-form token created it."""
     return "NAME" if endpoint.get("free_form") else str(endpoint["endpoint"])
 
 
@@ -511,7 +509,7 @@ def _tool(endpoint: str, tool: Mapping[str, Any]) -> Finding:
         return Finding(
             f"tool {label} at endpoint {endpoint} does not speak MCP: {tool['why_bare']}",
             f"接入点 {endpoint} 的工具端 {label} 不会 MCP 握手：{REASONS.get(tool['why_bare'], tool['why_bare'])}",
-            "run its command by hand and look at what it prints; only JSON-RPC may go to its standard output",
+            "run its command manually and look at its output; only JSON-RPC may go to standard output",
             "请手动运行它的命令并查看输出；标准输出上只能有 JSON-RPC",
             problem=False,
         )
@@ -536,28 +534,28 @@ def _left(one: Mapping[str, Any]) -> Reason:
     close_reason = one.get("last_close") or one.get("last_goodbye")
     if not close_reason:
         return Reason("", "")
-    told = f"{close_reason['at']}, {close_reason['code']} {close_reason['reason']}".rstrip()
-    return Reason(f"; the last one left endpoint {one['endpoint']} at {told}", f"；上一个于 {told} 离开接入点 {one['endpoint']}")
+    found = f"{close_reason['at']}, {close_reason['code']} {close_reason['reason']}".rstrip()
+    return Reason(f"; the last one left endpoint {one['endpoint']} at {found}", f"；上一个于 {found} 离开接入点 {one['endpoint']}")
 
 
 def _shown(codec: TokenCodec, asked: str) -> tuple[str, bool]:
-    """The printable name of the endpoint that is meant, and whether a token of free choice has made it. Raises Refused."""
+    """The printable name of the endpoint that is meant, and whether a free-form token created it. Raises TokenRefused."""
     given = asked.strip().strip("\"'")
-    opened = codec.open(token_in(given), time.time()) if "://" in given else _opened(codec, given)
-    return (given, False) if opened is None else (opened.shown, opened.kind == "opaque")
+    grant = codec.open(token_in(given), time.time()) if "://" in given else _grant_of(codec, given)
+    return (given, False) if grant is None else (grant.shown, grant.kind == "opaque")
 
 
-def _opened(codec: TokenCodec, given: str) -> Grant | None:
-    """What a token opens; None for the name of an endpoint. Raises Refused for what is neither."""
-    opened = codec.open(given, time.time())
-    return None if opened.kind == "opaque" and NAME.fullmatch(given) else opened
+def _grant_of(codec: TokenCodec, given: str) -> Grant | None:
+    """The grant of a token; None for the name of an endpoint. Raises TokenRefused for what is neither."""
+    grant = codec.open(given, time.time())
+    return None if grant.kind == "opaque" and NAME.fullmatch(given) else grant
 
 
 # Plain requests
 
 
-def _ask(base: str, path: str, trust: ssl.SSLContext | None, headers: Mapping[str, str] = {}) -> Answer:
-    """One GET, past any HTTP proxy of the environment and following no redirect. Raises OSError and HTTPException."""
+def _get(base: str, path: str, trust: ssl.SSLContext | None, headers: Mapping[str, str] = {}) -> Reply:
+    """One GET request, without proxies of the environment and without following redirects. Raises OSError and HTTPException."""
     parts = urlsplit(base)
     host = parts.hostname or ""
     connection = (
@@ -568,7 +566,7 @@ def _ask(base: str, path: str, trust: ssl.SSLContext | None, headers: Mapping[st
     try:
         connection.request("GET", quote(parts.path) + path, headers={"Accept": "application/json", **headers})
         response = connection.getresponse()
-        return Answer(response.status, response.read(BODY_BYTES), response.getheader("Location", ""))
+        return Reply(response.status, response.read(BODY_BYTES), response.getheader("Location", ""))
     finally:
         connection.close()
 
@@ -577,14 +575,14 @@ def _trust(config: Config) -> ssl.SSLContext | None:
     return tls.trusting(config.server.tls_cert) if config.server.tls_cert else None
 
 
-def _json(answer: Answer) -> dict[str, Any]:
-    """The JSON object of an answer; empty if there is none."""
+def _json(answer: Reply) -> dict[str, Any]:
+    """The JSON object in a response; empty if there is none."""
     try:
-        told = json.loads(answer.body)
+        found = json.loads(answer.body)
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,6 +1,6 @@
-"""What `check` says of the endpoints of others that a server dials: as the running one says, else whether the addresses can be used.
+"""The part of `check` about outbound links: their state in a running server, else whether their addresses are usable.
 
-Where no server runs nobody is dialled: the other side might close the link of a server elsewhere that has the same token.
+Without a running server nothing is dialled: the remote side might close the link of another server with the same token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .finding import Finding
 
 
 def of_file(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Which of them could not be dialled if the server were started now."""
+    """The targets that could not be dialled if the server were started now."""
     for settings in config.dial:
         found = address(settings, environ)
         if isinstance(found, EndpointError):
@@ -23,7 +23,7 @@ def of_file(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def of_stats(stats: Mapping[str, Any]) -> Iterator[Finding]:
-    """How a running server is connected to them."""
+    """The state of the targets in a running server."""
     for one in stats.get("rooms", {}).get("dial", {}).get("targets", ()):
         name = f"{one['name']} ({one['host']})" if one["host"] else one["name"]
         zh, _, en = one["reason"].partition(" / ")
@@ -35,7 +35,7 @@ def of_stats(stats: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 f"not connected to {name} since {one['since']}: {en}",
                 f"外连 {name} 自 {one['since']} 起未连接：{zh}",
-                "it is dialled again by itself; if this lasts, look whether this machine reaches that host, and copy the address again",
+                "it reconnects automatically; if this continues, check that this machine can reach the host, and copy the address again",
                 "会自动重连；若一直如此，请检查本机能否访问该主机，并重新复制地址",
             )
         else:
@@ -46,6 +46,6 @@ def _unusable(name: str, en: str, zh: str) -> Finding:
     return Finding(
         f"not connected to {name}: {en}",
         f"外连 {name} 未连接：{zh}",
-        f"put the right address into [[dial]] url of {name.partition(' ')[0]}, and restart the server",
+        f"put a valid address into [[dial]] url of {name.partition(' ')[0]}, and restart the server",
         f"请在 [[dial]] {name.partition(' ')[0]} 的 url 中填写正确的地址，并重启服务器",
     )

@@ -1,7 +1,7 @@
-"""What `check` says of the servers an installation brings itself: managed servers, gateways, and the keys both draw from.
+"""The part of `check` about managed servers, gateways and their key pools.
 
-A running server knows how they are and is believed. Where none runs, the same files are read as it would read them: each command is looked
-up, each URL is greeted as the server would greet it, and what would end the start is told as that. No process is started.
+The state of a running server is taken from `/stats`. Otherwise the same files are read as the server would read them: commands are looked
+up, URLs are initialized as the server would do it, and what would prevent the start is reported as such. No process is started.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from ..web.page import REASONS
 from .finding import Finding, Reason, reason_of, split
 
 SECONDS: Final = 5.0
-"""For a server by URL, or the target of a gateway, to answer; all are asked at the same time."""
+"""Timeout for servers by URL and gateway targets; all are tried at the same time."""
 LOOK_SECONDS: Final = 0.05
-"""How often it is looked whether one has."""
+"""Polling interval."""
 STARTING_SECONDS: Final = 20.0
-"""A server that is being started for longer is worth a look."""
+"""A server that starts for longer than this gets a remark."""
 SCRIPT: Final = frozenset((".py", ".js", ".mjs", ".cjs", ".ts", ".sh", ".jar", ".rb"))
-"""How the file ends that an interpreter is given to run."""
+"""Endings of files that an interpreter is given to run."""
 INTERPRETERS: Final = ("python", "node", "bun", "deno", "tsx", "java", "ruby", "sh", "bash", "zsh")
 
 
 class Files(NamedTuple):
-    """What the files of an installation say where no server runs."""
+    """The findings about the files where no server runs."""
 
     findings: Sequence[Finding]
     fatal: bool
-    """Whether a server would not start because of them."""
+    """Whether the server would not start because of them."""
 
 
-# Where no server runs
+# Without a running server
 
 
 def of_files(config: Config, root: Path, environ: Mapping[str, str]) -> Files:
-    """What would be wrong with the servers of `config` if it were started now; relative files start at `root`."""
+    """What would be wrong with the servers of `config` if it were started now; relative files are below `root`."""
     findings: list[Finding] = []
     fatal: list[Finding] = []
     servers: Mapping[str, Server] = {}
@@ -105,7 +105,7 @@ def _no_start(file: Path, error: ConfigError) -> Finding:
     return Finding(
         f"the server does not start (exit code {EXIT_CONFIG}) because of [providers] file: {en}",
         f"服务器因 [providers] file 无法启动（退出码 {EXIT_CONFIG}）：{zh}",
-        f"{remedy[0]}; to start without these servers, take file out of [providers]",
+        f"{remedy[0]}; to start without these servers, remove file from [providers]",
         f"{remedy[1]}；若不需要这些服务器，请删除 [providers] 的 file",
     )
 
@@ -124,24 +124,24 @@ def _no_start_for_keys(gateway: GatewaySettings, error: ConfigError) -> Finding:
     return Finding(
         f"the server does not start (exit code {EXIT_CONFIG}) because of the keys of gateway {gateway.name}: {en}",
         f"服务器因网关 {gateway.name} 的密钥无法启动（退出码 {EXIT_CONFIG}）：{zh}",
-        f"correct [credentials.{gateway.credentials}] or its files, or take credentials out of the gateway",
+        f"correct [credentials.{gateway.credentials}] or its files, or remove credentials from the gateway",
         f"请改正 [credentials.{gateway.credentials}] 或其文件，或删除该网关的 credentials",
     )
 
 
 def _unusable(name: str, why: Reason, file: Path | str) -> Finding:
-    """An entry that cannot be used."""
+    """The finding for an entry that cannot be used."""
     return Finding(
         f"server {name} does not run, its entry cannot be used: {why.en}",
         f"服务器 {name} 未运行，它的配置有误：{why.zh}",
-        f"correct the entry in {file} (a running server takes it up within a second); "
-        "what has to come from outside, a variable or [credentials.NAME], give it to the server and start it again",
+        f"correct the entry in {file} (a running server reloads it within a second); "
+        "a missing variable or [credentials.NAME] must be set for the server, then restart it",
         f"请在 {file} 中改正（运行中的服务器会在一秒内采用）；如缺少环境变量或 [credentials.名称]，请为服务器设置后重新启动",
     )
 
 
 def _command(server: Server, file: Path) -> Finding:
-    """Whether a managed process could be started."""
+    """Whether the process of a managed server could be started."""
     assert server.command is not None
     hide = mcp_json.mask(server)
     program = escape(hide(server.command.program))
@@ -161,23 +161,23 @@ def _command(server: Server, file: Path) -> Finding:
         return Finding(
             f"server {server.name} cannot be started: there is no file {shown}, which {program} is to run",
             f"服务器 {server.name} 无法启动：{program} 要运行的文件 {shown} 不存在",
-            f'{remedy[0]}; a relative path starts at "cwd", without it at the folder the server is started in',
+            f'{remedy[0]}; a relative path is below "cwd", or below the folder the server is started in',
             f'{remedy[1]}；相对路径从 "cwd" 算起，没有时从启动服务器的文件夹算起',
         )
-    return Finding(f"server {server.name}: its command {program} is there", f"服务器 {server.name}：命令 {program} 存在")
+    return Finding(f"server {server.name}: its command {program} exists", f"服务器 {server.name}：命令 {program} 存在")
 
 
 def _script(program: str, args: Sequence[str]) -> str | None:
-    """The file that an interpreter is told to run; None where that cannot be known."""
+    """The script that an interpreter is given to run; None where that cannot be known."""
     if not basename(program).lower().startswith(INTERPRETERS):
         return None
-    words = [word for word in args if not word.startswith("-")]
-    return words[0] if words and PurePath(words[0]).suffix.lower() in SCRIPT and "://" not in words[0] else None
+    given = [word for word in args if not word.startswith("-")]
+    return given[0] if given and PurePath(given[0]).suffix.lower() in SCRIPT and "://" not in given[0] else None
 
 
 async def _reached(config: Config, servers: Sequence[Server], file: Path) -> list[Finding]:
     """Whether servers by URL and the targets of gateways answer."""
-    logger.disable("mcp_endpoint")  # what they would log is what is found
+    logger.disable("mcp_endpoint")  # the findings say the same
     try:
         asked = [_greeted(config, server, file) if not server.credentials else _keyed(server, file) for server in servers]
         return await asyncio.gather(*asked, *map(_gateway, config.gateway))
@@ -186,27 +186,27 @@ async def _reached(config: Config, servers: Sequence[Server], file: Path) -> lis
 
 
 async def _greeted(config: Config, server: Server, file: Path) -> Finding:
-    """Greeted by what greets it in a running server."""
+    """Initialize it with the code that a running server uses."""
     loop = asyncio.get_running_loop()
-    broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=_Nobody())
+    broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=_NoWatch())
     kept: Kept = imported(".providers.remote.server", "http").Upstream(server, broker)
     await kept.start()
     try:
         async with asyncio.timeout(SECONDS):
-            while kept.describe()["state"] in ("off", "starting"):  # noqa: ASYNC110 - it has nobody else to tell here
+            while kept.describe()["state"] in ("off", "starting"):  # noqa: ASYNC110 - it has no event to wait for
                 await asyncio.sleep(LOOK_SECONDS)
-        told = kept.describe()
+        described = kept.describe()
     except TimeoutError:
         return _unreached(server.name, Reason(f"no answer within {SECONDS:g} s", f"{SECONDS:g} 秒内没有应答"), file)
     finally:
         await kept.stop()
-    if told["state"] != "running":
-        return _unreached(server.name, split(told["why"]), file)
-    return Finding(f"server {server.name} answers at {told['host']}", f"服务器 {server.name} 在 {told['host']} 有应答")
+    if described["state"] != "running":
+        return _unreached(server.name, split(described["why"]), file)
+    return Finding(f"server {server.name} answers at {described['host']}", f"服务器 {server.name} 在 {described['host']} 有应答")
 
 
 async def _keyed(server: Server, file: Path) -> Finding:
-    """A server that draws keys is not greeted: a question would cost a key's turn, or ban one."""
+    """Connect only: a request to a server with a key pool would use a key, or get one banned."""
     refused = await _connected(server.url)
     host = urlsplit(server.url).hostname or ""
     if refused:
@@ -220,15 +220,15 @@ async def _gateway(gateway: GatewaySettings) -> Finding:
     if refused is None:
         return Finding(f"gateway {gateway.name}: {host} takes connections", f"网关 {gateway.name}：{host} 可以连接")
     return Finding(
-        f"gateway {gateway.name} leads nowhere: {host}: {refused.en}",
+        f"gateway {gateway.name} cannot reach its target: {host}: {refused.en}",
         f"网关 {gateway.name} 的目标不通：{host}：{refused.zh}",
-        f"start what should be there, or correct target of [[gateway]] {gateway.name}",
+        f"start the service there, or correct target of [[gateway]] {gateway.name}",
         f"请启动该处的服务，或改正 [[gateway]] {gateway.name} 的 target",
     )
 
 
 async def _connected(url: str) -> Reason | None:
-    """Why nobody takes connections at a URL; None if somebody does."""
+    """Why no connection to a URL is possible; None if one is."""
     parts = urlsplit(url)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -250,20 +250,20 @@ async def _connected(url: str) -> Reason | None:
 
 
 def _unreached(name: str, why: Reason, file: Path | str) -> Finding:
-    """A server by URL that does not answer as one."""
+    """The finding for a server by URL that cannot be used."""
     return Finding(
         f"server {name} cannot be used: {why.en}",
         f"服务器 {name} 不可用：{why.zh}",
-        f'start it, or correct "url" and "headers" of {name} in {file}; a running server tries again by itself',
+        f'start it, or correct "url" and "headers" of {name} in {file}; a running server retries automatically',
         f'请启动它，或在 {file} 中改正 {name} 的 "url" 与 "headers"；运行中的服务器会自行重试',
     )
 
 
-class _Nobody:
-    """Is told of what happens in a greeting, and tells nobody."""
+class _NoWatch:
+    """A Watch that ignores all events."""
 
     def tell(self, event: str, shown: str, **fields: object) -> None:
-        """Nothing."""
+        """Ignore the event."""
 
 
 def _pool(config: Config, name: str) -> CredentialSettings:
@@ -273,17 +273,17 @@ def _pool(config: Config, name: str) -> CredentialSettings:
 
 
 def _pool_on_disk(name: str, settings: CredentialSettings, root: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What its files say of a pool. Raises ConfigError as `Keyring` does."""
+    """The finding about a pool, from its files. Raises ConfigError as `CredentialStore` does."""
     kept = read_bans(bans_file(name, settings, root))
     keys = {credential.fingerprint for credential in read_keys(name, settings, root, environ)}
     yield _keys(name, len(keys), len(keys & kept.banned.keys()), 0)
 
 
-# As a running server says
+# With a running server
 
 
 def of_stats(config: Config, stats: Mapping[str, Any]) -> Iterator[Finding]:
-    """How the servers of a running server are."""
+    """The findings about the servers of a running server."""
     rooms = stats.get("rooms", {})
     room = rooms.get("providers")
     if room is not None:
@@ -305,15 +305,15 @@ def of_stats(config: Config, stats: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _stale(file: str, why: Reason) -> Finding:
     return Finding(
-        f"{file} cannot be used, the servers are those of before; the next start would end with exit code {EXIT_CONFIG}: {why.en}",
+        f"{file} cannot be used, the earlier servers keep running; the next start would end with exit code {EXIT_CONFIG}: {why.en}",
         f"{file} 无法使用，仍用原来的服务器；下次启动会以退出码 {EXIT_CONFIG} 结束：{why.zh}",
-        "correct the file, it is taken up within a second",
+        "correct the file; it is reloaded within a second",
         "请改正该文件，一秒内生效",
     )
 
 
 def _server(one: Mapping[str, Any], file: str) -> Finding:
-    """One managed server, as /stats has it."""
+    """The finding about one managed server of /stats."""
     name, state, by_url = one["name"], one["state"], one["wire"] != "stdio"
     why = split(one["why"] or one.get("last_error", ""))
     failing = state in ("waiting", "stopped") or (
@@ -327,28 +327,28 @@ def _server(one: Mapping[str, Any], file: str) -> Finding:
         return _ended(one, why, file)
     if state != "running":
         slow = one["seconds"] > STARTING_SECONDS
-        remedy = ("wait for it, and look into the log if it does not come", "请稍候；若一直没有，请查看日志") if slow else ("", "")
+        remedy = ("wait, and look in the log if it does not start", "请稍候；若一直没有，请查看日志") if slow else ("", "")
         en, zh = f"server {name} is being started, for {one['seconds']:.0f} s", f"服务器 {name} 正在启动，已 {one['seconds']:.0f} 秒"
         return Finding(en, zh, *remedy, problem=False)
     if bare := one.get("why_bare"):
         return Finding(
-            f"server {name} runs and does not speak MCP: {bare}{_last_words(one).en}",
-            f"服务器 {name} 在运行，但不会 MCP 握手：{REASONS.get(bare, bare)}{_last_words(one).zh}",
-            f"run its command by hand and look at what it prints: only JSON-RPC may go to its standard output; its entry is in {file}",
+            f"server {name} runs and does not speak MCP: {bare}{_last_output(one).en}",
+            f"服务器 {name} 在运行，但不会 MCP 握手：{REASONS.get(bare, bare)}{_last_output(one).zh}",
+            f"run its command manually and look at its output: only JSON-RPC may go to standard output; its entry is in {file}",
             f"请手动运行它的命令并查看输出：标准输出上只能有 JSON-RPC；它的配置在 {file}",
         )
     if not one["tools"]:
         return Finding(
             f"server {name} runs and has no tools yet{why.en and f': {why.en}'}",
             f"服务器 {name} 在运行，但还没有工具{why.zh and f'：{why.zh}'}",
-            f'if it should have some, look at "allow" and "deny" of its entry in {file}, and into the log',
+            f'if it should have some, look at "allow" and "deny" of its entry in {file}, and the log',
             f"如应有工具，请检查 {file} 中的 allow 与 deny，并查看日志",
             problem=False,
         )
     tools = ", ".join(one["tools"])
     if by_url and why.en:
         return Finding(
-            f"server {name} runs ({tools}); what went wrong last: {why.en}",
+            f"server {name} runs ({tools}); last error: {why.en}",
             f"服务器 {name} 正在运行（{tools}）；最近的问题：{why.zh}",
             f"if it still fails, do what this says, or correct its entry in {file}",
             f"如仍失败，请按其说明处理，或在 {file} 中改正",
@@ -358,8 +358,8 @@ def _server(one: Mapping[str, Any], file: str) -> Finding:
 
 
 def _ended(one: Mapping[str, Any], why: Reason, file: str) -> Finding:
-    """A process that cannot be started, or ends again and again."""
-    name, said, starts = one["name"], _last_words(one), one.get("starts", 0)
+    """The finding for a process that cannot be started or exits repeatedly."""
+    name, said, starts = one["name"], _last_output(one), one.get("starts", 0)
     gone_en, gone_zh = ("given up after many attempts", "多次失败后已放弃") if one["state"] == "stopped" else ("tried again", "正在重试")
     again_en, again_zh = (
         ("; it is started again when the file is saved", "；保存该文件后会再次启动") if one["state"] == "stopped" else ("", "")
@@ -372,21 +372,21 @@ def _ended(one: Mapping[str, Any], why: Reason, file: str) -> Finding:
             f'请在 {file} 中改正 {name} 的 "command"、"args" 或 "cwd"{again_zh}',
         )
     return Finding(
-        f"server {name} ends again and again (started {starts} times, {gone_en}): {why.en}{said.en}",
+        f"server {name} exits repeatedly (started {starts} times, {gone_en}): {why.en}{said.en}",
         f"服务器 {name} 反复退出（已启动 {starts} 次，{gone_zh}）：{why.zh}{said.zh}",
-        f"run its command by hand, look at what it prints, and correct its entry in {file}: files, arguments, variables{again_en}",
+        f"run its command manually, look at its output, and correct its entry in {file}: files, arguments, variables{again_en}",
         f"请手动运行它的命令并查看输出，然后在 {file} 中改正：文件、参数、变量{again_zh}",
     )
 
 
-def _last_words(one: Mapping[str, Any]) -> Reason:
-    """What its process wrote last."""
+def _last_output(one: Mapping[str, Any]) -> Reason:
+    """The last line of its stderr."""
     said = one.get("said")
-    return Reason(f"; its last words: {said[-1]}", f"；最后的输出：{said[-1]}") if said else Reason("", "")
+    return Reason(f"; its last output: {said[-1]}", f"；最后的输出：{said[-1]}") if said else Reason("", "")
 
 
 def _keys(name: str, total: int, banned: int, resting: int) -> Finding:
-    """A pool of keys."""
+    """The finding about a pool of keys."""
     counted = Reason(f"{total} keys, {banned} banned, {resting} resting", f"密钥 {total} 个，停用 {banned}，休息 {resting}")
     if banned == total:
         return Finding(
@@ -399,13 +399,13 @@ def _keys(name: str, total: int, banned: int, resting: int) -> Finding:
         return Finding(
             f"every key of pool {name} rests or is banned ({counted.en})",
             f"凭据池 {name} 的密钥都在休息或停用（{counted.zh}）",
-            f"wait: mcp-endpoint keys list {name} says until when; more keys in the pool help too",
+            f"wait: mcp-endpoint keys list {name} shows until when; or add keys to the pool",
             f"请等待：mcp-endpoint keys list {name} 显示到何时；也可为它增加密钥",
         )
     return Finding(f"pool {name}: {counted.en}", f"凭据池 {name}：{counted.zh}")
 
 
 def served(stats: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
-    """Name → the patterns of the endpoints it serves, of each managed server that runs and has tools."""
+    """Name → endpoint patterns of each managed server that runs and has tools."""
     room = stats.get("rooms", {}).get("providers") or {"servers": ()}
     return {one["name"]: one["serves"] for one in room["servers"] if one["state"] == "running" and one["tools"]}

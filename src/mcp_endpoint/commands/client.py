@@ -1,4 +1,4 @@
-"""A device for the terminal: it connects to an endpoint, lists the tools there and calls one of them."""
+"""A command-line MCP client: connects to an endpoint as a device, lists its tools and calls one."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ from ..protocol.jsonrpc import VERSION
 from ..sockets.dial import checked, dial, note
 
 ANSWER_SECONDS: Final = 310.0
-"""Longer than any deadline of the server: it answers, or the link is gone."""
+"""Longer than any deadline of the server: either it answers or the link is lost."""
 TICK_SECONDS: Final = 1.0
-"""How often somebody who waits is shown that the call still runs."""
+"""Interval at which a waiting user is shown that the call still runs."""
 PAGES: Final = 1_000
-"""Most pages of a list that are asked for, so that an endless one ends."""
+"""Most pages of a list that are requested, so that an endless list ends."""
 
 Progress = Callable[[float, str], None]
-"""Is told the seconds waited so far and, where the tool reports its progress, what it said."""
+"""Called with the seconds waited so far and the tool's progress message, if any."""
 
 _NOTHING: Final = Raw()
 _CHINESE: Final = re.compile("[一-鿿]")
 
 
-class Tool(NamedTuple):
-    """One tool as the endpoint describes it."""
+class ListedTool(NamedTuple):
+    """One tool, as the endpoint describes it."""
 
     name: str
     description: str
     arguments: tuple[str, ...]
-    """Names of its arguments; those that are required end in `*`."""
+    """Names of its arguments; required ones end in `*`."""
     raw: str
-    """The whole description, the JSON as it came."""
+    """The complete description, as received JSON."""
 
 
 class Result(NamedTuple):
-    """What a tool answered."""
+    """The result of a tool call."""
 
     text: str
-    """As a person reads it."""
+    """For people."""
     failed: bool
-    """Whether the tool says that it failed (`isError`)."""
+    """`isError`."""
     raw: str
-    """The whole result, the JSON as it came."""
+    """The complete result, as received JSON."""
 
 
-class _Message(msgspec.Struct):
-    """One frame of the endpoint; what is only shown stays as it came."""
+class _ReceivedFrame(msgspec.Struct):
+    """A received frame; parts that are only printed are not decoded."""
 
     id: Any = None
     method: str = ""
@@ -75,30 +75,30 @@ class _Page(msgspec.Struct):
 
 
 class Device:
-    """An initialised link on the device side of an endpoint."""
+    """An initialized link on the device side of an endpoint."""
 
     def __init__(self, link: ClientConnection, progress: Progress) -> None:
         self._link = link
         self._progress = progress
         self._number = 0
         self.note: Hint | None = None
-        """What the server said of the token."""
+        """The server's remark about the token."""
 
     async def initialize(self) -> None:
-        """Shake hands."""
+        """Do the MCP handshake."""
         await self.request(methods.INITIALIZE, hello({}, part="/terminal"))
         await self._send({"jsonrpc": VERSION, "method": methods.INITIALIZED})
 
-    async def tools(self) -> list[Tool]:
-        """All tools, all pages."""
-        found: list[Tool] = []
+    async def tools(self) -> list[ListedTool]:
+        """All tools, from all pages."""
+        found: list[ListedTool] = []
         cursor: str | None = None
         for _ in range(PAGES):
             answer = await self.request(methods.TOOLS_LIST, {} if cursor is None else {"cursor": cursor})
             try:
                 page = msgspec.json.decode(answer, type=_Page)
             except msgspec.ValidationError as error:
-                raise EndpointError(f"the list of tools is no list: {error}", f"工具列表不是列表：{error}") from error
+                raise EndpointError(f"the list of tools is not a list: {error}", f"工具列表不是列表：{error}") from error
             found += map(_tool, page.tools)
             cursor = page.cursor
             if cursor is None:
@@ -106,13 +106,13 @@ class Device:
         return found
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Result:
-        """The result of one tool call, also one that says it failed. Whoever cancels this cancels the call."""
+        """Call a tool; returns its result, also one with isError. Cancelling this coroutine cancels the call."""
         raw = (await self.request(methods.TOOLS_CALL, {"name": name, "arguments": arguments})).decode()
         result = json.loads(raw)
         return Result(text_of(result), isinstance(result, dict) and bool(result.get("isError")), raw)
 
     async def request(self, method: str, params: dict[str, Any]) -> bytes:
-        """The JSON of a request's result. Raises EndpointError for an error answer and for a link that ends."""
+        """The JSON of a request's result. Raises EndpointError for an error response and for a closed link."""
         self._number += 1
         number = self._number
         params = params | {methods.META: {methods.PROGRESS_TOKEN: number}}
@@ -138,7 +138,7 @@ class Device:
                 continue
             if message.method == methods.PROGRESS:
                 self._progress(waited, _progress(message.params))
-            elif message.method and message.id is not None:  # a tool asks a device that has nothing to offer
+            elif message.method and message.id is not None:  # a server-to-client request: no capabilities here
                 error = {"code": METHOD_NOT_FOUND.number, "message": METHOD_NOT_FOUND.message}
                 await self._send({"jsonrpc": VERSION, "id": message.id, "error": error})
             elif not message.method and message.id == number:
@@ -152,22 +152,22 @@ class Device:
         except ConnectionClosed as closed:
             raise _ended(closed) from closed
 
-    async def _receive(self) -> _Message:
+    async def _receive(self) -> _ReceivedFrame:
         try:
             frame = await asyncio.wait_for(self._link.recv(decode=False), TICK_SECONDS)
         except ConnectionClosed as closed:
             raise _ended(closed) from closed
         try:
-            return msgspec.json.decode(frame, type=_Message)
-        except msgspec.DecodeError:  # not JSON-RPC, so nobody's answer
-            return _Message()
+            return msgspec.json.decode(frame, type=_ReceivedFrame)
+        except msgspec.DecodeError:  # not JSON-RPC: ignore it
+            return _ReceivedFrame()
 
 
 @asynccontextmanager
 async def attached(url: str, certificate: str = "", progress: Progress = lambda _, __: None) -> AsyncIterator[Device]:
-    """A device at `url`, its handshake done. `certificate` is the file a server of ours on this machine serves with.
+    """An initialized device at `url`. `certificate` is the certificate file of this machine's own server.
 
-    Raises EndpointError if nobody listens there, or if who listens refuses.
+    Raises EndpointError if no connection is possible or the server refuses it.
     """
     link = await dial(checked(url), tls=tls.trusting(certificate) if certificate else None)
     try:
@@ -180,7 +180,7 @@ async def attached(url: str, certificate: str = "", progress: Progress = lambda 
 
 
 def text_of(result: object) -> str:
-    """The result of a tool call as a person reads it: its texts, what else came with it by its kind and size, or its structure."""
+    """The result of a tool call for people: its texts, other contents by kind and size, or its structured content."""
     contents = result.get("content") if isinstance(result, dict) else None
     if isinstance(contents, list) and contents:
         return "\n".join(map(_content, contents))
@@ -189,7 +189,7 @@ def text_of(result: object) -> str:
 
 
 def _content(content: Any) -> str:
-    """One part of a result (MCP 2025-06-18, tool result): text as it is, pictures and sounds by name only."""
+    """One content item of a result (MCP 2025-06-18, tool result): text in full, images and audio by kind and size."""
     resource = content.get("resource") if isinstance(content, dict) else None
     match content:
         case {"type": "text", "text": str(text)}:
@@ -204,14 +204,14 @@ def _content(content: Any) -> str:
             return json.dumps(content, ensure_ascii=False)
 
 
-def _tool(raw: Raw) -> Tool:
+def _tool(raw: Raw) -> ListedTool:
     described = json.loads(bytes(raw))
     known = described if isinstance(described, dict) else {}
     schema = known.get("inputSchema")
     properties = schema.get("properties") if isinstance(schema, dict) else None
     required = schema.get("required") if isinstance(schema, dict) else None
     names = tuple(f"{name}*" if name in (required or ()) else name for name in properties or ())
-    return Tool(str(known.get("name", "")), str(known.get("description", "")), names, bytes(raw).decode())
+    return ListedTool(str(known.get("name", "")), str(known.get("description", "")), names, bytes(raw).decode())
 
 
 def _progress(params: Any) -> str:
@@ -223,7 +223,7 @@ def _progress(params: Any) -> str:
 
 
 def _failure(error: Any) -> EndpointError:
-    """The error an endpoint or a tool answered with, its hint behind it."""
+    """The exception for an error response, with its hint."""
     known = error if isinstance(error, dict) else {"message": error}
     data = known.get("data")
     said, why = _languages(known.get("message")), _languages(data.get("hint") if isinstance(data, dict) else None)
@@ -239,7 +239,7 @@ def _ended(closed: ConnectionClosed) -> EndpointError:
 
 
 def _languages(text: object) -> Hint:
-    """What a server says in both languages, part by part; what is in one language only stands for both."""
+    """Split a bilingual text part by part; a part in one language stands for both."""
     parts = [_halves(part) for part in ("" if text is None else str(text)).split(" · ")]
     return Hint(" · ".join(part.en for part in parts), " · ".join(part.zh for part in parts))
 

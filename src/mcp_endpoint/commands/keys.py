@@ -1,6 +1,6 @@
-"""What `mcp-endpoint keys` does: list the keys of pools, let them rest, and lift their bans, whether a server runs or not.
+"""`mcp-endpoint keys`: lists the keys of pools, lets them rest and lifts bans, with or without a running server.
 
-A running server hears of it by the file of bans, which it looks at twice a second; its own figures come from `/stats`.
+A running server reads the change from the file of bans, which it checks twice a second; its figures come from `/stats`.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from ..settings.schema import Config, CredentialSettings
 from . import check
 
 SHORTEST: Final = 4
-"""Letters of a fingerprint that name a key."""
+"""Fewest characters of a fingerprint that identify a key."""
 STATES: Final = {"available": "可用", "resting": "休息", "banned": "停用"}
 
 
 def listed(config: Config, root: Path, environ: Mapping[str, str], pool: str | None) -> Iterator[str]:
-    """A line for each key of a pool, or of all pools. Raises ConfigError."""
-    told = check.stats(config).get("rooms", {}).get("keys", {})
+    """One line for each key of a pool, or of all pools. Raises ConfigError."""
+    found = check.stats(config).get("rooms", {}).get("keys", {})
     for name, settings in _pools(config, root).items() if pool is None else [(pool, _pool(config, root, pool))]:
         kept = read_bans(bans_file(name, settings, root))
-        figures = {figure["fingerprint"]: figure for figure in told.get(name, {}).get("keys", ())}
+        figures = {figure["fingerprint"]: figure for figure in found.get(name, {}).get("keys", ())}
         for credential in read_keys(name, settings, root, environ):
             figure = figures.get(credential.fingerprint[:8], {})
-            yield "  ".join((name, credential.shown, *([credential.user] if credential.user else ()), *_said(credential, kept, figure)))
+            yield "  ".join((name, credential.shown, *([credential.user] if credential.user else ()), *_state(credential, kept, figure)))
 
 
 def rest(config: Config, root: Path, environ: Mapping[str, str], pool: str, prefixes: Sequence[str], seconds: float) -> Iterator[str]:
-    """Let keys rest for so many seconds, 0 to end their rest; says what was done. Raises EndpointError."""
+    """Let keys rest for `seconds`, or end their rest with 0; yields a line per key. Raises EndpointError."""
     until = stamp_of(time.time() + seconds)
     for credential, kept in _edited(config, root, environ, pool, prefixes):
         kept.resting.pop(credential.fingerprint, None)
@@ -48,7 +48,7 @@ def rest(config: Config, root: Path, environ: Mapping[str, str], pool: str, pref
 
 
 def unban(config: Config, root: Path, environ: Mapping[str, str], pool: str, prefixes: Sequence[str]) -> Iterator[str]:
-    """Lift the bans of keys, without `prefixes` those of all; says what was done. Raises EndpointError."""
+    """Lift the bans of the given keys, of all without `prefixes`; yields a line per key. Raises EndpointError."""
     for credential, kept in _edited(config, root, environ, pool, prefixes):
         if kept.banned.pop(credential.fingerprint, None) is not None:
             yield f"{credential.shown}  已恢复 / ban lifted"
@@ -59,7 +59,7 @@ def unban(config: Config, root: Path, environ: Mapping[str, str], pool: str, pre
 def _edited(
     config: Config, root: Path, environ: Mapping[str, str], pool: str, prefixes: Sequence[str]
 ) -> Iterator[tuple[Credential, BansFile]]:
-    """Each key that is meant, with the file of bans to change; the file is written after the last."""
+    """Each selected key with the file of bans to change; the file is written after the last one."""
     settings = _pool(config, root, pool)
     credentials = read_keys(pool, settings, root, environ)
     meant = [_meant(credentials, prefix) for prefix in prefixes] or credentials
@@ -72,7 +72,7 @@ def _edited(
     try:
         owner = (file if file.exists() else root).stat()
         write_bans(file, kept)
-        if hasattr(os, "chown"):  # the server must be able to read what root has written
+        if hasattr(os, "chown"):  # run as root: the server must be able to read it
             with contextlib.suppress(PermissionError):
                 os.chown(file, owner.st_uid, owner.st_gid)
     except OSError as error:
@@ -81,17 +81,17 @@ def _edited(
 
 
 def _meant(credentials: Sequence[Credential], prefix: str) -> Credential:
-    """The one key whose fingerprint begins so, or that is shown so by the log or `/blacklist`. Raises EndpointError."""
+    """The one key with this fingerprint prefix, or with this name in the log or `/blacklist`. Raises EndpointError."""
     found = [one for one in credentials if one.fingerprint.startswith(prefix.lower()) or prefix in (one.shown, one.preview)]
     if len(prefix) < SHORTEST or len(found) != 1:
         many = len(found) > 1 or len(prefix) < SHORTEST
         en, zh = ("several keys, or too short", "对应多个密钥，或太短") if many else ("no key", "不对应任何密钥")
-        raise EndpointError(f'"{prefix}" names {en}: see mcp-endpoint keys list', f"“{prefix}”{zh}：请看 mcp-endpoint keys list")
+        raise EndpointError(f'"{prefix}" matches {en}: see mcp-endpoint keys list', f"“{prefix}”{zh}：请看 mcp-endpoint keys list")
     return found[0]
 
 
 def _pools(config: Config, root: Path) -> Mapping[str, CredentialSettings]:
-    """The pools of the configuration; without any, those of `serve --as gateway`."""
+    """The pools of the configuration, else those of `serve --as gateway`."""
     return config.credentials or ROOMS["gateway"].configured(config).credentials
 
 
@@ -105,8 +105,8 @@ def _pool(config: Config, root: Path, name: str) -> CredentialSettings:
     return pools[name]
 
 
-def _said(credential: Credential, kept: BansFile, figure: Mapping[str, Any]) -> Iterator[str]:
-    """The state of a key: as the running server says, else as the files do."""
+def _state(credential: Credential, kept: BansFile, figure: Mapping[str, Any]) -> Iterator[str]:
+    """The state of a key, from the running server, else from the files."""
     ban = kept.banned.get(credential.fingerprint)
     until = figure.get("resting_until") or kept.resting.get(credential.fingerprint)
     rests = until is not None and (moment_of(until) or 0.0) > time.time()

@@ -1,4 +1,4 @@
-"""The command line: every way to run the program, in Chinese and English."""
+"""The command line interface: defines all commands, with texts in Chinese and English."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .. import __version__, files, log
 from ..access import addresses, tokens
 from ..errors import EXIT_FAILURE, ConfigError, EndpointError
 from ..serving.standalone import API_VARIABLES, ROOMS, variables, with_dot_env
-from ..serving.standalone import overrides as for_alone
+from ..serving.standalone import overrides as room_overrides
 from ..settings.described import REPEATED
 from ..settings.first_start import convert, prepare
 from ..settings.load import Loaded, load
@@ -30,17 +30,17 @@ from ..settings.schema import Config
 from ..settings.sources import FILE
 
 if TYPE_CHECKING:
-    from .client import Device, Result, Tool
+    from .client import Device, ListedTool, Result
     from .finding import Finding
 
 NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
 
 
 def main(root: Path | None = None, arguments: list[str] | None = None) -> NoReturn:
-    """Run one command and end the process; a person's mistake is told in two sentences, never as a traceback.
+    """Run one command and exit; a user error is printed in two sentences, never as a traceback.
 
-    `root` is the folder with data/ and logs/; the current one where none is given. Exit codes: 0 done, 1 refused by the machine,
-    2 wrong usage, 78 wrong configuration (sysexits.h).
+    `root` is the folder with data/ and logs/, by default the current one. Exit codes: 0 success, 1 failure, 2 wrong usage,
+    78 wrong configuration (sysexits.h).
     """
     _occupy_standard_descriptors()
     try:
@@ -53,22 +53,22 @@ def main(root: Path | None = None, arguments: list[str] | None = None) -> NoRetu
     except EndpointError as error:
         click.echo(error, err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output left
+    except BrokenPipeError:  # the reader of stdout has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
 
 def _occupy_standard_descriptors() -> None:
-    """Where we were started without stdin, stdout or stderr, no socket of ours may take their numbers: libraries write there."""
+    """If stdin, stdout or stderr is closed, open the null device there: no socket may get its number, because libraries write to it."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
 
 
-class _Command(click.Group):
-    """The whole command line. Options of `serve` may stand without its name: `python main.py --log-level debug`."""
+class _CommandLine(click.Group):
+    """The command group. Options of `serve` may be given without its name: `python main.py --log-level debug`."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         ours = 0
@@ -81,17 +81,17 @@ class _Command(click.Group):
 
 
 @click.group(
-    cls=_Command,
+    cls=_CommandLine,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    help="MCP 接入点服务器：让设备与工具相遇。不带命令即为 serve。\n\n"
-    "The MCP endpoint server, where devices meet tools. Without a command: serve.",
+    help="MCP 接入点服务器：连接设备与工具。不带命令即为 serve。\n\n"
+    "The MCP endpoint server connects devices and tools. Without a command: serve.",
 )
 @click.version_option(__version__, "-V", "--version", message="%(version)s", help="显示版本 / Show the version.")
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="存放 data/ 与 logs/ 的文件夹 / Folder that holds data/ and logs/.",
+    help="存放 data/ 与 logs/ 的文件夹 / The folder of data/ and logs/.",
 )
 @click.pass_context
 def command(context: click.Context, root: Path | None) -> None:
@@ -104,8 +104,8 @@ def command(context: click.Context, root: Path | None) -> None:
 @click.option("--host", help="监听地址 / Address to listen on.")
 @click.option("--port", help="监听端口 / Port to listen on.")
 @click.option("--log-level", help="日志级别 / Least important lines to log: TRACE DEBUG INFO WARNING ERROR.")
-@click.option("--as", "standalone", type=click.Choice(list(ROOMS)), help="只运行其中一部分 / Run one room of it alone.")
-@click.option("--providers", metavar="FILE", help="本服务器自己带上的 MCP 服务器 / MCP servers it brings itself: a file with mcpServers.")
+@click.option("--as", "standalone", type=click.Choice(list(ROOMS)), help="只运行其中一部分 / Run only one part of it.")
+@click.option("--providers", metavar="FILE", help="由本服务器运行的 MCP 服务器 / MCP servers that it runs: a file with mcpServers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="任一设置项 / Any setting: websocket.max_connections=2000.")
 @click.pass_obj
 def serve(
@@ -117,12 +117,12 @@ def serve(
     providers: str | None,
     settings: tuple[str, ...],
 ) -> None:
-    from ..serving import server  # only this command needs the whole house
+    from ..serving import server  # imported late: only this command needs it
 
-    # As everywhere on a command line, a relative file starts at the current folder.
+    # A relative path on a command line is below the current folder.
     file = None if providers is None else str(Path(providers).absolute())
     named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
-    overrides = (for_alone(standalone, variables(standalone, root, os.environ)) if standalone else {}) | _overrides(settings, named)
+    overrides = (room_overrides(standalone, variables(standalone, root, os.environ)) if standalone else {}) | _overrides(settings, named)
     prepared = prepare(root, tokens.make_key, os.environ, overrides)
     loaded = _rooted(load(root, os.environ, overrides, made_key=prepared.key), root)
     if standalone:
@@ -215,10 +215,10 @@ def token_jwt(root: Path, user: str, days: float, tools: tuple[str, ...], server
 def token_read(root: Path, text: str | None) -> None:
     given = addresses.token_in(text if text is not None else sys.stdin.readline())
     try:
-        opened = _codec(root).open(given, time.time())
+        grant = _codec(root).open(given, time.time())
     except tokens.TokenRefused as refused:
         raise EndpointError(f"this token opens nothing here: {refused.why}", f"此令牌在这里无效：{refused.why}") from refused
-    click.echo(f"接入点 / endpoint: {opened.shown}\n类型 / kind: {opened.kind}\n角色 / role: {opened.role}")
+    click.echo(f"接入点 / endpoint: {grant.shown}\n类型 / kind: {grant.kind}\n角色 / role: {grant.role}")
 
 
 @command.group("keys", help="查看密钥池，让密钥休息，恢复停用的密钥 / Look at the keys of pools, let them rest, lift their bans.")
@@ -229,7 +229,7 @@ def keys_group() -> None: ...
 @click.argument("pool", required=False)
 @click.pass_obj
 def keys_list(root: Path, pool: str | None) -> None:
-    from . import keys  # only these commands need it
+    from . import keys  # imported late: only these commands need it
 
     for line in keys.listed(_rooted(load(root, os.environ), root).config, root, os.environ, pool):
         click.echo(log.escape(line))
@@ -283,7 +283,7 @@ def url(root: Path, endpoint: str) -> None:
 @click.option("--alive", is_flag=True, help="只看服务器是否应答，用于容器健康检查 / Only whether the server answers; for health checks.")
 @click.pass_obj
 def check(root: Path, endpoint: str | None, providers: str | None, settings: tuple[str, ...], alive: bool) -> None:
-    from . import check as looks  # only this command needs it
+    from . import check as looks  # imported late: only this command needs it
 
     file = None if providers is None else str(Path(providers).absolute())
 
@@ -323,7 +323,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="原样输出 JS
 @_as_json
 @click.pass_obj
 def list_tools(root: Path, endpoint: str, as_json: bool) -> None:
-    async def look() -> list[Tool]:
+    async def look() -> list[ListedTool]:
         async with _attached(root, endpoint) as attached:
             return await attached.tools()
 
@@ -364,7 +364,7 @@ def call(root: Path, tool: str, arguments: str, endpoint: str, as_json: bool) ->
         result = asyncio.run(ask())
     finally:
         if sys.stderr.isatty():
-            click.echo("\r\x1b[K", err=True, nl=False)  # the line that said it still runs
+            click.echo("\r\x1b[K", err=True, nl=False)  # clear the progress line
     if as_json:
         _print_json(result.raw)
     else:
@@ -378,15 +378,15 @@ def call(root: Path, tool: str, arguments: str, endpoint: str, as_json: bool) ->
 @click.pass_obj
 def stdio(root: Path, endpoint: str) -> None:
     from . import stdio as room
-    from .pipe import telling
+    from .pipe import reporter
 
-    with telling() as say:
-        room.run(room.Where(*_device_side(root, endpoint)), say)
+    with reporter() as report:
+        room.run(room.Where(*_device_side(root, endpoint)), report)
 
 
 @asynccontextmanager
 async def _attached(root: Path, endpoint: str) -> AsyncIterator[Device]:
-    """A device at an endpoint: one with an address, or one of this installation's server."""
+    """A device at an endpoint of any server, given its address, or of this installation's server."""
     from ..sockets.dial import NoLink
     from . import client as device
 
@@ -397,11 +397,11 @@ async def _attached(root: Path, endpoint: str) -> AsyncIterator[Device]:
                 click.echo(f"{attached.note.zh}\n{attached.note.en}", err=True)
             yield attached
     except NoLink as error:
-        raise EndpointError(f"{error.en}; mcp-endpoint check tells more", f"{error.zh}；运行 mcp-endpoint check 可查明原因") from error
+        raise EndpointError(f"{error.en}; mcp-endpoint check shows the cause", f"{error.zh}；运行 mcp-endpoint check 可查明原因") from error
 
 
 def _device_side(root: Path, endpoint: str) -> tuple[str, str]:
-    """An endpoint's address for devices, and the certificate to trust there: one with an address, or one of this installation's server."""
+    """The device address of an endpoint, and the certificate to trust: of a given address, or of this installation's server."""
     from . import check as looks
 
     address = endpoint.strip().strip("\"'")
@@ -412,18 +412,18 @@ def _device_side(root: Path, endpoint: str) -> tuple[str, str]:
 
 
 def _print_json(text: str) -> None:
-    """JSON as it came; on a terminal without what could steer it, which stands inside texts only and means the same when escaped."""
+    """Print JSON as received; on a terminal, control characters inside its strings are escaped, which does not change its meaning."""
     if sys.stdout.isatty():
         text = "".join(letter if letter in "\t\n\r" or log.escape(letter) == letter else json.dumps(letter)[1:-1] for letter in text)
     click.echo(text)
 
 
-def _show_progress(seconds: float, words: str) -> None:
-    """A line on a terminal that says the call still runs; elsewhere only what the tool reports."""
+def _show_progress(seconds: float, text: str) -> None:
+    """On a terminal a line that the call still runs; elsewhere only the tool's progress."""
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K… {seconds:.0f} s {log.escape(words)}", err=True, nl=bool(words))
-    elif words:
-        click.echo(f"… {seconds:.0f} s {log.escape(words)}", err=True)
+        click.echo(f"\r\x1b[K… {seconds:.0f} s {log.escape(text)}", err=True, nl=bool(text))
+    elif text:
+        click.echo(f"… {seconds:.0f} s {log.escape(text)}", err=True)
 
 
 @command.command(
@@ -436,21 +436,21 @@ def _show_progress(seconds: float, words: str) -> None:
 )
 @click.option("--name", default="", help="此服务器的名称（server_id）/ The server's name (server_id).")
 @click.option("--env", "named", multiple=True, metavar="NAME[=VALUE]", help="传给服务器的环境变量 / A variable the server gets.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARGS]...")
-def pipe(endpoint: str | None, file: Path | None, name: str, named: tuple[str, ...], words: tuple[str, ...]) -> None:
-    from . import pipe as brings  # only this command needs it
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARGS]...")
+def pipe(endpoint: str | None, file: Path | None, name: str, named: tuple[str, ...], argv: tuple[str, ...]) -> None:
+    from . import pipe as brings  # imported late: only this command needs it
 
-    if bool(words) == bool(file):
+    if bool(argv) == bool(file):
         raise click.UsageError("需要 -- COMMAND 或 --config FILE 之一 / give either -- COMMAND or --config FILE")
     if file and (name or named):
         raise click.UsageError("--name 与 --env 请写在文件中 / with --config, names and variables stand in the file")
     address = brings.endpoint_address(endpoint, os.environ)
-    commands = brings.block_of_commands(file, os.environ) if file else brings.one_command(words, name, named, os.environ)
+    commands = brings.block_of_commands(file, os.environ) if file else brings.one_command(argv, name, named, os.environ)
     brings.run(brings.Options(address, commands))
 
 
 def _token(key: str, endpoint: str) -> str:
-    """The xiaozhi token of an endpoint. Raises UsageError for what cannot be a name."""
+    """The xiaozhi token of an endpoint. Raises UsageError for an invalid name."""
     try:
         return tokens.TokenCodec(key).make_xiaozhi(endpoint)
     except ValueError as error:
@@ -458,7 +458,7 @@ def _token(key: str, endpoint: str) -> str:
 
 
 def _overrides(settings: tuple[str, ...], named: Mapping[str, str | None]) -> dict[str, str]:
-    """The command line's settings by their full names; the named options win."""
+    """The settings of the command line by full name; named options take precedence."""
     found: dict[str, str] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -469,11 +469,11 @@ def _overrides(settings: tuple[str, ...], named: Mapping[str, str | None]) -> di
 
 
 def _with_key(root: Path) -> Loaded:
-    """The configuration with a key that lasts. Raises ConfigError where none can be kept."""
+    """The configuration with a persistent key. Raises ConfigError where none can be stored."""
     prepared = prepare(root, tokens.make_key, os.environ)
     if prepared.key:
         raise ConfigError(
-            "there is no key yet and none can be written here, so a token would open nothing: make this file writable",
+            "there is no key yet and none can be written here, so a token would not be valid: make this file writable",
             "尚无密钥且此处无法写入，制作的令牌无法使用：请让此文件可写",
             place=FILE,
         )
@@ -481,7 +481,7 @@ def _with_key(root: Path) -> Loaded:
 
 
 def _rooted(loaded: Loaded, root: Path) -> Loaded:
-    """The same configuration with its relative paths below `root`, wherever the command was typed."""
+    """The configuration with its relative paths below `root`, whatever the current folder."""
     server, logging = loaded.config.server, loaded.config.logging
     tls = {name: str(root / path) for name in ("tls_cert", "tls_key") if (path := getattr(server, name))}
     log_file = logging.log_file and str(root / logging.log_file)
@@ -514,7 +514,7 @@ def _shown(name: str, value: object) -> str:
     if name == "api.urls" and isinstance(value, tuple):
         value = [addresses.without_secrets(url) for url in value]
     if (name.startswith("gateway.") and name.endswith(".target")) or (name.startswith("dial.") and name.endswith(".url")):
-        # Its query may hold a key, or the token.
+        # The query may contain a key or token.
         value = re.sub(r"\?.*", "?***", str(value))
     return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
 
@@ -529,7 +529,7 @@ def _read(path: Path) -> str:
 
 
 def _beside(path: Path) -> Path:
-    """A free name for the old file."""
+    """A free name for the backup of the old file."""
     name = path.with_name(f"{path.name}.ini")
     number = 1
     while name.exists():

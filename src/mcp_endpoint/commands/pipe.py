@@ -1,10 +1,10 @@
-"""Brings MCP servers that speak on stdin and stdout to an endpoint, one WebSocket link for each.
+"""`mcp-endpoint pipe`: connects MCP servers on stdin and stdout to an endpoint, each with a WebSocket link of its own.
 
-The life of a link: connect; once accepted, start the server; carry frames both ways until either side ends; say why; wait; again. Every
-link gets a fresh process, because an MCP server is initialised once in its life. Frames become lines towards the server (raw line ends
-between JSON tokens become blanks) and lines become frames towards the endpoint; a line that is no JSON-RPC message is shown and dropped.
+A link's life: connect; once accepted, start the server; relay frames until either side ends; report why; wait; reconnect. Every link gets
+a new process, because an MCP server is initialized once in its life. A frame becomes one line for the server (line breaks between JSON
+tokens become blanks), a line becomes one frame for the endpoint; a line that is not a JSON-RPC message is reported and dropped.
 
-The endpoint's address carries a token: it is never printed, only its host and path are.
+The address of the endpoint contains a token: only its host and path are ever printed.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from ..sockets import dial
 from ..sockets.dial import NoLink, readable
 
 ENDPOINT_VARIABLE: Final = "MCP_ENDPOINT"
-"""The environment variable that mcp_pipe and its relatives read."""
-LAST_WORDS_SECONDS: Final = 1.0
-"""For what a dead child had still written to reach the endpoint, and for one that closed its output to be dead."""
+"""The environment variable that mcp_pipe and similar programs read."""
+LAST_OUTPUT_SECONDS: Final = 1.0
+"""Time for the last output of a dead process to reach the endpoint, and for a process that closed its output to exit."""
 QUEUE_BYTES: Final = 1_000_000
-"""Lines for the operator that wait while nobody reads stderr; what finds no room is counted."""
+"""Bytes of lines for the operator that wait while stderr is blocked; lines beyond are counted."""
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What `run` needs to know."""
+    """The arguments of `run`."""
 
     endpoint: str
-    """Address of the tool side, ws:// or wss://, with its token."""
+    """Tool address, ws:// or wss://, with its token."""
     commands: Mapping[str, Command]
-    """What to start, by name; the name is the link's `server_id` ("" sends none)."""
+    """Commands by name; the name is the link's `server_id` ("" sends none)."""
 
 
 class Ending(NamedTuple):
-    """How an attempt ended: in words, and what that means for the next one."""
+    """How an attempt ended, and what that means for the next one."""
 
     text: str
     lasted: float = 0.0
@@ -65,9 +65,9 @@ _ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 def endpoint_address(given: str | None, environ: Mapping[str, str]) -> str:
-    """The address of the endpoint: `given`, else MCP_ENDPOINT.
+    """The endpoint's address: `given`, else MCP_ENDPOINT.
 
-    Raises ConfigError when there is none or it cannot be one.
+    Raises ConfigError if there is none or it is invalid.
     """
     address = (given or environ.get(ENDPOINT_VARIABLE, "")).strip().strip("\"'")
     if not address:
@@ -85,9 +85,9 @@ def endpoint_address(given: str | None, environ: Mapping[str, str]) -> str:
 
 
 def named_variables(named: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """`NAME=VALUE` sets a variable for the child, `NAME` hands ours on.
+    """Variables for the child: `NAME=VALUE` sets one, `NAME` passes ours on.
 
-    Raises ConfigError for a NAME that is not set here.
+    Raises ConfigError for a NAME that is not set.
     """
     variables = {}
     for item in named:
@@ -98,41 +98,41 @@ def named_variables(named: Iterable[str], environ: Mapping[str, str]) -> dict[st
     return variables
 
 
-def one_command(words: Sequence[str], name: str, named: Iterable[str], environ: Mapping[str, str]) -> dict[str, Command]:
-    """What to run for `pipe -- WORDS`; `named` as for `named_variables`, which says what this raises."""
-    return {name: Command(words[0], tuple(words[1:]), environment(environ, named_variables(named, environ)))}
+def one_command(argv: Sequence[str], name: str, named: Iterable[str], environ: Mapping[str, str]) -> dict[str, Command]:
+    """The command of `pipe -- COMMAND ARGS`; `named` and exceptions as for `named_variables`."""
+    return {name: Command(argv[0], tuple(argv[1:]), environment(environ, named_variables(named, environ)))}
 
 
 def block_of_commands(file: Path, environ: Mapping[str, str]) -> dict[str, Command]:
-    """What to run for `pipe --config FILE`: the servers of its `mcpServers` block; those left out are told.
+    """The commands of `pipe --config FILE`: the servers of its `mcpServers` block; skipped ones are reported.
 
     Raises ConfigError for a file that cannot be read or understood.
     """
     found = mcp_json.read(file, environ)
     for en, zh in found.left_out:
-        tell(f"{readable(zh)} / {readable(en)}")
+        report_now(f"{readable(zh)} / {readable(en)}")
     for error in found.wrong.values():
-        tell(f"{readable(error.place)}: 已跳过，{readable(error.zh)} / left out, {readable(error.en)}")
+        report_now(f"{readable(error.place)}: 已跳过，{readable(error.zh)} / left out, {readable(error.en)}")
     for name, server in found.servers.items():
         if server.command is None:
             en, zh = "reached by URL, which is for [providers] file; left out", "以 URL 访问的服务器请用 [providers] file，已跳过"
-            tell(f"{readable(name)}: {zh} / {en}")
+            report_now(f"{readable(name)}: {zh} / {en}")
     return {name: server.command for name, server in found.servers.items() if server.command is not None}
 
 
 def run(options: Options) -> None:
-    """Runs until Ctrl-C, SIGTERM or SIGHUP, which end it clean; a second signal skips the waits.
+    """Run until Ctrl-C, SIGTERM or SIGHUP, which end it cleanly; a second signal skips the waits.
 
-    Raises EndpointError when there is nothing that can be run.
+    Raises EndpointError if nothing can be run.
     """
-    with telling() as say, contextlib.suppress(KeyboardInterrupt):  # where the loop cannot handle signals (Windows)
-        asyncio.run(_until_signal(options, say))
+    with reporter() as report, contextlib.suppress(KeyboardInterrupt):  # Windows: the loop cannot handle signals
+        asyncio.run(_until_signal(options, report))
 
 
-async def serve(options: Options, say: Say) -> None:
-    """Keeps every command of `options` linked to its endpoint until cancelled; `say` hears one line per event.
+async def serve(options: Options, report: Report) -> None:
+    """Keep every command of `options` connected to its endpoint until cancelled; `report` is called once per event.
 
-    Raises EndpointError when none of them can be run.
+    Raises EndpointError if none of them can be run.
     """
     runnable: dict[str, Command] = {}
     problem = EndpointError("there is nothing to run", "没有可运行的服务器")
@@ -141,19 +141,22 @@ async def serve(options: Options, say: Say) -> None:
             command.found()
         except EndpointError as error:
             problem = error
-            say(f"{_title(name, command)}: 已跳过，{error.zh} / left out, {error.en}")
+            report(f"{_title(name, command)}: 已跳过，{error.zh} / left out, {error.en}")
         else:
             runnable[name] = command
     if not runnable:
         raise problem
-    # Not a TaskGroup: that swallows a second cancellation, which is how a second Ctrl-C reaches the waits in Child.stop.
+    # Not a TaskGroup: it would swallow a second cancellation, by which a second Ctrl-C ends the waits in Child.stop.
     await asyncio.gather(
-        *(_keep_linked(_title(name, command), _with_server_id(options.endpoint, name), command, say) for name, command in runnable.items())
+        *(
+            _keep_linked(_title(name, command), _with_server_id(options.endpoint, name), command, report)
+            for name, command in runnable.items()
+        )
     )
 
 
-async def _until_signal(options: Options, say: Say) -> None:
-    serving = asyncio.create_task(serve(options, say))
+async def _until_signal(options: Options, report: Report) -> None:
+    serving = asyncio.create_task(serve(options, report))
 
     def end(number: int) -> None:
         if not serving.cancelling() or signals.hurries(number):
@@ -164,20 +167,20 @@ async def _until_signal(options: Options, say: Say) -> None:
     try:
         await serving
     except asyncio.CancelledError:
-        say("已结束 / ended")
+        report("已结束 / ended")
 
 
-async def _keep_linked(title: str, address: str, command: Command, say: Say) -> None:
+async def _keep_linked(title: str, address: str, command: Command, report: Report) -> None:
     backoff = Backoff(random.random)
     while True:
-        ending = await _link(title, address, command, say)
+        ending = await _link(title, address, command, report)
         wait = backoff.wait(ending.lasted, slow=ending.slow, at_least=ending.at_least)
-        say(f"{title}: {ending.text}; {wait:.1f} 秒后重连 / next attempt in {wait:.1f} s")
+        report(f"{title}: {ending.text}; {wait:.1f} 秒后重连 / next attempt in {wait:.1f} s")
         await asyncio.sleep(wait)
 
 
-async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
-    """One life of one link."""
+async def _link(title: str, address: str, command: Command, report: Report) -> Ending:
+    """One link, from connecting to its end."""
     try:
         socket = await dial.dial(address)
     except NoLink as error:
@@ -187,10 +190,10 @@ async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
     child: Child | None = None
     try:
         child = await Child.start(command)
-        say(f"{title}: 已连接 / connected to {dial.shown(address)}")
+        report(f"{title}: 已连接 / connected to {dial.shown(address)}")
         if hint := dial.note(socket):
-            say(f"{title}: {hint.zh} / {hint.en}")
-        text, slow, close_reason = await _carry(title, socket, child, say)
+            report(f"{title}: {hint.zh} / {hint.en}")
+        text, slow, close_reason = await _carry(title, socket, child, report)
         return Ending(text, time.monotonic() - since, slow)
     except EndpointError as error:
         close_reason = TOOL_ENDED
@@ -200,15 +203,15 @@ async def _link(title: str, address: str, command: Command, say: Say) -> Ending:
         await (closing if child is None else asyncio.gather(closing, child.stop()))
 
 
-async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -> tuple[str, bool, CloseReason]:
-    """Carries frames until either side ends; returns what happened, whether it has to be mended first, and our goodbye."""
+async def _carry(title: str, socket: ClientConnection, child: Child, report: Report) -> tuple[str, bool, CloseReason]:
+    """Relay frames until either side ends; returns what happened, whether a person has to fix it, and our close reason."""
     down: asyncio.Future[object] = asyncio.ensure_future(_to_child(socket, child))
-    up: asyncio.Future[object] = asyncio.ensure_future(_to_endpoint(title, child, socket, say))
+    up: asyncio.Future[object] = asyncio.ensure_future(_to_endpoint(title, child, socket, report))
     dead: asyncio.Future[object] = asyncio.ensure_future(child.exited.wait())
     try:
         await asyncio.wait((down, up, dead), return_when=asyncio.FIRST_COMPLETED)
         if socket.close_code is None:
-            await asyncio.wait((up, dead), timeout=LAST_WORDS_SECONDS)
+            await asyncio.wait((up, dead), timeout=LAST_OUTPUT_SECONDS)
     finally:
         for task in (down, up, dead):
             task.cancel()
@@ -221,8 +224,8 @@ async def _carry(title: str, socket: ClientConnection, child: Child, say: Say) -
         why = f"{code} {reason}".strip()
         return f"连接已关闭 / link closed ({why})", code in dial.SLOW_CODES, GOING_AWAY
     if child.exited.is_set():
-        words = f"工具进程已退出 / the tool's process ended (status {child.status})"
-        return words, False, CloseReason(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
+        ended = f"工具进程已退出 / the tool's process ended (status {child.status})"
+        return ended, False, CloseReason(TOOL_ENDED.code, f"{TOOL_ENDED.reason} (status {child.status})")
     return "工具进程关闭了输出 / the tool's process closed its output", False, TOOL_ENDED
 
 
@@ -236,22 +239,22 @@ async def _to_child(socket: ClientConnection, child: Child) -> None:
         return
 
 
-async def _to_endpoint(title: str, child: Child, socket: ClientConnection, say: Say) -> None:
+async def _to_endpoint(title: str, child: Child, socket: ClientConnection, report: Report) -> None:
     try:
         async for line in child.lines():
             try:
                 data = message(line, ours=False)
             except Unreadable as unreadable:
                 shown = readable(line.data[:CUT_BYTES].decode("utf-8", "replace"))
-                say(f"{title}: 应答无法读取 / an answer that cannot be read ({unreadable.why}): {shown}")
+                report(f"{title}: 应答无法读取 / an answer that cannot be read ({unreadable.why}): {shown}")
                 data = unreadable_answer(unreadable)
             if data is not None:
                 await socket.send(data, text=True)
             elif not line.whole:
                 shown = readable(line.data.decode("utf-8", "replace"))
-                say(f"{title}: 输出行超过 {LINE_BYTES} 字节，已丢弃 / a line of more than {LINE_BYTES} bytes was dropped: {shown}…")
+                report(f"{title}: 输出行超过 {LINE_BYTES} 字节，已丢弃 / a line of more than {LINE_BYTES} bytes was dropped: {shown}…")
             elif line.data.strip():
-                say(f"{title}: 非 JSON-RPC 输出，已丢弃 / not JSON-RPC, dropped: {readable(line.data.decode('utf-8', 'replace'))}")
+                report(f"{title}: 非 JSON-RPC 输出，已丢弃 / not JSON-RPC, dropped: {readable(line.data.decode('utf-8', 'replace'))}")
     except ConnectionClosed:
         return
 
@@ -264,19 +267,19 @@ def _with_server_id(address: str, name: str) -> str:
 
 
 def _title(name: str, command: Command) -> str:
-    """How messages call a server. Never its arguments: they may hold a secret."""
+    """The server's name in messages, without its arguments, which may contain a secret."""
     return readable(name or command.program.replace("\\", "/").rpartition("/")[2])
 
 
-def tell(text: str) -> None:
-    """One line for the operator, on stderr like what the server itself writes there."""
+def report_now(text: str) -> None:
+    """Print one line to stderr."""
     print(_line(text), end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[Say]:
-    """The same while frames are carried: these must not wait for a stderr that nobody reads."""
-    if sys.stderr is None:  # it was closed when we were started
+def reporter() -> Iterator[Report]:
+    """The same without blocking, for use while frames are relayed."""
+    if sys.stderr is None:  # it was closed at the start
         yield lambda text: None
         return
     writer = LineWriter(

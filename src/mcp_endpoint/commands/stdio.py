@@ -1,10 +1,10 @@
-"""An endpoint's tools as an MCP server on stdin and stdout, for clients that only start processes.
+"""`mcp-endpoint stdio`: offers an endpoint's tools as an MCP server on stdin and stdout, for clients that only start processes.
 
-Each line of stdin is a frame of a device, each frame of the endpoint a line of stdout; nothing else is written there. When the link to the
-server ends, what was asked is answered with an error, and a new link is opened: the client's own handshake is said again for it, and it
-is told that the list of tools may have changed. The end of stdin is the end of the program (MCP, lifecycle, shutdown).
+Each line of stdin is a frame of a device, each frame of the endpoint a line of stdout; nothing else is written there. If the link is
+lost, pending requests are answered with an error and a new link is opened: the client's initialize is sent again on it, and the client
+gets `notifications/tools/list_changed`. The program ends at the end of stdin (MCP, lifecycle, shutdown).
 
-A client that begins with `server/discover` (MCP 2026-07-28) hears that this server begins with a handshake, and begins again.
+A client that begins with `server/discover` (MCP 2026-07-28) gets an error that asks for initialize, and falls back to it.
 """
 
 from __future__ import annotations
@@ -34,78 +34,78 @@ from ..serving import signals
 from ..sockets.dial import SLOW_CODES, SLOW_STATUSES, NoLink, checked, dial, note, readable, shown
 
 LINE_BYTES: Final = 1024 * 1024
-"""Longest line taken from the client: the server takes no more of one message."""
+"""Longest line accepted from the client: the server's own message limit."""
 OUT_BYTES: Final = 1024 * 1024
-"""Lines that wait for a client that does not read; beyond, no more is taken from either side."""
+"""Bytes that wait for a client that does not read; above it, reading from both sides is paused."""
 LAST_LINES_SECONDS: Final = 2.0
-"""For such a client to read what is left when the program ends."""
+"""Time for such a client to read the rest when the program ends."""
 WAITING: Final = 256
-"""Lines that wait for the link; of a client that says more no more is read until some are gone."""
+"""Lines that wait for the link; above it, reading from the client is paused."""
 HELLO: Final = b'"mcp-endpoint-stdio"'
-"""The id under which the client's handshake is said again."""
+"""The id under which the client's initialize is repeated."""
 
 T = TypeVar("T")
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Where(NamedTuple):
-    """The endpoint's device side."""
+    """The device address of an endpoint."""
 
     address: str
     certificate: str = ""
-    """The file a server of ours on this machine serves with."""
+    """The certificate file of this machine's own server."""
 
 
 async def _always() -> None:
-    """The room of a client that reads at once."""
+    """The `room` of a client that always reads."""
 
 
 class Stdio:
-    """One client on stdin and stdout, and the link that stands behind it."""
+    """One client on stdin and stdout, and its current link."""
 
     def __init__(
         self,
         where: Where,
         write: Callable[[bytes], None],
-        say: Say,
+        report: Report,
         *,
         room: Callable[[], Awaitable[object]] = _always,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`write` takes one line without its end and never waits, `room` does until the client has read enough of what was written.
+        """`write` takes one line without its end and never blocks; `room` waits until the client has read enough.
 
-        `say` hears one line per event; `draw` gives the lot of `Backoff`.
+        `report` is called once per event; `draw` is the random number for `Backoff`.
         """
         self._where = where
         self._write = write
         self._room = room
-        self._say = say
+        self._report = report
         self._draw = draw
         self._lines: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
         self._ended = asyncio.Event()
         self._owed: dict[bytes, None] = {}
-        """Ids of the client's requests that are on the way."""
+        """Ids of the client's pending requests."""
         self._hello = b""
-        """The client's `initialize`, as soon as it has said it."""
+        """The client's `initialize`, once received."""
         self._hello_owed = False
-        """The client waits for the answer to it."""
+        """Whether its response is pending."""
         self._initialized = False
 
     async def take(self, line: bytes) -> None:
-        """One line of the client. Waits while too many wait for the link."""
+        """Take one line of the client; waits while too many lines wait for the link."""
         if line.strip():
             await self._lines.put(line)
 
     def too_long(self) -> None:
-        """The client has said a line that nobody can take: whoever asked in it hears that it was not taken."""
+        """Answer -32600 with id null to a line longer than LINE_BYTES."""
         self._refuse(b"null", errors.INVALID_REQUEST, f"a line of more than {LINE_BYTES} bytes / 一行超过 {LINE_BYTES} 字节", False)
 
     def end(self) -> None:
-        """The client has closed stdin."""
+        """Stdin has ended."""
         self._ended.set()
 
     async def run(self) -> None:
-        """Carry until stdin ends. Raises ConfigError for an address that is none."""
+        """Run until stdin ends. Raises ConfigError for an invalid address."""
         checked(self._where.address)
         trusted = tls.trusting(self._where.certificate) if self._where.certificate else None
         backoff = Backoff(self._draw)
@@ -116,19 +116,19 @@ class Stdio:
             try:
                 link = await self._or_end(dial(self._where.address, tls=trusted))
                 if link is not None:
-                    self._say(f"已连接 / connected to {shown(self._where.address)}")
+                    self._report(f"已连接 / connected to {shown(self._where.address)}")
                     if hint := note(link):
-                        self._say(f"{hint.zh} / {hint.en}")
+                        self._report(f"{hint.zh} / {hint.en}")
                     why, slow = await self._carry(link)
             except NoLink as error:
                 why, slow, least = f"{error.zh} / {error.en}", error.status in SLOW_STATUSES, error.retry_after
             if why:
                 wait = backoff.wait(loop.time() - began, slow=slow, at_least=least)
-                self._say(f"{why}; {wait:.1f} 秒后重连 / next attempt in {wait:.1f} s")
+                self._report(f"{why}; {wait:.1f} 秒后重连 / next attempt in {wait:.1f} s")
                 await self._or_end(self._without_link(why, loop.time() + wait))
 
     async def _or_end(self, what: Coroutine[Any, Any, T]) -> T | None:
-        """What it gives, or None when stdin ends first."""
+        """The result of `what`, or None if stdin ends first."""
         working: asyncio.Future[Any] = asyncio.ensure_future(what)
         ending = asyncio.ensure_future(self._ended.wait())
         try:
@@ -142,7 +142,7 @@ class Stdio:
     # -- without a link ----------------------------------------------------------------------------------------------------
 
     async def _without_link(self, why: str, until: float) -> None:
-        """Answer for the server until the next attempt; a handshake waits for it."""
+        """Answer requests with an error until the next attempt; an initialize waits for it."""
         loop = asyncio.get_running_loop()
         while (left := until - loop.time()) > 0:
             await self._room()
@@ -161,7 +161,7 @@ class Stdio:
     # -- with a link ---------------------------------------------------------------------------------------------------------
 
     async def _carry(self, link: ClientConnection) -> tuple[str, bool]:
-        """Carry both ways until either side ends; why the link ended ("" at the end of stdin), and whether somebody has to mend that."""
+        """Relay both ways until either side ends; returns why ("" at the end of stdin), and whether a person has to fix it."""
         try:
             await self._or_end(self._both_ways(link))
             if self._ended.is_set():
@@ -224,10 +224,10 @@ class Stdio:
                     self._owed.pop(id, None)
                 self._write(jsonrpc.one_line(data))
 
-    # -- the client's words ------------------------------------------------------------------------------------------------------
+    # -- the client's messages -----------------------------------------------------------------------------------------------
 
     def _read(self, line: bytes) -> tuple[jsonrpc.Frame | None, bytes]:
-        """One line as a message; what is none is answered as JSON-RPC says."""
+        """Parse one line; an invalid one is answered as JSON-RPC requires."""
         try:
             return parse(line), line
         except Malformed as malformed:
@@ -235,7 +235,7 @@ class Stdio:
             return None, line
 
     def _is_handshake(self, frame: jsonrpc.Frame, data: bytes) -> bool:
-        """Remember the client's handshake, for the links that come; says whether this is it."""
+        """Remember the client's handshake for later links; returns whether the frame belongs to it."""
         if frame.method == methods.INITIALIZE and frame.id is not UNSET:
             self._hello, self._hello_owed = data, True
             return True
@@ -245,19 +245,19 @@ class Stdio:
         return False
 
 
-def run(where: Where, say: Say) -> None:
-    """Runs until stdin ends, Ctrl-C, SIGTERM or SIGHUP. Raises ConfigError for an address that is none."""
-    # Not sys.stdin.buffer: the thread that waits in it holds its lock, and Python's end would wait for that.
+def run(where: Where, report: Report) -> None:
+    """Run until the end of stdin, Ctrl-C, SIGTERM or SIGHUP. Raises ConfigError for an invalid address."""
+    # Not sys.stdin.buffer: the reading thread holds its lock, and the interpreter's exit would wait for that.
     stdin = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_run(where, say, stdin, sys.stdout.fileno()))
+        asyncio.run(_run(where, report, stdin, sys.stdout.fileno()))
 
 
 class _Out:
-    """Lines for the client, written on a thread of their own: one that does not read must not keep a signal from ending us."""
+    """Writes lines to the client on a thread, so that a client that does not read cannot block signals."""
 
     def __init__(self, descriptor: int, gone: Callable[[], None]) -> None:
-        """`gone` hears that nobody can read any more."""
+        """`gone` is called when nobody can read any more."""
         self._descriptor = descriptor
         self._gone = gone
         self._loop = asyncio.get_running_loop()
@@ -279,12 +279,12 @@ class _Out:
         await self._has_room.wait()
 
     async def close(self) -> None:
-        """Wait a moment for the last lines to be written; a thread that is stuck is left behind."""
+        """Wait briefly for the last lines to be written; a blocked thread is abandoned."""
         self._lines.put(b"")
         await asyncio.to_thread(self._thread.join, LAST_LINES_SECONDS)
 
     def _work(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             while line := self._lines.get():
                 try:
                     write_all(self._descriptor, line)
@@ -299,17 +299,17 @@ class _Out:
             self._has_room.set()
 
 
-async def _run(where: Where, say: Say, stdin: BinaryIO, stdout: int) -> None:
+async def _run(where: Where, report: Report, stdin: BinaryIO, stdout: int) -> None:
     loop = asyncio.get_running_loop()
     out = _Out(stdout, lambda: stdio.end())
-    stdio = Stdio(where, out.write, say, room=out.room)
+    stdio = Stdio(where, out.write, report, room=out.room)
 
     def read() -> None:
-        # A thread of its own: asyncio cannot wait for stdin where it is a file, nor on Windows.
-        with contextlib.suppress(RuntimeError, ValueError, OSError):  # the loop has ended, or stdin was closed under us
+        # A thread: asyncio cannot wait for stdin if it is a file, nor on Windows.
+        with contextlib.suppress(RuntimeError, ValueError, OSError):  # the loop or stdin is closed
             while line := stdin.readline(LINE_BYTES + 1):
                 if len(line) > LINE_BYTES:
-                    say(f"超过 {LINE_BYTES} 字节的行已丢弃 / a line of more than {LINE_BYTES} bytes was dropped")
+                    report(f"超过 {LINE_BYTES} 字节的行已丢弃 / a line of more than {LINE_BYTES} bytes was dropped")
                     loop.call_soon_threadsafe(stdio.too_long)
                     while line and not line.endswith(b"\n"):
                         line = stdin.readline(LINE_BYTES + 1)
