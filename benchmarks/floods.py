@@ -115,20 +115,24 @@ async def pipelines(port: int) -> None:
 
 
 async def streams(port: int) -> None:
-    """Streams of events that nobody reads, and a tool that sends them large log messages without end."""
+    """Streams of events that nobody reads, opened again and again, and a tool that sends them large log messages without end."""
     line = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 60_000}})
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post("/mcp", json.dumps(INITIALIZE).encode(), "Authorization: Bearer flood", "Accept: application/json"))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        session = head.partition("mcp-session-id: ")[2].split("\r\n")[0]
+        ask = ["GET /mcp HTTP/1.1", "Host: 127.0.0.1", "Authorization: Bearer flood", "Accept: text/event-stream"]
+        while True:
+            _, stream = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            stream.transport.pause_reading()  # type: ignore[attr-defined]
+            stream.write("\r\n".join([*ask, f"Mcp-Session-Id: {session}", "", ""]).encode())
+            await asyncio.sleep(0.5)
+            stream.transport.abort()
+
     async with Tool(port, "flood", line):
-        for _ in range(24):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(post("/mcp", json.dumps(INITIALIZE).encode(), "Authorization: Bearer flood", "Accept: application/json"))
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            session = head.partition("mcp-session-id: ")[2].split("\r\n")[0]
-            ask = ["GET /mcp HTTP/1.1", "Host: 127.0.0.1", "Authorization: Bearer flood", "Accept: text/event-stream"]
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
-            writer.write("\r\n".join([*ask, f"Mcp-Session-Id: {session}", "", ""]).encode())
-            STAY.append(writer)
-        await asyncio.Event().wait()
+        await asyncio.gather(*(one() for _ in range(24)))
 
 
 def bearer() -> str:
@@ -206,10 +210,6 @@ async def silence(port: int) -> None:
             await asyncio.sleep(1)
 
     await asyncio.gather(*(one() for _ in range(1500)))
-
-
-STAY: list[object] = []
-"""What must live as long as the attack."""
 
 
 @dataclass
