@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/changes core/delivery core/endings core/endpoint \
 	core/expiry core/features core/figures core/ledger core/lifecycle core/links core/lists core/notifications core/older_clients core/part core/parties \
 	core/report core/roster core/routing core/shares core/taps core/tool_calls core/translator core/unreadable core/waiting credentials/lookahead \
-	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files gateway/llm line_writer log \
+	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files gateway/llm gateway/tee line_writer log \
 	protocol/definitions protocol/jsonrpc protocol/methods protocol/schemas protocol/sse protocol/structured serving/sd_notify serving/signals settings/described \
 	settings/env_file settings/first_start settings/ini settings/load settings/places settings/schema settings/sources settings/values \
 	exchanges recorder/dialects recorder/parts web/metrics

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import pytest
 from loguru import logger
 from running import BOUND, KEY, running
+from served import served
+from starlette.applications import Starlette
 from upstream import Seen, Upstream, reply, says, upstream
 
+from mcp_endpoint.asgi import Bodies
+from mcp_endpoint.exchanges import Exchange
 from mcp_endpoint.gateway import llm
 from mcp_endpoint.gateway.llm import EnvironmentKey
-from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings, Server
+from mcp_endpoint.gateway.proxy import Gateway
+from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings, Limits, Server
 
 SECRET = "sk-or-0123456789abcdefghijklmnop"
 OK = reply(200, b'{"object":"list","data":[]}', "Content-Type: application/json")
@@ -172,3 +179,116 @@ async def test_a_stream_reaches_the_client_to_the_byte_and_as_it_comes(tmp_path:
             got.append(piece)
             go_on.set()
     assert tuple(got) == pieces
+
+
+# -- what is recorded ------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Takes exchanges."""
+
+    body_bytes = 100_000
+
+    def __init__(self) -> None:
+        self.taken: asyncio.Queue[Exchange] = asyncio.Queue()
+
+    def exchange(self, exchange: Exchange) -> None:
+        self.taken.put_nowait(exchange)
+
+    async def next(self) -> Exchange:
+        return await asyncio.wait_for(self.taken.get(), BOUND)
+
+
+@asynccontextmanager
+async def recorded(target: str, **settings: Any) -> AsyncIterator[tuple[httpx2.AsyncClient, Recorder]]:
+    """A gateway whose exchanges somebody takes, without the rest of the server."""
+    recorder = Recorder()
+    config = Config(
+        gateway=(GatewaySettings(kind="llm", name="model", target=target, **settings),), limits=Limits(gateway_retry_bytes=1024)
+    )
+    gateway = Gateway(config, {}, SimpleNamespace(draining=False), Bodies(8, BOUND), {}, recorder)  # type: ignore[arg-type]
+    async with (
+        served(Starlette(routes=gateway.routes)) as (port, _),
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/gateway/model/", timeout=BOUND, trust_env=False) as client,
+    ):
+        yield client, recorder
+    await gateway.stop()
+
+
+async def test_a_stream_is_recorded_with_the_times_of_its_chunks_and_the_pinned_endpoint() -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for piece in (b"data: 1\n\n", b"data: [DONE]\n\n"):
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    async with upstream(script) as behind, recorded(behind.url) as (client, recorder):
+        answer = await client.post("@kitchen/v1/chat/completions?a=1", content=b'{"stream":true}', headers={"Authorization": "Bearer mine"})
+        exchange = await recorder.next()
+    assert (exchange.endpoint, exchange.path, exchange.method) == ("kitchen", "/v1/chat/completions?a=1", "POST")
+    assert (exchange.label, exchange.client, exchange.status, exchange.ending) == ("model", "127.0.0.1", 200, "ok")
+    assert exchange.request_body == b'{"stream":true}'
+    assert dict(exchange.request_headers)[b"authorization"] == b"Bearer mine"
+    assert dict(exchange.answer_headers)[b"content-type"] == b"text/event-stream"
+    assert b"".join(piece for _, piece in exchange.answer_chunks) == answer.content
+    assert exchange.first_ms is not None
+    assert 0 <= exchange.first_ms <= exchange.ms
+    assert [offset for offset, _ in exchange.answer_chunks] == sorted(offset for offset, _ in exchange.answer_chunks)
+
+
+async def test_each_way_in_which_an_exchange_ends_is_told() -> None:
+    broken = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if seen.target == "/hang":
+            await asyncio.get_running_loop().create_future()
+        if seen.target == "/silent":
+            writer.close()
+            return
+        writer.write({"/broken": broken, "/error": reply(429, b"slow down")}.get(seen.target, OK))
+        if seen.target == "/broken":
+            writer.close()
+
+    async with upstream(script) as behind, recorded(behind.url) as (client, recorder):
+        for path, status, ending, body in (
+            ("error", 429, "error", b"slow down"),
+            ("broken", 200, "broken", b"half"),
+            ("silent", 502, "broken", None),
+        ):
+            with suppress(httpx2.TransportError):
+                await client.get(path)
+            exchange = await recorder.next()
+            assert (exchange.status, exchange.ending) == (status, ending)
+            assert body is None or b"".join(piece for _, piece in exchange.answer_chunks) == body
+        with pytest.raises(httpx2.TimeoutException):
+            await client.get("hang", timeout=0.1)
+        exchange = await recorder.next()
+        assert (exchange.status, exchange.ending) == (0, "aborted")
+        assert recorder.taken.empty()
+
+
+async def test_a_client_that_leaves_a_stream_is_told_with_what_it_was_sent() -> None:
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n7\r\ndata: 1\r\n")
+        await asyncio.get_running_loop().create_future()
+
+    async with upstream(script) as behind, recorded(behind.url) as (client, recorder):
+        async with client.stream("POST", "v1/chat/completions", json={}) as response:
+            await anext(response.aiter_raw())
+        exchange = await recorder.next()
+        await asyncio.wait_for(behind.hung_up.wait(), BOUND)
+    assert (exchange.status, exchange.ending, [piece for _, piece in exchange.answer_chunks]) == (200, "aborted", [b"data: 1"])
+
+
+async def test_a_large_body_is_recorded_as_it_is_carried() -> None:
+    async with upstream(says(OK)) as behind, recorded(behind.url) as (client, recorder):
+        await client.post("v1/files", content=b"x" * 50_000)
+        exchange = await recorder.next()
+    assert exchange.request_body == behind.seen[0].body == b"x" * 50_000
+
+
+async def test_a_gateway_that_shall_not_be_recorded_is_not() -> None:
+    async with upstream(says(OK)) as behind, recorded(behind.url, record=False) as (client, recorder):
+        assert (await client.get("v1/models")).status_code == 200
+        assert recorder.taken.empty()

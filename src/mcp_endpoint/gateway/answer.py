@@ -11,8 +11,10 @@ from loguru import logger
 from starlette.types import Receive, Scope, Send
 
 from ..asgi import disconnected
+from ..exchanges import Ending
 from .forward import Upstream
 from .rewrite import Scrub, response_headers
+from .tee import Tee
 
 
 class Streamed:
@@ -29,6 +31,9 @@ class Streamed:
         self.response = response
         self.wait: float | None = None
         """Seconds for Retry-After: set when all keys wait, because the upstream's own value is about one key only."""
+        self.tee: Tee | None = None
+        """Hears what the client was sent."""
+        self._ending: Ending = "aborted"
         self._stopped = stopped
         self._upstream = upstream
         self._prefix = prefix
@@ -43,19 +48,28 @@ class Streamed:
             for task in (pump, gone):
                 task.cancel()
             await asyncio.wait((pump, gone))
+            if self.tee is not None:
+                self.tee.end(self._ending)
             await self.response.aclose()
         if not pump.cancelled():
             pump.result()
 
     async def _pump(self, send: Send) -> None:
         response, scrub = self.response, self._scrub
-        await send({"type": "http.response.start", "status": response.status_code, "headers": self._headers()})
+        headers, tee = self._headers(), self.tee
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        if tee is not None:
+            tee.answered(response.status_code, headers)
         # A successful body is passed on unchanged. An error body may repeat the key it complains about: mask it.
         clean = scrub if response.status_code >= 400 and "content-encoding" not in response.headers else None
         try:
             async for chunk in response.aiter_raw():
-                await send({"type": "http.response.body", "body": chunk if clean is None else clean.feed(chunk), "more_body": True})
+                piece = chunk if clean is None else clean.feed(chunk)
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if tee is not None:
+                    tee.add(piece)
         except httpx2.TransportError as error:
+            self._ending = "broken"
             if self._stopped() and "content-length" not in response.headers:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
@@ -63,7 +77,11 @@ class Streamed:
             self._upstream.counts.failed += 1
             logger.warning("上游中途断开 / upstream broke off", gateway=self._upstream.settings.name, reason=type(error).__name__)
             return
-        await send({"type": "http.response.body", "body": b"" if clean is None else clean.end(), "more_body": False})
+        last = b"" if clean is None else clean.end()
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+        if tee is not None:
+            tee.add(last)
+        self._ending = "error" if response.status_code >= 400 else "ok"
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         headers = response_headers(self.response.headers.raw, self.response.status_code)

@@ -19,8 +19,9 @@ import asyncio
 import contextlib
 import hmac
 import socket
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -44,12 +45,14 @@ from ..credentials.pool import Credential
 from ..credentials.refusals import Answer
 from ..credentials.rotation import Rotation, route_of
 from ..credentials.store import ALL_GONE, KEYS_SHOWN, CredentialStore
+from ..exchanges import Exchanges
 from ..protocol import jsonrpc, methods
 from ..settings.schema import Config
 from . import llm
 from .answer import Streamed
 from .forward import Counts, Forwarded, Rest, Rpc, Upstream, rpc_of
 from .rewrite import KEY_HEADER, Scrub, Target, climbs, request_headers, unkeyed
+from .tee import Recording, Tee
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
@@ -81,10 +84,12 @@ class Gateway:
         broker: Broker,
         bodies: Bodies,
         environ: Mapping[str, str],
+        exchanges: Exchanges | None = None,
         *,
         standalone: bool = False,
     ) -> None:
         """`rings` are the key pools by name, `environ` may have keys of model APIs; while `broker` drains, new requests are refused.
+        `exchanges`, if somebody records, is given each exchange when it has ended.
 
         `standalone`: serve only the first gateway, at `/`, with its own status pages.
         """
@@ -96,6 +101,7 @@ class Gateway:
         self._config = config
         self._broker = broker
         self._bodies = bodies
+        self._recording = None if exchanges is None else Recording(exchanges, _now, time.time)
         self._standalone = standalone
         self._key = config.server.key.encode()
         public = config.server.public_url
@@ -224,6 +230,7 @@ class Gateway:
             return _error(501, "transfer coding", "不支持这种 Transfer-Encoding / Of transfer codings only chunked is known here")
         limits = self._config.limits
         holder = request.client.host if request.client is not None else ""
+        tee = self._tee(upstream, request, holder)
         begun, rest = await self._bodies.begin(request, limits.gateway_retry_bytes, holder, limits.stalled_seconds)
         model = upstream.settings.kind == "llm"
         rpc = rpc_of(begun) if rest is None and request.method == "POST" and not model else None
@@ -233,12 +240,23 @@ class Gateway:
             return local
         query = unkeyed(request.scope["query_string"], self._key)
         prefix = "" if self._standalone else f"/gateway/{upstream.settings.name}"
+        endpoint, path = llm.pinned(path) if model else ("", path)
+        if tee is not None:
+            tee.of(endpoint, path, query)
+            tee.asked(begun)
+            rest = None if rest is None else tee.asking(rest)
         if model:
-            endpoint, path = llm.pinned(path)
             prefix += f"/@{quote(endpoint, safe='')}" if endpoint else ""
             path, query = llm.below(upstream.target.path, path), llm.beside(upstream.target.query, query)
         asked = Forwarded(upstream, request, path, query, prefix, self._near(request), begun, rest, rpc)
-        return await unless_gone(request.receive, self._carry(asked)) if rest is None else await self._carry(asked)
+        carrying = unless_gone(request.receive, self._carry(asked)) if rest is None else self._carry(asked)
+        return await carrying if tee is None else await _recorded(carrying, tee)
+
+    def _tee(self, upstream: Upstream, request: Request, client: str) -> Tee | None:
+        """What records the exchange, if somebody does."""
+        if self._recording is None or not upstream.settings.record:
+            return None
+        return self._recording.begin(upstream.settings.name, client, request.method, request.scope["headers"])
 
     def _refused(self, request: Request) -> Response | None:
         """401 for a request from another machine without the server's key. Web pages of other origins are refused by `refuses_pages`."""
@@ -394,6 +412,22 @@ class _Silent(Response):
 
 
 _Answer = Response | Streamed
+
+
+async def _recorded(carrying: Coroutine[Any, Any, _Answer], tee: Tee) -> _Answer:
+    """The answer; a streamed one ends its record itself, an answer of our own is recorded here."""
+    try:
+        given = await carrying
+    except BaseException:  # the client has left, or sent its body too slowly
+        tee.end("aborted")
+        raise
+    if isinstance(given, Streamed):
+        given.tee = tee
+        return given
+    tee.answered(given.status_code, given.raw_headers)
+    tee.add(bytes(given.body))
+    tee.end("broken" if isinstance(given, _Silent) else "error")
+    return given
 
 
 class _Acceptor:

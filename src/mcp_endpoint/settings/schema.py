@@ -226,6 +226,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     kind: Annotated[
         Literal["http", "llm"], Meta(description="what the upstream is; llm is a model API: its rules for paths and keys hold")
     ] = "http"
+    record: Annotated[bool, Meta(description="whether its exchanges are recorded while the recorder is on")] = True
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
