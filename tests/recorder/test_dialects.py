@@ -7,7 +7,7 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_api import BEGIN, COMPLETED, END, FINISH, ITEMS, TEXT, TOOLS, block, chunk, delta, numbered, pieces_of_json, sse
 
 from mcp_endpoint.protocol.sse import Events
 from mcp_endpoint.recorder import dialects
@@ -29,16 +30,6 @@ MESSAGES = "/v1/messages"
 EVENTS = [(b"Content-Type", b"text/event-stream; charset=utf-8")]
 JSON = [(b"content-type", b"application/json")]
 ASKED = {"model": "asked", "messages": [{"role": "user", "content": "Hello!"}]}
-END = b"data: [DONE]\n\n"
-
-
-def sse(events: Iterable[Any], *, named: bool = False, end: bytes = b"") -> bytes:
-    """A stream of events; `named` as Anthropic and the responses API write them."""
-    written = b""
-    for event in events:
-        written += b"event: %b\n" % event["type"].encode() if named else b""
-        written += b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n"
-    return written + end
 
 
 def told(path: str, answer: bytes, asked: Any = None, headers: Any = EVENTS) -> Said:
@@ -63,14 +54,6 @@ def client(body: bytes, status: int = 200) -> httpx2.Client:
 # -- chat completions ------------------------------------------------------------------------------------------------------
 
 
-def chunk(choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-x", "choices": choices} | more
-
-
-def delta(more: dict[str, Any], index: int = 0, finish: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": more, "finish_reason": finish}
-
-
 def openai_says(body: bytes) -> Any:
     """What the OpenAI SDK makes of a stream of chat completions."""
     with (
@@ -82,19 +65,6 @@ def openai_says(body: bytes) -> Any:
         for call in choice["message"].get("tool_calls") or ():
             call.pop("index", None)
     return bare(whole)
-
-
-TOOLS = [
-    chunk([delta({"role": "assistant", "content": None})]),
-    chunk(
-        [delta({"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": ""}}]})]
-    ),
-    chunk([delta({"tool_calls": [{"index": 0, "function": {"arguments": '{"city":'}}]})]),
-    chunk([delta({"tool_calls": [{"index": 0, "function": {"arguments": '"北京"}'}}]})]),
-    chunk([delta({"tool_calls": [{"index": 1, "id": "call_2", "type": "function", "function": {"name": "now", "arguments": "{}"}}]})]),
-    chunk([delta({}, finish="tool_calls")]),
-    chunk([], usage={"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 8}}),
-]
 
 
 def test_a_stream_of_chat_is_one_message_with_its_tool_calls_and_tokens() -> None:
@@ -225,61 +195,6 @@ def test_the_results_of_tools_in_a_request_are_told_by_the_ids_of_their_calls() 
 
 # -- the responses API -----------------------------------------------------------------------------------------------------
 
-TEXT = {
-    "id": "msg_1",
-    "type": "message",
-    "role": "assistant",
-    "status": "completed",
-    "content": [{"type": "output_text", "text": "晴天", "annotations": []}],
-}
-CALL = {
-    "id": "fc_1",
-    "type": "function_call",
-    "call_id": "call_1",
-    "name": "get_weather",
-    "arguments": '{"city":"北京"}',
-    "status": "completed",
-}
-WHOLE = {
-    "id": "resp_1",
-    "object": "response",
-    "created_at": 1,
-    "model": "gpt-y",
-    "status": "completed",
-    "output": [TEXT, CALL],
-    "parallel_tool_calls": True,
-    "tool_choice": "auto",
-    "tools": [],
-    "usage": {
-        "input_tokens": 7,
-        "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0},
-        "output_tokens": 5,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 12,
-    },
-}
-ITEMS: list[dict[str, Any]] = [
-    {"type": "response.created", "response": {**WHOLE, "status": "in_progress", "output": [], "usage": None}},
-    {"type": "response.output_item.added", "output_index": 0, "item": {**TEXT, "content": [], "status": "in_progress"}},
-    {
-        "type": "response.content_part.added",
-        "output_index": 0,
-        "content_index": 0,
-        "item_id": "msg_1",
-        "part": {"type": "output_text", "text": "", "annotations": []},
-    },
-    {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "item_id": "msg_1", "delta": "晴", "logprobs": []},
-    {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "item_id": "msg_1", "delta": "天", "logprobs": []},
-    {"type": "response.output_item.added", "output_index": 1, "item": {**CALL, "arguments": "", "status": "in_progress"}},
-    {"type": "response.function_call_arguments.delta", "output_index": 1, "item_id": "fc_1", "delta": '{"city":'},
-    {"type": "response.function_call_arguments.delta", "output_index": 1, "item_id": "fc_1", "delta": '"北京"}'},
-]
-COMPLETED = {"type": "response.completed", "response": WHOLE}
-
-
-def numbered(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
-
 
 def test_a_stream_of_responses_is_the_response_at_its_end_as_the_sdk_has_it() -> None:
     body = sse(numbered([*ITEMS, COMPLETED]), named=True)
@@ -330,37 +245,6 @@ def test_parts_of_responses_that_come_as_a_whole_or_are_no_text() -> None:
 
 
 # -- Anthropic messages ----------------------------------------------------------------------------------------------------
-
-BEGIN = {
-    "type": "message_start",
-    "message": {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude-x",
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {"input_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20, "output_tokens": 1},
-    },
-}
-FINISH = [
-    {"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}, "usage": {"output_tokens": 30}},
-    {"type": "message_stop"},
-]
-
-
-def block(index: int, begins: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"type": "content_block_start", "index": index, "content_block": begins},
-        {"type": "ping"},
-        *({"type": "content_block_delta", "index": index, "delta": one} for one in deltas),
-        {"type": "content_block_stop", "index": index},
-    ]
-
-
-def pieces_of_json(*pieces: str) -> list[dict[str, Any]]:
-    return [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
 
 
 def anthropic_says(body: bytes) -> Any:
