@@ -196,8 +196,8 @@ async def test_many_messages_that_each_come_in_time_are_no_slow_one() -> None:
     """Each piece ends in the middle of a message, so that something is unfinished all the time."""
     one = frame(TEXT, b"x" * 50)
     loop = asyncio.get_running_loop()
-    async with staged(configured(limits={"message_seconds": 0.4})) as stage, linked(stage, TOOL) as busy:
-        until_then = loop.time() + 1.2
+    async with staged(configured(limits={"message_seconds": 1.0})) as stage, linked(stage, TOOL) as busy:
+        until_then = loop.time() + 1.5
         busy.send(one[:20])
         while loop.time() < until_then:
             busy.send(one[20:] + one[:20])

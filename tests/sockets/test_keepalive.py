@@ -247,7 +247,7 @@ async def test_a_peer_that_does_not_answer_our_goodbye_is_cut_off_after_close_ti
         before = loop.time()
         peer.send(frame(TEXT, b"I do not care") * 10)
         assert await peer.end() == b""
-        assert loop.time() - before < 2
+        assert loop.time() - before < 5
 
 
 async def test_a_peer_that_closes_and_then_does_not_read_is_cut_off() -> None:

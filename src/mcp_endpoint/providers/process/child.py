@@ -200,7 +200,10 @@ class Child:
 
     def __init__(self, transport: asyncio.SubprocessTransport, ends: _Ends, life: int | None) -> None:
         stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
-        stdin.set_write_buffer_limits(high=QUEUED_BYTES)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # uvloop's, of a child that is dead by now: who waits for its end has its status and last words
+            stdin.set_write_buffer_limits(high=QUEUED_BYTES)
         self._transport = transport
         self._ends = ends
         self._stdin = stdin
@@ -227,7 +230,7 @@ class Child:
         try:
             if sys.platform == "win32":
                 transport, near = await loop.subprocess_exec(ends, *argv, stderr=stderr, env=command.env, cwd=command.cwd)
-                return cls._of(command, transport, near, None)
+                return cls(transport, near, None)
             held, life = os.pipe()
             try:
                 supervisor = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")), str(held), str(TERM_SECONDS))
@@ -239,20 +242,9 @@ class Child:
                 raise
             finally:
                 os.close(held)
-            return cls._of(command, transport, near, life)
+            return cls(transport, near, life)
         except (OSError, ValueError) as error:
             raise EndpointError(f"{command.program} could not be started: {error}", f"无法启动 {command.program}：{error}") from error
-
-    @classmethod
-    def _of(cls, command: Command, transport: asyncio.SubprocessTransport, near: _Ends, life: int | None) -> Child:
-        """The child of a started process. Raises EndpointError if it died before it could be spoken to: its stdin is closed by then."""
-        try:
-            return cls(transport, near, life)
-        except RuntimeError as error:  # uvloop's, of a pipe that is closed
-            transport.close()
-            if life is not None:
-                os.close(life)
-            raise EndpointError(f"{command.program} ended as soon as it was started", f"{command.program} 启动后立即退出") from error
 
     @property
     def exited(self) -> asyncio.Event:
