@@ -1,4 +1,5 @@
-"""Chromium without a window, told by nothing but its command line: it loads a page, and the page tells its own server what it saw."""
+"""Chromium without a window: told by nothing but its command line, it loads a page, and the page tells its own server what it saw; or
+driven by playwright, it clicks and types."""
 
 from __future__ import annotations
 
@@ -10,10 +11,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 from running import BOUND
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS: Final = (
@@ -77,3 +81,48 @@ async def shown(profile: Path, url: str) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     return out.decode()
+
+
+class Watched(NamedTuple):
+    """A tab that somebody acts in, and what went wrong in it."""
+
+    page: Page
+    wrong: list[str]
+    """Errors of scripts, reports of the Content-Security-Policy, requests to anybody else, and every call of `xss()`."""
+
+
+@asynccontextmanager
+async def acting(
+    base: str, *, width: int = 1280, language: str = "en-US", dark: bool = False, scripts: bool = True
+) -> AsyncIterator[Watched]:
+    """Chromium with a tab, for a page that somebody clicks and types in. Skips the test where there is none, or no playwright."""
+    path = chromium()
+    try:
+        from playwright.async_api import async_playwright
+    except ImportError:
+        pytest.skip("NOT TESTED in a browser: playwright is not installed / 未在浏览器中测试：没有安装 playwright")
+    wrong: list[str] = []
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=path, args=[*OPTIONS[1:]])
+        try:
+            context = await browser.new_context(
+                viewport={"width": width, "height": 900},
+                locale=language,
+                color_scheme="dark" if dark else "light",
+                java_script_enabled=scripts,
+                base_url=base,
+            )
+            context.set_default_timeout(BOUND * 1_000)
+            page = await context.new_page()
+            page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+            page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+            page.on("request", lambda request: None if request.url.startswith(base) else wrong.append(f"request: {request.url}"))
+            if scripts:
+                await page.expose_function("xss", lambda *said: wrong.append(f"script: {said}"))
+                await page.expose_function("reported", lambda said: wrong.append(f"policy: {said}"))
+                await page.add_init_script(
+                    "document.addEventListener('securitypolicyviolation', e => reported(e.violatedDirective + ' ' + e.blockedURI))"
+                )
+            yield Watched(page, wrong)
+        finally:
+            await browser.close()
