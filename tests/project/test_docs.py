@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import click
 import pytest
+import tomli
 from running import BOUND, get, running
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -172,6 +173,16 @@ def test_the_index_of_the_design_names_every_page() -> None:
     prose = read(ROOT / "docs/design/README.md").prose
     for path in DESIGN:
         assert path.name == "README.md" or f"]({path.name})" in prose, path.name
+
+
+def test_the_layers_of_the_design_are_those_that_are_checked() -> None:
+    """Each layer of the contract, from the top, as a row of the table; what is in brackets there need not exist yet."""
+    contracts = tomli.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = [re.findall(r"\w+", layer) for layer in contracts[0]["layers"]]
+    there = [[name for name in layer if list(SOURCE.glob(f"{name}*"))] for layer in layers]
+    (table,) = [table for table in read(ROOT / "docs/design/README.md").tables if table[0][0].startswith("layer")]
+    told = [row[0].strip("`").split() for row in table[1:]]
+    assert [sorted(layer) for layer in there if layer] == [sorted(layer) for layer in told]
 
 
 @in_each
