@@ -28,7 +28,7 @@ from mcp_endpoint.commands.finding import Finding
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving.server import bind, create_server
-from mcp_endpoint.settings.schema import Config, Security, Server
+from mcp_endpoint.settings.schema import Config, DialSettings, GatewaySettings, Security, Server
 
 OTHER_KEY = KEY[::-1]
 
@@ -486,6 +486,23 @@ async def test_an_endpoint_asked_for_is_told_when_there_is_no_tool_anywhere() ->
         (problem,) = problems(await look(server.port, "home"))
     assert problem.en == "no tool is connected"
     assert "mcp-endpoint url home" in problem.remedy_en
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(gateway=(GatewaySettings(name="models", target="http://127.0.0.1:9/"),)),
+        Config(dial=(DialSettings(name="hosted", url="ws://127.0.0.1:9/?token=t", endpoint="home"),)),
+    ],
+    ids=["gateway", "dial"],
+)
+async def test_without_a_tool_all_may_be_well_where_a_gateway_or_a_dial_is_configured(config: Config) -> None:
+    """Unless somebody waits for one."""
+    async with running(config) as server:
+        assert "no tool is connected" in [note.en for note in notes(await look(server.port))]
+        assert "no tool is connected" in [problem.en for problem in problems(await look(server.port, "kitchen"))]
+        async with attached(server.port, "kitchen", "device"):
+            assert "no tool is connected" in [problem.en for problem in problems(await look(server.port))]
 
 
 async def test_an_address_made_with_another_key_is_found() -> None:

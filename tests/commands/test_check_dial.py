@@ -20,7 +20,7 @@ def test_each_target_is_told_and_a_dead_one_with_its_remedy() -> None:
         target("new", "connecting"),
         target("away", "waiting", "无法连接 / cannot reach it"),
         target("refused", "refused", "令牌被拒绝 / the token was refused"),
-        target("unset", "error", "没有设置 / the environment variable X is not set"),
+        target("unset", "error", "环境变量 X 没有设置：请设置它 / the environment variable X is not set: set it"),
     ]
     well, new, away, refused, unset = check_dial.of_stats({"rooms": {"dial": {"targets": targets}}})
     assert [one.mark for one in (well, new, away, refused, unset)] == ["ok", "ok", "PROBLEM", "PROBLEM", "PROBLEM"]
@@ -28,17 +28,21 @@ def test_each_target_is_told_and_a_dead_one_with_its_remedy() -> None:
     assert "not connected to away (h.example) since 2026-11-26T12:00:00+00:00: cannot reach it" in away.en
     assert "automatically" in away.remedy_en
     assert refused.zh.endswith("令牌被拒绝")
-    assert "[[dial]] url of unset," in unset.remedy_en
+    assert "[[dial]] url of refused," in refused.remedy_en
+    assert unset.en == "not connected to unset (h.example): the environment variable X is not set"
+    assert (unset.remedy_en, unset.remedy_zh) == ("set it, and restart the server", "请设置它，并重启服务器")
     assert list(check_dial.of_stats({})) == []
 
 
 def test_without_a_server_an_address_that_cannot_be_used_is_told_and_nobody_is_dialled() -> None:
     good = DialSettings(name="good", url="wss://no-such.invalid/?token=${SET}")
     bad = DialSettings(name="bad", url="wss://no-such.invalid/?token=${NOT_SET}")
-    (found,) = check_dial.of_file(Config(dial=(good, bad)), {"SET": "canary"})
-    assert found.mark == "PROBLEM"
-    assert "not connected to bad: the environment variable NOT_SET is not set" in found.en
-    assert "[[dial]] url of bad," in found.remedy_en
+    wrong = DialSettings(name="wrong", url="http://no-such.invalid/")
+    found, other = check_dial.of_file(Config(dial=(good, bad, wrong)), {"SET": "canary"})
+    assert found.mark == other.mark == "PROBLEM"
+    assert found.en == "not connected to bad: the environment variable NOT_SET is not set"
+    assert found.remedy_en.startswith("set it where the server starts") and "put the right address" not in found.remedy_en
+    assert "[[dial]] url of wrong," in other.remedy_en
 
 
 async def test_check_tells_of_the_targets_of_a_running_server() -> None:

@@ -488,6 +488,9 @@ def _tools(codec: TokenCodec, stats: Mapping[str, Any], asked: str | None) -> It
             f"请让工具端与使用端使用同一接入点的地址：mcp-endpoint url {_named(one)}",
         )
     if not served and not managed:
+        rooms = stats.get("rooms", {})
+        dialled = {one["endpoint"] for one in rooms.get("dial", {}).get("targets", ())}
+        unserved = wanted is not None or any(one["endpoint"] not in dialled for one in requesting)
         latest = next(iter((*waiting, *gone)), {"endpoint": SINGLE_MODULE})
         name, left = _named(latest), _left(latest)
         yield Finding(
@@ -495,6 +498,7 @@ def _tools(codec: TokenCodec, stats: Mapping[str, Any], asked: str | None) -> It
             f"没有工具端连接{left.zh}",
             f"start one: mcp-endpoint pipe -- COMMAND, with the tool address of mcp-endpoint url {name} in MCP_ENDPOINT",
             f"请启动工具端：mcp-endpoint pipe -- 命令，MCP_ENDPOINT 设为 mcp-endpoint url {name} 给出的工具端地址",
+            problem=unserved or not (dialled or "gateway" in rooms),  # tools may not be wanted where these are
         )
 
 

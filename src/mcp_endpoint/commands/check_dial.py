@@ -19,7 +19,7 @@ def of_file(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     for settings in config.dial:
         found = address(settings, environ)
         if isinstance(found, EndpointError):
-            yield _unusable(settings.name, found.en, found.zh)
+            yield _mistaken(settings.name, found.en, found.zh)
 
 
 def of_stats(stats: Mapping[str, Any]) -> Iterator[Finding]:
@@ -38,8 +38,19 @@ def of_stats(stats: Mapping[str, Any]) -> Iterator[Finding]:
                 "it reconnects automatically; if this continues, check that this machine can reach the host, and copy the address again",
                 "会自动重连；若一直如此，请检查本机能否访问该主机，并重新复制地址",
             )
+        elif one["state"] == "error":
+            yield _mistaken(name, en, zh)
         else:
             yield _unusable(name, en, zh)
+
+
+def _mistaken(name: str, en: str, zh: str) -> Finding:
+    """A mistake in the entry, with the remedy that its words hold."""
+    (en, _, remedy_en), (zh, _, remedy_zh) = en.partition(": "), zh.partition("：")
+    found = _unusable(name, en, zh)
+    if not remedy_en:
+        return found
+    return found._replace(remedy_en=f"{remedy_en}, and restart the server", remedy_zh=f"{remedy_zh}，并重启服务器")
 
 
 def _unusable(name: str, en: str, zh: str) -> Finding:

@@ -200,9 +200,7 @@ class Child:
 
     def __init__(self, transport: asyncio.SubprocessTransport, ends: _Ends, life: int | None) -> None:
         stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
-        with contextlib.suppress(
-            RuntimeError
-        ):  # uvloop's, of a child that is dead by now: who waits for its end has its status and last words
+        with contextlib.suppress(RuntimeError):  # uvloop's, of a child that is dead by now: its status and last words say why
             stdin.set_write_buffer_limits(high=QUEUED_BYTES)
         self._transport = transport
         self._ends = ends
