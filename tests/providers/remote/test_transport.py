@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from anyio._backends._asyncio import StreamProtocol
 from upstream import Seen, reply, says, upstream
 
 from mcp_endpoint.credentials.store import CredentialStore, credential_store
@@ -205,6 +206,25 @@ async def test_a_stream_may_be_as_long_as_it_likes() -> None:
         assert (await one.http.get(behind.url)).content == events
         with pytest.raises(httpx2.StreamError):
             await one.post(behind.url)
+
+
+def test_an_answer_is_not_read_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop takes whatever the kernel holds in one go."""
+    uvloop = pytest.importorskip("uvloop")
+    ahead = [0]
+
+    def read(protocol: StreamProtocol, data: bytes, real: Callable[[StreamProtocol, bytes], None] = StreamProtocol.data_received) -> None:
+        real(protocol, data)
+        ahead.append(sum(map(len, protocol.read_queue)))
+
+    async def life() -> None:
+        body = b"x" * 16 * 1024 * 1024
+        async with upstream(says(reply(200, body))) as behind, way(most=len(body)) as one:
+            assert len((await one.post(behind.url)).content) == len(body)
+
+    monkeypatch.setattr(StreamProtocol, "data_received", read)
+    uvloop.run(asyncio.wait_for(life(), 60))
+    assert max(ahead) < 1024 * 1024
 
 
 async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ ANSWER_SECONDS: Final = 310.0
 """For the head of an answer, and for the whole of it: longer than any call may take."""
 CLOSE_SECONDS: Final = 2.0
 """For a server to hear that its session is over."""
+RECEIVED_BYTES: Final = 128 * 1024
+"""Receive buffer of a socket: bounds what the kernel holds of an answer. uvloop reads all of it at once, and Linux would let it grow to
+megabytes."""
 KEPT_CONNECTIONS: Final = 20
 MOST_CONNECTIONS: Final = 1000
 KEPT_SECONDS: Final = 30.0
@@ -75,8 +78,8 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
         """`most` bounds the bytes of one answer."""
         limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
         # A stream may be silent for hours; the kernel notices when its other end is gone.
-        alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-        self._inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=alive)
+        options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)]
+        self._inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=options)
         self._ring = ring
         self._place = place
         self._most = most
