@@ -23,8 +23,8 @@ from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.credentials.store import CredentialStore
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.providers import managed as house
-from mcp_endpoint.providers.managed import Kept, Providers
-from mcp_endpoint.providers.mcp_json import Server
+from mcp_endpoint.providers.managed import ManagedServer, Providers
+from mcp_endpoint.providers.mcp_json import ServerEntry
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 from mcp_endpoint.settings.schema import Providers as Settings
 
@@ -42,7 +42,7 @@ class Far:
     queued = 0
     quick = True
 
-    def __init__(self, server: Server, broker: Broker, told: list[str]) -> None:
+    def __init__(self, server: ServerEntry, broker: Broker, told: list[str]) -> None:
         self.server = server
         self.broker = broker
         self.told = told
@@ -61,7 +61,7 @@ class Far:
         self.state = "running"
         self.party = self.broker.attach_provider(self.server.endpoint, self.server.shown, self, server_id=self.server.label)
 
-    def change_tools(self, server: Server) -> None:
+    def change_tools(self, server: ServerEntry) -> None:
         self.told.append(f"change {server.url}")
         self.server = server
 
@@ -146,7 +146,7 @@ class Stage:
         self.room = Providers(self.broker, Settings(file="mcp.json", **settings), root, {}, self.made, self.ring)
         self.missing = False
 
-    def made(self, server: Server, ring: CredentialStore | None) -> Kept:
+    def made(self, server: ServerEntry, ring: CredentialStore | None) -> ManagedServer:
         if self.missing:
             raise EndpointError("not installed", "未安装")
         far = self.far[server.name] = Far(server, self.broker, self.told)

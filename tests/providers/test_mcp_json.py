@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from mcp_endpoint.errors import ConfigError
-from mcp_endpoint.providers.mcp_json import Found, mask, read
+from mcp_endpoint.providers.mcp_json import Entries, mask, read
 from mcp_endpoint.providers.process.child import Command
 from mcp_endpoint.providers.tool_filter import ToolChange
 
 OURS = {"PATH": "/bin", "HOME": "/home/me", "AWS_SECRET_ACCESS_KEY": "s3cret-s3cret", "CITY": "杭州"}
 
 
-def _read(folder: Path, servers: object, *, text: str | None = None) -> Found:
+def _read(folder: Path, servers: object, *, text: str | None = None) -> Entries:
     file = folder / "mcp.json"
     file.write_text(text if text is not None else json.dumps({"mcpServers": servers}), "utf-8")
     return read(file, OURS)
 
 
-def _command(found: Found, name: str) -> Command:
+def _command(found: Entries, name: str) -> Command:
     command = found.servers[name].command
     assert command is not None
     return command

@@ -23,8 +23,8 @@ from ..credentials.store import bans_file, read_bans, read_keys
 from ..errors import EXIT_CONFIG, ConfigError, EndpointError
 from ..log import escape
 from ..providers import mcp_json
-from ..providers.managed import Kept
-from ..providers.mcp_json import Server
+from ..providers.managed import ManagedServer
+from ..providers.mcp_json import ServerEntry
 from ..serving.rooms import imported
 from ..settings.schema import Config, CredentialSettings, GatewaySettings
 from ..web.page import REASONS
@@ -56,7 +56,7 @@ def of_files(config: Config, root: Path, environ: Mapping[str, str]) -> Files:
     """What would be wrong with the servers of `config` if it were started now; relative files are below `root`."""
     findings: list[Finding] = []
     fatal: list[Finding] = []
-    servers: Mapping[str, Server] = {}
+    servers: Mapping[str, ServerEntry] = {}
     if config.providers.file:
         file = root / config.providers.file
         try:
@@ -140,7 +140,7 @@ def _unusable(name: str, why: Reason, file: Path | str) -> Finding:
     )
 
 
-def _command(server: Server, file: Path) -> Finding:
+def _command(server: ServerEntry, file: Path) -> Finding:
     """Whether the process of a managed server could be started."""
     assert server.command is not None
     hide = mcp_json.mask(server)
@@ -175,7 +175,7 @@ def _script(program: str, args: Sequence[str]) -> str | None:
     return given[0] if given and PurePath(given[0]).suffix.lower() in SCRIPT and "://" not in given[0] else None
 
 
-async def _reached(config: Config, servers: Sequence[Server], file: Path) -> list[Finding]:
+async def _reached(config: Config, servers: Sequence[ServerEntry], file: Path) -> list[Finding]:
     """Whether servers by URL and the targets of gateways answer."""
     logger.disable("mcp_endpoint")  # the findings say the same
     try:
@@ -185,11 +185,11 @@ async def _reached(config: Config, servers: Sequence[Server], file: Path) -> lis
         logger.enable("mcp_endpoint")
 
 
-async def _greeted(config: Config, server: Server, file: Path) -> Finding:
+async def _greeted(config: Config, server: ServerEntry, file: Path) -> Finding:
     """Initialize it with the code that a running server uses."""
     loop = asyncio.get_running_loop()
     broker = Broker(config.endpoint, config.limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=_NoWatch())
-    kept: Kept = imported(".providers.remote.server", "http").Upstream(server, broker)
+    kept: ManagedServer = imported(".providers.remote.server", "http").RemoteServer(server, broker)
     await kept.start()
     try:
         async with asyncio.timeout(SECONDS):
@@ -205,7 +205,7 @@ async def _greeted(config: Config, server: Server, file: Path) -> Finding:
     return Finding(f"server {server.name} answers at {described['host']}", f"服务器 {server.name} 在 {described['host']} 有应答")
 
 
-async def _keyed(server: Server, file: Path) -> Finding:
+async def _keyed(server: ServerEntry, file: Path) -> Finding:
     """Connect only: a request to a server with a key pool would use a key, or get one banned."""
     refused = await _connected(server.url)
     host = urlsplit(server.url).hostname or ""

@@ -1,1 +1,1 @@
-"""Who answers: the providers this program brings to an endpoint itself."""
+"""Managed servers: the MCP servers that this program runs or connects to, and brings to endpoints as providers."""

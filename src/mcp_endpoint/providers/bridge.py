@@ -1,8 +1,8 @@
-"""A server of the house at one more endpoint: provider there, consumer at the server's own.
+"""Connects a managed server's internal endpoint with another endpoint: a consumer at the first, a provider at the second.
 
-One process or upstream serves many endpoints over one bridge each. Frames are handed over as they are: both sides are endpoints of the
-heart, which keep ids, progress tokens and whose answer is whose apart. Towards the server they are handed on in the next turn of the
-loop, because a link never answers before its `send` has returned.
+One process or remote server serves many endpoints, each through one bridge. Frames are passed on unchanged: both sides are endpoints of
+the core, which translate ids and progress tokens and route responses. Frames to the server are delivered in the next turn of the event
+loop, because a link never calls back before its `send` has returned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..protocol.jsonrpc import Part
 
 
 class Bridge:
-    """Between the endpoint `name` and the endpoint of a server; open as soon as it is made."""
+    """The bridge between the endpoint `name` and the internal endpoint `inner`; attached on creation."""
 
     def __init__(
         self,
@@ -36,10 +36,10 @@ class Bridge:
         clock: Callable[[], float],
         later: Callable[[Callable[[], None]], object],
     ) -> None:
-        """`inner` is the server's endpoint and `label` what its tools go by; `later` calls back in the next turn of the loop.
+        """`label` names the server's tools; `later` schedules a callback in the next turn of the event loop.
 
-        `call_seconds` is how long a call of its tools may take, where it is not as everywhere. A bridge that is `held` keeps what is for
-        the server until `release`: its greeting then waits for one that is about to start.
+        `call_seconds` is the deadline of calls to its tools, None for the default. A bridge that is `held` keeps frames for the server
+        until `release`, so that its initialize waits for a server that is about to start.
         """
         limits = broker.limits
         self._broker = broker
@@ -50,7 +50,7 @@ class Bridge:
         self._open = True
         self._held = held
         self._retiring = False
-        # What the far side may take in one answer, and how long it may think, is that endpoint's business.
+        # The limits of responses and deadlines are those of the other endpoint.
         self._consumer: Consumer = broker.attach_consumer(
             inner,
             inner_shown,
@@ -67,7 +67,7 @@ class Bridge:
         self._provider.behind = self._consumer.endpoint
 
     def close(self, close_reason: CloseReason = GOING_AWAY) -> None:
-        """Leave both endpoints; what was on its way is answered by them."""
+        """Detach both sides; the endpoints answer what was in flight."""
         if self._open:
             self._open = False
             self._frames.clear()
@@ -75,13 +75,13 @@ class Bridge:
             self._broker.detach(self._consumer, *close_reason)
 
     def retire(self) -> None:
-        """Leave for good: the endpoint first hears that there are no tools any more, and does not wait for their return."""
+        """Detach for good: first the endpoint is told that the tools are gone, so that it does not wait for their return."""
         self._retiring = True
         self.up(jsonrpc.notification(methods.TOOLS_CHANGED))
         self._later(self.close)
 
     def down(self, data: bytes) -> None:
-        """A frame for the server."""
+        """Take a frame for the server."""
         if not self._open:
             return
         if self._retiring:
@@ -96,7 +96,7 @@ class Bridge:
         self._bytes += len(data)
 
     def release(self) -> None:
-        """Hand on what was held, and from now on everything."""
+        """Deliver the held frames, and later ones without delay."""
         if self._held:
             self._held = False
             self._hand_on()
@@ -110,18 +110,18 @@ class Bridge:
                 self._consumer.receive(self._consumer, data, now, True)
 
     def up(self, data: bytes) -> None:
-        """A frame of the server."""
+        """Pass on a frame of the server."""
         if self._open:
             self._provider.receive(self._provider, data, self._clock(), True)
 
     @property
     def waiting(self) -> int:
-        """Bytes that have not been handed on yet."""
+        """Bytes not delivered yet."""
         return self._bytes
 
 
 class _Down:
-    """What the endpoint sees: a provider's link."""
+    """The provider's link at the outer endpoint."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
@@ -134,14 +134,14 @@ class _Down:
         self._bridge.down(_whole(first, second))
 
     def ping(self) -> None:
-        """It is no socket, and cannot be half open."""
+        """Nothing: it is not a socket and cannot be half open."""
 
     def close(self, code: int, reason: str) -> None:
         self._bridge.close(CloseReason(code, reason))
 
 
 class _Up:
-    """What the server's own endpoint sees: a consumer's link."""
+    """The consumer's link at the internal endpoint."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
@@ -154,7 +154,7 @@ class _Up:
         self._bridge.up(_whole(first, second))
 
     def ping(self) -> None:
-        """It is no socket, and cannot be half open."""
+        """Nothing: it is not a socket and cannot be half open."""
 
     def close(self, code: int, reason: str) -> None:
         self._bridge.close(CloseReason(code, reason))

@@ -1,9 +1,9 @@
-"""The servers that the house brings itself: which there are, to which endpoints they go, and what changes when their file does.
+"""The room of managed servers: reads their file, runs them, and bridges them to the endpoints they serve.
 
-Each label has an endpoint of its own, `server:LABEL`, where its servers are providers (several of them: replicas), and which a keeper
-keeps alive. An endpoint of the outside gets a bridge to every label that is meant for it as soon as somebody asks there, and loses it
-with the last who asks. The file is looked at several times a second; an edit touches the entries it changed and no other. An entry that
-cannot be used does not run and is shown in state `error`; a file that cannot be read changes nothing.
+Each label has an internal endpoint, `server:LABEL`; its servers are providers there (several with one label are replicas). An outer
+endpoint gets a bridge to each label that serves it when its first consumer attaches, and loses it with the last. The file is checked
+several times a second; an edit affects only the entries that changed. An invalid entry does not run and is shown in state `error`; an
+unreadable file changes nothing.
 """
 
 from __future__ import annotations
@@ -35,131 +35,131 @@ from ..protocol.jsonrpc import Part
 from ..settings.schema import Providers as Settings
 from . import mcp_json
 from .bridge import Bridge
-from .mcp_json import Found, Server
+from .mcp_json import Entries, ServerEntry
 from .process import usage
-from .process.server import Managed, sessions
+from .process.server import ProcessServer, sessions
 
 LOOK_SECONDS: Final = 0.2
-"""How often the file is looked at, so that an edit is in force within a second, start of a server included."""
+"""Interval at which the file is checked, so that an edit takes effect within a second, including a server's start."""
 SETTLING_SECONDS: Final = 4.0
-"""How long endpoints wait with the greeting of a server that is just being started; less than their `greeting_seconds`."""
+"""How long endpoints delay the initialize of a server that is being started; below their `own_initialize_seconds`."""
 SETTLE_LOOK_SECONDS: Final = 0.02
-"""How often it is looked whether one has started."""
+"""Interval at which it is checked whether one has started."""
 
 
-class Kept(Protocol):
-    """One server in the house's care: a process (`stdio.Managed`) or a server reached by URL (`upstream.Upstream`)."""
+class ManagedServer(Protocol):
+    """One managed server: a process (`process.server`) or a server reached by URL (`remote.server`)."""
 
-    server: Server
+    server: ServerEntry
 
     async def start(self) -> None:
-        """Begin; does not wait for the server."""
+        """Start it, without waiting until it is ready."""
 
     async def stop(self) -> None:
-        """End, within a few seconds, for good."""
+        """Stop it for good, within a few seconds."""
 
-    def change_tools(self, server: Server) -> None:
-        """Go on as `server`, which differs from the present one in nothing but `tools` and `endpoints`."""
+    def change_tools(self, server: ServerEntry) -> None:
+        """Apply an entry that differs only in `tools` and `endpoints`."""
 
     def describe(self) -> dict[str, Any]:
-        """What an operator may know of it, ready for JSON; no secret is in it.
+        """Its status, ready for JSON, without secrets.
 
-        Its `state` is `starting`, `running`, `waiting` for the next attempt, `stopped` (given up, until somebody starts it again) or `off`.
-        An entry that cannot be used is kept by nobody and has the state `error`.
+        `state` is `starting`, `running`, `waiting` (for the next attempt), `stopped` (given up until its entry is saved again) or `off`.
+        An invalid entry has no server and the state `error`.
         """
 
 
-def condition(kept: Kept) -> dict[str, Any]:
-    """How a managed server is: `state`, `reason`, `since` when (UTC), `wire`, and its `last_error`, also once that is over."""
-    told = kept.describe()
+def condition(kept: ManagedServer) -> dict[str, Any]:
+    """The condition of a managed server: `state`, `reason`, `since` (UTC), `wire`, and `last_error`, which stays after recovery."""
+    described = kept.describe()
     return {
-        "state": told["state"],
-        "reason": told.get("why") or told.get("why_bare") or "",
-        "since": datetime.fromtimestamp(time.time() - told.get("seconds", 0.0), UTC).isoformat(timespec="seconds"),
-        "wire": told.get("wire", kept.server.wire),
-        "last_error": told.get("last_error", ""),
+        "state": described["state"],
+        "reason": described.get("why") or described.get("why_bare") or "",
+        "since": datetime.fromtimestamp(time.time() - described.get("seconds", 0.0), UTC).isoformat(timespec="seconds"),
+        "wire": described.get("wire", kept.server.wire),
+        "last_error": described.get("last_error", ""),
     }
 
 
-class _Keeper:
-    """A consumer that wants nothing: while it is there, the servers of its endpoint are greeted as they come, and their tools known."""
+class _InnerConsumer:
+    """A consumer that stays at an internal endpoint, so that its servers are initialized and listed as soon as they attach."""
 
     queued = 0
 
-    def __init__(self, broker: Broker, server: Server, clock: Callable[[], float]) -> None:
+    def __init__(self, broker: Broker, server: ServerEntry, clock: Callable[[], float]) -> None:
         self._broker = broker
         self._party = broker.attach_consumer(server.endpoint, server.shown, self, in_process=True)
         self._party.receive(self._party, jsonrpc.request(b"0", methods.INITIALIZE, msgspec.json.encode(hello({}))), clock(), True)
         self._party.receive(self._party, jsonrpc.notification(methods.INITIALIZED), clock(), True)
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Whatever it hears, it does not mind."""
+        """Ignore every frame."""
 
     def ping(self) -> None:
-        """It is always there."""
+        """Nothing: it is part of the process."""
 
     def close(self, code: int, reason: str) -> None:
-        """Only `leave` ends it."""
+        """Nothing: only `leave` detaches it."""
 
     def leave(self) -> None:
         self._broker.detach(self._party, *GOING_AWAY)
 
 
-class _Roof:
-    """What the servers of one label share: their endpoint, whom they serve, and the bridges there."""
+class _Group:
+    """The servers of one label: their endpoint, the outer endpoints they serve, and the bridges there."""
 
-    def __init__(self, server: Server, keeper: _Keeper, settles: float) -> None:
+    def __init__(self, server: ServerEntry, keeper: _InnerConsumer, settles: float) -> None:
         self.server = server
         self.patterns: tuple[str, ...] = ()
         self.keeper = keeper
         self.settles = settles
-        """Until then its first server may still be starting; 0 once that is over."""
+        """Until then its first server may still be starting; 0 afterwards."""
         self.timeout: float | None = None
         self.bridges: dict[str, Bridge] = {}
 
     def serves(self, shown: str) -> bool:
-        """Whether it is meant for the endpoint of this printable name."""
+        """Whether it serves the endpoint with this printable name."""
         return not shown.startswith(PROBE) and any(fnmatchcase(shown, pattern) for pattern in self.patterns)
 
     def part(self) -> None:
-        """Take every bridge away."""
+        """Close every bridge."""
         for bridge in self.bridges.values():
             bridge.close()
         self.bridges.clear()
 
     def leave(self) -> None:
-        """Take everything away for good."""
+        """Close everything for good."""
         for bridge in self.bridges.values():
             bridge.retire()
         self.bridges.clear()
         self.keeper.leave()
 
 
-class _Wrong(NamedTuple):
-    """An entry of the file that cannot be used."""
+class _InvalidEntry(NamedTuple):
+    """An invalid entry of the file."""
 
     why: str
     since: float
 
     def condition(self) -> dict[str, Any]:
-        """As `condition` says it of a server."""
+        """As `condition` of a server."""
         since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
         return {"state": "error", "reason": self.why, "since": since, "wire": "", "last_error": self.why}
 
 
-def _disturbs(before: Server, after: Server) -> bool:
-    """Whether a server has to be started again: which endpoints it serves and how its tools are shown is no reason to."""
+def _disturbs(before: ServerEntry, after: ServerEntry) -> bool:
+    """Whether the change needs a restart: other endpoints and other tool names do not."""
     return replace(before, endpoints=None, tools={}) != replace(after, endpoints=None, tools={})
 
 
-def _said(error: EndpointError) -> str:
+def _bilingual(error: EndpointError) -> str:
     """An error in both languages, with its place."""
     where = f"{error.place}: " if error.place else ""
     return f"{where}{error.zh} / {where}{error.en}"
 
 
 class Providers:
-    """The room of the servers; one per broker."""
+    """The room of managed servers; one per broker."""
 
     name = "providers"
     owed = 0
@@ -170,12 +170,12 @@ class Providers:
         settings: Settings,
         root: Path,
         environ: Mapping[str, str],
-        upstream: Callable[[Server, CredentialStore | None], Kept],
+        upstream: Callable[[ServerEntry, CredentialStore | None], ManagedServer],
         rings: Callable[[str], CredentialStore],
     ) -> None:
-        """A relative file starts at `root`.
+        """A relative file is below `root`.
 
-        `upstream` makes what keeps a server reached by URL, `rings` gives the keys of a pool by its name; both may raise EndpointError.
+        `upstream` creates a server reached by URL, `rings` returns a key pool by name; both may raise EndpointError.
         """
         self._broker = broker
         self._settings = settings
@@ -184,11 +184,11 @@ class Providers:
         self._upstream = upstream
         self._rings = rings
         self._loop = asyncio.get_running_loop()
-        self._kept: dict[str, Kept] = {}
-        self._wrong: dict[str, _Wrong] = {}
-        self._roofs: dict[str, _Roof] = {}
+        self._kept: dict[str, ManagedServer] = {}
+        self._wrong: dict[str, _InvalidEntry] = {}
+        self._groups: dict[str, _Group] = {}
         self._open: dict[str, str] = {}
-        """Name → printable name of the endpoints where somebody asks."""
+        """Name → printable name of the endpoints that have consumers."""
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
         self._settling: asyncio.Task[None] | None = None
@@ -197,25 +197,25 @@ class Providers:
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        """None: it answers nobody by itself."""
+        """No HTTP routes."""
         return ()
 
-    # -- the life of the room ----------------------------------------------------------------------------------------------
+    # -- lifecycle of the room ---------------------------------------------------------------------------------------------
 
     def refuses_pages(self, request: object) -> bool:
-        """It has no paths."""
+        """False: it has no paths."""
         return False
 
     async def start(self) -> None:
-        """Start every server of the file. Raises ConfigError for a file that cannot be read, EndpointError for a missing package."""
+        """Start all servers of the file. Raises ConfigError for an unreadable file, EndpointError for a missing package."""
         self._stamp = self._stamped()
         self._take(mcp_json.read(self._file, self._environ))
-        self._broker.on_open = self._opened
-        self._broker.on_idle = self._idle
+        self._broker.on_open = self._on_open
+        self._broker.on_idle = self._on_idle
         self._watching = self._loop.create_task(self._watch())
 
     async def stop(self) -> None:
-        """End them all, at the same time."""
+        """Stop all servers concurrently."""
         for task in (self._watching, self._settling):
             if task is not None:
                 task.cancel()
@@ -223,9 +223,9 @@ class Providers:
         kept, self._kept = self._kept, {}
         for name, one in kept.items():
             self._turn(name, one, None)
-        for roof in self._roofs.values():
-            roof.leave()
-        self._roofs.clear()
+        for group in self._groups.values():
+            group.leave()
+        self._groups.clear()
         if self._turns:
             await asyncio.wait(self._turns.values())
 
@@ -239,12 +239,12 @@ class Providers:
                 self._stamp = stamp
                 try:
                     self._read_again()
-                except Exception as error:  # noqa: BLE001 - the next edit has to be seen too
+                except Exception as error:  # noqa: BLE001 - the boundary of the watching task; the next edit must be seen
                     self._problem = f"内部错误 / internal error: {type(error).__name__}"
-                    logger.opt(exception=error).error("未能读取配置 / the file could not be taken", file=self._file.name)
+                    logger.opt(exception=error).error("未能读取配置 / the file could not be loaded", file=self._file.name)
 
     def _stamped(self) -> tuple[int, int, int] | None:
-        """What changes when the file does; None while it is not there."""
+        """Changes when the file does; None without a file."""
         try:
             found = os.stat(self._file)
         except OSError:
@@ -255,17 +255,17 @@ class Providers:
         try:
             self._take(mcp_json.read(self._file, self._environ))
         except EndpointError as error:
-            self._problem = _said(error)
-            logger.error("配置有误，仍用原来的服务器 / not usable, the servers stay as they were: {}", self._problem)
+            self._problem = _bilingual(error)
+            logger.error("配置有误，仍用原来的服务器 / not usable, the earlier servers keep running: {}", self._problem)
         else:
             self._problem = ""
 
-    def _take(self, found: Found) -> None:
-        """Make it so: the servers of `found` and no others. Raises EndpointError for a missing package, before anything is done."""
+    def _take(self, found: Entries) -> None:
+        """Run exactly the servers of `found`. Raises EndpointError for a missing package, before anything is changed."""
         wrong = dict(found.wrong)
         patterns = self._patterns(found.servers, wrong)
-        servers: dict[str, Server] = {}
-        fresh: dict[str, Kept] = {}
+        servers: dict[str, ServerEntry] = {}
+        fresh: dict[str, ManagedServer] = {}
         for name, server in found.servers.items():
             kept = self._kept.get(name)
             if name not in wrong and (kept is None or kept.describe()["state"] == "stopped" or _disturbs(kept.server, server)):
@@ -275,7 +275,7 @@ class Providers:
                     wrong[name] = error
             if name not in wrong:
                 servers[name] = server
-        self._tell_wrong(wrong)
+        self._log_wrong(wrong)
         gone = {name: kept for name, kept in self._kept.items() if name not in servers}
         for name, kept in gone.items():
             del self._kept[name]
@@ -289,18 +289,18 @@ class Providers:
             if kept.server.tools != servers[name].tools:
                 kept.change_tools(servers[name])
         labels = {server.label for server in servers.values()}
-        for label in [label for label in self._roofs if label not in labels]:
-            self._roofs.pop(label).leave()
+        for label in [label for label in self._groups if label not in labels]:
+            self._groups.pop(label).leave()
         for server in servers.values():
-            if server.label not in self._roofs:
+            if server.label not in self._groups:
                 settles = self._loop.time() + SETTLING_SECONDS
-                self._roofs[server.label] = _Roof(server, _Keeper(self._broker, server, self._loop.time), settles)
-            roof = self._roofs[server.label]
-            roof.patterns = patterns[server.label]
+                self._groups[server.label] = _Group(server, _InnerConsumer(self._broker, server, self._loop.time), settles)
+            group = self._groups[server.label]
+            group.patterns = patterns[server.label]
             timeout = max((one.timeout for one in servers.values() if one.label == server.label and one.timeout is not None), default=None)
-            if timeout != roof.timeout:
-                roof.timeout = timeout
-                roof.part()
+            if timeout != group.timeout:
+                group.timeout = timeout
+                group.part()
         self._span()
         if self._settling is None or self._settling.done():
             self._settling = self._loop.create_task(self._settle())
@@ -308,35 +308,35 @@ class Providers:
             "服务器 / servers", file=self._file.name, servers=len(servers), started=len(fresh), ended=len(gone), not_usable=len(wrong)
         )
 
-    def _tell_wrong(self, wrong: Mapping[str, ConfigError]) -> None:
-        """Remember what cannot be used, and say what is new of it."""
+    def _log_wrong(self, wrong: Mapping[str, ConfigError]) -> None:
+        """Remember invalid entries, and log the new ones."""
         before, self._wrong = self._wrong, {}
         for name, error in wrong.items():
             known = before.get(name)
-            if known is None or known.why != _said(error):
-                known = _Wrong(_said(error), time.time())
+            if known is None or known.why != _bilingual(error):
+                known = _InvalidEntry(_bilingual(error), time.time())
                 logger.error("该服务器配置有误，未运行 / this server cannot be used and does not run: {}", known.why, server=name)
             self._wrong[name] = known
 
     async def _settle(self) -> None:
-        """Let the bridges of new labels go as soon as a server of theirs has told its tools, or has failed to start."""
-        while waiting := [roof for roof in self._roofs.values() if roof.settles]:
-            for roof in waiting:
-                if self._loop.time() >= roof.settles or self._settled(roof):
-                    roof.settles = 0.0
-                    for bridge in roof.bridges.values():
+        """Release the bridges of new labels as soon as one of their servers has listed its tools or failed to start."""
+        while waiting := [group for group in self._groups.values() if group.settles]:
+            for group in waiting:
+                if self._loop.time() >= group.settles or self._settled(group):
+                    group.settles = 0.0
+                    for bridge in group.bridges.values():
                         bridge.release()
             await asyncio.sleep(SETTLE_LOOK_SECONDS)
 
-    def _settled(self, roof: _Roof) -> bool:
-        inner = self._broker.endpoints[roof.server.endpoint]  # its keeper is there
+    def _settled(self, group: _Group) -> bool:
+        inner = self._broker.endpoints[group.server.endpoint]  # it exists, because its consumer is attached
         if any(provider.listed or provider.state is State.BARE for provider in inner.providers):
             return True
-        kept = [kept for kept in self._kept.values() if kept.server.label == roof.server.label]
+        kept = [kept for kept in self._kept.values() if kept.server.label == group.server.label]
         return all(one.describe()["state"] in ("waiting", "stopped") for one in kept)
 
-    def _patterns(self, servers: Mapping[str, Server], wrong: dict[str, ConfigError]) -> dict[str, tuple[str, ...]]:
-        """Label → the endpoints it serves; a server that differs from an earlier one of its label is `wrong`."""
+    def _patterns(self, servers: Mapping[str, ServerEntry], wrong: dict[str, ConfigError]) -> dict[str, tuple[str, ...]]:
+        """Label → endpoints it serves; a server that contradicts an earlier one of its label is added to `wrong`."""
         patterns: dict[str, tuple[str, ...]] = {}
         for name, server in servers.items():
             mine = self._settings.endpoints if server.endpoints is None else server.endpoints
@@ -348,12 +348,12 @@ class Providers:
                 )
         return patterns
 
-    def _made(self, server: Server) -> Kept:
+    def _made(self, server: ServerEntry) -> ManagedServer:
         ring = self._rings(server.credentials) if server.credentials else None
-        return Managed(server, self._broker, ring) if server.command is not None else self._upstream(server, ring)
+        return ProcessServer(server, self._broker, ring) if server.command is not None else self._upstream(server, ring)
 
-    def _turn(self, name: str, before: Kept | None, after: Kept | None) -> None:
-        """End one and then begin the other, behind whatever is still being done for this name."""
+    def _turn(self, name: str, before: ManagedServer | None, after: ManagedServer | None) -> None:
+        """Stop one server, then start the other, after earlier steps for this name."""
         earlier = self._turns.get(name)
 
         async def turn() -> None:
@@ -375,15 +375,15 @@ class Providers:
 
     # -- endpoints ---------------------------------------------------------------------------------------------------------
 
-    def _opened(self, endpoint: Endpoint) -> None:
+    def _on_open(self, endpoint: Endpoint) -> None:
         if not endpoint.name.startswith(INNER):
             self._open[endpoint.name] = endpoint.shown
             self._span_one(endpoint.name, endpoint.shown)
 
-    def _idle(self, endpoint: Endpoint) -> None:
+    def _on_idle(self, endpoint: Endpoint) -> None:
         if self._open.pop(endpoint.name, None) is not None:
-            for roof in self._roofs.values():
-                if bridge := roof.bridges.pop(endpoint.name, None):
+            for group in self._groups.values():
+                if bridge := group.bridges.pop(endpoint.name, None):
                     bridge.close()
 
     def _span(self) -> None:
@@ -391,47 +391,47 @@ class Providers:
             self._span_one(name, shown)
 
     def _span_one(self, name: str, shown: str) -> None:
-        """The bridges that one endpoint should have, and no others."""
-        for label, roof in self._roofs.items():
-            if not roof.serves(shown):
-                if bridge := roof.bridges.pop(name, None):
+        """Open and close the bridges of one outer endpoint as needed."""
+        for label, group in self._groups.items():
+            if not group.serves(shown):
+                if bridge := group.bridges.pop(name, None):
                     bridge.retire()
-            elif name not in roof.bridges:
-                roof.bridges[name] = Bridge(
+            elif name not in group.bridges:
+                group.bridges[name] = Bridge(
                     self._broker,
                     name,
                     shown,
-                    inner=roof.server.endpoint,
-                    inner_shown=roof.server.shown,
+                    inner=group.server.endpoint,
+                    inner_shown=group.server.shown,
                     label=label,
-                    call_seconds=roof.timeout,
-                    held=bool(roof.settles),
+                    call_seconds=group.timeout,
+                    held=bool(group.settles),
                     clock=self._loop.time,
                     later=self._loop.call_soon,
                 )
 
     def labels(self) -> dict[str, tuple[str, str]]:
-        """Label → the endpoint of its servers, and how that may be printed."""
-        return {label: (roof.server.endpoint, roof.server.shown) for label, roof in self._roofs.items()}
+        """Label → name and printable name of its internal endpoint."""
+        return {label: (group.server.endpoint, group.server.shown) for label, group in self._groups.items()}
 
     def conditions(self) -> dict[str, dict[str, Any]]:
-        """Label → the `condition` of its server; of several the best one's."""
+        """Label → `condition` of its server; of several, the best."""
         found: dict[str, dict[str, Any]] = {}
         for kept in self._kept.values():
-            told = condition(kept)
+            described = condition(kept)
             if found.get(kept.server.label, {}).get("state") != "running":
-                found[kept.server.label] = told
+                found[kept.server.label] = described
         return {name: one.condition() for name, one in self._wrong.items()} | found
 
     def states(self) -> Mapping[str, int]:
-        """State → how many servers are in it."""
+        """State → number of servers."""
         return Counter([*(kept.describe()["state"] for kept in self._kept.values()), *("error" for _ in self._wrong)])
 
-    # -- looking in --------------------------------------------------------------------------------------------------------
+    # -- reports -----------------------------------------------------------------------------------------------------------
 
     def describe(self) -> Mapping[str, Any]:
-        """Every server with its state, what it costs and what it said last."""
-        used = usage.of_sessions(sessions([one for one in self._kept.values() if isinstance(one, Managed)]))
+        """Every server with its state, resource usage and last output."""
+        used = usage.of_sessions(sessions([one for one in self._kept.values() if isinstance(one, ProcessServer)]))
         return {
             "file": str(self._settings.file),
             "problem": self._problem,
@@ -442,13 +442,13 @@ class Providers:
         }
 
     @staticmethod
-    def _described_wrong(name: str, one: _Wrong) -> dict[str, Any]:
-        told = one.condition()
+    def _described_wrong(name: str, one: _InvalidEntry) -> dict[str, Any]:
+        described = one.condition()
         nothing: dict[str, Any] = {"serves": [], "endpoints": [], "tools": []}
-        return {"name": name, "label": name, "wire": "", "since": told["since"], "state": "error", "why": one.why, **nothing}
+        return {"name": name, "label": name, "wire": "", "since": described["since"], "state": "error", "why": one.why, **nothing}
 
-    def _described(self, name: str, kept: Kept, used: Mapping[int, usage.Usage]) -> dict[str, Any]:
-        roof = self._roofs[kept.server.label]
+    def _described(self, name: str, kept: ManagedServer, used: Mapping[int, usage.Usage]) -> dict[str, Any]:
+        group = self._groups[kept.server.label]
         inner = self._broker.endpoints.get(kept.server.endpoint)
         providers = [] if inner is None else inner.describe(self._loop.time())["tools"]
         return {
@@ -456,8 +456,8 @@ class Providers:
             "label": kept.server.label,
             "wire": kept.server.wire,
             "since": condition(kept)["since"],
-            "serves": list(roof.patterns),
-            "endpoints": [self._open[one] for one in roof.bridges],
+            "serves": list(group.patterns),
+            "endpoints": [self._open[one] for one in group.bridges],
             "tools": sorted({function for provider in providers for function in provider["functions"]}),
-            **(kept.describe(used.get(kept.session or 0)) if isinstance(kept, Managed) else kept.describe()),
+            **(kept.describe(used.get(kept.session or 0)) if isinstance(kept, ProcessServer) else kept.describe()),
         }

@@ -1,7 +1,7 @@
-"""Reads the block of servers that Claude Desktop, Cursor, VS Code, Gemini, mcp_pipe and others share.
+"""Reads an `mcpServers` block as used by Claude Desktop, Cursor, VS Code, Gemini, mcp_pipe and others.
 
-The block is called `mcpServers`, or `servers` (VS Code). Comments and commas before a closing bracket are allowed, as in VS Code's JSON.
-One entry that cannot be used is one server that does not run: it is given with its place and the remedy, and the others are read.
+The block is called `mcpServers`, or `servers` (VS Code). Comments and trailing commas are allowed, as in VS Code's JSON. An invalid entry
+does not run: it is returned with its place and the remedy, and the other entries are used.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from .process.child import Command, environment
 from .tool_filter import ToolChange, collisions
 
 Wire = Literal["stdio", "http", "sse", "any"]
-"""How a server is spoken to; `any` is a URL whose entry does not say: Streamable HTTP, else HTTP+SSE."""
+"""Transport of a server; `any` is a URL without a type: Streamable HTTP, else HTTP+SSE."""
 WIRES: Final[Mapping[str, Wire]] = {"stdio": "stdio", "sse": "sse", "http": "http", "streamablehttp": "http"}
-"""What `type`, `transport` and `transportType` may say, without regard to case, `-` and `_`."""
+"""Values of `type`, `transport` and `transportType`, compared without case, `-` and `_`."""
 LONGEST_CALL_SECONDS: Final = 300.0
-"""The most a `timeout` gives, as for `[endpoint.tools]`."""
+"""Upper limit of a `timeout`, as in `[endpoint.tools]`."""
 MILLISECONDS_FROM: Final = 1000.0
-"""From here on a `timeout` is read as milliseconds, which is what some programs that share this block write."""
+"""A `timeout` from here on is in milliseconds, as some programs with this block write it."""
 SECRET_CHARS: Final = 6
-"""A value shorter than this is no secret and is not looked for in what a server says: `1`, `true` and `info` are everywhere."""
+"""A shorter value is not treated as a secret: `1`, `true` and `info` occur everywhere."""
 
 _VARIABLE: Final = re.compile(r"\$\{(?:env:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<otherwise>[^}]*))?\}")
 _PLACEHOLDER: Final = re.compile(r"\$\{[A-Za-z][A-Za-z0-9_.-]*(?::[A-Za-z][^}]*)?\}")
-"""What is left in an argument when every variable is filled in: `${input:key}` of VS Code. Other uses of `${` belong to a shell."""
+"""A remaining placeholder such as `${input:key}` of VS Code. Other uses of `${` belong to a shell."""
 _ASIDE: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|//[^\r\n]*|/\*.*?\*/', re.DOTALL)
 _LAST_COMMA: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|,(?=\s*[}\]])')
 _WRONG_TYPE: Final = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f]{1,64}")
 _TOOL_NAME: Final = re.compile(rf"[A-Za-z0-9_\u4e00-\u9fff-]{{1,{NAME_CHARS}}}")
-"""A name that every device takes: xiaozhi-server replaces all other characters, and language models take no longer one."""
+"""A name that every device accepts: xiaozhi-server replaces other characters, and language models limit the length."""
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _URL: Final = re.compile(r"https?://[^/?#\s][^\s]*")
 _PLACE: Final = re.compile(r"bearer|(?:query|header|env):[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -60,22 +60,22 @@ _KINDS: Final = {
     "array": ("a list […]", "列表 […]"),
     "object": ("an object {…}", "对象 {…}"),
 }
-"""What msgspec calls a JSON value, in words."""
+"""msgspec's name of a JSON type → English, Chinese."""
 
-Word = str | int | float
+Scalar = str | int | float
 
 
 class _Entry(msgspec.Struct):
-    """One server as people write it; what else stands there is somebody else's business."""
+    """One entry as written; unknown members are ignored."""
 
     command: str | None = None
-    args: list[Word] = []
-    env: dict[str, Word] | None = None
+    args: list[Scalar] = []
+    env: dict[str, Scalar] | None = None
     cwd: str | None = None
     url: str | None = None
     http_url: str | None = msgspec.field(default=None, name="httpUrl")
     server_url: str | None = msgspec.field(default=None, name="serverUrl")
-    headers: dict[str, Word] | None = None
+    headers: dict[str, Scalar] | None = None
     env_file: str | None = msgspec.field(default=None, name="envFile")
     type: str | None = None
     transport: str | None = None
@@ -93,7 +93,7 @@ class _Entry(msgspec.Struct):
 
 
 class _Switches(msgspec.Struct):
-    """Whether an entry is switched off, whatever else is wrong with it."""
+    """Whether an entry is disabled, even if it is otherwise invalid."""
 
     disabled: object = None
     enabled: object = None
@@ -104,63 +104,63 @@ class _Block(msgspec.Struct):
     servers: dict[str, msgspec.Raw] | None = None
 
 
-class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """One server of the block, ready to be started or dialled. Two that are equal need not be told apart."""
+class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One valid entry, ready to be started or connected to; equal entries need no restart."""
 
     name: str
     label: str
-    """What its tools go by, and its internal endpoint; servers with the same label are replicas."""
+    """Name of its tools and of its internal endpoint; servers with the same label are replicas."""
     wire: Wire
     command: Command | None = None
-    """What to start; None for a server reached by URL."""
+    """The command; None for a server reached by URL."""
     url: str = ""
     headers: Mapping[str, str] = {}
     endpoints: tuple[str, ...] | None = None
-    """Patterns of the endpoints it serves, by their printable names; None: those of `[providers] endpoints`."""
+    """Patterns of the printable names of endpoints it serves; None: `[providers] endpoints`."""
     allow: tuple[str, ...] = ()
-    """Patterns of the tools that are shown; none is all of them."""
+    """Patterns of visible tools; empty means all."""
     deny: tuple[str, ...] = ()
-    """Patterns of the tools that are not."""
+    """Patterns of hidden tools."""
     tools: Mapping[str, ToolChange] = {}
-    """What is changed of how its tools are shown, by its own names for them."""
+    """Changes to its tools, by their own names."""
     credentials: str = ""
-    """The pool of `[credentials.NAME]` it draws from."""
+    """Name of its key pool, `[credentials.NAME]`."""
     place: str = ""
-    """Where a credential goes: `query:NAME`, `header:NAME`, `bearer` or `env:NAME`."""
+    """Where the key goes: `query:NAME`, `header:NAME`, `bearer` or `env:NAME`."""
     timeout: float | None = None
-    """Seconds a call of its tools may take; None: as everywhere."""
+    """Deadline of its calls in seconds; None: the default."""
     secrets: frozenset[str] = frozenset()
-    """Values that are shown to nobody."""
+    """Values that must never be shown."""
 
     @property
     def endpoint(self) -> str:
-        """The name of its internal endpoint, which no token opens."""
+        """Name of its internal endpoint, which no token grants."""
         return f"{INNER}{self.label}"
 
     @property
     def shown(self) -> str:
-        """How its internal endpoint may be printed."""
+        """Printable name of its internal endpoint."""
         return f"server {self.label}"
 
     def __repr__(self) -> str:
-        """Its name alone: an address, a header or a variable may hold a secret."""
+        """Only its name: the address, a header or a variable may contain a secret."""
         return f"<Server {self.name!r}>"
 
 
-class Found(NamedTuple):
-    """What a file holds: the servers by name, what is switched off, said in (English, Chinese), and what is wrong with the others."""
+class Entries(NamedTuple):
+    """The content of a file: valid servers by name, disabled entries (English, Chinese), and the errors of invalid ones."""
 
-    servers: Mapping[str, Server]
+    servers: Mapping[str, ServerEntry]
     left_out: tuple[tuple[str, str], ...]
     wrong: Mapping[str, ConfigError]
 
 
-def read(file: Path, environ: Mapping[str, str]) -> Found:
-    """The servers of `file`.
+def read(file: Path, environ: Mapping[str, str]) -> Entries:
+    """Read the servers of `file`.
 
-    `${VAR}`, `${env:VAR}` and `${VAR:-otherwise}` stand for variables of `environ` in `command`, `args`, `env`, `envFile`, `cwd`, `url` and
-    `headers`; a relative `cwd` or `envFile` starts at the file's folder. Raises ConfigError, with file:line:column where there is one, for
-    a file that cannot be read or is no such block.
+    `${VAR}`, `${env:VAR}` and `${VAR:-default}` refer to variables of `environ`, in `command`, `args`, `env`, `envFile`, `cwd`, `url` and
+    `headers`; a relative `cwd` or `envFile` is below the file's folder. Raises ConfigError, with file:line:column if possible, for a file
+    that cannot be read or contains no such block.
     """
     try:
         text = read_bytes(file).removeprefix(b"\xef\xbb\xbf")
@@ -181,7 +181,7 @@ def read(file: Path, environ: Mapping[str, str]) -> Found:
     entries = block.servers if block.mcp_servers is None else block.mcp_servers
     if entries is None:
         raise ConfigError('has no "mcpServers" block', '缺少 "mcpServers"', place=str(file))
-    servers: dict[str, Server] = {}
+    servers: dict[str, ServerEntry] = {}
     left_out: list[tuple[str, str]] = []
     wrong: dict[str, ConfigError] = {}
     places, repeated = _places(file, text, key)
@@ -189,7 +189,7 @@ def read(file: Path, environ: Mapping[str, str]) -> Found:
         reading = _Reading(name, f"{key}.{name}", places.get(name, str(file)), file, environ)
         try:
             if name in repeated:
-                raise reading.wrong("stands there twice: give one of them another name", "出现了两次，请改名")
+                raise reading.wrong("appears twice: rename one of them", "出现了两次，请改名")
             server = reading.server(raw)
         except ConfigError as error:
             wrong[name] = error
@@ -198,18 +198,18 @@ def read(file: Path, environ: Mapping[str, str]) -> Found:
                 left_out.append((f"{name}: disabled", f"{name}：已停用"))
             else:
                 servers[name] = server
-    return Found(servers, tuple(left_out), wrong)
+    return Entries(servers, tuple(left_out), wrong)
 
 
 def _without_remarks(text: bytes) -> bytes:
-    """JSON with comments and last commas as JSON of the same length, so that places stay what they are."""
+    """Replace comments and trailing commas by blanks, so that places stay the same."""
     if b"//" in text or b"/*" in text:
         text = _ASIDE.sub(lambda found: found[0] if found[0][:1] == b'"' else re.sub(rb"[^\r\n]", b" ", found[0]), text)
     return _LAST_COMMA.sub(lambda found: found[0] if found[0][:1] == b'"' else b" ", text)
 
 
 class _Reading:
-    """One entry on its way to a Server: its name and place for complaints, and what its variables stood for."""
+    """Converts one entry; knows its name and place for error messages."""
 
     def __init__(self, name: str, path: str, place: str, file: Path, environ: Mapping[str, str]) -> None:
         self._name = name
@@ -219,8 +219,8 @@ class _Reading:
         self._environ = environ
         self._filled: set[str] = set()
 
-    def server(self, raw: msgspec.Raw) -> Server | None:
-        """The entry as a Server; None if it is switched off. Raises ConfigError for one that cannot be used."""
+    def server(self, raw: msgspec.Raw) -> ServerEntry | None:
+        """The entry as a ServerEntry; None if it is disabled. Raises ConfigError for an invalid one."""
         try:
             switches = msgspec.json.decode(raw, type=_Switches)
             if switches.disabled is True or switches.enabled is False:
@@ -229,16 +229,16 @@ class _Reading:
         except (msgspec.DecodeError, RecursionError) as error:
             raise self._unusable(error) from error
         if _NAME.fullmatch(self._name) is None:
-            raise self.wrong("its name has to be 1 to 64 printable characters", "名称须为 1 到 64 个可见字符")
+            raise self.wrong("its name must be 1 to 64 printable characters", "名称须为 1 到 64 个可见字符")
         label = entry.label or self._name
         if _NAME.fullmatch(label) is None:
-            raise self.wrong('its "label" has to be 1 to 64 printable characters', '"label" 须为 1 到 64 个可见字符')
+            raise self.wrong('its "label" must be 1 to 64 printable characters', '"label" 须为 1 到 64 个可见字符')
         wire = self._wire(entry)
         command = self._command(entry) if wire == "stdio" else None
         url = "" if wire == "stdio" else self._url(entry)
         headers = {} if wire == "stdio" else self._headers(entry)
         own = {*headers.values(), *_secrets_of(url)} if command is None else {command.env[key] for key in entry.env or ()}
-        return Server(
+        return ServerEntry(
             name=self._name,
             label=label,
             wire=wire,
@@ -262,12 +262,12 @@ class _Reading:
             if entry.command and url:
                 raise self.wrong('has both "command" and "url"; say which by "type"', '同时有 "command" 和 "url"，请用 "type" 说明用哪个')
             if entry.http_url:
-                return "http"  # Gemini's word for Streamable HTTP
+                return "http"  # Gemini's name for Streamable HTTP
             return "any" if url else "stdio"
         wire = WIRES.get(said.lower().replace("-", "").replace("_", ""))
         if wire is None:
             raise self.wrong(
-                f'type "{said}" is none of stdio, sse, http, streamable-http', f'type "{said}" 不是 stdio、sse、http、streamable-http'
+                f'type "{said}" is not one of stdio, sse, http, streamable-http', f'type "{said}" 不是 stdio、sse、http、streamable-http'
             )
         return wire
 
@@ -283,7 +283,7 @@ class _Reading:
         )
 
     def _of_file(self, entry: _Entry) -> dict[str, str]:
-        """The variables of its `envFile`."""
+        """The variables in its `envFile`."""
         if entry.env_file is None:
             return {}
         path = self._file.parent / self._fill(entry.env_file, whole=True)
@@ -305,7 +305,7 @@ class _Reading:
         if not url:
             raise self.wrong('has no "url"', '缺少 "url"')
         if not _URL.fullmatch(url):
-            raise self.wrong('its "url" has to begin with http:// or https://', '"url" 须以 http:// 或 https:// 开头')
+            raise self.wrong('its "url" must begin with http:// or https://', '"url" 须以 http:// 或 https:// 开头')
         return url
 
     def _headers(self, entry: _Entry) -> dict[str, str]:
@@ -318,21 +318,21 @@ class _Reading:
     def _credential_place(self, entry: _Entry, wire: Wire) -> str:
         place = entry.place or ""
         if bool(place) != bool(entry.credentials):
-            raise self.wrong('"credentials" and "place" go together', '"credentials" 与 "place" 必须同时给出')
+            raise self.wrong('"credentials" and "place" must be given together', '"credentials" 与 "place" 必须同时给出')
         if place and (_PLACE.fullmatch(place) is None or place.startswith("env:") != (wire == "stdio")):
             wanted = "env:NAME" if wire == "stdio" else "query:NAME, header:NAME or bearer"
-            raise self.wrong(f'its "place" has to be {wanted}', f'"place" 须为 {wanted.replace(" or ", " 或 ")}')
+            raise self.wrong(f'its "place" must be {wanted}', f'"place" 须为 {wanted.replace(" or ", " 或 ")}')
         return place
 
     def _tools(self, given: msgspec.Raw | msgspec.UnsetType) -> dict[str, ToolChange]:
         if given is UNSET or msgspec.json.decode(given) in (None, ["*"]):
-            return {}  # GitHub Copilot writes ["*"] for all of them
+            return {}  # GitHub Copilot writes ["*"] for all tools
         try:
             named = msgspec.json.decode(given, type=dict[str, msgspec.Raw])
             members(given)
         except msgspec.ValidationError:
             raise self.wrong(
-                '"tools" has to be an object {"name": {…}}; which tools are shown, "allow" and "deny" say',
+                '"tools" must be an object {"name": {…}}; select tools by "allow" and "deny"',
                 '"tools" 须为对象 {"名称": {…}}；显示哪些工具请用 "allow" 和 "deny"',
             ) from None
         except Malformed as error:
@@ -351,7 +351,7 @@ class _Reading:
                 )
         for own, name in collisions(changes):
             raise self.wrong(
-                f'tools.{own}: another tool is named "{name}" too: give one of them another name',
+                f'tools.{own}: another tool is also named "{name}": rename one of them',
                 f'tools.{own}：另一个工具也名为 "{name}"，请为其中一个改名',
             )
         return changes
@@ -360,18 +360,18 @@ class _Reading:
         if given is None:
             return None
         if given <= 0:
-            raise self.wrong('its "timeout" has to be more than 0 seconds', '"timeout" 须大于 0 秒')
+            raise self.wrong('its "timeout" must be more than 0 seconds', '"timeout" 须大于 0 秒')
         return min(given / 1000 if given >= MILLISECONDS_FROM else given, LONGEST_CALL_SECONDS)
 
-    def _fill(self, text: Word, *, whole: bool = False) -> str:
-        """`text` with its variables filled in. With `whole` nothing of the form `${…}` may be left."""
+    def _fill(self, text: Scalar, *, whole: bool = False) -> str:
+        """`text` with its variables substituted. With `whole` no `${…}` may remain."""
         given = str(text)
         left = _VARIABLE.sub("", given)
         placeholder = re.search(r"\$\{[^}]*\}?", left) if whole else _PLACEHOLDER.search(left)
         if placeholder is not None:
             shown = placeholder[0]
             raise self.wrong(
-                f"has the placeholder {shown}, which nobody fills in here: write the value, or ${{NAME}} for an environment variable",
+                f"contains the placeholder {shown}, which is not filled in here: write the value, or ${{NAME}} for an environment variable",
                 f"含有占位符 {shown}，这里无人填写：请写上值，或用 ${{名称}} 引用环境变量",
             )
         return _VARIABLE.sub(self._value, given)
@@ -386,11 +386,11 @@ class _Reading:
         return self._environ[name]
 
     def wrong(self, en: str, zh: str) -> ConfigError:
-        """This entry's mistake, with its place."""
+        """An error of this entry, with its place."""
         return ConfigError(f"{self._path}: {en}", f"{self._path}：{zh}", place=self._place)
 
     def _unusable(self, error: Exception, within: str = "") -> ConfigError:
-        """What msgspec says of a wrong type `within` a member of the entry, with the member's name in front and the remedy behind."""
+        """The error for a wrong type, naming the member and the remedy."""
         said = _WRONG_TYPE.fullmatch(str(error))
         if said is None:
             en, zh = (f"{within}: ", f"{within}：") if within else ("", "")
@@ -402,7 +402,7 @@ class _Reading:
         en = f"{f'{member} ' if member else ''}is {got_en}, expected {' or '.join(name for name, _ in names)}"
         zh = f"{f'{member} ' if member else ''}是 {got_zh}，应为{'或'.join(name for _, name in names)}"
         if got == "null":
-            en, zh = f"{en}: give it a value or take the line out", f"{zh}：请写上值或删除这一行"
+            en, zh = f"{en}: set a value or delete the line", f"{zh}：请写上值或删除这一行"
         elif "str" in wanted:
             en, zh = f"{en}: put it in quotes", f"{zh}：请加上引号"
         elif got == "str" and ("float" in wanted or "bool" in wanted):
@@ -411,7 +411,7 @@ class _Reading:
 
 
 def _secrets_of(url: str) -> set[str]:
-    """The parts of an address that may be a secret: its user, its password and the values of its query."""
+    """The parts of a URL that may be secret: user, password and values of the query."""
     parts = urlsplit(url)
     return {*filter(None, (parts.username, parts.password)), *(value for _, value in parse_qsl(parts.query))}
 
@@ -421,7 +421,7 @@ def _patterns(given: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _places(file: Path, text: bytes, key: str) -> tuple[dict[str, str], set[str]]:
-    """Where each entry stands, and which names stand there twice. Raises ConfigError where the block itself does."""
+    """The place of each entry, and the names that occur twice. Raises ConfigError if the block itself does."""
     try:
         start, end = members(text)[key][1:]
     except Malformed as error:
@@ -436,7 +436,7 @@ def _places(file: Path, text: bytes, key: str) -> tuple[dict[str, str], set[str]
 
 
 def _broken_at(file: Path, text: bytes, error: Exception) -> str:
-    """The place of the byte that msgspec names in its message; the end where the file breaks off; the file alone where it names none."""
+    """The place of the byte in msgspec's message; the end of a truncated file; only the file if there is no byte."""
     named = re.search(r"\(byte (\d+)\)", str(error))
     if named is not None:
         return _at(file, text, int(named[1]))
@@ -444,13 +444,13 @@ def _broken_at(file: Path, text: bytes, error: Exception) -> str:
 
 
 def _at(file: Path, text: bytes, byte: int) -> str:
-    """`file:line:column`, both counted from 1, columns in characters."""
+    """`file:line:column`, counted from 1, columns in characters."""
     before = text[:byte].decode("utf-8", "replace")
     return f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
 
-def mask(server: Server) -> Callable[[str], str]:
-    """Takes a server's secrets out of a text it wrote or an error it caused."""
+def mask(server: ServerEntry) -> Callable[[str], str]:
+    """Returns a function that masks a server's secrets in a text."""
     words = sorted(server.secrets, key=len, reverse=True)
     if not words:
         return str

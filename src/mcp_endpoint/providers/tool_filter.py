@@ -1,7 +1,7 @@
-"""Which tools of a server are shown, and under which names and descriptions: the others stand in no list and cannot be called.
+"""Selects and renames the tools of a server: hidden tools are in no list and cannot be called.
 
-Names outside are the ones given in `mcp.json`; the server itself hears and says its own. `allow` and `deny` mean the server's own names.
-A name that is given to one tool is taken from another of the server that bears it: that one is not shown, and the operator hears of it.
+Consumers see the names given in `mcp.json`; the server receives and sends its own. `allow` and `deny` match the server's own names. A new
+name that equals another tool's own name hides that other tool, with a warning in the log.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from ..protocol import jsonrpc, methods
 from ..protocol.jsonrpc import Malformed, Part, members, parse, place_in_params, splice
 
 LISTS_REMEMBERED: Final = 1024
-"""Lists a server was asked for and has not given yet; the endpoint gives up on each of them after seconds."""
+"""Requests for a list that wait for their response; the endpoint gives up on each after seconds."""
 
 
 class ToolChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an entry says of one tool; None leaves it as the server has it."""
+    """The changes to one tool; None keeps the server's value."""
 
     name: str | None = None
-    """What it is called outside."""
+    """The name that consumers see."""
     description: str | None = None
     enabled: bool | None = None
-    """False: not shown."""
+    """False: hidden."""
 
 
 class Checked(NamedTuple):
-    """A frame for the server as it goes on; or, `refused`, the answer that its sender gets instead."""
+    """A frame for the server; or, if `refused`, the error response to its sender."""
 
     data: bytes
     refused: bool
 
 
-class _CallParams(msgspec.Struct):
+class _CalledTool(msgspec.Struct):
     name: str
 
 
-class _ListParams(msgspec.Struct):
+class _Cursor(msgspec.Struct):
     cursor: str | None = None
 
 
-class _Tool(msgspec.Struct):
+class _NamedTool(msgspec.Struct):
     name: str
 
 
@@ -56,22 +56,22 @@ class _List(msgspec.Struct):
     nextCursor: object = None
 
 
-_call_decoder: Final = msgspec.json.Decoder(_CallParams)
-_cursor_decoder: Final = msgspec.json.Decoder(_ListParams)
+_call_decoder: Final = msgspec.json.Decoder(_CalledTool)
+_cursor_decoder: Final = msgspec.json.Decoder(_Cursor)
 _encode: Final = msgspec.json.Encoder().encode
-_tool_decoder: Final = msgspec.json.Decoder(_Tool)
+_tool_decoder: Final = msgspec.json.Decoder(_NamedTool)
 _list_decoder: Final = msgspec.json.Decoder(_List)
 
 
 def shown(name: str, allow: Sequence[str], deny: Sequence[str]) -> bool:
-    """Whether a tool passes: `allow` names it or is empty, and `deny` does not. Patterns are the shell's: `*`, `?`, `[…]`; case counts."""
+    """Whether a tool passes: `allow` is empty or matches, and `deny` does not match. Shell patterns `*`, `?`, `[…]`, case-sensitive."""
     if allow and not any(fnmatchcase(name, pattern) for pattern in allow):
         return False
     return not any(fnmatchcase(name, pattern) for pattern in deny)
 
 
 class ToolFilter:
-    """Stands between one server and its endpoint, through all lives of the server. It sees every frame of both directions, in order."""
+    """The filter between one server and its endpoint, across restarts. It must see every frame of both directions, in order."""
 
     def __init__(
         self,
@@ -80,40 +80,40 @@ class ToolFilter:
         changes: Mapping[str, ToolChange] | None = None,
         server: str = "",
     ) -> None:
-        """`changes` says what is changed of which tool, by the server's own names; what is wrong with them is logged for `server`."""
+        """`changes` by the server's own tool names; problems with them are logged for `server`."""
         self._allow = allow
         self._deny = deny
         self._server = server
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._lists: dict[bytes, bool] = {}
         self.change(changes or {})
 
     def change(self, changes: Mapping[str, ToolChange]) -> None:
-        """From now on these are the changes. Lists that were given before are out of date."""
+        """Replace the changes. Lists sent before are out of date."""
         self._changes = changes
         self._hidden = frozenset(own for own, change in changes.items() if change.enabled is False)
         self._own = {name: own for own in changes if self._shows(own) and (name := self._name_of(own)) != own}
-        """Name outside → the server's own name, where they differ."""
+        """Visible name → the server's own name, where they differ."""
         self._seen: set[str] = set()
-        """Of the tools that `changes` names, those in the list that is being given."""
+        """Tools named in `changes` that occur in the current list."""
         self._covered: set[str] = set()
-        """The tools in it that are not shown because another bears their name."""
+        """Tools in it that are hidden because another tool has their name."""
         self._from_start = False
         """Whether that list was seen from its first page on."""
         self.problems: tuple[str, ...] = ()
-        """What is wrong with the changes as the server's last whole list shows, each in both languages."""
+        """Mismatches between the changes and the last complete list, in both languages."""
 
     def begin(self) -> None:
-        """A new life of the server: what was asked before is answered no more."""
+        """The server was restarted: earlier requests get no response."""
         self._lists.clear()
 
     @property
     def open(self) -> bool:
-        """Whether everything passes, so that nothing has to be looked at."""
+        """Whether every frame passes unchanged."""
         return not self._allow and not self._deny and not self._changes
 
     def checked(self, first: Part, second: Part = b"") -> Checked:
-        """A frame of the endpoint, in two parts, as its server gets it; or the answer to a request that the server must not see."""
+        """A frame (in two parts) from the endpoint, as the server gets it; or the error for a request that must not reach the server."""
         data = b"".join((first, second))
         try:
             frame = parse(data)
@@ -130,7 +130,7 @@ class ToolFilter:
         elif frame.method == methods.TOOLS_CALL:
             try:
                 name = _call_decoder.decode(params).name
-                members(params)  # a name that stands there twice may be read otherwise by the server
+                members(params)  # rejects duplicate names, which the server might read differently
                 own = self._own.get(name, name)
                 if not self._shows(own) or (own == name and self._name_of(own) != name):
                     return Checked(_refusal(id), True)
@@ -143,7 +143,7 @@ class ToolFilter:
         return Checked(data, False)
 
     def passed(self, data: bytes) -> bytes:
-        """A frame of the server as it goes on: a list with the tools that are shown, as they are to be shown; all else as it is."""
+        """A frame from the server, as the endpoint gets it: lists are filtered and renamed, other frames unchanged."""
         if not self._lists:
             return data
         try:
@@ -165,20 +165,20 @@ class ToolFilter:
             result = members(data)["result"]
             place = members(data[result.start : result.end])["tools"]
         except (Malformed, msgspec.DecodeError, RecursionError):
-            return data  # no list that a consumer could read either
+            return data  # not a readable list: pass it on
         return splice(data, [(result.start + place.start, result.start + place.end, b"[%b]" % b",".join(after))])
 
     def _name_of(self, own: str) -> str:
-        """What a tool is called outside."""
+        """The visible name of a tool."""
         change = self._changes.get(own)
         return own if change is None or change.name is None else change.name
 
     def _shows(self, own: str) -> bool:
-        """Whether the server's tool of this name is shown at all."""
+        """Whether the server's tool of this name is visible."""
         return own not in self._hidden and shown(own, self._allow, self._deny)
 
     def _as_shown(self, definition: bytes) -> bytes | None:
-        """A tool as it stands in the list outside; None for one that is not shown."""
+        """The definition of a tool as consumers see it; None for a hidden one."""
         try:
             own = _tool_decoder.decode(definition).name
             change = self._changes.get(own)
@@ -207,18 +207,18 @@ class ToolFilter:
         return splice(definition, edits) if edits else definition
 
     def _judge(self) -> None:
-        """The list was given to its end: say which changes do not fit it."""
+        """At the end of a list: log the changes that do not match it."""
         found = [_unknown(own) for own in self._changes if own not in self._seen]
         found += [_taken(self._own[own], own) for own in sorted(self._covered)]
         self.problems = tuple(f"{zh} / {en}" for en, zh in found)
         for en, zh in found:
-            if en not in self._told and len(self._told) < LISTS_REMEMBERED:
-                self._told.add(en)
-                logger.warning("tools 的设置与服务器不符 / its tools are not as its entry says: {} / {}", zh, en, server=self._server)
+            if en not in self._logged and len(self._logged) < LISTS_REMEMBERED:
+                self._logged.add(en)
+                logger.warning("tools 的设置与服务器不符 / its tools do not match its entry: {} / {}", zh, en, server=self._server)
 
 
 def collisions(changes: Mapping[str, ToolChange]) -> Iterable[tuple[str, str]]:
-    """The changes that give a tool a name which another of them has: (the server's own name, the name)."""
+    """The changes that give a tool the name of another: (the server's own name, the name)."""
     taken: set[str] = set()
     for own, change in changes.items():
         name = own if change.name is None else change.name
@@ -229,7 +229,7 @@ def collisions(changes: Mapping[str, ToolChange]) -> Iterable[tuple[str, str]]:
 
 
 def _is_first(params: msgspec.Raw) -> bool:
-    """Whether a list is asked for from its beginning."""
+    """Whether the request is for the first page."""
     try:
         return _cursor_decoder.decode(params).cursor is None
     except (msgspec.DecodeError, RecursionError):
@@ -238,14 +238,14 @@ def _is_first(params: msgspec.Raw) -> bool:
 
 def _unknown(own: str) -> tuple[str, str]:
     return (
-        f"tools.{own}: the server has no tool of this name; correct the name or take it out",
+        f"tools.{own}: the server has no tool of this name; correct or remove the name",
         f"tools.{own}：服务器没有此名称的工具，请更正或删除",
     )
 
 
 def _taken(own: str, name: str) -> tuple[str, str]:
     return (
-        f"tools.{own}.name: the server has another tool named {name}, which is not shown now; choose another name, or rename that one too",
+        f"tools.{own}.name: the server has another tool named {name}, which is hidden now; choose another name, or rename that one too",
         f"tools.{own}.name：服务器另有名为 {name} 的工具，现已不显示；请换一个名称，或为那个工具也起新名称",
     )
 

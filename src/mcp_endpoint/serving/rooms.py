@@ -26,8 +26,8 @@ from ..consumers.mcp_http.streams import Store
 from ..core.broker import INNER, Broker
 from ..credentials.store import KEYS_SHOWN, CredentialStore, credential_store
 from ..errors import ConfigError, EndpointError
-from ..providers.managed import Kept, Providers, condition
-from ..providers.mcp_json import Server
+from ..providers.managed import ManagedServer, Providers, condition
+from ..providers.mcp_json import ServerEntry
 from ..settings.schema import Config
 from ..sockets.dial_out import DialOut
 from ..web.room import Room
@@ -166,14 +166,14 @@ def _console(context: Context, bodies: Bodies, rooms: Sequence[Room]) -> Room:
 
 def _api(context: Context, providers: Providers | None, bodies: Bodies, *, standalone: bool = False) -> Room:
     config = context.config.api
-    kept: list[Kept] = []
+    kept: list[ManagedServer] = []
     by_url: dict[str, tuple[str, str]] = {}
     addresses: dict[str, str] = {}
     for url in config.urls:
         name = without_secrets(url)
         if name in by_url:
             name = f"{name}#{len(by_url) + 1}"
-        server = Server(name=name, label=name, wire="any", url=url)
+        server = ServerEntry(name=name, label=name, wire="any", url=url)
         kept.append(_upstream(context)(server, None))
         addresses.setdefault(url, name)
         by_url[name] = server.endpoint, server.shown
@@ -199,11 +199,11 @@ def _named(broker: Broker, shown: str) -> tuple[str, str]:
     return (f"agent:{shown}" if found is None else found.name), shown
 
 
-def _upstream(context: Context) -> Callable[[Server, CredentialStore | None], Kept]:
+def _upstream(context: Context) -> Callable[[ServerEntry, CredentialStore | None], ManagedServer]:
     """Returns a function that creates a server reached by URL; its module is imported on first use."""
 
-    def make(server: Server, ring: CredentialStore | None) -> Kept:
-        kept: Kept = imported(".providers.remote.server", "http").Upstream(server, context.broker, ring)
+    def make(server: ServerEntry, ring: CredentialStore | None) -> ManagedServer:
+        kept: ManagedServer = imported(".providers.remote.server", "http").RemoteServer(server, context.broker, ring)
         return kept
 
     return make

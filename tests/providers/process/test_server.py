@@ -21,10 +21,10 @@ from process_watch import PATIENCE
 
 from mcp_endpoint import backoff
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.providers.mcp_json import Server
+from mcp_endpoint.providers.mcp_json import ServerEntry
 from mcp_endpoint.providers.process import server as stdio
 from mcp_endpoint.providers.process.child import Command, Line, environment, message
-from mcp_endpoint.providers.process.server import CRASHES, Managed, sessions
+from mcp_endpoint.providers.process.server import CRASHES, ProcessServer, sessions
 from mcp_endpoint.providers.tool_filter import ToolFilter
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 
@@ -42,7 +42,7 @@ class Asker:
 
     queued = 0
 
-    def __init__(self, broker: Broker, server: Server) -> None:
+    def __init__(self, broker: Broker, server: ServerEntry) -> None:
         self.heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.broker = broker
         self.party = broker.attach_consumer(server.endpoint, server.shown, self)
@@ -68,16 +68,16 @@ class Asker:
         return await self.hears()
 
 
-def _server(script: Path, *words: str, **fields: Any) -> Server:
+def _server(script: Path, *words: str, **fields: Any) -> ServerEntry:
     command = Command(sys.executable, ("-I", "-S", str(script), *words), environment(os.environ, {}))
-    return Server(**({"name": "one", "label": "one", "wire": "stdio", "command": command} | fields))
+    return ServerEntry(**({"name": "one", "label": "one", "wire": "stdio", "command": command} | fields))
 
 
 @asynccontextmanager
-async def _kept(server: Server, limits: Limits | None = None) -> AsyncIterator[tuple[Managed, Asker]]:
+async def _kept(server: ServerEntry, limits: Limits | None = None) -> AsyncIterator[tuple[ProcessServer, Asker]]:
     loop = asyncio.get_running_loop()
     broker = Broker(EndpointSettings(), limits or Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
-    managed = Managed(server, broker, draw=lambda: 1.0)
+    managed = ProcessServer(server, broker, draw=lambda: 1.0)
     asker = Asker(broker, server)
     await managed.start()
     try:
@@ -89,7 +89,7 @@ async def _kept(server: Server, limits: Limits | None = None) -> AsyncIterator[t
         assert managed.describe()["state"] == "off"
 
 
-async def _until(managed: Managed, state: str) -> dict[str, Any]:
+async def _until(managed: ProcessServer, state: str) -> dict[str, Any]:
     async with asyncio.timeout(PATIENCE):
         while (found := managed.describe())["state"] != state:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
@@ -126,7 +126,7 @@ class LateLoop(uvloop.Loop):
 def test_a_process_that_is_dead_before_the_loop_looks_at_it_is_told_of_and_started_again(hasty: None) -> None:
     async def play() -> None:
         words = ("-I", "-S", "-c", "import sys; sys.exit('tired')")
-        dead = Server(name="one", label="one", wire="stdio", command=Command(sys.executable, words, dict(os.environ)))
+        dead = ServerEntry(name="one", label="one", wire="stdio", command=Command(sys.executable, words, dict(os.environ)))
         async with _kept(dead) as (managed, _):
             found = await _until(managed, "stopped")
             assert "its process ended (status 1)" in found["why"]
@@ -197,7 +197,7 @@ async def test_an_answer_that_cannot_be_read_ends_its_call_at_once_and_no_other(
 
 
 @pytest.mark.parametrize("server", [_server(ODD), _server(ODD, allow=("echo",))])
-async def test_odd_spellings_of_an_answer_mean_the_same_as_on_a_socket(server: Server) -> None:
+async def test_odd_spellings_of_an_answer_mean_the_same_as_on_a_socket(server: ServerEntry) -> None:
     async with _kept(server) as (managed, asker):
         await _until(managed, "running")
         for said in (
@@ -255,13 +255,13 @@ async def test_the_endpoint_may_end_a_process(hasty: None) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 async def test_short_lives_in_a_row_end_the_attempts_and_a_stop_ends_the_wait(hasty: None) -> None:
-    gone = Server(name="one", label="one", wire="stdio", command=Command("no-such-program", env={"PATH": "/nowhere"}))
+    gone = ServerEntry(name="one", label="one", wire="stdio", command=Command("no-such-program", env={"PATH": "/nowhere"}))
     async with _kept(gone) as (managed, _):
         found = await _until(managed, "stopped")
         assert "no-such-program" in found["why"]
         assert found["starts"] == 0
     dies = Command(sys.executable, ("-c", "import sys; sys.exit('tired')"), environment(os.environ, {}))
-    async with _kept(Server(name="one", label="one", wire="stdio", command=dies)) as (managed, _):
+    async with _kept(ServerEntry(name="one", label="one", wire="stdio", command=dies)) as (managed, _):
         found = await _until(managed, "stopped")
         assert (found["starts"], found["said"][-1]) == (CRASHES, "tired")
 
@@ -327,7 +327,7 @@ async def test_a_process_that_reads_nothing_for_too_long_is_replaced(hasty: None
 
 
 async def test_a_stop_while_it_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stdio, "LAST_WORDS_SECONDS", 0.0)
+    monkeypatch.setattr(stdio, "LAST_OUTPUT_SECONDS", 0.0)
     for turns in range(6):
         async with _kept(_server(SMALL)) as (managed, _):
             for _ in range(turns):

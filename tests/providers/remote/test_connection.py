@@ -16,7 +16,7 @@ from mcp_endpoint import errors
 from mcp_endpoint.backoff import Backoff
 from mcp_endpoint.protocol import jsonrpc
 from mcp_endpoint.providers.remote import connection as module
-from mcp_endpoint.providers.remote.connection import Ended, HttpSse, StreamableHttp
+from mcp_endpoint.providers.remote.connection import HttpSseConnection, NotOpened, StreamableHttpConnection
 from mcp_endpoint.providers.remote.failure import Failure
 from mcp_endpoint.providers.remote.transport import KeyedTransport
 
@@ -39,13 +39,13 @@ class Listener:
         self.changes = 0
         self.tasks: list[asyncio.Task[None]] = []
 
-    def heard(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         self.came.put_nowait(data)
 
     def noise(self) -> None:
         self.noises += 1
 
-    def broke(self, failure: Failure) -> None:
+    def stream_ended(self, failure: Failure) -> None:
         self.ends.put_nowait(failure)
 
     def changed(self) -> None:
@@ -60,11 +60,11 @@ class Listener:
 
 
 @asynccontextmanager
-async def wire(url: str, kind: type[Any] = StreamableHttp) -> AsyncIterator[tuple[Any, Listener]]:
+async def wire(url: str, kind: type[Any] = StreamableHttpConnection) -> AsyncIterator[tuple[Any, Listener]]:
     listener = Listener()
     transport = KeyedTransport(None, "bearer", MOST)
     async with httpx2.AsyncClient(transport=transport, timeout=5, trust_env=False) as http:
-        more = (Backoff(lambda: 1.0),) if kind is StreamableHttp else ()
+        more = (Backoff(lambda: 1.0),) if kind is StreamableHttpConnection else ()
         made = kind(url, http, MOST, listener, listener.spawn, *more)
         try:
             async with asyncio.timeout(BOUND):
@@ -119,8 +119,8 @@ async def test_an_answer_that_cannot_be_read_ends_its_request_with_the_reason(bo
         (reply(200, b'"' + b"x" * MOST + b'"', JSON), errors.ANSWER_TOO_BIG, "too large, more than 4096 bytes"),
         (reply(200, events(b'{"result":"' + b"x" * MOST + b'"}'), EVENTS), errors.ANSWER_TOO_BIG, "too large, more than 4096 bytes"),
         (reply(200, b"<html><title>Sorry</title><script>x</script>", "Content-Type: text/html"), errors.UNREADABLE_ANSWER, "(text/html)"),
-        (reply(202), None, "gave no answer"),
-        (reply(200, b"", JSON), None, "gave no answer"),
+        (reply(202), None, "did not answer"),
+        (reply(200, b"", JSON), None, "did not answer"),
         (reply(200, events(NOTICE), EVENTS), None, "broke off"),
         (b"HTTP/1.1 200 OK\r\n" + JSON.encode() + b'\r\nContent-Length: 99\r\nConnection: close\r\n\r\n{"a', None, "broke off"),
         (reply(200, b"[]", JSON), errors.UNREADABLE_ANSWER, "not an array"),
@@ -299,7 +299,7 @@ async def test_messages_go_where_the_stream_says_and_answers_come_on_it(address:
     play = Old(address)
     async with upstream(play) as behind:
         play.address = address.format(url=behind.url)
-        async with wire(f"{behind.url}/sse", HttpSse) as (made, listener):
+        async with wire(f"{behind.url}/sse", HttpSseConnection) as (made, listener):
             await made.open()
             assert await ask(made) is None
             assert behind.seen[-1].target == "/messages?session_id=1"
@@ -311,7 +311,7 @@ async def test_messages_go_where_the_stream_says_and_answers_come_on_it(address:
 
 async def test_an_answer_that_is_too_large_ends_its_request_and_nothing_else() -> None:
     play = Old()
-    async with upstream(play) as behind, wire(behind.url, HttpSse) as (made, listener):
+    async with upstream(play) as behind, wire(behind.url, HttpSseConnection) as (made, listener):
         await made.open()
         large = b'{"jsonrpc":"2.0","id":7,"result":"' + b"x" * MOST + b'"}'
         play.says.put_nowait(events(large, NOTICE))
@@ -325,7 +325,7 @@ async def test_an_answer_that_is_too_large_ends_its_request_and_nothing_else() -
 
 async def test_an_old_server_may_answer_in_the_post_too() -> None:
     play = Old(posted=reply(200, ANSWER, JSON))
-    async with upstream(play) as behind, wire(behind.url, HttpSse) as (made, listener):
+    async with upstream(play) as behind, wire(behind.url, HttpSseConnection) as (made, listener):
         await made.open()
         assert await ask(made) is None
         assert listener.all() == [ANSWER]
@@ -333,7 +333,7 @@ async def test_an_old_server_may_answer_in_the_post_too() -> None:
 
 async def test_a_forgotten_session_of_an_old_server_is_told() -> None:
     play = Old(posted=reply(404, b"Could not find session"))
-    async with upstream(play) as behind, wire(behind.url, HttpSse) as (made, _):
+    async with upstream(play) as behind, wire(behind.url, HttpSseConnection) as (made, _):
         await made.open()
         failure = await ask(made)
         assert failure is not None and failure.session_lost and failure.delivered is False
@@ -357,8 +357,8 @@ async def test_a_stream_that_does_not_open_says_why(answer: bytes, words: str) -
         await writer.drain()
         writer.close()
 
-    async with upstream(script) as behind, wire(behind.url, HttpSse) as (made, _):
-        with pytest.raises(Ended) as caught:
+    async with upstream(script) as behind, wire(behind.url, HttpSseConnection) as (made, _):
+        with pytest.raises(NotOpened) as caught:
             await made.open()
         assert words in caught.value.failure.en
         assert isinstance(behind, Upstream)

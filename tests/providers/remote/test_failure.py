@@ -10,14 +10,14 @@ import pytest
 
 from mcp_endpoint import errors
 from mcp_endpoint.providers.remote.failure import (
-    WORDS_CHARS,
+    EXCERPT_CHARS,
     compressed,
+    excerpt,
     names_lost_session,
     refused,
     unanswered,
     unreachable,
     unreadable,
-    words,
 )
 
 
@@ -33,17 +33,17 @@ from mcp_endpoint.providers.remote.failure import (
         (b"a\nb\x1b[31mc\r\n", "a b\\x1b[31mc"),
         (b"\xff\xfe", "��"),
         (b"", ""),
-        (b"word " * 1000, ("word " * 100)[: WORDS_CHARS - 1] + "…"),
-        (b"[" * 100_000, "[" * (WORDS_CHARS - 1) + "…"),
+        (b"word " * 1000, ("word " * 100)[: EXCERPT_CHARS - 1] + "…"),
+        (b"[" * 100_000, "[" * (EXCERPT_CHARS - 1) + "…"),
     ],
 )
 def test_the_first_words_are_one_short_line(body: bytes, shown: str) -> None:
-    assert words(body) == shown
+    assert excerpt(body) == shown
 
 
 def test_no_secret_stands_in_the_words() -> None:
-    assert "sk-aaaa" not in words(b'{"error":{"message":"Incorrect API key provided: sk-aaaaaaaaaaaaaaaaaaaaaaaa"}}')
-    assert "hushhush" not in words(b"x" * (WORDS_CHARS - 10) + b" Authorization: Bearer hushhushhushhush")
+    assert "sk-aaaa" not in excerpt(b'{"error":{"message":"Incorrect API key provided: sk-aaaaaaaaaaaaaaaaaaaaaaaa"}}')
+    assert "hushhush" not in excerpt(b"x" * (EXCERPT_CHARS - 10) + b" Authorization: Bearer hushhushhushhush")
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_no_secret_stands_in_the_words() -> None:
         (401, "its key is missing or wrong", "密钥缺失或错误", False),
         (402, "no credit", "余额不足", False),
         (403, "the key may not do this", "没有权限", False),
-        (404, "nothing is there: check url", "请检查 url", False),
+        (404, "not found: check url", "请检查 url", False),
         (418, "HTTP 418: why", "HTTP 418：why", None),
-        (429, "asked less often", "请求过多", False),
-        (500, "has a fault", "出错", None),
+        (429, "send fewer", "请求过多", False),
+        (500, "server error", "出错", None),
         (503, "in maintenance", "维护中", False),
-        (520, "has a fault", "出错", None),
-        (529, "has a fault", "出错", False),
+        (520, "server error", "出错", None),
+        (529, "server error", "出错", False),
     ],
 )
 def test_a_refusal_names_its_status_its_words_and_the_remedy(status: int, en: str, zh: str, delivered: bool | None) -> None:
@@ -70,7 +70,7 @@ def test_a_refusal_names_its_status_its_words_and_the_remedy(status: int, en: st
 
 
 def test_a_refusal_says_when_to_come_back() -> None:
-    assert "in 30 s" in refused(503, b"", retry_seconds=30).en
+    assert "after 30 s" in refused(503, b"", retry_seconds=30).en
     assert "30 秒" in refused(503, b"", retry_seconds=30).zh
 
 
@@ -121,7 +121,7 @@ def _caused(error: httpx2.TransportError, cause: BaseException) -> httpx2.Transp
         (_caused(httpx2.ConnectError(""), ssl.SSLCertVerificationError(1, "self-signed")), "its TLS certificate is not accepted"),
         (_caused(httpx2.ConnectError(""), OSError(101, "Network is unreachable")), "Network is unreachable"),
         (_caused(httpx2.ConnectTimeout(""), TimeoutError()), "no connection within 10 s"),
-        (httpx2.PoolTimeout(""), "too many requests are under way"),
+        (httpx2.PoolTimeout(""), "too many concurrent requests"),
     ],
 )
 def test_who_cannot_be_reached_is_told_why(error: httpx2.TransportError, words: str) -> None:

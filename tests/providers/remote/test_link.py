@@ -64,11 +64,11 @@ async def test_answers_to_our_own_requests_are_not_the_endpoints() -> None:
     link, heard = made()
     mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     link.own[b'"health"'] = mine
-    link.heard(b'{"jsonrpc":"2.0","id":"health","result":{}}')
+    link.received(b'{"jsonrpc":"2.0","id":"health","result":{}}')
     assert (await mine)[0] == b'{"jsonrpc":"2.0","id":"health","result":{}}'
     unread: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     link.own[b'"hello"'] = unread
-    link.heard(b'{"jsonrpc":"2.0","id":"hello","result":{"n":NaN}}')
+    link.received(b'{"jsonrpc":"2.0","id":"hello","result":{"n":NaN}}')
     with pytest.raises(Lost, match="cannot be read"):
         await unread
     assert heard.frames.empty()
@@ -79,14 +79,14 @@ async def test_a_list_that_fails_is_announced_again(again: bool) -> None:
     link, heard = made()
     link.send(LIST)
     code = -32603 if again else -32601
-    link.heard(b'{"jsonrpc":"2.0","id":5,"error":{"code":%d,"message":"hush"}}' % code)
+    link.received(b'{"jsonrpc":"2.0","id":5,"error":{"code":%d,"message":"hush"}}' % code)
     assert (await heard.next())["error"]["code"] == code
     assert ("tools/list failed" in link.why_list) is again
     assert "hush" not in link.why_list
     if again:
         assert (await heard.next())["method"] == CHANGED
         link.send(LIST)
-        link.heard(b'{"jsonrpc":"2.0","id":5,"result":{"tools":[]}}')
+        link.received(b'{"jsonrpc":"2.0","id":5,"result":{"tools":[]}}')
         assert link.why_list == ""
     else:
         link.leave()
@@ -110,7 +110,7 @@ async def test_the_list_of_the_handshake_is_given_on_once() -> None:
     assert (await heard.next()) == {"jsonrpc": "2.0", "id": 5, "result": {"tools": [{"name": "yes"}]}}
     assert link.queued == len(LIST.replace(b"{}}", b'{"cursor":"2"}}')) + len(LIST)
     link.first_list = b"{}"
-    link.heard(b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
+    link.received(b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}')
     assert link.first_list == b""
 
 
@@ -144,9 +144,9 @@ async def test_what_ends_a_connection_is_its_first_failure() -> None:
     link, _ = made()
     lost = []
     link.lost_session = lambda: lost.append(1)
-    link.broke(Failure("", "", False, session_lost=True))
+    link.stream_ended(Failure("", "", False, session_lost=True))
     assert lost and not link.over.done()
-    link.broke(Failure("first", "", None))
+    link.stream_ended(Failure("first", "", None))
     link.close(1008, "second")
     assert link.over.result().en == "first"
 
@@ -160,7 +160,7 @@ async def test_what_cannot_be_read_goes_to_the_endpoint_which_knows_whose_it_may
     heard = Raw()
     link.provider = cast(Provider, heard)
     broken = b'{"jsonrpc":"2.0","id":5,"result":{"n":NaN}}'
-    link.heard(broken)
+    link.received(broken)
     assert await heard.next() == broken
-    link.heard(b"\xef\xbb\xbf" + LIST)
+    link.received(b"\xef\xbb\xbf" + LIST)
     assert parse(await heard.next()).method == "tools/list"

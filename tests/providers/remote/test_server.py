@@ -23,10 +23,10 @@ from url_server import JSON, MAINTENANCE, Small, rpc_error
 from mcp_endpoint.consumers.local import Failed, Local
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.credentials.store import CredentialStore, credential_store
-from mcp_endpoint.providers.mcp_json import Server
+from mcp_endpoint.providers.mcp_json import ServerEntry
 from mcp_endpoint.providers.remote import server as module
 from mcp_endpoint.providers.remote import transport as carrying
-from mcp_endpoint.providers.remote.server import Upstream as Kept
+from mcp_endpoint.providers.remote.server import RemoteServer as Kept
 from mcp_endpoint.settings.schema import CredentialSettings, EndpointSettings, Limits
 
 BOUND = 20.0
@@ -50,11 +50,11 @@ def house(limits: Limits | None = None) -> Broker:
     return Broker(EndpointSettings(), limits or Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
 
 
-def entry(url: str, **options: Any) -> Server:
-    return Server(**({"name": "far", "label": "far", "wire": "any", "url": url} | options))
+def entry(url: str, **options: Any) -> ServerEntry:
+    return ServerEntry(**({"name": "far", "label": "far", "wire": "any", "url": url} | options))
 
 
-def local(broker: Broker, server: Server) -> Local:
+def local(broker: Broker, server: ServerEntry) -> Local:
     return Local(broker, server.endpoint, server.shown, broker.limits)
 
 
@@ -78,7 +78,7 @@ def adder(name: str = "far", said: str = "", entered: asyncio.Event | None = Non
 
 
 @asynccontextmanager
-async def kept(broker: Broker, server: Server, ring: CredentialStore | None = None) -> AsyncIterator[Kept]:
+async def kept(broker: Broker, server: ServerEntry, ring: CredentialStore | None = None) -> AsyncIterator[Kept]:
     one = Kept(server, broker, ring, draw=lambda: 1.0)
     await one.start()
     try:
@@ -347,7 +347,7 @@ async def test_a_server_that_forgot_the_session_is_greeted_anew() -> None:
 
 async def test_a_silent_server_is_asked_for_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEALTH_SECONDS", 0.05)
-    monkeypatch.setattr(module, "WORD_SECONDS", 0.5)
+    monkeypatch.setattr(module, "ACCEPT_SECONDS", 0.5)
     broker = house()
     async with served(adder().streamable_http_app()) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
         await becomes(one, "running")
@@ -483,10 +483,10 @@ NO_RESULT = reply(200, b'{"jsonrpc":"2.0","id":"hello","result":{"no":"revision"
     [
         ("any", MAINTENANCE, "(text/html) cannot be read"),
         ("http", reply(503, b"Back soon", "Retry-After: 1"), "HTTP 503"),
-        ("any", reply(500, b'{"error":"boom"}', JSON), "HTTP 500 (the server has a fault): boom"),
+        ("any", reply(500, b'{"error":"boom"}', JSON), "HTTP 500 (server error): boom"),
         ("any", reply(404, b"nothing here"), "HTTP 404"),
         ("http", rpc_error(-32603, "the database is starting"), "the database is starting"),
-        ("http", NO_RESULT, "no result of MCP"),
+        ("http", NO_RESULT, "not a valid result"),
         ("http", rpc_error(-32601, "not yet"), "it answered initialize with an error: -32601 not yet"),
         ("sse", MAINTENANCE, "(text/html) cannot be read"),
         ("sse", reply(503), "HTTP 503"),

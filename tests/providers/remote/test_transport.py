@@ -104,7 +104,7 @@ async def test_nobody_there_is_told_and_the_request_may_go_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("answer", "code", "delivered", "words"),
     [
-        (reply(500, b"oops"), -32003, None, "HTTP 500 (the server has a fault): oops"),
+        (reply(500, b"oops"), -32003, None, "HTTP 500 (server error): oops"),
         (b"garbage\r\n\r\n", -32003, None, "did not answer in HTTP"),
         (reply(418, b"tea"), -32008, None, "HTTP 418: tea"),
         (reply(200, b"{}", JSON, "Content-Encoding: br"), -32008, True, "compressed (br)"),

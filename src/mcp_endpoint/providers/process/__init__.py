@@ -1,1 +1,1 @@
-"""MCP servers that run as child processes."""
+"""Managed servers that run as child processes."""

@@ -1,4 +1,4 @@
-"""A child process that is spoken to in lines and never outlives its owner."""
+"""A child process that communicates in lines and never outlives its owner."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ...errors import EndpointError
 from ...protocol.jsonrpc import Malformed, Unreadable, parse_lenient, too_large
 
 STDIN_SECONDS: Final = 2.0
-"""A child gets so long to leave by itself after its stdin was closed (the order of the MCP specification, lifecycle, shutdown)."""
+"""Time for a child to exit after its stdin was closed (MCP, lifecycle, shutdown)."""
 TERM_SECONDS: Final = 2.0
-"""Then so long after SIGTERM went to its process group."""
+"""Time to exit after SIGTERM to its process group."""
 KILL_SECONDS: Final = 2.0
-"""Then so long until the death by SIGKILL has been noticed; only a process the kernel cannot end uses it up."""
+"""Time until its death by SIGKILL is noticed; used up only by a process that the kernel cannot end."""
 LINE_BYTES: Final = 8 * 1024 * 1024
-"""Longest line from a child; longer ones are cut (the broker takes no more from a provider)."""
+"""Longest line from a child; longer ones are cut (the broker's limit for providers)."""
 QUEUED_BYTES: Final = 8 * 1024 * 1024
-"""What waits for a child that does not read; beyond it `send` waits."""
+"""Bytes that may wait for a child that does not read; beyond it `send` waits."""
 CUT_BYTES: Final = 200
-"""So much of the beginning of a line that is too long is kept, to be shown and to see whose answer it is."""
+"""Bytes kept of the beginning of a line that is too long, for the log and to find the id."""
 END_BYTES: Final = 128
-"""And so much of its end: some SDKs write the id last."""
+"""Bytes kept of its end: some SDKs write the id last."""
 _READ_BYTES: Final = 256 * 1024
 
 INHERITED: Final = frozenset(
@@ -39,37 +39,37 @@ INHERITED: Final = frozenset(
         *("PROGRAMFILES", "SYSTEMDRIVE", "SYSTEMROOT", "USERNAME", "USERPROFILE", "WINDIR"),
     )
 )
-"""Environment variables every child gets: what a program needs to start, never a secret. Anything else has to be named."""
+"""Environment variables that every child gets: necessary for programs to start, no secrets. Others must be named."""
 INHERITED_PREFIX: Final = "LC_"
 
 
 def environment(ours: Mapping[str, str], named: Mapping[str, str]) -> dict[str, str]:
-    """What a child finds in its environment: the inherited few of `ours`, and `named` over them."""
+    """The environment of a child: the inherited variables of `ours`, overridden by `named`."""
     kept = {key: value for key, value in ours.items() if key.upper() in INHERITED or key.startswith(INHERITED_PREFIX)}
     return kept | dict(named)
 
 
 class Command(msgspec.Struct, frozen=True):
-    """What to start: a program with its arguments, never a shell line."""
+    """A program with its arguments; never a shell command line."""
 
     program: str
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
-    """The child's whole environment (see `environment`)."""
+    """The complete environment (see `environment`)."""
     cwd: str | None = None
-    """The folder it starts in; None is ours."""
+    """The working directory; None is ours."""
 
     def found(self) -> str:
-        """The path of the program.
+        """The absolute path of the program.
 
-        Raises EndpointError when the program or the folder is not there.
+        Raises EndpointError if the program or the folder does not exist.
         """
         if self.cwd is not None and not Path(self.cwd).is_dir():
             raise EndpointError(
                 f"the folder {self.cwd!r} (cwd) does not exist; create it or correct the path",
                 f"目录 {self.cwd!r}（cwd）不存在，请创建或改正路径",
             )
-        # A program given with a folder is looked up from `cwd`, as the child itself would.
+        # A program with a folder in its name is resolved relative to `cwd`, as the child itself would.
         program = self.program if os.path.dirname(self.program) == "" else os.path.join(self.cwd or "", self.program)
         path = shutil.which(program, path=self.env.get("PATH", os.defpath))
         if path is None:
@@ -81,7 +81,7 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Line(NamedTuple):
-    """One line without its end; `whole` is False for one that was too long, of which only the beginning and the end are kept."""
+    """One line without its end; with `whole` False only the beginning and the end of a line that was too long."""
 
     data: bytes
     whole: bool = True
@@ -89,9 +89,9 @@ class Line(NamedTuple):
 
 
 def message(line: Line, *, ours: bool = True) -> bytes | None:
-    """The JSON-RPC message in a line, by the rule of `parse_lenient` (see there for `ours`); None for what a server only printed.
+    """The JSON-RPC message in a line, parsed by `parse_lenient` (see there for `ours`); None for other output.
 
-    Raises Unreadable for an answer that nobody can read, or that is too long.
+    Raises Unreadable for a response that is invalid or too long.
     """
     try:
         if line.whole:
@@ -106,17 +106,17 @@ def message(line: Line, *, ours: bool = True) -> bytes | None:
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of at most `limit` bytes, in memory of the same size."""
+    """Splits a byte stream into lines of at most `limit` bytes, using no more memory than that."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._parts: list[bytes] = []
         self._end = b""
-        """The last bytes of a line that is too long; `_parts` is then its beginning alone."""
+        """The last bytes of a line that is too long; `_parts` is then only its beginning."""
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[Line]:
-        """The lines that `chunk` completes; each ends in LF or CR LF, which are taken off."""
+        """The lines that `chunk` completes, without their LF or CR LF."""
         *ends, rest = chunk.split(b"\n")
         lines = []
         for end in ends:
@@ -126,7 +126,7 @@ class Lines:
         return lines
 
     def last(self) -> list[Line]:
-        """What was left without a line end when the stream closed."""
+        """The rest without a line end, when the stream has closed."""
         return [self._take()] if self._size else []
 
     def _keep(self, part: bytes) -> None:
@@ -149,11 +149,11 @@ class Lines:
 
 
 class _Ends(asyncio.SubprocessProtocol):
-    """The near ends of a child's pipes. Unlike `asyncio.subprocess.Process.wait`, `exited` does not wait for whoever inherited them."""
+    """Our ends of a child's pipes. `exited` does not wait for processes that inherited them, unlike `asyncio.subprocess.Process.wait`."""
 
-    def __init__(self, overhear: Callable[[bytes], None] | None, hear: Callable[[Line], None] | None) -> None:
-        self._overhear = overhear
-        self._hear = hear
+    def __init__(self, on_stderr: Callable[[bytes], None] | None, on_line: Callable[[Line], None] | None) -> None:
+        self._on_stderr = on_stderr
+        self._on_line = on_line
         self._lines = Lines(LINE_BYTES)
         self.stdout = asyncio.StreamReader(limit=_READ_BYTES)
         self.exited = asyncio.Event()
@@ -161,25 +161,25 @@ class _Ends(asyncio.SubprocessProtocol):
         self.writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Casts and no checks: uvloop's transports are no subclasses of asyncio's.
+        # Casts without checks: uvloop's transports are not subclasses of asyncio's.
         stdout = cast(asyncio.SubprocessTransport, transport).get_pipe_transport(1)
         self.stdout.set_transport(cast(asyncio.ReadTransport, stdout))
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd != 1:
-            assert self._overhear is not None
-            self._overhear(data)
-        elif self._hear is None:
+            assert self._on_stderr is not None
+            self._on_stderr(data)
+        elif self._on_line is None:
             self.stdout.feed_data(data)
         else:
             for line in self._lines.feed(data):
-                self._hear(line)
+                self._on_line(line)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 1:
-            if self._hear is not None:
+            if self._on_line is not None:
                 for line in self._lines.last():
-                    self._hear(line)
+                    self._on_line(line)
             self.stdout.feed_eof()
         elif fd == 0:
             self.writable.set()
@@ -196,7 +196,7 @@ class _Ends(asyncio.SubprocessProtocol):
 
 
 class Child:
-    """One running child. Made by `start`, ended by `stop`."""
+    """A running child process. Created by `start`, ended by `stop`."""
 
     def __init__(self, transport: asyncio.SubprocessTransport, ends: _Ends, life: int | None) -> None:
         stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
@@ -209,21 +209,21 @@ class Child:
 
     @classmethod
     async def start(
-        cls, command: Command, overhear: Callable[[bytes], None] | None = None, hear: Callable[[Line], None] | None = None
+        cls, command: Command, on_stderr: Callable[[bytes], None] | None = None, on_line: Callable[[Line], None] | None = None
     ) -> Child:
-        """Starts `command`, on POSIX in a process group of its own that ends with us (see `leash`).
+        """Start `command`, on POSIX in a process group that ends with this process (see `supervisor`).
 
-        `overhear` is given what it writes to stderr, as it comes; without it, its stderr is ours. `hear` is given each line of its stdout,
-        as it comes; without it, they are read by `lines`, and wait until then. Raises EndpointError when it cannot be started.
+        `on_stderr` gets its stderr in chunks; without it, the child inherits our stderr. `on_line` gets each line of its stdout; without
+        it, they are read by `lines`. Raises EndpointError if it cannot be started.
         """
         argv = (command.found(), *command.args)
         if any("\0" in word for word in argv):
             raise EndpointError("a command line cannot contain a NUL character", "命令行不能包含 NUL 字符")
         loop = asyncio.get_running_loop()
-        stderr = None if overhear is None else asyncio.subprocess.PIPE
+        stderr = None if on_stderr is None else asyncio.subprocess.PIPE
 
         def ends() -> _Ends:
-            return _Ends(overhear, hear)
+            return _Ends(on_stderr, on_line)
 
         try:
             if sys.platform == "win32":
@@ -246,36 +246,36 @@ class Child:
 
     @property
     def exited(self) -> asyncio.Event:
-        """Set as soon as the child is dead."""
+        """Set as soon as the process has exited."""
         return self._ends.exited
 
     @property
     def status(self) -> int | None:
-        """The exit status once it is dead; 128 + the signal's number for a death by signal."""
+        """The exit status; 128 + the signal's number for a death by signal; None while it runs."""
         return self._transport.get_returncode()
 
     @property
     def session(self) -> int:
-        """The number of the session (POSIX) that it and all it starts belong to; elsewhere its process number."""
+        """Session id (POSIX) of the process and its descendants; elsewhere the process id."""
         return self._transport.get_pid()
 
     @property
     def queued(self) -> int:
-        """Bytes written that it has not read yet."""
+        """Bytes written that the process has not read."""
         return self._stdin.get_write_buffer_size()
 
     def write(self, first: bytes | memoryview, second: bytes | memoryview = b"") -> None:
-        """Hands a line of two parts, which must not contain a line end, to the child; a dead child loses it. Never waits."""
+        """Write a line given in two parts, without a line end; lost if the process has exited. Never waits."""
         if not self._stdin.is_closing():
             self._stdin.write(b"".join((first, second, b"\n")))
 
     async def send(self, line: bytes) -> None:
-        """As `write`, and then waits while more than QUEUED_BYTES wait."""
+        """`write`, then wait while more than QUEUED_BYTES are unread."""
         self.write(line)
         await self._ends.writable.wait()
 
     async def lines(self) -> AsyncIterator[Line]:
-        """What the child writes to stdout, until it closes it."""
+        """The lines of stdout, until it is closed."""
         lines = Lines(LINE_BYTES)
         while chunk := await self._ends.stdout.read(_READ_BYTES):
             for line in lines.feed(chunk):
@@ -284,13 +284,13 @@ class Child:
             yield line
 
     async def silence(self) -> None:
-        """Returns when the child, started with `hear`, has closed its stdout."""
+        """Return when a child started with `on_line` has closed its stdout."""
         await self._ends.stdout.read()
 
     async def stop(self) -> None:
-        """Ends the child: stdin closed, SIGTERM to its group, SIGKILL, each after a bounded wait; returns when it is dead.
+        """End the child: close stdin, SIGTERM to its group, SIGKILL, each after a bounded wait; returns when it is dead.
 
-        Cancelled half-way, it skips the waits that are left, never the end.
+        If cancelled, it skips the remaining waits but still ends the child.
         """
         reading = asyncio.ensure_future(self._read_off())
         try:
@@ -301,14 +301,14 @@ class Child:
         finally:
             self._let_go()
             if not self._ends.exited.is_set():
-                with contextlib.suppress(ProcessLookupError):  # dead already, which the loop has not told yet
+                with contextlib.suppress(ProcessLookupError):  # already dead; the loop has not noticed yet
                     self._transport.terminate()
                 await self._dead_within(KILL_SECONDS)
             reading.cancel()
             self._transport.close()
 
     async def _read_off(self) -> None:
-        """A child that is stuck writing cannot see its stdin close."""
+        """Drain stdout: a child that is blocked in a write cannot notice that its stdin was closed."""
         while await self._ends.stdout.read(_READ_BYTES):
             pass
 
@@ -320,7 +320,7 @@ class Child:
         return True
 
     def _let_go(self) -> None:
-        """The leash ends the child's group politely; where there is none (Windows), `stop` can only terminate the child."""
+        """Close the supervisor's pipe, which ends the child's group with SIGTERM; without one (Windows) `stop` terminates the child."""
         if self._life is not None:
             os.close(self._life)
             self._life = None

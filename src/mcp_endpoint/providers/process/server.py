@@ -1,7 +1,7 @@
-"""A server that runs as a process of ours: started, spoken to on stdin and stdout, and started again when it ends.
+"""A managed server that runs as a child process, restarted when it exits.
 
-The life of one process: start; attach to the server's internal endpoint; carry lines; when it ends or closes its output, say why, wait,
-again. Every process is a provider of its own, because an MCP server is initialised once in its life.
+The life of one process: start; attach to the server's internal endpoint; relay lines; when it exits or closes its output, log why, wait,
+restart. Every process is a provider of its own, because an MCP server is initialized once in its life.
 
     starting ──► running ──► waiting ──► starting …
        └─ cannot be started ───┘ └─ CRASHES failures in a row ──► stopped, until its entry or the file is saved again
@@ -27,24 +27,24 @@ from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, CloseReason, Endpoint
 from ...log import BLOT
 from ...protocol import jsonrpc, methods
 from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
-from ..mcp_json import Server, mask
+from ..mcp_json import ServerEntry, mask
 from ..tool_filter import ToolFilter
 from .child import LINE_BYTES, Child, Command, Line, message
 from .stderr import StderrTail
 from .usage import Usage
 
 CRASHES: Final = 8
-"""So many lives in a row that were shorter than `backoff.WORKED_SECONDS` end the attempts: after about a minute."""
-LAST_WORDS_SECONDS: Final = 1.0
-"""For what a dead process had still written to be read, and for one that closed its output to be dead."""
+"""After this many consecutive lives shorter than `backoff.WORKED_SECONDS` it is not restarted: about a minute."""
+LAST_OUTPUT_SECONDS: Final = 1.0
+"""Time to read the last output of a dead process, and for a process that closed its output to exit."""
 SAID_SHOWN: Final = 10
-"""Lines of stderr in /stats."""
+"""Most lines of stderr in /stats."""
 
 State = Literal["starting", "running", "waiting", "stopped", "off"]
 
 
-class _Lifeline:
-    """The link of one process: what the endpoint sends becomes lines on its stdin."""
+class _ProcessLink:
+    """The link of one process: frames from the endpoint become lines on its stdin."""
 
     def __init__(self, tool_filter: ToolFilter, noise: Callable[[Line, str], None], loop: asyncio.AbstractEventLoop) -> None:
         self._tool_filter = tool_filter
@@ -54,59 +54,59 @@ class _Lifeline:
         self.provider: Provider | None = None
         self.closed = asyncio.Event()
 
-    def joins(self, child: Child) -> None:
-        """From now on frames have somewhere to go."""
+    def connect(self, child: Child) -> None:
+        """Set the process that frames are written to."""
         self._child = child
 
     @property
     def queued(self) -> int:
-        """Bytes that the process has not read yet."""
+        """Bytes that the process has not read."""
         return 0 if self._child is None else self._child.queued
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """One line, or an answer from here if the process must not see the request."""
+        """Write one line, or answer a request that must not reach the process."""
         assert self._child is not None
         if self._tool_filter.open:
             self._child.write(first, second)
             return
         data, refused = self._tool_filter.checked(first, second)
         if refused:
-            self._loop.call_soon(self.say, data)
+            self._loop.call_soon(self.forward, data)
         else:
             self._child.write(data)
 
-    def hear(self, line: Line) -> None:
-        """One line of the process."""
+    def receive_line(self, line: Line) -> None:
+        """Handle one line of the process."""
         try:
             data = message(line)
         except Unreadable as unreadable:
             self._noise(line, f"an answer that cannot be read ({unreadable.why})")
             data = unreadable_answer(unreadable)
         if data is not None:
-            self.say(data if self._tool_filter.open else self._tool_filter.passed(data))
+            self.forward(data if self._tool_filter.open else self._tool_filter.passed(data))
         elif line.data.strip():
             self._noise(line, "not JSON-RPC" if line.whole else f"more than {LINE_BYTES} bytes in one line")
 
-    def say(self, data: bytes) -> None:
-        """A message to the endpoint, of the server or in its name."""
+    def forward(self, data: bytes) -> None:
+        """Pass a message to the endpoint."""
         if self.provider is not None:
             self.provider.receive(self.provider, data, self._loop.time(), True)
 
     def ping(self) -> None:
-        """Its death is seen at once; there is nothing to ask."""
+        """Nothing: its exit is noticed at once."""
 
     def close(self, code: int, reason: str) -> None:
         """End this process."""
         self.closed.set()
 
 
-class Managed:
-    """One server that is kept running. Made, started and stopped by its room; knows of no endpoint but its own."""
+class ProcessServer:
+    """A managed server as a child process. Created, started and stopped by its room."""
 
     def __init__(
-        self, server: Server, broker: Broker, ring: CredentialStore | None = None, *, draw: Callable[[], float] = random.random
+        self, server: ServerEntry, broker: Broker, ring: CredentialStore | None = None, *, draw: Callable[[], float] = random.random
     ) -> None:
-        """`ring` gives a key for each process where the entry asks for one; `draw` gives the lot of `Backoff`."""
+        """`ring` provides a key per process if the entry asks for one; `draw` is the random number for `Backoff`."""
         self.server = server
         self._broker = broker
         self._ring = ring
@@ -115,10 +115,10 @@ class Managed:
         self._key: Credential | None = None
         self._entry_mask = mask(server)
         self._tool_filter = ToolFilter(server.allow, server.deny, server.tools, server.name)
-        self._words = StderrTail(self._mask, lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
+        self._stderr = StderrTail(self._mask, lambda line: logger.debug("工具进程的 stderr / its stderr: {}", line, server=server.name))
         self._task: asyncio.Task[None] | None = None
         self._child: Child | None = None
-        self._link: _Lifeline | None = None
+        self._link: _ProcessLink | None = None
         self._state: State = "off"
         self._since = self._loop.time()
         self._why = ""
@@ -126,31 +126,31 @@ class Managed:
         self._starts = 0
 
     async def start(self) -> None:
-        """Begin; does not wait for the server."""
+        """Start it, without waiting until it is ready."""
         self._task = self._loop.create_task(self._keep())
 
     async def stop(self) -> None:
-        """End the process, within a few seconds; it is not started again."""
+        """Stop the process within a few seconds, for good."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
         self._move("off", "")
 
-    def change_tools(self, server: Server) -> None:
-        """Its entry is now `server`, which differs in `tools` alone: the process goes on, and its list is asked for anew."""
+    def change_tools(self, server: ServerEntry) -> None:
+        """Apply an entry that differs only in `tools`: the process continues, and its tools are listed again."""
         self.server = server
         self._tool_filter.change(server.tools)
         if self._link is not None:
-            self._link.say(jsonrpc.notification(methods.TOOLS_CHANGED))
+            self._link.forward(jsonrpc.notification(methods.TOOLS_CHANGED))
 
     @property
     def session(self) -> int | None:
-        """The session of its processes, for `usage`; None while there is none."""
+        """Session id of its processes, for `usage`; None without one."""
         return None if self._child is None else self._child.session
 
     def describe(self, used: Usage | None = None) -> dict[str, Any]:
-        """What an operator may know of it, ready for JSON; no secret is in it, and none of its arguments."""
+        """Its status, ready for JSON, without secrets and without its arguments."""
         assert self.server.command is not None
         found: dict[str, Any] = {
             "state": self._state,
@@ -159,7 +159,7 @@ class Managed:
             "starts": self._starts,
             "why": self._why,
             "last_error": self._last_error,
-            "said": self._words.last(SAID_SHOWN),
+            "said": self._stderr.last(SAID_SHOWN),
         }
         if self._tool_filter.problems:
             found["tools_not_changed"] = list(self._tool_filter.problems)
@@ -185,37 +185,35 @@ class Managed:
             began = self._loop.time()
             try:
                 en, zh = await self._live()
-            except Exception as error:  # noqa: BLE001 - a fault of ours ends one life of the process, never its supervision
+            except Exception as error:  # noqa: BLE001 - task boundary: a bug ends one process, not its supervision
                 logger.opt(exception=error).error("监管工具进程时出错 / the supervision of its process failed", server=self.server.name)
                 en, zh = f"internal error: {type(error).__name__}", f"内部错误：{type(error).__name__}"
             wait = backoff.wait(self._loop.time() - began)
             why = f"{zh} / {en}"
-            said = {"last_words": words[-1]} if (words := self._words.last(1)) else {}
+            said = {"last_words": lines[-1]} if (lines := self._stderr.last(1)) else {}
             if backoff.failures >= CRASHES:
                 self._move("stopped", why)
-                logger.error(
-                    "{}；已连续失败多次，不再启动 / {}; failed again and again, left alone", zh, en, server=self.server.name, **said
-                )
+                logger.error("{}；已连续失败多次，不再启动 / {}; failed repeatedly, not restarted", zh, en, server=self.server.name, **said)
                 return
             self._move("waiting", why)
-            logger.warning("{}，{:.1f} 秒后重启 / {}, started again in {:.1f} s", zh, wait, en, wait, server=self.server.name, **said)
+            logger.warning("{}，{:.1f} 秒后重启 / {}, restarted in {:.1f} s", zh, wait, en, wait, server=self.server.name, **said)
             await asyncio.sleep(wait)
 
     async def _live(self) -> tuple[str, str]:
-        """One process from its start to its end; why it ended, in English and Chinese."""
+        """One process, from its start to its end; returns why it ended, in English and Chinese."""
         assert self.server.command is not None
         self._tool_filter.begin()
-        link = _Lifeline(self._tool_filter, self._noise, self._loop)
+        link = _ProcessLink(self._tool_filter, self._noise, self._loop)
         try:
-            child = await Child.start(self._command(self.server.command), self._words.hear, link.hear)
+            child = await Child.start(self._command(self.server.command), self._stderr.feed, link.receive_line)
         except EndpointError as error:
             return self._mask(error.en), self._mask(error.zh)
         close_reason = GOING_AWAY
         try:
             self._child, self._link = child, link
             self._starts += 1
-            # It may be greeted at once, and so needs its child before there is a provider.
-            link.joins(child)
+            # The endpoint may send initialize at once, so the link needs its child before it has a provider.
+            link.connect(child)
             link.provider = self._broker.attach_provider(self.server.endpoint, self.server.shown, link, server_id=self.server.label)
             self._move("running", "")
             logger.info("工具进程已启动 / started", server=self.server.name, pid=child.session)
@@ -229,7 +227,7 @@ class Managed:
             await child.stop()
 
     def _command(self, command: Command) -> Command:
-        """What to start, with the next key in its environment where the entry asks for one. Raises EndpointError if there is none left."""
+        """The command, with the next key in its environment if the entry asks for one. Raises EndpointError if no key is left."""
         if self._ring is None:
             return command
         self._key = self._ring.pool.take(self._loop.time())
@@ -239,19 +237,19 @@ class Managed:
         return replace(command, env={**command.env, self.server.place.removeprefix("env:"): self._key.secret})
 
     def _mask(self, text: str) -> str:
-        """`text` without the secrets of the entry, and without the key of this life."""
+        """`text` without the secrets of the entry and without the current key."""
         text = self._entry_mask(text)
         return text if self._key is None else text.replace(self._key.secret, BLOT)
 
-    async def _carry(self, child: Child, link: _Lifeline) -> tuple[CloseReason, tuple[str, str]]:
+    async def _carry(self, child: Child, link: _ProcessLink) -> tuple[CloseReason, tuple[str, str]]:
         mute = self._loop.create_task(child.silence())
         dead = self._loop.create_task(child.exited.wait())
         closed = self._loop.create_task(link.closed.wait())
         try:
             if not await self._ends(child, {mute, dead, closed}):
-                return NOT_READING, ("its process does not read what it is sent", "工具进程没有读取发给它的数据")
+                return NOT_READING, ("its process does not read its input", "工具进程没有读取发给它的数据")
             if not closed.done():
-                await asyncio.wait((mute, dead), timeout=LAST_WORDS_SECONDS)
+                await asyncio.wait((mute, dead), timeout=LAST_OUTPUT_SECONDS)
         finally:
             for task in (mute, dead, closed):
                 task.cancel()
@@ -262,7 +260,7 @@ class Managed:
         return TOOL_ENDED, ("its process closed its output", "工具进程关闭了输出")
 
     async def _ends(self, child: Child, signs: set[asyncio.Task[Any]]) -> bool:
-        """Returns True with the first of the signs, False when the process has not read anything for too long with its queue full."""
+        """True at the first of `signs`, False if the process has read nothing for too long while its queue is full."""
         limits = self._broker.limits
         before = 0
         while True:
@@ -274,11 +272,11 @@ class Managed:
             before = child.queued
 
     def _noise(self, line: Line, what: str) -> None:
-        """What is no message is not handed on: what a server prints may hold its secrets, and the endpoint knows none of them."""
+        """Record a line that is not a message in the stderr tail, and do not pass it on: it may contain the server's secrets."""
         self._broker.counters.noise += 1
-        self._words.hear(b"[stdout, %b] %b\n" % (what.encode(), line.data))
+        self._stderr.feed(b"[stdout, %b] %b\n" % (what.encode(), line.data))
 
 
-def sessions(kept: Collection[Managed]) -> set[int]:
-    """The sessions whose `usage` is worth knowing."""
+def sessions(kept: Collection[ProcessServer]) -> set[int]:
+    """The session ids of the running ones, for `usage`."""
     return {one.session for one in kept if one.session is not None}

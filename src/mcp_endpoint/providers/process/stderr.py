@@ -1,4 +1,4 @@
-"""The last lines a server wrote to its stderr, in bounded memory and without its secrets."""
+"""Keeps the last lines of a server's stderr, in bounded memory and without its secrets."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .child import Lines
 
 LINES_KEPT: Final = 50
 LINE_BYTES: Final = 500
-"""So much of a line is kept, in bytes as the server wrote it."""
+"""Bytes of a line that are kept."""
 
 
 class StderrTail:
-    """Takes what comes from stderr in any pieces; `mask` takes the server's own secrets out of a line."""
+    """Takes stderr in chunks of any size; `mask` removes the server's secrets from a line."""
 
-    def __init__(self, mask: Callable[[str], str], tell: Callable[[str], None] = lambda line: None) -> None:
-        """`tell` hears each line as it is complete, ready to be printed."""
+    def __init__(self, mask: Callable[[str], str], on_line: Callable[[str], None] = lambda line: None) -> None:
+        """`on_line` is called with each complete line, ready to be printed."""
         self._mask = mask
-        self._tell = tell
+        self._on_line = on_line
         self._lines = Lines(LINE_BYTES)
         self._kept: deque[str] = deque(maxlen=LINES_KEPT)
 
-    def hear(self, data: bytes) -> None:
-        """The next piece."""
+    def feed(self, data: bytes) -> None:
+        """Take the next chunk."""
         for line in self._lines.feed(data):
             text = redact(self._mask(line.data.decode("utf-8", "replace"))) + ("" if line.whole else "…")
             if text.strip():
                 self._kept.append(escape(text))
-                self._tell(self._kept[-1])
+                self._on_line(self._kept[-1])
 
     def last(self, most: int = LINES_KEPT) -> list[str]:
         """The last lines, oldest first."""

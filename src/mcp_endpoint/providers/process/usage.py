@@ -1,4 +1,4 @@
-"""What processes cost the machine: processor time and memory, where the system tells."""
+"""Reads CPU time and memory of processes from the operating system."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 PROC: Final = Path("/proc")
-"""Linux tells here (proc(5), /proc/PID/stat); elsewhere nothing is known."""
+"""Only Linux provides this (proc(5), /proc/PID/stat)."""
 
-# Behind the name of the program, which may hold anything, even brackets and blanks.
+# After the program's name, which may contain brackets and blanks.
 _SESSION, _USER, _SYSTEM, _WAITED_USER, _WAITED_SYSTEM, _PAGES = 3, 11, 12, 13, 14, 21
 
 
 class Usage(NamedTuple):
-    """The sum over all living processes of a session; what its dead ones had used counts as soon as they were waited for."""
+    """The sum over all living processes of a session; the times of dead ones count as soon as they were waited for."""
 
     cpu_seconds: float
     memory_bytes: int
-    """Resident; what several processes share is counted for each."""
+    """Resident set size; shared pages count once per process."""
     processes: int
 
 
 def of_sessions(sessions: Collection[int], proc: Path = PROC) -> dict[int, Usage]:
-    """What each session uses now; one without a living process is left out, and so are all where the system does not tell."""
+    """Usage per session; sessions without a living process are left out, all of them where the system does not provide it."""
     found: dict[int, Usage] = {}
     if not sessions:
         return found
@@ -40,7 +40,7 @@ def of_sessions(sessions: Collection[int], proc: Path = PROC) -> dict[int, Usage
                 continue
             ticks = sum(int(fields[place]) for place in (_USER, _SYSTEM, _WAITED_USER, _WAITED_SYSTEM))
             pages = int(fields[_PAGES])
-        except (OSError, ValueError, IndexError):  # it ended meanwhile
+        except (OSError, ValueError, IndexError):  # the process has exited
             continue
         cpu, memory, processes = found.get(session, (0.0, 0, 0))
         cpu += ticks / os.sysconf("SC_CLK_TCK")

@@ -1,1 +1,1 @@
-"""MCP servers that are reached by URL."""
+"""Managed servers that are reached by URL."""

@@ -1,10 +1,10 @@
-"""One connection to an MCP server by URL, over either of MCP's HTTP wires: messages go out as POSTs, answers and events come back.
+"""One connection to an MCP server by URL, over Streamable HTTP or HTTP+SSE: sends messages as POSTs, receives responses and events.
 
-Streamable HTTP (MCP 2025-03-26 and later): the answer of a POST belongs to its request, whatever id it names.
-HTTP+SSE (MCP 2024-11-05): every answer comes on one stream, and its id says whose it is.
+Streamable HTTP (MCP 2025-03-26 and later): the response to a POST belongs to its request, whatever id it contains.
+HTTP+SSE (MCP 2024-11-05): all responses arrive on one stream, and the id selects the request.
 
-The wires are read here and not by the `mcp` package, because its clients end the whole connection for one event above 1 MiB, keep the
-words of a refusal to themselves, and cannot say whose an unreadable answer is.
+The `mcp` package's clients are not used: they end the whole connection for one event above 1 MiB, hide the text of a refusal, and cannot
+assign an unreadable response to its request.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ...protocol import jsonrpc, methods
 from ...protocol.jsonrpc import Frame, Malformed, Unreadable, members, parse, parse_lenient
 from ...protocol.sse import TAIL_BYTES, Event, Events
 from ...protocol.stateless import objects
-from .failure import BROKEN_OFF, NO_ANSWER, TOO_LATE, Failure, names_lost_session, too_large, unreadable, words
+from .failure import BROKEN_OFF, NO_ANSWER, TOO_LATE, Failure, excerpt, names_lost_session, too_large, unreadable
 from .transport import ANSWER_SECONDS, CONNECT_SECONDS, KEY_STATUSES, Broken, failure_of, media_type, origin
 
 RESUMPTIONS: Final = 2
-"""So often an answer whose stream broke off is asked for once more, where the stream can be resumed."""
+"""How often a broken response stream is resumed, if the server supports it."""
 RETRY_SECONDS: Final = 1.0
-"""Before that, unless the server says otherwise."""
+"""Wait before that, unless the server sets `retry`."""
 LONGEST_RETRY_SECONDS: Final = 10.0
-"""However long it says."""
-REFUSED_WORDS_BYTES: Final = 4096
-"""So much is read of what came in place of a stream of events."""
+"""Upper limit of the server's `retry`."""
+NOT_EVENTS_BYTES: Final = 4096
+"""Bytes that are read of a response that is not an event stream."""
 _BOM: Final = b"\xef\xbb\xbf"
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,4096}")  # MCP 2025-03-26, Session Management: visible ASCII
 _JSON: Final = frozenset(("application/json", ""))
@@ -42,68 +42,68 @@ _SENT: Final = {"accept": "application/json, text/event-stream", "content-type":
 _STREAM: Final = {"accept": "text/event-stream", "cache-control": "no-store"}
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-"""Starts what runs as long as the connection."""
+"""Starts a task with the lifetime of the connection."""
 
 
-class Ended(Exception):
-    """The connection cannot be opened."""
+class NotOpened(Exception):
+    """The connection could not be opened."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.en)
         self.failure = failure
 
 
-class Ears(Protocol):
-    """Whoever the connection is for."""
+class Receiver(Protocol):
+    """Receives what arrives on a connection."""
 
-    def heard(self, data: bytes) -> None:
-        """A message of the server, as it came."""
+    def received(self, data: bytes) -> None:
+        """A message of the server, unchanged."""
 
     def noise(self) -> None:
-        """An event that is no message."""
+        """An event that is not a message."""
 
-    def broke(self, failure: Failure) -> None:
-        """The stream of the server is over, or its session."""
+    def stream_ended(self, failure: Failure) -> None:
+        """The server's stream or session has ended."""
 
     def changed(self) -> None:
-        """Announcements may have been missed."""
+        """Notifications may have been missed."""
 
 
-class StreamableHttp:
+class StreamableHttpConnection:
     """MCP 2025-03-26 and later."""
 
-    def __init__(self, url: str, http: httpx2.AsyncClient, most: int, ears: Ears, spawn: Spawn, backoff: Backoff) -> None:
-        """`most` bounds one event in bytes; `backoff` is for the stream of announcements."""
+    def __init__(self, url: str, http: httpx2.AsyncClient, most: int, receiver: Receiver, spawn: Spawn, backoff: Backoff) -> None:
+        """`most` is the limit of one event in bytes; `backoff` is for the stream of notifications."""
         self._url = url
         self._http = http
         self._most = most
-        self._ears = ears
+        self._receiver = receiver
         self._spawn = spawn
         self._backoff = backoff
         self._session = ""
         self._listening: asyncio.Task[None] | None = None
         self.version = ""
-        """The revision the server chose, for the headers of what is no message of the endpoint."""
+        """The negotiated revision, for the headers of requests that are not messages of the endpoint."""
 
     async def open(self) -> None:
-        """Begin without a session."""
+        """Reset to the state without a session."""
         self._session = ""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.cancel()
 
     def listen(self) -> None:
-        """Open the stream of announcements, where the server has sessions."""
+        """Open the stream of notifications, if the server has given a session."""
         if self._session:
             self._listening = self._spawn(self._listen())
 
     async def close(self) -> None:
-        """Say goodbye."""
+        """Delete the session."""
         if self._session:
             await (await self._send("DELETE", b"", {})).aclose()
 
     async def post(self, data: bytes, frame: Frame, headers: Mapping[str, str]) -> Failure | None:
-        """Say one message. For a request its answer has been heard when this returns None."""
+        """Send one message. For a request, its response has been received when this returns None."""
         id = None if frame.method is UNSET or frame.id is UNSET else bytes(frame.id)
         hello = frame.method == methods.INITIALIZE
         response = await self._send("POST", data, {**_SENT, **headers}, named=not hello)
@@ -137,7 +137,7 @@ class StreamableHttp:
         return await self._http.send(request, stream=True)
 
     async def _in_body(self, id: bytes, response: httpx2.Response) -> Failure | None:
-        """The one answer that the body is, whatever type it says to be of."""
+        """Handle a body that is a single response, whatever its content type."""
         body = await response.aread()
         if not body.strip():
             return NO_ANSWER
@@ -148,15 +148,15 @@ class StreamableHttp:
             return unreadable(malformed.why, body, "" if kind in _JSON else kind)
 
     def _answer(self, id: bytes, frame: Frame, data: bytes) -> Failure | None:
-        """What came in answer to the request `id`, as its answer. Raises Malformed for what is no answer."""
+        """Deliver the response to the request `id`. Raises Malformed if it is not a response."""
         answer = answer_to(id, frame, data)
         if isinstance(answer, Failure):
             return answer
-        self._ears.heard(answer)
+        self._receiver.received(answer)
         return None
 
     async def _in_events(self, id: bytes, response: httpx2.Response) -> Failure | None:
-        """The answer among the events of a stream, which is resumed where it breaks off."""
+        """Read an event stream up to the response; resume it if it breaks."""
         last = ""
         retry = RETRY_SECONDS
         resumptions = 0
@@ -173,7 +173,7 @@ class StreamableHttp:
                     if not event.whole:
                         return too_large(self._most)
                     if not looks_like_message(event.data):
-                        self._ears.noise()
+                        self._receiver.noise()
                         continue
                     try:
                         frame, data = read(event.data)
@@ -181,7 +181,7 @@ class StreamableHttp:
                             return self._answer(id, frame, data)
                     except Malformed as malformed:
                         return unreadable(malformed.why, event.data)
-                    self._ears.heard(data)
+                    self._receiver.received(data)
             except Broken as broken:
                 failure = broken.failure
                 if failure is not BROKEN_OFF:
@@ -198,7 +198,7 @@ class StreamableHttp:
                 return refused if not refused.unreachable else failure
 
     async def _listen(self) -> None:
-        """The stream of announcements, opened again whenever it ends; a server may have none."""
+        """Read the stream of notifications, and reopen it when it ends; the server may not have one."""
         last = ""
         opened = False
         loop = asyncio.get_running_loop()
@@ -210,7 +210,7 @@ class StreamableHttp:
                 failure = failure_of(response)
                 if failure is not None:
                     if failure.session_lost:
-                        self._ears.broke(failure)
+                        self._receiver.stream_ended(failure)
                         return
                     if 300 <= failure.status < 500 and failure.status not in KEY_STATUSES:
                         return
@@ -219,12 +219,12 @@ class StreamableHttp:
                     return
                 else:
                     if opened and not last:
-                        self._ears.changed()
+                        self._receiver.changed()
                     opened = True
                     async for event in _events(response, self._most):
                         last = last if event.id is None else event.id
                         asked = asked if event.retry_seconds is None else min(event.retry_seconds, LONGEST_RETRY_SECONDS)
-                        _pass(event, self._ears, self._most)
+                        _pass(event, self._receiver, self._most)
             except Broken:
                 pass
             finally:
@@ -232,32 +232,32 @@ class StreamableHttp:
             await asyncio.sleep(self._backoff.wait(loop.time() - began, at_least=asked))
 
 
-class HttpSse:
+class HttpSseConnection:
     """MCP 2024-11-05."""
 
-    def __init__(self, url: str, http: httpx2.AsyncClient, most: int, ears: Ears, spawn: Spawn) -> None:
-        """`most` bounds one event in bytes."""
+    def __init__(self, url: str, http: httpx2.AsyncClient, most: int, receiver: Receiver, spawn: Spawn) -> None:
+        """`most` is the limit of one event in bytes."""
         self._url = url
         self._http = http
         self._most = most
-        self._ears = ears
+        self._receiver = receiver
         self._spawn = spawn
         self._stream: httpx2.Response | None = None
         self._reading: asyncio.Task[None] | None = None
         self._address = ""
         self.version = ""
-        """As for the other wire; no header says it here."""
+        """As for Streamable HTTP; this transport has no header for it."""
 
     async def open(self) -> None:
-        """Open the stream and wait for the address of messages. Raises Ended."""
+        """Open the stream and wait for the message address. Raises NotOpened."""
         await self.close()
         request = self._http.build_request("GET", self._url, headers=_STREAM)
         response = self._stream = await self._http.send(request, stream=True)
         failure = failure_of(response)
         if failure is not None:
-            raise Ended(failure)
+            raise NotOpened(failure)
         if media_type(response) != "text/event-stream":
-            raise Ended(unreadable("no stream of events", await _beginning(response), media_type(response)))
+            raise NotOpened(unreadable("no stream of events", await _beginning(response), media_type(response)))
         events = _events(response, self._most)
         try:
             async for event in events:
@@ -266,24 +266,24 @@ class HttpSse:
                     self._reading = self._spawn(self._read(events))
                     return
         except Broken as broken:
-            raise Ended(broken.failure) from None
-        raise Ended(
+            raise NotOpened(broken.failure) from None
+        raise NotOpened(
             Failure("the server ended its stream before it named an address for messages", "服务器在给出消息地址之前结束了事件流", False)
         )
 
     def _address_of(self, event: Event, base: str) -> str:
-        """Where messages go: on the same server, as the entry's key goes along (MCP 2024-11-05, HTTP with SSE)."""
+        """The message address; it must be on the same server, because the entry's key is sent there (MCP 2024-11-05, HTTP with SSE)."""
         try:
             address = httpx2.URL(urljoin(base, event.data.decode("ascii").strip()))
             if origin(address) == origin(httpx2.URL(self._url)) and not address.userinfo:
                 return str(address)
-            shown = words(str(address.copy_with(userinfo=b"", query=None, fragment=None)).encode())
+            shown = excerpt(str(address.copy_with(userinfo=b"", query=None, fragment=None)).encode())
         except (httpx2.InvalidURL, ValueError):
-            shown = words(event.data.partition(b"?")[0])
-        raise Ended(
+            shown = excerpt(event.data.partition(b"?")[0])
+        raise NotOpened(
             Failure(
-                f"the server names an address of another origin for messages ({shown}), which is not used: "
-                "let it name a relative address, or its public one",
+                f"the server gave a message address of another origin ({shown}), which is not used: "
+                "it must give a relative address or its public one",
                 f"服务器给出的消息地址不同源（{shown}），未使用：请让它给出相对地址或其公开地址",
                 False,
             )
@@ -293,16 +293,16 @@ class HttpSse:
         failure = Failure("the server ended its stream", "服务器结束了事件流", None)
         try:
             async for event in events:
-                _pass(event, self._ears, self._most)
+                _pass(event, self._receiver, self._most)
         except Broken as broken:
             failure = broken.failure
-        self._ears.broke(failure)
+        self._receiver.stream_ended(failure)
 
     def listen(self) -> None:
-        """Nothing: there is one stream for everything."""
+        """Nothing: notifications arrive on the same stream."""
 
     async def close(self) -> None:
-        """End the stream: this wire has no other goodbye."""
+        """End the stream; there is no other way to end this transport's session."""
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.cancel()
@@ -312,7 +312,7 @@ class HttpSse:
             self._stream = None
 
     async def post(self, data: bytes, frame: Frame, headers: Mapping[str, str]) -> Failure | None:
-        """Say one message; an answer comes on the stream, or here from a server that mixes the wires."""
+        """Send one message; its response arrives on the stream, or here from a server that mixes both transports."""
         request = self._http.build_request("POST", self._address, headers=_SENT, content=data)
         response = await self._http.send(request, stream=True)
         try:
@@ -323,7 +323,7 @@ class HttpSse:
             if media_type(response) == "application/json":
                 body = await response.aread()
                 if frame.id is not UNSET and looks_like_message(body):
-                    self._ears.heard(body)
+                    self._receiver.received(body)
             return None
         except Broken as broken:
             return broken.failure
@@ -332,21 +332,21 @@ class HttpSse:
 
 
 async def _beginning(response: httpx2.Response) -> bytes:
-    """What came in place of a stream of events, in a moment."""
+    """The beginning of a response that is not an event stream."""
     body = b""
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) >= REFUSED_WORDS_BYTES:
+                if len(body) >= NOT_EVENTS_BYTES:
                     break
     except (TimeoutError, httpx2.HTTPError, httpx2.StreamError):
         pass
-    return body[:REFUSED_WORDS_BYTES]
+    return body[:NOT_EVENTS_BYTES]
 
 
 async def _events(response: httpx2.Response, most: int) -> AsyncIterator[Event]:
-    """The events of a stream. Raises Broken when it does not end as it should."""
+    """The events of a stream. Raises Broken if it ends abnormally."""
     events = Events(most)
     try:
         async for chunk in response.aiter_raw():
@@ -356,25 +356,25 @@ async def _events(response: httpx2.Response, most: int) -> AsyncIterator[Event]:
         raise Broken(BROKEN_OFF) from error
 
 
-def _pass(event: Event, ears: Ears, most: int) -> None:
-    """One event of a stream that carries whatever the server has to say."""
+def _pass(event: Event, receiver: Receiver, most: int) -> None:
+    """Deliver one event of a stream of messages."""
     if event.kind != "message" or not event.data:
         return
     if event.whole:
-        ears.heard(event.data)
+        receiver.received(event.data)
     elif (unreadable := jsonrpc.too_large(event.data, event.data[-TAIL_BYTES:], most)) is not None:
-        ears.heard(jsonrpc.unreadable_answer(unreadable))
+        receiver.received(jsonrpc.unreadable_answer(unreadable))
     else:
-        ears.noise()
+        receiver.noise()
 
 
 def looks_like_message(data: bytes) -> bool:
-    """Whether data was meant as JSON-RPC, and is no word that keeps a connection alive."""
+    """Whether the data is meant as JSON-RPC, and not a keep-alive text."""
     return data.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
 
 
 def read(data: bytes) -> tuple[Frame, bytes]:
-    """A message of a server and its bytes, also one that names no request. Raises Malformed."""
+    """Parse a message; lenient about responses without a usable id. Raises Malformed."""
     try:
         return parse_lenient(data)
     except Unreadable:
@@ -385,19 +385,19 @@ def read(data: bytes) -> tuple[Frame, bytes]:
 
 
 def answer_to(id: bytes, frame: Frame, data: bytes) -> bytes | Failure:
-    """The answer `data` under the id of its request; a Failure where it says that the session is not known.
+    """The response with the id of its request; a Failure if it says that the session is unknown.
 
-    Raises Malformed for what is no answer.
+    Raises Malformed if it is not a response.
     """
     kind = "result" if frame.error is UNSET or bytes(frame.error) == b"null" else "error"
     body = getattr(frame, kind)
     if frame.method is not UNSET or body is UNSET:
         raise Malformed(errors.INVALID_REQUEST, "neither a result nor an error", id)
-    if kind == "error" and names_lost_session(told := objects(body)):
-        said = words(str(told.get("message")).encode())
+    if kind == "error" and names_lost_session(known := objects(body)):
+        said = excerpt(str(known.get("message")).encode())
         return Failure(f"the server does not know the session: {said}", f"服务器不认识此会话：{said}", False, session_lost=True)
     raw = bytes(body)
-    if b"\\ufffd" in raw:  # half a surrogate pair, which the parser does not take, stays in the bytes
+    if b"\\ufffd" in raw:  # a lone surrogate, which the parser replaces: use the raw bytes
         place = members(data)[kind]
         raw = data[place.start : place.end]
     return jsonrpc.result(id, raw) if kind == "result" else jsonrpc.failure(id, raw)

@@ -1,4 +1,4 @@
-"""The headers that repeat what stands in a message (MCP 2025-06-18 and 2026-07-28, Streamable HTTP)."""
+"""The HTTP headers that mirror parts of a message (MCP 2025-06-18 and 2026-07-28, Streamable HTTP)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...protocol.stateless import fields, objects, text
 
 
 def envelope() -> dict[str, Any]:
-    """What a message of revision 2026-07-28 says of its sender."""
+    """The `_meta` members that identify the client (MCP 2026-07-28)."""
     return {methods.VERSION_KEY: methods.STATELESS_REVISION, methods.CLIENT_KEY: identity(), methods.CAPABILITIES_KEY: {}}
 
 
 def headers_of(frame: Frame, chosen: str, tools: Mapping[str, Any]) -> dict[str, str]:
-    """The headers of one message; `chosen` is the revision of the handshake, `tools` says which arguments a call shows in headers too."""
+    """The headers of one message; `chosen` is the negotiated revision, `tools` says which arguments a call mirrors in headers."""
     known = {methods.VERSION_HEADER: chosen} if chosen else {}
     if frame.method is UNSET or frame.method == methods.INITIALIZE:
         return known if frame.method is UNSET else {}
@@ -38,7 +38,7 @@ def headers_of(frame: Frame, chosen: str, tools: Mapping[str, Any]) -> dict[str,
 
 
 def tools_with_headers(frame: Frame) -> dict[str, Any]:
-    """Name → which arguments the tool wants in headers, from the answer of a list of tools."""
+    """Tool name → arguments it wants in headers, from a response to tools/list."""
     if frame.result is UNSET or b"x-mcp-header" not in bytes(frame.result):
         return {}
     tools = objects(frame.result).get("tools") or ()

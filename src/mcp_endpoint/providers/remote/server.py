@@ -1,14 +1,14 @@
-"""An MCP server reached by URL: found, greeted, spoken to, and looked for again when it is lost.
+"""A managed server reached by URL: connects, initializes, relays messages, and reconnects when it is lost.
 
-The life of one connection: shake hands; attach to the server's internal endpoint; carry messages; look from time to time whether it is
-still there; when it is not, leave, so that no list waits for it, and try again.
+The life of one connection: handshake; attach to the server's internal endpoint; relay messages; check from time to time that the server
+still answers; when it does not, detach, so that no list waits for it, and reconnect.
 
     starting ──► running ──► waiting ──► starting …
 
-Messages are carried byte for byte. The handshake is ours, before the endpoint hears of the server: what it answered is what the endpoint's
-own greeting is answered with. A server that does not know our session any more is greeted anew within the connection, and the request that
-found out is said once more. A server that refuses a handshake because it knows none (revision 2026-07-28) is greeted by the endpoint; its
-messages get the headers that revision demands.
+Messages are relayed byte for byte. This module does the handshake before it attaches the server; the stored response then answers the
+endpoint's own `initialize`. If the server has lost the session, it is initialized again within the connection, and the request that failed
+is sent once more. A server that has no handshake (revision 2026-07-28) is initialized by the endpoint; its messages get the headers of that
+revision.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from ...protocol import jsonrpc, methods
 from ...protocol.definitions import ALL, hello
 from ...protocol.jsonrpc import Frame, parse
 from ...protocol.stateless import fields, knows_only_stateless, objects, text
-from ..mcp_json import Server, Wire, mask
+from ..mcp_json import ServerEntry, Wire, mask
 from ..tool_filter import ToolFilter
-from .connection import Ended, HttpSse, StreamableHttp
-from .failure import BROKEN_OFF, Failure, names_lost_session, words
+from .connection import HttpSseConnection, NotOpened, StreamableHttpConnection
+from .failure import BROKEN_OFF, Failure, excerpt, names_lost_session
 from .headers import envelope, headers_of
 from .link import AGAIN_SECONDS, LIST_SECONDS, Lost, ServerLink, why_no_list
-from .transport import CONNECT_SECONDS, WORD_SECONDS, KeyedTransport
+from .transport import ACCEPT_SECONDS, CONNECT_SECONDS, KeyedTransport
 
 HELLO_SECONDS: Final = 15.0
-"""For a server to answer the handshake. Longer than a connection may take (twice CONNECT_SECONDS), so that the reason given is that one."""
+"""Timeout of the handshake; longer than a connection may take (twice CONNECT_SECONDS), so that a connection error is reported as such."""
 HEALTH_SECONDS: Final = 20.0
-"""After so long without a word from it, it is asked for one; it has `WORD_SECONDS` to give it."""
+"""A server that has sent nothing for this long is pinged, with a timeout of `ACCEPT_SECONDS`."""
 NOT_THIS_WIRE: Final = frozenset((400, 404, 405, 406, 415))
-"""How a server that knows HTTP+SSE only refuses the other wire's first message (MCP 2025-03-26, Backwards Compatibility)."""
+"""Statuses with which an HTTP+SSE server refuses the other transport's first message (MCP 2025-03-26, Backwards Compatibility)."""
 NO_PING: Final = frozenset((400, 405, 406, 415, 422, 501))
-"""Refusals of a ping that a living server may give: the request is optional."""
+"""Statuses with which a healthy server may refuse a ping: the request is optional."""
 LOST: Final = CloseReason(1006, "the connection to the server was lost")
-"""How the endpoint hears of it; 1006 is what a link that ends without a goodbye has."""
+"""The close reason for the endpoint; 1006 is that of a link without a close frame."""
 NOTICES: Final = 64
-"""Notifications and answers of ours that are under way at once; more of them are dropped."""
+"""Most concurrent notifications and responses to the server; more are dropped."""
 _HELLO: Final = b'"hello"'
 _LIST: Final = b'"list"'
 _HEALTH: Final = b'"health"'
-"""Ids of our own messages; the endpoint's are numbers."""
+"""Ids of our own requests; the endpoint's are numbers."""
 
 State = Literal["starting", "running", "waiting", "off"]
 
@@ -66,15 +66,15 @@ def _over(en: str, zh: str) -> Lost:
     return Lost(Failure(en, zh, None))
 
 
-class Upstream:
-    """One server that is kept in reach. Made, started and stopped by its room."""
+class RemoteServer:
+    """A managed server reached by URL. Created, started and stopped by its room."""
 
     def __init__(
-        self, server: Server, broker: Broker, ring: CredentialStore | None = None, *, draw: Callable[[], float] = random.random
+        self, server: ServerEntry, broker: Broker, ring: CredentialStore | None = None, *, draw: Callable[[], float] = random.random
     ) -> None:
-        """`ring` gives a key for each request where the entry asks for one; `draw` gives the lot of `Backoff`."""
+        """`ring` provides a key per request if the entry asks for one; `draw` is the random number for `Backoff`."""
         for name in ("httpx2", "httpcore2"):
-            # What they log is told by us, without addresses and headers that may hold a secret.
+            # This module logs instead, without addresses and headers that may contain a secret.
             stdlib.getLogger(name).setLevel(stdlib.CRITICAL + 1)
         self.server = server
         self._broker = broker
@@ -94,27 +94,27 @@ class Upstream:
         self._link: ServerLink | None = None
 
     async def start(self) -> None:
-        """Begin; does not wait for the server."""
+        """Start it, without waiting for the connection."""
         self._task = self._loop.create_task(self._keep())
         self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
-        """Leave, within a few seconds; it is not looked for again."""
+        """Disconnect within a few seconds, for good."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
         self._move("off", "")
 
-    def change_tools(self, server: Server) -> None:
-        """Its entry is now `server`, which differs in `tools` alone: the connection goes on, and its list is asked for anew."""
+    def change_tools(self, server: ServerEntry) -> None:
+        """Apply an entry that differs only in `tools`: the connection continues, and the tools are listed again."""
         self.server = server
         self._tool_filter.change(server.tools)
         if self._link is not None:
             self._link.changed()
 
     def describe(self) -> dict[str, Any]:
-        """What an operator may know of it, ready for JSON; of its address no more than the host."""
+        """Its status, ready for JSON; the address is reduced to its host."""
         found: dict[str, Any] = {
             "state": self._state,
             "seconds": round(self._loop.time() - self._since, 1),
@@ -145,34 +145,34 @@ class Upstream:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self._move("waiting", type(task.exception()).__name__)
-            logger.opt(exception=task.exception()).error("不再尝试连接 / no longer looked for", server=self.server.name)
+            logger.opt(exception=task.exception()).error("不再尝试连接 / not reconnected", server=self.server.name)
 
-    # -- its life ------------------------------------------------------------------------------------------------------------
+    # -- lifecycle -----------------------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
         backoff = Backoff(self._draw)
-        told = ""
+        answered = ""
         while True:
             self._move("starting", self._why)
             self._attempts += 1
             began = self._loop.time()
             try:
                 lost = await self._live()
-            except Exception as error:  # noqa: BLE001 - a fault of ours ends one connection, never its supervision
+            except Exception as error:  # noqa: BLE001 - task boundary: a bug ends one connection
                 logger.opt(exception=error).error(
                     "连接上游服务器时出错 / the supervision of the connection failed", server=self.server.name
                 )
                 lost = Failure(f"internal error: {type(error).__name__}", f"内部错误：{type(error).__name__}", None)
             wait = min(backoff.wait(self._loop.time() - began, at_least=lost.retry_seconds or 0.0), AGAIN_SECONDS)
             en, zh = self._mask(lost.en), self._mask(lost.zh)
-            if self._state == "running" or en != told:
-                logger.warning("{}，{:.1f} 秒后重试 / {}, tried again in {:.1f} s", zh, wait, en, wait, server=self.server.name)
-                told = en
+            if self._state == "running" or en != answered:
+                logger.warning("{}，{:.1f} 秒后重试 / {}, retried in {:.1f} s", zh, wait, en, wait, server=self.server.name)
+                answered = en
             self._move("waiting", f"{zh} / {en}")
             await asyncio.sleep(wait)
 
     async def _live(self) -> Failure:
-        """One connection from its handshake to its end; why it ended."""
+        """One connection, from its handshake to its end; returns why it ended."""
         wires: tuple[Wire, ...] = ("http", "sse") if self.server.wire == "any" else (self.server.wire,)
         if self.server.wire == "any" and urlsplit(self.server.url).path.rstrip("/").endswith("/sse"):
             wires = ("sse", "http")
@@ -189,7 +189,7 @@ class Upstream:
                 break
         if len(lost) == 1 or self._state == "running" or lost[0].en == lost[1].en:
             return lost[-1]
-        # Neither wire is spoken there: what each of them was told may be the one that helps.
+        # Both transports failed: report both reasons, either may be the helpful one.
         names = ["HTTP+SSE" if one == "sse" else "Streamable HTTP" for one in wires]
         en, zh = (
             "; ".join(f"{name}: {one}" for name, one in zip(names, said, strict=True))
@@ -198,7 +198,7 @@ class Upstream:
         return Failure(en, zh, None, retry_seconds=max((one.retry_seconds or 0.0 for one in lost), default=0.0))
 
     async def _converse(self, transport: KeyedTransport, wire: Wire) -> Failure:
-        """Connect, shake hands, attach, carry; gives why it ended."""
+        """Connect, initialize, attach, relay; returns why it ended."""
         self._tool_filter.begin()
         link = ServerLink(self._tool_filter, self._loop, self._draw, self._mask, self._broker.counters)
         tasks: set[asyncio.Task[Any]] = set()
@@ -216,16 +216,16 @@ class Upstream:
                 link.lost(Failure(f"internal error: {type(error).__name__}", f"内部错误：{type(error).__name__}", None))
 
         most = self._broker.limits.provider_message_bytes
-        timeout = httpx2.Timeout(CONNECT_SECONDS)  # how long an answer may take, the carrier knows
+        timeout = httpx2.Timeout(CONNECT_SECONDS)  # the transport bounds the response
         async with httpx2.AsyncClient(transport=transport, headers=dict(self.server.headers), timeout=timeout, trust_env=False) as http:
-            way: HttpSse | StreamableHttp
+            way: HttpSseConnection | StreamableHttpConnection
             if wire == "sse":
-                way = HttpSse(self.server.url, http, most, link, spawn)
+                way = HttpSseConnection(self.server.url, http, most, link, spawn)
             else:
-                way = StreamableHttp(self.server.url, http, most, link, spawn, Backoff(self._draw))
+                way = StreamableHttpConnection(self.server.url, http, most, link, spawn, Backoff(self._draw))
             link.lost_session = lambda: spawn(self._renewed(link, way, link.generation))
             try:
-                await self._shake_hands(link, way)
+                await self._initialize(link, way)
                 await self._first_list(link, way)
                 link.provider = self._broker.attach_provider(
                     self.server.endpoint, self.server.shown, link, server_id=self.server.label, managed=True
@@ -235,8 +235,8 @@ class Upstream:
                 self._move("running", "")
                 logger.info("已连接上游服务器 / connected", server=self.server.name, wire=self._wire)
                 spawn(self._write(link, way, spawn))
-                if self._ring is None:  # a question would cost a key's turn
-                    spawn(self._look_after(link, way))
+                if self._ring is None:  # a ping would use a key
+                    spawn(self._monitor(link, way))
                 return await link.over
             except Lost as lost:
                 return lost.failure
@@ -257,12 +257,12 @@ class Upstream:
         if provider is not None:
             self._broker.detach(provider, *LOST)
 
-    # -- what we ask it ourselves ----------------------------------------------------------------------------------------------
+    # -- our own requests ----------------------------------------------------------------------------------------------------
 
-    async def _ask(
-        self, link: ServerLink, way: HttpSse | StreamableHttp, id: bytes, method: str, params: bytes, seconds: float
+    async def _request(
+        self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection, id: bytes, method: str, params: bytes, seconds: float
     ) -> tuple[bytes, Frame]:
-        """One request of our own and its answer. Raises Lost for none."""
+        """Send one request of our own and return its response. Raises Lost."""
         data = jsonrpc.request(id, method, params)
         frame = parse(data, utf8=True)
         answer: asyncio.Future[tuple[bytes, Frame]] = self._loop.create_future()
@@ -284,31 +284,31 @@ class Upstream:
             raise Lost(link.over.result())
         return answer.result()
 
-    async def _shake_hands(self, link: ServerLink, way: HttpSse | StreamableHttp) -> None:
-        """Introduce ourselves. Raises Lost for a server that does not answer as one does."""
+    async def _initialize(self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection) -> None:
+        """Do the MCP handshake. Raises Lost if the server does not complete it."""
         link.version = way.version = ""
         began = self._loop.time()
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 await way.open()
-        except Ended as ended:
+        except NotOpened as ended:
             raise Lost(ended.failure) from None
         except TimeoutError:
             raise _over(f"it did not open a stream within {HELLO_SECONDS:g} s", f"{HELLO_SECONDS:g} 秒内没有打开事件流") from None
-        data, frame = await self._ask(link, way, _HELLO, methods.INITIALIZE, msgspec.json.encode(hello(ALL)), HELLO_SECONDS)
+        data, frame = await self._request(link, way, _HELLO, methods.INITIALIZE, msgspec.json.encode(hello(ALL)), HELLO_SECONDS)
         if frame.error is not UNSET:
             refused: msgspec.Raw | msgspec.UnsetType = frame.error
             if knows_only_stateless(frame.error):
                 meta = msgspec.json.encode({methods.META: envelope()})
-                _, told = await self._ask(link, way, _HELLO, methods.DISCOVER, meta, HELLO_SECONDS)
-                refused = told.error
+                _, answered = await self._request(link, way, _HELLO, methods.DISCOVER, meta, HELLO_SECONDS)
+                refused = answered.error
             if refused is not UNSET:
                 error = objects(frame.error)
-                said = words(f"{error.get('code')} {error.get('message', '')}".encode())
+                said = excerpt(f"{error.get('code')} {error.get('message', '')}".encode())
                 raise _over(f"it answered initialize with an error: {said}", f"它以错误应答 initialize：{said}")
         elif frame.result is UNSET or read_welcome(bytes(frame.result)) is None:
-            said = words(data)
-            raise _over(f"its answer to initialize is no result of MCP: {said}", f"它对 initialize 的应答不是 MCP 结果：{said}")
+            said = excerpt(data)
+            raise _over(f"its answer to initialize is not a valid result: {said}", f"它对 initialize 的应答不是 MCP 结果：{said}")
         self._milliseconds = (self._loop.time() - began) * 1000
         link.welcome = data
         if frame.result is not UNSET:
@@ -318,13 +318,13 @@ class Upstream:
             if failure is not None and failure.session_lost:
                 raise Lost(failure)
 
-    async def _first_list(self, link: ServerLink, way: HttpSse | StreamableHttp) -> None:
-        """Ask for the tools before anybody is told of the server: one that cannot name them yet is not ready. Raises Lost."""
+    async def _first_list(self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection) -> None:
+        """List the tools before attaching: a server that cannot list them yet is not ready. Raises Lost."""
         welcome = read_welcome(bytes(fields(link.welcome).get("result", b"")))
         if welcome is None or "tools" not in welcome.capabilities:
             return
         try:
-            data, frame = await self._ask(link, way, _LIST, methods.TOOLS_LIST, b"{}", LIST_SECONDS)
+            data, frame = await self._request(link, way, _LIST, methods.TOOLS_LIST, b"{}", LIST_SECONDS)
         except Lost as lost:
             en, zh = f"tools/list failed: {lost.failure.en}", f"tools/list 失败：{lost.failure.zh}"
             raise Lost(Failure(en, zh, None, retry_seconds=lost.failure.retry_seconds)) from None
@@ -333,26 +333,26 @@ class Upstream:
             raise _over(f"tools/list failed: {why}", f"tools/list 失败：{why}")
         link.first_list, link.listed = data, self._loop.time()
 
-    async def _renew(self, link: ServerLink, way: HttpSse | StreamableHttp, generation: int) -> bool:
-        """Greet it anew, once for all who found out that their session, that of `generation`, is lost."""
+    async def _renew(self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection, generation: int) -> bool:
+        """Initialize again, once for all requests that found the session of `generation` lost."""
         if link.over.done():
             return False
         if link.generation == generation and link.renewing is None:
-            link.renewing = self._loop.create_task(self._greet_anew(link, way))
+            link.renewing = self._loop.create_task(self._reinitialize(link, way))
         return link.renewing is None or await asyncio.shield(link.renewing)
 
-    async def _renewed(self, link: ServerLink, way: HttpSse | StreamableHttp, generation: int) -> None:
+    async def _renewed(self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection, generation: int) -> None:
         await self._renew(link, way, generation)
 
-    async def _greet_anew(self, link: ServerLink, way: HttpSse | StreamableHttp) -> bool:
-        logger.info("会话已失效，重新握手 / the session is lost, greeted anew", server=self.server.name)
-        if isinstance(way, HttpSse) and link.provider is not None:
-            # What was taken on the old stream and is not answered yet, will not be.
+    async def _reinitialize(self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection) -> bool:
+        logger.info("会话已失效，重新握手 / the session is lost, initializing again", server=self.server.name)
+        if isinstance(way, HttpSseConnection) and link.provider is not None:
+            # Requests that were accepted on the old stream will not be answered any more.
             for id in [b"%d" % number for number in link.provider.pending.calls]:
-                if id not in link.asked:
+                if id not in link.in_flight:
                     link.failed(id, BROKEN_OFF)
         try:
-            await self._shake_hands(link, way)
+            await self._initialize(link, way)
         except Lost as lost:
             link.lost(lost.failure)
             return False
@@ -363,10 +363,10 @@ class Upstream:
         link.changed()
         return True
 
-    async def _look_after(self, link: ServerLink, way: HttpSse | StreamableHttp) -> None:
-        """Ask a silent server for a word; one that has none is lost."""
+    async def _monitor(self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection) -> None:
+        """Ping a silent server; one that does not answer is lost."""
         while True:
-            silent = self._loop.time() - link.spoke
+            silent = self._loop.time() - link.last_received
             if silent < HEALTH_SECONDS:
                 await asyncio.sleep(HEALTH_SECONDS - silent)
                 continue
@@ -376,14 +376,14 @@ class Upstream:
             failure: Failure | None = None
             try:
                 method = methods.PING if link.version else methods.DISCOVER
-                _, frame = await self._ask(link, way, _HEALTH, method, meta or b"{}", WORD_SECONDS)
+                _, frame = await self._request(link, way, _HEALTH, method, meta or b"{}", ACCEPT_SECONDS)
                 if names_lost_session(objects(frame.error)):
                     failure = Failure("the server does not know the session", "服务器不认识此会话", False, session_lost=True)
             except Lost as lost:
                 failure = lost.failure
             if failure is None or (failure.status in NO_PING and not failure.session_lost):
-                link.spoke = self._loop.time()  # an error is a word too
-                self._milliseconds = (link.spoke - began) * 1000
+                link.last_received = self._loop.time()  # an error proves that it is alive
+                self._milliseconds = (link.last_received - began) * 1000
             elif not failure.session_lost:
                 link.lost(Failure(f"it did not answer a ping: {failure.en}", f"没有应答 ping：{failure.zh}", None))
             elif not await self._renew(link, way, generation):
@@ -392,7 +392,10 @@ class Upstream:
     # -- messages ------------------------------------------------------------------------------------------------------------
 
     async def _write(
-        self, link: ServerLink, way: HttpSse | StreamableHttp, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self,
+        link: ServerLink,
+        way: HttpSseConnection | StreamableHttpConnection,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         while True:
             data = await link.next()
@@ -400,24 +403,26 @@ class Upstream:
             headers = headers_of(frame, link.version, link.tools)
             if frame.method is not UNSET and frame.id is not UNSET:
                 id = bytes(frame.id)
-                task = spawn(self._say(link, way, data, frame, headers))
-                link.asked[id] = task, headers.get(methods.VERSION_HEADER) == methods.STATELESS_REVISION
-                task.add_done_callback(lambda task, id=id: link.asked.pop(id, None))  # type: ignore[misc]
+                task = spawn(self._forward(link, way, data, frame, headers))
+                link.in_flight[id] = task, headers.get(methods.VERSION_HEADER) == methods.STATELESS_REVISION
+                task.add_done_callback(lambda task, id=id: link.in_flight.pop(id, None))  # type: ignore[misc]
             elif (
                 frame.method == methods.CANCELLED
-                and (asked := link.asked.get(bytes(fields(frame.params).get("requestId", b""))))
-                and asked[1]
+                and (in_flight := link.in_flight.get(bytes(fields(frame.params).get("requestId", b""))))
+                and in_flight[1]
             ):
-                asked[0].cancel()  # in this revision that is how a request is cancelled (MCP 2026-07-28, Streamable HTTP)
+                in_flight[0].cancel()  # closing the stream cancels the request (MCP 2026-07-28, Streamable HTTP)
             elif link.notices >= NOTICES:
                 self._broker.counters.dropped_notifications += 1
             else:
                 link.notices += 1
-                task = spawn(self._say(link, way, data, frame, headers))
+                task = spawn(self._forward(link, way, data, frame, headers))
                 task.add_done_callback(lambda task: setattr(link, "notices", link.notices - 1))
 
-    async def _say(self, link: ServerLink, way: HttpSse | StreamableHttp, data: bytes, frame: Frame, headers: dict[str, str]) -> None:
-        """One message, said once more if the server did not know our session and therefore has not run it."""
+    async def _forward(
+        self, link: ServerLink, way: HttpSseConnection | StreamableHttpConnection, data: bytes, frame: Frame, headers: dict[str, str]
+    ) -> None:
+        """Send one message, once more if the server had lost the session and therefore has not executed it."""
         generation = link.generation
         failure = await way.post(data, frame, headers)
         if failure is not None and failure.session_lost and await self._renew(link, way, generation):

@@ -1,8 +1,8 @@
-"""What every request to an upstream MCP server passes through: its key goes in, its answer is bounded, and its failure becomes words.
+"""The httpx transport of a server by URL: inserts the key, bounds the response, and turns errors into a Failure.
 
-A failure says whether the server may have run the request: only where it cannot have (no connection, 401, 402, 403, 429, 503, 529) may
-another replica be asked. A redirect is followed with method and body where it stays on the same scheme, host and port; addresses come
-from the configuration alone.
+A Failure says whether the server may have executed the request: only if it cannot have (no connection, 401, 402, 403, 429, 503, 529) may
+another replica be tried. A redirect is followed, with method and body, only within the same scheme, host and port. Proxy settings of the
+environment are ignored.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ...credentials.store import CredentialStore
 from ...log import BLOT
 from ...protocol import methods
 from ...protocol.stateless import fields, objects
-from .failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, in_circles, refused, too_large, unanswered, unreachable, words
+from .failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, excerpt, in_circles, refused, too_large, unanswered, unreachable
 
 CONNECT_SECONDS: Final = 5.0
-"""For a server to take a connection, again for TLS to be up, and for a connection to become free."""
-WORD_SECONDS: Final = 10.0
-"""For a server to take what needs no answer."""
+"""Timeout for a connection, for its TLS handshake, and for a free place in the pool, each."""
+ACCEPT_SECONDS: Final = 10.0
+"""Timeout for a message that needs no response."""
 ANSWER_SECONDS: Final = 310.0
-"""For the head of an answer, and for the whole of it: longer than any call may take."""
+"""Timeout of a response head, and of the whole response: longer than any call may take."""
 CLOSE_SECONDS: Final = 2.0
-"""For a server to hear that its session is over."""
+"""Timeout for deleting a session."""
 RECEIVED_BYTES: Final = 128 * 1024
 """Receive buffer of a socket: bounds what the kernel holds of an answer. uvloop reads all of it at once, and Linux would let it grow to
 megabytes."""
@@ -44,27 +44,27 @@ MOST_CONNECTIONS: Final = 1000
 KEPT_SECONDS: Final = 30.0
 
 REDIRECTS: Final = 5
-"""Most redirects that one request follows."""
+"""Most redirects that are followed for one request."""
 REFUSAL_BYTES: Final = 64 * 1024
-"""So much of the body of a refusal is read."""
+"""Bytes that are read of a refusal's body."""
 STREAM_ANSWERS: Final = 4
-"""All events of one request's stream together have room for so many answers of the largest size."""
+"""The events of one response stream may have this many times the largest response in total."""
 KEY_STATUSES: Final = frozenset((401, 402, 403, 407, 429))
-"""Refusals of whoever asks: what stands beside them are words, and no answer of the server."""
+"""Statuses about the client's credentials: their body is text for people, not a JSON-RPC response."""
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _PORTS: Final = {"http": 80, "https": 443}
 
 
-class _Message(msgspec.Struct):
+class _RpcMessage(msgspec.Struct):
     method: str | UnsetType = UNSET
     id: msgspec.Raw | UnsetType = UNSET
 
 
-_decoder: Final = msgspec.json.Decoder(_Message)
+_decoder: Final = msgspec.json.Decoder(_RpcMessage)
 
 
 class Broken(httpx2.StreamError):
-    """The body of an answer ended for a reason of its own; raised while it is read."""
+    """The body of a response ended for a known reason; raised while it is read."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.en)
@@ -72,33 +72,33 @@ class Broken(httpx2.StreamError):
 
 
 class KeyedTransport(httpx2.AsyncBaseTransport):
-    """One server's way. It never raises: a response that is none of the server's holds the `Failure` (see `failure_of`)."""
+    """The transport of one server. It never raises: without a response of the server it returns one with a `Failure`, see `failure_of`."""
 
     def __init__(self, ring: CredentialStore | None, place: str, most: int) -> None:
-        """`most` bounds the bytes of one answer."""
+        """`most` is the limit of one response in bytes."""
         limits = httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS)
-        # A stream may be silent for hours; the kernel notices when its other end is gone.
+        # A stream may be silent for hours: TCP keepalive detects a lost peer.
         options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)]
         self._inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=options)
         self._ring = ring
         self._place = place
         self._most = most
         self.status = 0
-        """What the server answered last."""
+        """Status of the last response."""
 
     async def aclose(self) -> None:
         """Close its connections."""
         await self._inner.aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send it, with one key after the other until one is taken."""
+        """Send the request with one key after the other until one is accepted."""
         message = _message(request)
         endless = request.method == "GET" or (message is not None and message.method == methods.LISTEN)
         patience = CLOSE_SECONDS if request.method == "DELETE" else ANSWER_SECONDS
         if message is not None and (message.id is UNSET or message.method is UNSET):
-            patience = WORD_SECONDS
+            patience = ACCEPT_SECONDS
         request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "read": None if endless else patience}
-        # What is not compressed cannot swell behind the count of its bytes.
+        # Without compression, counting the received bytes bounds the size.
         request.headers["accept-encoding"] = "identity"
         rotation, key = None, None
         if self._ring is not None:
@@ -115,13 +115,13 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
             return await self._refusal(request, response)
         if not (endless and events):
             most = self._most * (STREAM_ANSWERS if events else 1)
-            response.stream = _Bounded(response.stream, self._most, most, _now() + ANSWER_SECONDS)
+            response.stream = _BoundedBody(response.stream, self._most, most, _now() + ANSWER_SECONDS)
         return response
 
     async def _rotated(
         self, request: httpx2.Request, rotation: Rotation | None, key: Credential | None, patience: float
     ) -> httpx2.Response:
-        """The answer to the last key that was tried; what it and those before say of the keys is settled."""
+        """The response to the last key that was tried; the outcome of all tried keys has been recorded."""
         while True:
             response = await self._answer(request, key, patience)
             failure = failure_of(response)
@@ -148,7 +148,7 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
         return response
 
     async def _answer(self, request: httpx2.Request, key: Credential | None, patience: float) -> httpx2.Response:
-        """The head of the answer, in time however slowly it drips, behind so many redirects within the server."""
+        """The response head, within `patience` seconds in total, after redirects within the same origin."""
         target = request
         try:
             async with asyncio.timeout(patience):
@@ -175,18 +175,18 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
             await response.aclose()
             if response.status_code < 300:
                 return _failed(request, compressed(encoding))
-            # What it says cannot be read; the status can.
+            # Its body cannot be read; its status can.
             response = httpx2.Response(response.status_code, headers=response.headers, content=b"")
             del response.headers["content-encoding"]
         response.extensions["url"] = str(target.url)
         return response
 
     async def _refusal(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
-        """What a status says; a JSON-RPC error beside a status that leaves room for one passes as the answer it is."""
+        """The failure for an error status; a JSON-RPC error in the body is passed on as the response it is."""
         status = response.status_code
         body = b""
         try:
-            async with asyncio.timeout(WORD_SECONDS):
+            async with asyncio.timeout(ACCEPT_SECONDS):
                 async for chunk in response.stream:  # type: ignore[union-attr]
                     body += chunk
                     if len(body) > REFUSAL_BYTES:
@@ -200,13 +200,13 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
             body = body.replace(key.secret.encode(), BLOT.encode())
         wait = retry_after(response.headers, time.time())
         failure = refused(status, body[:REFUSAL_BYTES], retry_seconds=wait, session=methods.SESSION_HEADER in request.headers)
-        told = objects(fields(body).get("error", UNSET)) if status not in KEY_STATUSES else {}
-        if "code" in told and not failure.session_lost:
+        known = objects(fields(body).get("error", UNSET)) if status not in KEY_STATUSES else {}
+        if "code" in known and not failure.session_lost:
             return httpx2.Response(status, headers={"content-type": "application/json"}, content=body, extensions=response.extensions)
         return _failed(request, failure)
 
     def _keyed(self, request: httpx2.Request, key: Credential | None) -> httpx2.Request:
-        """The request with a key at its place; nothing else is changed."""
+        """The request with the key inserted."""
         if key is None:
             return request
         headers = request.headers.copy()
@@ -229,28 +229,28 @@ class _Elsewhere(Exception):
 
 
 def origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    """Scheme, host and port, with the default port of the scheme."""
+    """Scheme, host and port (explicit or default)."""
     return url.scheme, url.host, url.port or _PORTS.get(url.scheme)
 
 
 def _moved(request: httpx2.Request, status: int, location: str) -> httpx2.Request:
-    """The same request where `location` says. Raises _Elsewhere for another origin, and where the message would be lost."""
+    """The request at its new location. Raises _Elsewhere for another origin, and if the message would be lost."""
     try:
         url = request.url.join(location)
-        shown = words(str(url.copy_with(userinfo=b"", query=None, fragment=None)).encode())
+        shown = excerpt(str(url.copy_with(userinfo=b"", query=None, fragment=None)).encode())
     except (httpx2.InvalidURL, ValueError):
-        raise _Elsewhere(elsewhere(status, words(location.partition("?")[0].encode()))) from None
+        raise _Elsewhere(elsewhere(status, excerpt(location.partition("?")[0].encode()))) from None
     keeps = status in (307, 308) or request.method == "GET"
     if not keeps or origin(url) != origin(request.url) or (url.userinfo and url.userinfo != request.url.userinfo):
         raise _Elsewhere(elsewhere(status, shown))
     return httpx2.Request(request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions)
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """A body that ends: after so many bytes, and at a time. Raises Broken."""
+class _BoundedBody(httpx2.AsyncByteStream):
+    """A response body bounded in bytes and time. Raises Broken."""
 
     def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, shown: int, most: int, until: float) -> None:
-        """`shown` is the limit a person has set; `most` is what a body of this kind may have."""
+        """`shown` is the configured limit, for the message; `most` is the limit of this kind of body."""
         self._stream = stream
         self._shown = shown
         self._most = most
@@ -276,23 +276,23 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 def failure_of(response: httpx2.Response) -> Failure | None:
-    """Why there is no answer of the server; None if this is one."""
+    """Why there is no response of the server; None if there is one."""
     found = response.extensions.get("failure")
     return found if isinstance(found, Failure) else None
 
 
 def _failed(request: httpx2.Request, failure: Failure) -> httpx2.Response:
-    """A response in the server's place."""
+    """A response in place of the server's."""
     return httpx2.Response(failure.status or 502, request=request, extensions={"failure": failure})
 
 
 def media_type(response: httpx2.Response) -> str:
-    """The media type of an answer, in lower case."""
+    """The media type of a response, in lower case."""
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _message(request: httpx2.Request) -> _Message | None:
-    """The JSON-RPC message of a POST."""
+def _message(request: httpx2.Request) -> _RpcMessage | None:
+    """The JSON-RPC message in a POST."""
     if request.method != "POST":
         return None
     try:
