@@ -307,5 +307,5 @@ async def test_an_answer_that_drips_ends_in_time(monkeypatch: pytest.MonkeyPatch
             await asyncio.sleep(0.01)
 
     async with upstream(script) as behind, way() as one:
-        with pytest.raises(httpx2.StreamError, match="did not end in time"):
+        with pytest.raises(httpx2.StreamError, match="was not complete in time"):
             await one.post(behind.url)
