@@ -117,7 +117,7 @@ def test_nothing_that_may_be_a_secret_is_printed(tmp_path: Path) -> None:
         },
     )
     a, b, c = found.servers.values()
-    assert repr(found) == "Found(servers={'a': <Server 'a'>, 'b': <Server 'b'>, 'c': <Server 'c'>}, left_out=(), wrong={})"
+    assert repr(found) == "Entries(servers={'a': <Server 'a'>, 'b': <Server 'b'>, 'c': <Server 'c'>}, left_out=(), wrong={})"
     assert mask(a)("s3cret-s3cret long-value 1") == "*** *** 1"
     assert (
         mask(b)("get https://me:password@x/mcp?key=query-value&n=1 with Bearer abcdefgh") == "get https://me:***@x/mcp?key=***&n=1 with ***"
@@ -202,7 +202,11 @@ def test_a_file_that_is_no_block_is_told_with_its_place(tmp_path: Path, text: st
         ('{"mcpServers": {"a": {"command": "x", "timeout": "30"}}}', "mcp.json:1:17", "without quotes"),
         ('{"mcpServers": {"a": {"command": "x", "args": null}}}', "mcp.json:1:17", "args is null"),
         ('{"mcpServers": {"a": "x"}}', "mcp.json:1:17", "is a text, expected an object"),
-        ('{"servers": {"a": {"command": "x", "args": ["${input:key}"]}}}', "mcp.json:1:14", "servers.a: contains the placeholder ${input:key}"),
+        (
+            '{"servers": {"a": {"command": "x", "args": ["${input:key}"]}}}',
+            "mcp.json:1:14",
+            "servers.a: contains the placeholder ${input:key}",
+        ),
         ('{"mcpServers": {"a": {"url": "http://x", "headers": {"K": "Bearer ${nobody fills this"}}}}', "mcp.json:1:17", "placeholder"),
         ('{"mcpServers": {"a": {"command": "x", "env": {"K": "${config:a.b}"}}}}', "mcp.json:1:17", "${config:a.b}"),
         ('{"mcpServers": {"a": {"command": "x", "envFile": "none.env"}}}', "mcp.json:1:17", "none.env does not exist"),
@@ -223,7 +227,7 @@ def test_a_file_that_is_no_block_is_told_with_its_place(tmp_path: Path, text: st
         ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {}, "t": {}}}}}', "mcp.json:1:17", "twice"),
         ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "a.b"}}}}}', "mcp.json:1:17", "'a.b': devices take 1 to 64"),
         ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": ""}}}}}', "mcp.json:1:17", "devices take 1 to 64"),
-        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "u"}, "u": {}}}}}', "mcp.json:1:17", 'named "u" too'),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "u"}, "u": {}}}}}', "mcp.json:1:17", 'also named "u"'),
         (
             '{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "u"}, "v": {"name": "u"}}}}}',
             "mcp.json:1:17",

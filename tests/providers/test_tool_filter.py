@@ -192,7 +192,7 @@ def test_a_change_of_a_tool_that_is_not_there_is_told_when_the_last_page_is_seen
     assert tool_filter.problems == (), "the end of a list nobody saw the beginning of"
     _listed(tool_filter, b'{"name":"b"}', b'{"name":"c"}')
     assert [problem.partition(" / ")[2] for problem in tool_filter.problems] == [
-        "tools.a: the server has no tool of this name; correct the name or take it out"
+        "tools.a: the server has no tool of this name; correct or remove the name"
     ]
     _listed(tool_filter, b'{"name":"a"},{"name":"b"}')
     assert tool_filter.problems == ()

@@ -276,7 +276,7 @@ async def test_the_first_wait_is_a_second_at_least() -> None:
         assert "137" in found["why"]
         await _until(managed, "running")
     logger.remove(number)
-    (told,) = (found[1] for line in lines if (found := re.search(r"started again in ([0-9.]+) s", line)))
+    (told,) = (found[1] for line in lines if (found := re.search(r"restarted in ([0-9.]+) s", line)))
     assert 1.0 <= float(told) <= 2.0
 
 
