@@ -221,7 +221,7 @@ def token_read(root: Path, text: str | None) -> None:
     click.echo(f"接入点 / endpoint: {grant.shown}\n类型 / kind: {grant.kind}\n角色 / role: {grant.role}")
 
 
-@command.group("keys", help="查看密钥池，让密钥休息，恢复停用的密钥 / Look at the keys of pools, let them rest, lift their bans.")
+@command.group("keys", help="查看凭据池，让密钥休息，恢复停用的密钥 / Look at the keys of pools, let them rest, lift their bans.")
 def keys_group() -> None: ...
 
 

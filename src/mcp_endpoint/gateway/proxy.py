@@ -334,7 +334,7 @@ class Gateway:
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             return self._failed(upstream, "cannot be reached / 无法连接")
         except (httpx2.LocalProtocolError, httpx2.InvalidURL):
-            return _error(400, "bad request", "请求无法转送：路径或请求头有误 / Its path or a header is malformed")
+            return _error(400, "bad request", "请求无法转发：路径或请求头有误 / Its path or a header is malformed")
         except httpx2.PoolTimeout:
             return _error(503, "busy", BUSY)
         except (httpx2.TransportError, TimeoutError) as error:
