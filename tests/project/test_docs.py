@@ -185,6 +185,19 @@ def test_the_layers_of_the_design_are_those_that_are_checked() -> None:
     assert [sorted(layer) for layer in there if layer] == [sorted(layer) for layer in told]
 
 
+def test_the_modules_of_the_core_stand_in_the_order_in_which_they_are_built_up() -> None:
+    """Every module of core/ is named on its page; those of the table import only modules above them."""
+    page = read(ROOT / "docs/design/core.md")
+    modules = {path.stem: path for path in (SOURCE / "core").glob("*.py") if path.stem != "__init__"}
+    (table,) = [table for table in page.tables if table[0][0] == "module"]
+    order = [name for name in (row[0].strip("`").removeprefix("core/") for row in table) if name in modules]
+    assert {name for name in modules if f"`core/{name}`" in page.prose} == set(modules)
+    for place, name in enumerate(order):
+        for node in ast.walk(ast.parse(modules[name].read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module in order:
+                assert node.module in order[:place], f"{name} imports {node.module}, which stands below it"
+
+
 @in_each
 def test_no_path_of_a_certain_machine_is_shown(document: Path) -> None:
     assert not re.search(r"/(tmp|work|root|Users)/", document.read_text("utf-8"))
