@@ -134,6 +134,13 @@ def test_config_show_never_shows_a_key_in_a_gateways_target(root: Path, capsys: 
     assert "credentials.a.env" in told and "sk-secret" not in told
 
 
+@pytest.mark.parametrize("words", [("list",), ("rest", "a", "1234"), ("unban", "a", "--all")])
+def test_the_commands_for_keys_take_settings_as_serve_does(root: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    (root / FILE).write_text("[credentials.a]\nenv = 'NO_SUCH_KEYS'\n", "utf-8")
+    assert run(root, "keys", *words, "--set", "server.prt=1") == 78
+    assert 'did you mean "port"?' in capsys.readouterr().err
+
+
 def test_config_show_never_shows_a_secret_of_the_api(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     secrets = "secret = 'hush-1'\nold_secrets = ['hush-2', 'hush-3']\nurls = ['http://u:hush-4@h/mcp?key=hush-5']\n"
     live(root).write_text(f"[api]\n{secrets}", "utf-8")

@@ -109,7 +109,7 @@ def test_a_ban_survives_a_restart_and_holds_no_key(tmp_path: Path, told: list[st
     assert again.pool.banned_credentials()[0].secret == first.secret
     assert first.secret not in {credential.secret for credential in [again.pool.take(0.0) for _ in range(6)] if credential is not None}
     lines = "".join(told)
-    assert lines.count("banned for good") == 1
+    assert lines.count("key banned, tried again after 86400 s") == 1
     for secret in KEYS:
         assert secret not in written + lines
 

@@ -50,6 +50,16 @@ def test_the_first_start_copies_the_example_with_a_key_and_nothing_else_changed(
     assert config.load(tmp_path, {}).config.server.key == key, "the second start changes nothing"
 
 
+def test_another_root_gets_the_annotated_example_of_the_checkout_the_program_runs_from(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """As after `pip install -e .`, with `--root` elsewhere."""
+    assert prepare(tmp_path).notes[0] == (f"created {FILE}", f"已创建 {FILE}")
+    text = (request.config.rootpath / EXAMPLE).read_text("utf-8")
+    key = config.load(tmp_path, {}).config.server.key
+    assert (tmp_path / FILE).read_text("utf-8") == text.replace('key = ""', f'key = "{key}"', 1)
+
+
 @pytest.mark.row("E6")
 def test_the_live_file_wins_over_the_example(tmp_path: Path) -> None:
     example(tmp_path, "[server]\nport = 1")
@@ -68,7 +78,8 @@ def test_a_fifo_in_the_place_of_the_file_is_a_complaint_and_nobody_waits(tmp_pat
         prepare(tmp_path)
 
 
-def test_without_an_example_the_first_start_still_makes_a_file_with_a_key(tmp_path: Path) -> None:
+def test_without_an_example_the_first_start_still_makes_a_file_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_start, "CHECKOUT", tmp_path / "none")
     prepare(tmp_path)
     assert list(tomli.loads((tmp_path / FILE).read_text("utf-8"))["server"]) == ["key"]
 

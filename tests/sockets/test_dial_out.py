@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from loguru import logger
 from running import BOUND, KEY, get, running
-from sockets.wire_server import certificates
+from sockets.wire_server import certificates, until
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
@@ -22,10 +22,13 @@ from websockets.http11 import Request, Response
 from mcp_endpoint import backoff
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.parties import Provider
+from mcp_endpoint.errors import GOING_AWAY, OVER_BUDGET
 from mcp_endpoint.protocol.jsonrpc import Part
 from mcp_endpoint.settings.schema import Config, DialSettings, EndpointSettings, Limits, WebSocket
 from mcp_endpoint.sockets import dial
+from mcp_endpoint.sockets.budget import Budget
 from mcp_endpoint.sockets.dial_out import LATER_SECONDS, DialOut, DialTarget, FarSide, secrets
+from mcp_endpoint.sockets.keepalive import Keepalive
 
 CANARY = "eyJhbGciOiJFUzI1NiJ9.canary-claims-6b1f.canary+signature/77=="
 HOME = ("agent:home", "home")
@@ -220,7 +223,14 @@ class Side:
         clock, call_at = loop.time, loop.call_at
         self.broker = Broker(EndpointSettings(), config.limits, clock=clock, call_at=call_at, epoch=time.time, watch=Watch())
         self.pauses = Pauses()
-        self.room = DialOut(config, self.broker, lambda name: (f"agent:{name}", name), {}, tls=tls, draw=lambda: 0.0, pause=self.pauses)
+        self.budget = Budget(config.limits, Keepalive(config.websocket, config.limits))
+        self.room = DialOut(
+            *(config, self.broker, lambda name: (f"agent:{name}", name), {}),
+            tls=tls,
+            draw=lambda: 0.0,
+            pause=self.pauses,
+            keep=self.budget.keep,
+        )
 
     @property
     def target(self) -> dict[str, Any]:
@@ -552,7 +562,7 @@ async def test_pings_of_one_that_never_reads_do_not_pile_up(monkeypatch: pytest.
 
 
 async def test_what_is_queued_for_a_slow_reader_holds_up_reading_and_then_the_link() -> None:
-    far = FarSide(Limits(queued_bytes_per_link=1024, overfull_times=2))
+    far = FarSide(Limits(queued_bytes_per_link=1024, overfull_times=2), lambda one, size: None)
     far.send(b"x" * 1000)
     assert far.may_read.is_set()
     far.send(b"x" * 100)
@@ -562,6 +572,53 @@ async def test_what_is_queued_for_a_slow_reader_holds_up_reading_and_then_the_li
     far.send(b"x" * 1000)
     far.close(1001, "too late")
     assert far.closing.code == 1013
+
+
+async def test_what_waits_for_a_remote_side_counts_with_the_bytes_of_all_connections() -> None:
+    """Beyond `buffered_bytes` the one with most is closed."""
+    limits = Limits(hold_quiet_seconds=0.05, buffered_bytes=4 * 1024 * 1024, queued_bytes_per_link=64 * 1024 * 1024)
+    async with hosting() as hosted, Side(hosted.url, limits=limits) as side:
+        tool = Tool(side.broker, "calculator", silent=True)
+        line, _ = await hosted.greeted()
+        await asks(line, tool, BIG, range(10, 12))
+        assert side.budget.bytes > 900_000
+        await line.answers(10, 11)
+        line.connection.transport.pause_reading()
+        await asks(line, tool, BIG, range(12, 32))
+        await side.pauses.next()
+        assert "1013 too many bytes waiting" in side.target["reason"]
+        assert side.budget.bytes == 0
+        line.connection.transport.abort()
+
+
+async def test_an_unfinished_message_of_a_remote_side_counts_too() -> None:
+    over = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[str]:
+        yield '{"jsonrpc":"2.0","id":9,"method":"ping"'
+        yield " " * 100_000
+        await over.wait()
+        yield "}"
+
+    async with hosting() as hosted, Side(hosted.url) as side:
+        line, _ = await hosted.greeted()
+        sending = asyncio.create_task(line.connection.send(pieces()))
+        await until(lambda: side.budget.bytes > 100_000)
+        over.set()
+        await sending
+        assert (await line.hears())["id"] == 9
+        assert side.budget.bytes == 0
+
+
+async def test_one_that_is_closing_pays_with_what_it_has_queued() -> None:
+    kept: list[int] = []
+    far = FarSide(Limits(), lambda one, size: kept.append(size))
+    far.send(b"x" * 100)
+    far.close(*GOING_AWAY)
+    assert far.kept() == 100
+    far.pay()
+    assert (far.kept(), kept) == (0, [100])
+    assert far.closing == OVER_BUDGET
 
 
 # What may be seen.

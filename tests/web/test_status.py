@@ -142,6 +142,8 @@ async def test_metrics_are_for_the_key_and_for_direct_loopback_only(app: Starlet
 async def test_the_root_leads_to_the_endpoint_page_and_its_json_is_the_originals(app: Starlette) -> None:
     reply = await request(app, "/")
     assert (reply.status, reply.headers["location"]) == (307, "/mcp_endpoint/")
+    for query in (f"?key={KEY}", "?a=1&b=%E4%BD%A0&a=2"):
+        assert (await request(app, f"/{query}")).headers["location"] == f"/mcp_endpoint/{query}"
     for path in ("/mcp_endpoint/", "/mcp_endpoint"):
         assert (await request(app, path, {"Accept": "*/*"})).json() == {
             "result": {"message": "MCP Endpoint Server", "version": __version__, "status": "running"},

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .finding import Finding
 
 NAME_RULE: Final = "接入点名称须为 1 到 64 个字母、数字、_ 或 - / An endpoint is named by 1 to 64 letters, digits, _ and -"
+_SET: Final = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
 
 
 def main(root: Path | None = None, arguments: list[str] | None = None) -> NoReturn:
@@ -135,7 +136,7 @@ def config_group() -> None: ...
 
 
 @config_group.command("show", help="每个设置的值及其来源（隐藏密钥）/ Each setting, its value and its origin; the key is hidden.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
+@_SET
 @click.pass_obj
 def config_show(root: Path, settings: tuple[str, ...]) -> None:
     loaded = load(root, os.environ, _overrides(settings, {}))
@@ -227,11 +228,12 @@ def keys_group() -> None: ...
 
 @keys_group.command("list", help="列出密钥及其状态；只显示末尾与指纹 / List keys with their state, by their end and their fingerprint.")
 @click.argument("pool", required=False)
+@_SET
 @click.pass_obj
-def keys_list(root: Path, pool: str | None) -> None:
+def keys_list(root: Path, pool: str | None, settings: tuple[str, ...]) -> None:
     from . import keys  # imported late: only these commands need it
 
-    for line in keys.listed(_rooted(load(root, os.environ), root).config, root, os.environ, pool):
+    for line in keys.listed(_keys_config(root, settings), root, os.environ, pool):
         click.echo(log.escape(line))
 
 
@@ -239,11 +241,12 @@ def keys_list(root: Path, pool: str | None) -> None:
 @click.argument("pool")
 @click.argument("key", nargs=-1, required=True)
 @click.option("--seconds", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="多久，0 为结束 / How long; 0 ends it.")
+@_SET
 @click.pass_obj
-def keys_rest(root: Path, pool: str, key: tuple[str, ...], seconds: float) -> None:
+def keys_rest(root: Path, pool: str, key: tuple[str, ...], seconds: float, settings: tuple[str, ...]) -> None:
     from . import keys
 
-    for line in keys.rest(load(root, os.environ).config, root, os.environ, pool, key, seconds):
+    for line in keys.rest(_keys_config(root, settings), root, os.environ, pool, key, seconds):
         click.echo(line)
 
 
@@ -251,14 +254,19 @@ def keys_rest(root: Path, pool: str, key: tuple[str, ...], seconds: float) -> No
 @click.argument("pool")
 @click.argument("key", nargs=-1)
 @click.option("--all", "everyone", is_flag=True, help="全部 / All of them.")
+@_SET
 @click.pass_obj
-def keys_unban(root: Path, pool: str, key: tuple[str, ...], everyone: bool) -> None:
+def keys_unban(root: Path, pool: str, key: tuple[str, ...], everyone: bool, settings: tuple[str, ...]) -> None:
     from . import keys
 
     if bool(key) == everyone:
         raise click.UsageError("需要 KEY 或 --all 之一 / give either KEY or --all")
-    for line in keys.unban(load(root, os.environ).config, root, os.environ, pool, key):
+    for line in keys.unban(_keys_config(root, settings), root, os.environ, pool, key):
         click.echo(line)
+
+
+def _keys_config(root: Path, settings: tuple[str, ...]) -> Config:
+    return _rooted(load(root, os.environ, _overrides(settings, {})), root).config
 
 
 @command.command(help="打印接入点 ENDPOINT 的工具端与使用端地址 / Print the addresses of ENDPOINT for tools and devices.")
@@ -279,7 +287,7 @@ def url(root: Path, endpoint: str) -> None:
 @command.command(help="检查安装，指出问题与解决办法 / Look for what is wrong, and say what to do about it.")
 @click.argument("endpoint", metavar="[URL|TOKEN|NAME]", required=False)
 @click.option("--providers", metavar="FILE", help="如同传给 serve / As given to serve.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="如同传给 serve / As given to serve.")
+@_SET
 @click.option("--alive", is_flag=True, help="只看服务器是否应答，用于容器健康检查 / Only whether the server answers; for health checks.")
 @click.pass_obj
 def check(root: Path, endpoint: str | None, providers: str | None, settings: tuple[str, ...], alive: bool) -> None:

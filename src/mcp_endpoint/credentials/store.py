@@ -164,7 +164,9 @@ class CredentialStore:
             logger.info("密钥暂时休息 / key rests", pool=self.name, credential=shown, status=why)
         elif event is KeyEvent.BAN:
             self._keep(credential.fingerprint, Ban(stamp_of(time.time()), status or 0))
-            logger.warning("密钥已永久停用 / key banned for good", pool=self.name, credential=shown, status=why)
+            after = self.settings.recheck_seconds
+            text = f"密钥已停用，{after:g} 秒后复查 / key banned, tried again after {after:g} s" if after else "密钥已停用 / key banned"
+            logger.warning(text, pool=self.name, credential=shown, status=why)
         else:
             self._keep(credential.fingerprint, None)
             logger.info("密钥复查可用，已恢复 / key works again, its ban is lifted", pool=self.name, credential=shown)

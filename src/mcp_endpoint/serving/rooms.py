@@ -10,6 +10,7 @@ import hmac
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,7 +30,7 @@ from ..errors import ConfigError, EndpointError
 from ..providers.managed import ManagedServer, Providers, condition
 from ..providers.mcp_json import ServerEntry
 from ..settings.schema import Config
-from ..sockets.dial_out import DialOut
+from ..sockets.dial_out import DialOut, Keep
 from ..web.room import Room
 
 LOOK_SECONDS: Final = 0.5
@@ -46,6 +47,8 @@ class Context(NamedTuple):
     root: Path
     """Base folder of relative paths in the configuration."""
     environ: Mapping[str, str] = os.environ
+    keep: Keep = lambda one, size: None
+    """Counts what waits for a connection that a room has made (`Budget.keep`)."""
     report: Callable[[], Mapping[str, Any]] = dict
     """What `/stats` tells the holder of the key, for the console."""
 
@@ -80,7 +83,8 @@ def open_rooms(context: Context, standalone: str = "") -> list[Room]:
     if context.config.credentials:
         rooms.append(rings)
     if context.config.dial:
-        rooms.append(DialOut(context.config, context.broker, lambda name: _named(context.broker, name), context.environ))
+        named = partial(_named, context.broker)
+        rooms.append(DialOut(context.config, context.broker, named, context.environ, keep=context.keep))
     if context.config.console.on:
         rooms.append(_console(context, bodies, rooms))
     return rooms

@@ -226,7 +226,7 @@ def create_server(
     def report() -> dict[str, Any]:
         return {"status": view.state, "version": __version__, "uptime_seconds": round(view.uptime(), 3), **snapshot(True)}
 
-    rooms = open_rooms(Context(config, broker, codec, authenticator, root, report=report), standalone)
+    rooms = open_rooms(Context(config, broker, codec, authenticator, root, keep=acceptor.budget.keep, report=report), standalone)
 
     def snapshot(detail: bool) -> dict[str, Any]:
         found = broker.snapshot(detail=detail)

@@ -20,7 +20,9 @@ from .values import Found, read_value
 EXAMPLE: Final = "mcp-endpoint-server.cfg"
 """The annotated example, below the root folder."""
 PACKAGED: Final = Path(__file__).parents[1] / EXAMPLE
-"""The annotated example of an installed package; a checkout has it in the root folder only."""
+"""The annotated example of an installed package."""
+CHECKOUT: Final = Path(__file__).parents[3] / EXAMPLE
+"""That of a checkout, for a package installed from it as editable."""
 
 
 class Prepared(NamedTuple):
@@ -54,7 +56,8 @@ def prepare(root: Path, make_key: Callable[[], str], environ: Mapping[str, str] 
     """
     path = root / FILE
     live = read_file(path, FILE)
-    example = read_file(root / EXAMPLE, EXAMPLE) or read_file(PACKAGED, EXAMPLE) if live is None else None
+    places = (root / EXAMPLE, PACKAGED, CHECKOUT) if live is None else ()
+    example = next(filter(None, (read_file(place, EXAMPLE) for place in places)), None)
     text = live or example or ""
     file = EXAMPLE if live is None else FILE
     key = make_key()

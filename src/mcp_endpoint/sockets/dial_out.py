@@ -24,10 +24,11 @@ from websockets.exceptions import ConnectionClosed
 from ..backoff import Backoff
 from ..core.broker import Broker
 from ..core.parties import Consumer
-from ..errors import GOING_AWAY, NOT_READING, TOO_MANY_FRAGMENTS, CloseReason, ConfigError, EndpointError
+from ..errors import GOING_AWAY, NOT_READING, OVER_BUDGET, TOO_MANY_FRAGMENTS, CloseReason, ConfigError, EndpointError
 from ..protocol.jsonrpc import Part
 from ..settings.schema import Config, DialSettings, Limits
 from . import dial
+from .budget import Buffered
 from .dial import CLOSE_SECONDS, NoLink, readable
 from .frames import FRAMES_PER_TURN
 
@@ -50,6 +51,9 @@ _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 State = Literal["connecting", "connected", "waiting", "refused", "error", "stopped"]
 """`waiting` reconnects by itself; `refused` and `error` need a person who corrects the address."""
 Pause = Callable[[float], Awaitable[None]]
+Keep = Callable[[Buffered, int], None]
+DROPPED: Final = (NOT_READING, OVER_BUDGET)
+"""Ends at which what is queued is not sent any more: the remote side does not read it."""
 
 
 class Ended(NamedTuple):
@@ -65,7 +69,10 @@ class Ended(NamedTuple):
 class FarSide:
     """The remote consumer, as the broker's `Link`. Its unsent output is kept here, within the limits of a device."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, keep: Keep) -> None:
+        """`keep` is `Budget.keep`: what waits here counts with the bytes of all connections."""
+        self._keep = keep
+        self._unfinished = 0
         self._most = limits.queued_bytes_per_link
         self._times = limits.overfull_times
         self._out: deque[bytes] = deque()
@@ -91,12 +98,27 @@ class FarSide:
             self.close(*NOT_READING)
         elif self.queued > self._most:
             self.may_read.clear()
+        self._keep(self, self.kept())
+
+    def keeps(self, size: int) -> None:
+        """Count the bytes of an incomplete message of the remote side; 0 when it is complete."""
+        self._unfinished = size
+        self._keep(self, self.kept())
+
+    def kept(self) -> int:
+        """Bytes kept for this link: an incomplete message, and output that waits for the remote side."""
+        return 0 if self.closing in DROPPED else self.queued + self._unfinished
+
+    def pay(self) -> None:
+        """The budget is exceeded, and this link uses most: close it."""
+        self.closing = None  # also one that is being closed loses what it has queued
+        self.close(*OVER_BUDGET)
 
     def close(self, code: int, reason: str) -> None:
         """End the link; what was queued is sent first, unless the remote side does not read."""
         if self.closing is None:
             self.closing = CloseReason(code, reason)
-            if self.closing == NOT_READING:
+            if self.closing in DROPPED:
                 self._out.clear()
             self._more.set()
             self.gone.set()
@@ -113,6 +135,7 @@ class FarSide:
                     frame = self._out.popleft()
                     await socket.send(frame, text=True)
                     self.queued -= len(frame)
+                    self._keep(self, self.kept())
                     if self.queued <= self._most:
                         self.may_read.set()
                 if self.closing is not None:
@@ -134,8 +157,10 @@ class DialTarget:
         tls: ssl.SSLContext | None,
         draw: Callable[[], float],
         pause: Pause,
+        keep: Keep,
     ) -> None:
         """`url` is the address, or the reason why there is none; `endpoint` gives the name and printable name of the local endpoint."""
+        self._count = keep
         self._settings = settings
         self._url = "" if isinstance(url, EndpointError) else url
         self._config = config
@@ -208,10 +233,11 @@ class DialTarget:
             )
         except NoLink as error:
             return _not_reached(error)
-        far = FarSide(self._config.limits)
+        far = FarSide(self._config.limits, self._count)
         try:
             return await self._carry(socket, far)
         finally:
+            self._count(far, 0)
             await socket.close(*(far.closing or GOING_AWAY))
 
     async def _carry(self, socket: ClientConnection, far: FarSide) -> Ended:
@@ -229,7 +255,7 @@ class DialTarget:
         tasks = (reading, writing, gone)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if far.closing is not None and far.closing != NOT_READING:
+            if far.closing is not None and far.closing not in DROPPED:
                 await asyncio.wait((writing,), timeout=CLOSE_SECONDS)
         finally:
             self._far = None
@@ -249,7 +275,7 @@ class DialTarget:
         taken = 0
         try:
             while True:
-                message = await _message(socket, self._config.limits.fragments)
+                message = await _message(socket, self._config.limits.fragments, far.keeps)
                 if message is None:
                     far.close(*TOO_MANY_FRAGMENTS)
                 if far.closing is not None or message is None:
@@ -321,10 +347,11 @@ class DialOut:
         tls: ssl.SSLContext | None = None,
         draw: Callable[[], float] = random.random,
         pause: Pause = asyncio.sleep,
+        keep: Keep = lambda one, size: None,
     ) -> None:
         """`tls` replaces the system's trusted certificates, `pause` waits between two attempts; the rest as for `DialTarget`."""
         self.targets = [
-            DialTarget(settings, address(settings, environ), config, broker, endpoint, tls=tls, draw=draw, pause=pause)
+            DialTarget(settings, address(settings, environ), config, broker, endpoint, tls=tls, draw=draw, pause=pause, keep=keep)
             for settings in config.dial
         ]
 
@@ -379,13 +406,17 @@ def secrets(url: str) -> tuple[str, ...]:
     return tuple(sorted(spelled, key=len, reverse=True))
 
 
-async def _message(socket: ClientConnection, fragments: int) -> bytes | None:
-    """The next message, None if it has too many fragments. Raises ConnectionClosed."""
+async def _message(socket: ClientConnection, fragments: int, keeps: Callable[[int], None]) -> bytes | None:
+    """The next message, None if it has too many fragments; `keeps` is told the bytes of an incomplete one. Raises ConnectionClosed."""
     pieces: list[bytes] = []
+    size = 0
     async for piece in socket.recv_streaming(decode=False):
         pieces.append(piece)
+        size += len(piece)
         if len(pieces) > fragments:
             return None
+        keeps(size)
+    keeps(0)
     return b"".join(pieces)
 
 

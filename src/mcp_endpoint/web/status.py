@@ -50,7 +50,8 @@ def routes(view: View) -> list[BaseRoute]:
     origins = Origins(view.config)
 
     async def root(request: Request) -> Response:
-        return RedirectResponse(f"{ROOM}/")
+        query = f"?{request.url.query}" if request.url.query else ""  # also the key: the address stays on this server
+        return RedirectResponse(f"{ROOM}/{query}")
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__, "uptime_seconds": round(view.uptime(), 3)}, headers=NO_STORE)
