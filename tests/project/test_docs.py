@@ -24,7 +24,7 @@ from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.commands import main as cli
 from mcp_endpoint.settings.described import REPEATED, SETTINGS, TOOL_TIMEOUT, environment_name
 from mcp_endpoint.settings.load import load
-from mcp_endpoint.settings.schema import Config, Server
+from mcp_endpoint.settings.schema import Config, Recorder, Server
 from mcp_endpoint.settings.sources import FILE
 from mcp_endpoint.sockets import link
 
@@ -540,9 +540,9 @@ def test_the_tool_in_the_readme_is_the_example(language: str) -> None:
 
 
 @in_language
-async def test_every_metric_has_its_place(language: str) -> None:
+async def test_every_metric_has_its_place(language: str, tmp_path: Path) -> None:
     told = {codes(row[0])[0] for table in page("monitoring", language).tables for row in table if codes(row[0])}
-    async with running(Config()) as server:
+    async with running(Config(recorder=Recorder(on=True)), root=tmp_path) as server:
         address = f"ws://127.0.0.1:{server.port}/mcp_endpoint/call/?token="
         with pytest.raises(InvalidStatus):
             await connect(f"{address}{'A' * 43}=")

@@ -63,6 +63,10 @@ MET = {
     "string_id_bytes": "core/test_endpoint.py::test_what_may_not_be_an_id_is_refused_with_id_null",
     "gateway_connections": "gateway/test_proxy.py::test_more_requests_than_connections_wait_for_one",
     "gateway_retry_bytes": "gateway/test_proxy.py::test_a_request_that_is_too_large_to_be_kept_is_sent_once",
+    "record_queue_bytes": "recorder/test_room.py::test_a_writer_that_stands_still_costs_the_newest_records_and_none_is_unaccounted_for",
+    "record_call_bytes": "recorder/test_taps.py::test_what_is_long_is_cut_and_counted",
+    "record_body_bytes": "recorder/test_taps.py::test_an_exchange_is_handed_on_as_it_is",
+    "record_batch_seconds": "recorder/test_room.py::test_what_still_waits_at_the_end_is_written_also_if_the_writer_had_only_just_begun",
     "remembered_endpoints": "core/test_broker.py::test_farewells_are_bounded_and_the_oldest_goes_first",
 }
 """Field → the test that meets it."""

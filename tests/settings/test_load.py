@@ -325,3 +325,11 @@ def test_a_mistake_in_such_a_table_is_told_with_its_place(tmp_path: Path, text: 
         load(tmp_path, text)
     assert caught.value.place.endswith(f".cfg:{place}"), caught.value.place
     assert words in caught.value.en
+
+
+def test_records_with_secrets_in_them_are_for_loopback_only(tmp_path: Path) -> None:
+    text = "[recorder]\non = true\nraw = true\n"
+    assert load(tmp_path, text).config.recorder.raw
+    with pytest.raises(ConfigError, match="listens on 127") as raised:
+        load(tmp_path, '[server]\nhost = "0.0.0.0"\n' + text)
+    assert raised.value.place.endswith(":5:7")

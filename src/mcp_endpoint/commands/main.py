@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import json
 import os
@@ -267,6 +268,100 @@ def keys_unban(root: Path, pool: str, key: tuple[str, ...], everyone: bool, sett
 
 def _keys_config(root: Path, settings: tuple[str, ...]) -> Config:
     return _rooted(load(root, os.environ, _overrides(settings, {})), root).config
+
+
+_FILTER: Final[dict[str, Any]] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+"""A word of a filter may begin with a minus sign, and have any letter in it."""
+_words = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[FILTER]...")
+
+
+@command.command(
+    context_settings=_FILTER,
+    help="显示调用记录，并随新记录更新 / Show records of calls as they come. FILTER: tool:NAME status:error ms:>500 since:1h 北京",
+)
+@_words
+@click.option("--lines", type=click.IntRange(0, 10_000), default=10, show_default=True, help="先显示最近几条 / How many of before.")
+@click.option("--json", "as_json", is_flag=True, help="每行一个 JSON / JSON, one record a line.")
+@click.pass_obj
+def tail(root: Path, words: tuple[str, ...], lines: int, as_json: bool) -> None:
+    from . import records
+
+    for line in records.tail(records.path_of(load(root, os.environ).config, root), words, lines, as_json=as_json):
+        click.echo(line)
+
+
+@command.group("records", help="查看、导出与删除调用记录 / Look at records of calls, export and delete them.")
+def records_group() -> None: ...
+
+
+@records_group.command("list", context_settings=_FILTER, help="列出记录 / List records. FILTER: tool:NAME status:error since:1h 北京")
+@_words
+@click.option("--lines", type=click.IntRange(1, 100_000), default=100, show_default=True, help="最近几条 / How many of the newest.")
+@click.option("--json", "as_json", is_flag=True, help="每行一个 JSON / JSON, one record a line.")
+@click.pass_obj
+def records_list(root: Path, words: tuple[str, ...], lines: int, as_json: bool) -> None:
+    from . import records
+
+    for line in records.listed(records.path_of(load(root, os.environ).config, root), words, lines, as_json=as_json):
+        click.echo(line)
+
+
+@records_group.command("show", help="显示一条记录的全部内容 / Show all of one record.")
+@click.argument("number", type=int)
+@click.option("--json", "as_json", is_flag=True, help="JSON 格式 / As JSON.")
+@click.pass_obj
+def records_show(root: Path, number: int, as_json: bool) -> None:
+    from . import records
+
+    for line in records.shown(records.path_of(load(root, os.environ).config, root), number, as_json=as_json):
+        click.echo(line)
+
+
+@records_group.command("export", context_settings=_FILTER, help="导出到标准输出，每行一个 JSON / Write records to stdout as lines of JSON.")
+@_words
+@click.pass_obj
+def records_export(root: Path, words: tuple[str, ...]) -> None:
+    from . import records
+
+    for line in records.exported(records.path_of(load(root, os.environ).config, root), words):
+        sys.stdout.buffer.write(line)
+
+
+@records_group.command("import", help='导入导出的记录，"-" 为标准输入 / Read exported records; "-" is stdin.')
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.pass_obj
+def records_import(root: Path, file: Path) -> None:
+    from . import records
+
+    config = load(root, os.environ).config
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as source:
+            count = records.imported(config, root, source)
+    except OSError as error:
+        raise EndpointError(f"{file} cannot be read: {error.strerror}", f"无法读取 {file}：{error.strerror}") from error
+    click.echo(f"已导入 {count} 条记录 / {count} records imported")
+
+
+@records_group.command("delete", context_settings=_FILTER, help="删除记录并覆盖其内容 / Delete records, and overwrite what they were.")
+@_words
+@click.option("--all", "everything", is_flag=True, help="全部 / All of them.")
+@click.pass_obj
+def records_delete(root: Path, words: tuple[str, ...], everything: bool) -> None:
+    from . import records
+
+    if bool(words) == everything:
+        raise click.UsageError("需要 FILTER 或 --all 之一 / give either FILTER or --all")
+    count = records.deleted(load(root, os.environ).config, root, words)
+    click.echo(f"已删除 {count} 条记录 / {count} records deleted")
+
+
+@records_group.command("stats", help="记录的数量、大小与时间 / How many records, of what, and since when.")
+@click.pass_obj
+def records_stats(root: Path) -> None:
+    from . import records
+
+    for line in records.figures(records.path_of(load(root, os.environ).config, root)):
+        click.echo(line)
 
 
 @command.command(help="打印接入点 ENDPOINT 的工具端与使用端地址 / Print the addresses of ENDPOINT for tools and devices.")

@@ -10,7 +10,7 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -227,8 +227,7 @@ class Store:
             run = self._connection.execute
             while self._is_too_large():
                 with self._transaction():
-                    found = run(f"DELETE FROM record WHERE id IN (SELECT id FROM record ORDER BY id LIMIT {OLDEST})").rowcount
-                    self._sweep()
+                    found = self._drop_oldest()
                 gone += found
                 if not found:
                     break
@@ -239,6 +238,18 @@ class Store:
             gone += found
             if gone:
                 self._give_back()
+        return gone
+
+    def make_room(self) -> None:
+        """The disk is full: the oldest records go, whatever their age."""
+        with reading_damage(), self._transaction():
+            self._drop_oldest()
+        self._give_back()
+        self.checkpoint()
+
+    def _drop_oldest(self) -> int:
+        gone = self._connection.execute(f"DELETE FROM record WHERE id IN (SELECT id FROM record ORDER BY id LIMIT {OLDEST})").rowcount
+        self._sweep()
         return gone
 
     def _is_too_large(self) -> bool:
@@ -288,7 +299,7 @@ class Store:
         self._connection.close()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Any:
+    def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -300,7 +311,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def reading_damage() -> Any:
+def reading_damage() -> Iterator[None]:
     """Tells a damaged file from a full disk, a busy file and a wrong value, which have classes of their own. Raises Damaged."""
     try:
         yield

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from loguru import logger
 from starlette.routing import BaseRoute
@@ -61,16 +61,18 @@ def open_rooms(context: Context, standalone: str = "") -> list[Room]:
     rings = Keys(context)
     limits = context.config.limits
     bodies = Bodies(limits.http_bodies, limits.body_seconds)
+    recorder = [_recorder(context, rings)] if context.config.recorder.on else []
     if standalone == "gateway":
-        return [_gateway(context, rings, bodies, standalone=True), rings]
+        return [*recorder, _gateway(context, rings, bodies, standalone=True), rings]
     if standalone == "api":
-        return [_api(context, None, bodies, standalone=True)]
+        return [*recorder, _api(context, None, bodies, standalone=True)]
     # States signed with the server's key are valid in every process that has the key.
     secret = hmac.digest(context.config.server.key.encode(), b"requestState", "sha256") if context.config.server.key else b""
     store = Store.of(limits)
     legacy = context.config.server.legacy_sse
     rooms: list[Room] = [
-        McpHttp(context.broker, limits, context.authenticator, bodies, Stateless(limits, secret, store), store, legacy_sse=legacy)
+        *recorder,
+        McpHttp(context.broker, limits, context.authenticator, bodies, Stateless(limits, secret, store), store, legacy_sse=legacy),
     ]
     providers = None
     if context.config.providers.file:
@@ -143,6 +145,27 @@ class Keys:
                     await ring.look()
                 except Exception:  # noqa: BLE001 - the boundary of the watching task; other pools go on
                     logger.exception("密钥文件未能检查 / the files of keys could not be looked at")
+
+
+def _recorder(context: Context, rings: Keys) -> Room:
+    """The recorder, which hears everything from now on. Its modules are loaded here and nowhere else."""
+    config = context.config
+    ours = (config.server.key, config.api.secret, *config.api.old_secrets)
+
+    def known() -> set[str]:
+        return {*ours, *(credential.secret for ring in rings.rings.values() for credential in ring.pool.credentials)}
+
+    room = importlib.import_module(".recorder.room", PACKAGE)
+    recorder = room.Recorder(
+        config.recorder,
+        config.limits,
+        context.root / config.recorder.file,
+        config.server.key.encode(),
+        known,
+        asyncio.get_running_loop().time,
+    )
+    context.broker.tap = recorder.taps
+    return cast(Room, recorder)
 
 
 def _gateway(context: Context, rings: Keys, bodies: Bodies, *, standalone: bool = False) -> Room:

@@ -62,6 +62,8 @@ LOOK_SECONDS: Final = 0.02
 """Polling interval of the drain."""
 FAILED_CALLS_A_MINUTE: Final = 100
 """Most log lines about failed calls of one endpoint per minute; the next line says how many were left out."""
+RECORDER: Final = "recorder"
+"""The name of the room that is closed last."""
 SPARE_DESCRIPTORS: Final = 64
 """File descriptors beside the sockets of peers: files, pipes, listeners."""
 
@@ -105,7 +107,7 @@ class Server(uvicorn.Server):
             for room in self._rooms:
                 await room.start()
         except EndpointError:
-            await self._close_rooms()
+            await self._close_rooms(self._rooms)
             for one in sockets or ():
                 one.close()
             raise
@@ -127,16 +129,17 @@ class Server(uvicorn.Server):
         await self._until(self._owes_nothing, self._view.config.server.drain_seconds)
         self._broker.finish()
         self._acceptor.close_all(RESTARTING)
-        await self._close_rooms()
+        await self._close_rooms([room for room in self._rooms if room.name != RECORDER])
         await self._until(lambda: not self._acceptor.links, CLOSE_SECONDS)
+        await self._close_rooms([room for room in self._rooms if room.name == RECORDER])  # how the others ended is recorded too
 
     def _owes_nothing(self) -> bool:
         return not self._broker.in_flight and not any(room.owed for room in self._rooms)
 
-    async def _close_rooms(self) -> None:
-        """Stop all rooms even if one fails: no child process may outlive the server."""
-        ends = await asyncio.gather(*(room.stop() for room in self._rooms), return_exceptions=True)
-        for room, failed in zip(self._rooms, ends, strict=True):
+    async def _close_rooms(self, rooms: Sequence[Room]) -> None:
+        """Stop all of them even if one fails: no child process may outlive the server."""
+        ends = await asyncio.gather(*(room.stop() for room in rooms), return_exceptions=True)
+        for room, failed in zip(rooms, ends, strict=True):
             if failed is not None:
                 logger.opt(exception=failed).error("{} 未能正常关闭 / did not stop cleanly", room.name)
 
@@ -249,6 +252,10 @@ def create_server(
         pools = next((room.describe() for room in rooms if room.name == "keys"), {})
         servers = next((room.states() for room in rooms if isinstance(room, Providers)), {})
         dialled = next((room.connected() for room in rooms if isinstance(room, DialOut)), {})
+        recorder: Any = next((room for room in rooms if room.name == RECORDER), None)
+        if recorder is not None:
+            found["counters"] |= recorder.counters()
+            gauges |= recorder.gauges()
         return Figures(found["counters"], links, gauges, calls.endpoints, pools, servers, dialled)
 
     view = View(

@@ -13,12 +13,15 @@ from typing import Any, Final, NamedTuple, cast
 
 from ..errors import ConfigError
 from .described import GATEWAY, IN_REPEATED, REPEATED, SECTIONS, SETTINGS, TOOL, closest
-from .schema import Config, CredentialSettings, DialSettings, GatewaySettings, ToolSettings
+from .schema import Config, CredentialSettings, DialSettings, GatewaySettings, Server, ToolSettings
 from .sources import FILE, in_environment, in_file, on_command_line, read_file
 from .values import Found, clipped, read_value
 
 KEY_CHARS: Final = 32
 """Characters a key has at least; the original replaces shorter ones, so no token in use was made with one."""
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+"""Hosts that nobody reaches from another machine."""
 
 
 class Loaded(NamedTuple):
@@ -146,6 +149,13 @@ def _check_together(values: dict[str, object], winners: dict[str, Found], warnin
             "server.tls_cert and server.tls_key go together: give both or neither",
             "server.tls_cert 与 server.tls_key 必须同时设置或同时留空",
             place=winners["server.tls_cert" if cert else "server.tls_key"].place,
+        )
+    host = str(values.get("server.host", Server().host))
+    if values.get("recorder.on") and values.get("recorder.raw") and host not in LOOPBACK:
+        raise ConfigError(
+            "recorder.raw keeps secrets in the records: it is for a server that listens on 127.0.0.1 only",
+            "recorder.raw 会把密钥写入记录，仅限只监听 127.0.0.1 的服务器",
+            place=winners["recorder.raw"].place,
         )
     url = str(values.get("server.public_url", "")).lower()
     if "key" in url or "call" in url:

@@ -172,6 +172,29 @@ class ConsoleSettings(Struct, frozen=True, kw_only=True):
     )
 
 
+class Recorder(Struct, frozen=True, kw_only=True):
+    """`[recorder]`: what is kept of what devices, tools and models said."""
+
+    on: Annotated[bool, Meta(description="keep a record of each call")] = False
+    file: Annotated[
+        str,
+        Meta(min_length=1, description="SQLite file of the records, below the root folder unless absolute; its owner alone may read it"),
+    ] = "data/records.db"
+    keep_bytes: Annotated[
+        int,
+        Meta(ge=1_000, le=10**13, description="size of that file beyond which the oldest records go", extra={"unit": "bytes"}),
+    ] = 200_000_000
+    keep_days: Annotated[int, Meta(ge=1, le=36_500, description="age at which a record goes, in days")] = 7
+    raw: Annotated[bool, Meta(description="keep secrets too; only on a server that listens on loopback")] = False
+    redact: Annotated[
+        tuple[str, ...],
+        Meta(description="more parts of names whose values are secret, of 3 letters or more, beside token, password, api_key and the like"),
+    ] = ()
+    endpoints: Annotated[
+        tuple[str, ...], Meta(description="endpoints that are recorded, by their printed names; *, ? and […] may be used")
+    ] = ("*",)
+
+
 class CredentialSettings(Struct, frozen=True, kw_only=True):
     """`[credentials.NAME]`: the keys of an upstream that its calls take turns with."""
 
@@ -318,6 +341,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required); shared as links are")] = 1000
     metric_endpoints: Annotated[Count, Meta(description="endpoints that calls are counted by in /metrics; later ones are `other`")] = 50
     metric_tools: Annotated[Count, Meta(description="tools of one endpoint that calls are counted by; later ones are `other`")] = 100
+    record_queue_bytes: Annotated[
+        Bytes, Meta(description="what waits for the writer of records; beyond, the newest is dropped and counted")
+    ] = 16 * MIB
+    record_call_bytes: Annotated[Bytes, Meta(description="what is recorded of a call's request and of its answer, each")] = 64 * KIB
+    record_body_bytes: Annotated[Bytes, Meta(description="what is recorded of each body of an exchange with a model")] = MIB
+    record_batch_seconds: Annotated[
+        Seconds, Meta(description="how long a record waits for others before they go to the writer together")
+    ] = 0.05
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -330,7 +361,9 @@ class Config(Struct, frozen=True, kw_only=True):
     endpoint: EndpointSettings = EndpointSettings()
     providers: Providers = Providers()
     api: Api = Api()
+    recorder: Recorder = Recorder()
     console: ConsoleSettings = ConsoleSettings()
+
     limits: Limits = Limits()
     credentials: Mapping[str, CredentialSettings] = {}
     gateway: tuple[GatewaySettings, ...] = ()

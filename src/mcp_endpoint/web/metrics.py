@@ -50,8 +50,14 @@ HELP: Final = {
     "notifications": "Notifications carried, either way.",
     "provider_gone": "Requests answered with -32003: cut off, because the tool left or the server stopped.",
     "requests": "Requests accepted from devices and other consumers.",
+    "record_file_bytes": "What the file of records takes on the disk now.",
+    "record_queue_bytes": "What waits for the writer of records now.",
+    "records_dropped": "Records that are not in the file: no room, no writer, or a full disk.",
+    "records_truncated": "Records of which only the beginning was taken.",
+    "records_written": "Records that are in the file.",
     "timed_out": "Requests answered with -32006: the tool did not answer in time.",
     "unknown_answers": "Answers nobody had asked for: forged, repeated or to no request.",
+    "writer_restarts": "Times the writer of records was started again.",
 }
 
 
