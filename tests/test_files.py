@@ -27,14 +27,14 @@ def test_a_file_of_more_bytes_than_allowed_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX has FIFOs")
 def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_bytes(tmp_path / "a")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX opens directories")
 def test_a_folder_and_a_device_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero")):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read_bytes(path)
 
 
@@ -48,7 +48,7 @@ def test_why_a_file_cannot_be_read_is_said_without_its_path_in_both_languages(tm
         read_bytes(tmp_path / "a")
     assert why_not(missing.value) == ("it does not exist", "文件不存在")
     assert why_not(UnicodeDecodeError("utf-8", b"abc\xff", 3, 4, "x"))[0] == "it is not UTF-8 (byte 3)"
-    assert why_not(OSError(0, "this is no regular file", "a"))[0] == "this is no regular file"
+    assert why_not(OSError(0, "this is not a regular file", "a"))[0] == "this is not a regular file"
     assert why_not(OSError())[0] == "OSError"
 
 

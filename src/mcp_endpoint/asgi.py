@@ -1,6 +1,6 @@
-"""What every HTTP room does with a request: read its body within bounds, and stop when its client hangs up.
+"""What every HTTP room needs: reading bodies within limits, and noticing a client disconnect.
 
-Rooms look at the credentials first: a body is only read for whoever may come in.
+Rooms check credentials first: a body is read only after access was granted.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from starlette.types import Message, Receive, Scope
 
 Found = TypeVar("Found")
 DROPPED: Final = 8
-"""Times the largest size that is read, and dropped, of a body that is too large: a client that is still sending when its connection
-closes does not see the answer."""
+"""A too large body is read and discarded up to this many times the limit: a client that is still sending when its connection closes
+does not see the response."""
 LARGE_BYTES: Final = 64 * 1024
-"""A body above this is work for milliseconds, whatever is done with it."""
+"""Bodies above this size take milliseconds to process."""
 CLOSE: Final = (("Connection", "close"),)
-"""What follows on this connection is the rest of a body that nobody reads."""
+"""The connection is closed, because the rest of a body remains unread."""
 
 
 CUT: Final = "mcp_endpoint.cut"
-"""The extension of a scope by which an application drops its connection (see `cut`)."""
+"""The extension of a scope by which an application drops its connection, see `cut`."""
 
 
 def cut(scope: Scope) -> None:
-    """Drop the connection of an answer that cannot be completed because its client does not read.
+    """Drop the connection of a response that cannot be completed because its client does not read.
 
-    That is no error, and nothing that looks like the answer's end is sent.
+    This is not an error, and nothing that looks like the end of the response is sent.
     """
     found = scope.get("extensions", {}).get(CUT)
     if found is not None:
@@ -39,7 +39,7 @@ def cut(scope: Scope) -> None:
 
 
 class BodyRefused(Exception):
-    """A body that is not taken: an HTTP status, a word for programs, a message in both languages, headers of the answer."""
+    """A body is not accepted: HTTP status, error code, message in both languages, response headers."""
 
     def __init__(self, status: int, error: str, message: str, headers: tuple[tuple[str, str], ...] = CLOSE) -> None:
         super().__init__(message)
@@ -50,18 +50,18 @@ class BodyRefused(Exception):
 
 
 class Bodies:
-    """The request bodies that are being read, over all rooms of one server: bounded in number, in size and in time."""
+    """The request bodies being read by all rooms of one server, limited in number, size and time."""
 
     def __init__(self, most: int, seconds: float) -> None:
-        """At most `most` at a time, half of them for one holder; each must be there within `seconds`."""
+        """At most `most` at a time, half of them for one holder; each must be complete within `seconds`."""
         self._most = most
         self._seconds = seconds
         self._reading: Counter[str] = Counter()
-        """Holder → bodies of theirs that are being read."""
+        """Holder → number of their bodies being read."""
         self._turn = asyncio.Lock()
 
     async def read(self, request: Request, largest: int, holder: str) -> bytes:
-        """The whole body, at most `largest` bytes; `holder` is who its credentials belong to.
+        """The whole body, at most `largest` bytes; `holder` identifies the credentials.
 
         Raises BodyRefused (408 too slow, 413 too large, 503 too many) and ClientDisconnect.
         """
@@ -81,10 +81,10 @@ class Bodies:
             raise BodyRefused(413, "request too large", message)
 
     async def begin(self, request: Request, largest: int, holder: str, idle_seconds: float) -> tuple[bytes, AsyncIterator[bytes] | None]:
-        """The whole body, or of one above `largest` bytes the beginning and what follows.
+        """The whole body; or, above `largest` bytes, its first part and an iterator of the rest.
 
-        What follows raises BodyRefused (408) when nothing of it comes for `idle_seconds`. Raises BodyRefused (408 too slow, 503 too many)
-        and ClientDisconnect.
+        The iterator raises BodyRefused (408) if nothing arrives for `idle_seconds`. Raises BodyRefused (408 too slow, 503 too many) and
+        ClientDisconnect.
         """
         with self._place(holder):
             try:
@@ -95,7 +95,7 @@ class Bodies:
         return begun, None if rest is None else _within(rest, idle_seconds)
 
     async def in_turn(self, size: int) -> None:
-        """Wait for a turn of the loop of one's own before work on many bytes: all such work at once would keep everybody else waiting."""
+        """Wait for an exclusive turn of the event loop before processing many bytes, so that such work is spread over turns."""
         if size > LARGE_BYTES:
             async with self._turn:
                 await asyncio.sleep(0)
@@ -115,9 +115,9 @@ class Bodies:
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Found]) -> Found:
-    """The result of `work`, unless the client hangs up first: then the work is cancelled, and ClientDisconnect raised.
+    """The result of `work`; if the client disconnects first, the work is cancelled and ClientDisconnect raised.
 
-    The request's body must have been read: whatever else comes of it is dropped.
+    The request body must have been read: later events are discarded.
     """
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(disconnected(receive))
@@ -133,7 +133,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Found]) -> Fou
 
 
 async def disconnected(receive: Receive) -> None:
-    """Return when the client has hung up."""
+    """Return when the client has disconnected."""
     message: Message = {"type": ""}
     while message["type"] != "http.disconnect":
         message = await receive()

@@ -1,4 +1,4 @@
-"""Reads regular files of a bounded size, never waiting for a pipe or a device in a file's place, and replaces files as a whole."""
+"""Reads regular files of bounded size, without blocking on pipes or devices, and replaces files atomically."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Final
 
 MOST_BYTES: Final = 4 * 1024 * 1024
-"""Bytes a file of settings or keys may have; read on the loop, one of this size takes a few milliseconds."""
+"""Most bytes of a file of settings or keys; reading this much on the event loop takes a few milliseconds."""
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file. Raises OSError, also for what is no regular file (a FIFO, a device) and for more than `most` bytes."""
-    # Opening a FIFO waits for a writer, and O_NONBLOCK does not; on a regular file it has no effect (open(2)).
+    """The content of a regular file. Raises OSError, also for a FIFO or device and for more than `most` bytes."""
+    # Opening a FIFO blocks until there is a writer, but not with O_NONBLOCK, which has no effect on a regular file (open(2)).
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(0, "this is no regular file", str(path))
+        raise OSError(0, "this is not a regular file", str(path))
     with os.fdopen(handle, "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -36,7 +36,7 @@ def why_not(error: OSError | UnicodeDecodeError) -> tuple[str, str]:
 
 
 def write(path: Path, text: str) -> None:
-    """Put `text` in the place of a file at once or not at all, readable by the owner only. Raises OSError."""
+    """Replace a file atomically, readable by its owner only. Raises OSError."""
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)

@@ -1,8 +1,7 @@
-"""Writes lines to a console or a file on a thread of its own, so that nobody who writes ever waits for the one who reads.
+"""Writes lines to a console or file on a separate thread, so that a blocked reader never blocks the program.
 
-Lines wait in a queue that is bounded in bytes. When one finds no room, or cannot be written, it is counted; so are all after it until the
-queue is empty, and then one line says how many are missing at this place. A reader that is stuck (Ctrl-S, a pipe nobody reads, a full disk)
-costs lines, never a call.
+Lines wait in a queue bounded in bytes. A line that does not fit or cannot be written is counted, as are all later ones until the queue is
+empty; then one line says how many are missing. A blocked reader (Ctrl-S, an unread pipe, a full disk) costs log lines, never a call.
 """
 
 from __future__ import annotations
@@ -22,33 +21,33 @@ from pathlib import Path
 from typing import Final, Protocol, TextIO
 
 CLOSE_SECONDS: Final = 0.5
-"""How long an ending program waits for a stuck reader to take what is left."""
+"""Time that an exiting program waits for the remaining lines."""
 RETRY_SECONDS: Final = 1.0
-"""How long a writer that could not write waits before it tries to say how many lines are missing."""
-TELL_SECONDS: Final = 60.0
-"""Least time between two complaints about the same console or file."""
+"""Time between a failed write and the attempt to write how many lines are missing."""
+REPORT_SECONDS: Final = 60.0
+"""Shortest time between two reports about the same target."""
 FILE_MODE: Final = 0o640
-"""Owner reads and writes, group reads: lines name people's tools and addresses."""
+"""Owner: read and write; group: read. Lines contain names and addresses of people's tools."""
 _ASIDE: Final = "%Y-%m-%d_%H-%M-%S_%f"
 
 
 class Sink(Protocol):
-    """Where lines go; used by one thread."""
+    """The target of lines; used by one thread only."""
 
     def write(self, line: bytes) -> None:
-        """Write it all, however long that takes. Raises OSError where it cannot."""
+        """Write the whole line, however long it takes. Raises OSError."""
 
     def close(self) -> None:
-        """Give up what it holds."""
+        """Release its resources."""
 
 
 class Console:
-    """A stream of the process, past Python's own buffer: whoever waits there holds a lock that the program's end needs too."""
+    """A stream of the process, bypassing Python's buffer: a thread that waits there holds a lock that the interpreter's exit needs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         try:
-            self._descriptor = stream.fileno() if os.name == "posix" else -1  # a console of Windows wants text, not bytes
+            self._descriptor = stream.fileno() if os.name == "posix" else -1  # the Windows console needs text, not bytes
         except (io.UnsupportedOperation, ValueError):
             self._descriptor = -1
 
@@ -60,25 +59,25 @@ class Console:
             write_all(self._descriptor, line)
 
     def close(self) -> None:
-        """The stream is not ours."""
+        """Nothing: the stream belongs to the process."""
 
 
 class RotatingFile:
-    """A file that is set aside under the time of day when it is full; a pipe or a device is written to as it is."""
+    """A file that is renamed with a timestamp when it is full; a pipe or device is only written to."""
 
     def __init__(self, path: Path, most: int, keep: int) -> None:
-        """A new file begins before one gets larger than `most` bytes; `keep` full ones stay. Raises OSError."""
+        """A new file begins before one exceeds `most` bytes; `keep` full ones are kept. Raises OSError."""
         self._path = path
         self._most = most
         self._keep = keep
         self._name = re.compile(re.escape(path.stem) + r"\.\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{6}" + re.escape(path.suffix))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = self._opened()
+        self._descriptor = self._open()
         self._torn = False
 
     def write(self, line: bytes) -> None:
-        if self._descriptor < 0:  # the last turn failed
-            self._descriptor = self._opened()
+        if self._descriptor < 0:  # the last rotation failed
+            self._descriptor = self._open()
         size = os.fstat(self._descriptor).st_size
         if size and size + len(line) > self._most and self._is_ours(self._descriptor):
             self._turn()
@@ -91,11 +90,11 @@ class RotatingFile:
             self._descriptor = -1
 
     def _tear(self) -> None:
-        """The disk was full in the middle of a line: the next one must not be glued to it."""
+        """A line was written partly (full disk): begin the next one on a new line."""
         self._torn = True
 
-    def _opened(self) -> int:
-        # A FIFO opened for reading too neither waits for a reader nor dies with it.
+    def _open(self) -> int:
+        # A FIFO opened for reading and writing neither blocks without a reader nor breaks when the reader leaves.
         is_fifo = self._path.exists() and stat.S_ISFIFO(self._path.stat().st_mode)
         flags = (os.O_RDWR if is_fifo else os.O_WRONLY) | os.O_APPEND | os.O_CREAT
         descriptor = os.open(self._path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0), FILE_MODE)
@@ -104,16 +103,16 @@ class RotatingFile:
         return descriptor
 
     def _is_ours(self, descriptor: int) -> bool:
-        """Whether it is a file to set aside. `/dev/stdout` may lead to one that somebody else has opened, and is itself no name to move."""
+        """Whether the file may be renamed. `/dev/stdout` may lead to a file of another program, and is itself not a name to rename."""
         return stat.S_ISREG(os.fstat(descriptor).st_mode) and not str(self._path).startswith(("/dev/", "/proc/"))
 
     def _turn(self) -> None:
-        """Set the full file aside, and remove the oldest beyond those that are kept."""
+        """Rename the full file, and delete the oldest beyond `keep`."""
         self.close()
         self._torn = False
         aside = self._path.with_name(f"{self._path.stem}.{datetime.now().strftime(_ASIDE)}{self._path.suffix}")
         self._path.rename(aside)
-        self._descriptor = self._opened()
+        self._descriptor = self._open()
         old = sorted((one for one in self._path.parent.iterdir() if self._name.fullmatch(one.name)), reverse=True)
         for one in old[: self._keep]:
             self._narrow(one)
@@ -122,7 +121,7 @@ class RotatingFile:
 
     @staticmethod
     def _narrow(path: Path) -> None:
-        """Take away what others may do with a file of an older version; somebody else's file stays as it is."""
+        """Remove excess permissions from a file of an older version; files of other owners are left as they are."""
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & ~FILE_MODE:
             with contextlib.suppress(PermissionError):
@@ -130,11 +129,11 @@ class RotatingFile:
 
 
 class LineWriter:
-    """A queue of lines and the thread that writes them."""
+    """A queue of lines with a thread that writes them."""
 
     def __init__(self, sink: Sink, room: int, missing: Callable[[int], str], failed: Callable[[Exception], None]) -> None:
-        """`room` is the bytes that may wait. `missing` words the line that says how many are not there; `failed` hears, now and then and
-        on the writer's thread, why a line could not be written.
+        """`room` is the most bytes that may wait. `missing` makes the line about lost lines; `failed` is called with the error of a failed
+        write, now and then, on the writer's thread.
         """
         self._sink = sink
         self._room = room
@@ -146,12 +145,12 @@ class LineWriter:
         self._lost = 0
         self._ending = False
         self._failing = False
-        self._told = -TELL_SECONDS
+        self._reported = -REPORT_SECONDS
         self._thread = threading.Thread(target=self._run, name="line writer", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> None:
-        """Take one line with its end, or count it; never waits. For any thread."""
+        """Queue one line with its line end, or count it; never blocks. Thread-safe."""
         line = text.encode("utf-8", "backslashreplace")
         with self._changed:
             if self._lost or self._bytes + len(line) > self._room:
@@ -162,7 +161,7 @@ class LineWriter:
             self._changed.notify()
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Wait so long for what is left to be written. A thread that is stuck is left behind: it ends with the process."""
+        """Wait this long for the remaining lines. A blocked thread is abandoned: it ends with the process."""
         with self._changed:
             self._ending = True
             self._changed.notify()
@@ -175,19 +174,19 @@ class LineWriter:
                 break
             try:
                 self._sink.write(line or self._missing(lost).encode())
-            except (OSError, ValueError) as error:  # ValueError: a stream of Python's that was closed
+            except (OSError, ValueError) as error:  # ValueError: the stream is closed
                 with self._changed:
                     self._lost += lost or 1
                 self._failing = True
-                if time.monotonic() >= self._told + TELL_SECONDS:
-                    self._told = time.monotonic()
+                if time.monotonic() >= self._reported + REPORT_SECONDS:
+                    self._reported = time.monotonic()
                     self._failed(error)
             else:
                 self._failing = False
         self._sink.close()
 
     def _next(self) -> tuple[bytes, int]:
-        """The next line, or how many are missing here once the queue is empty; nothing at the end."""
+        """The next line; or the number of lost lines once the queue is empty; nothing at the end."""
         due = time.monotonic() + RETRY_SECONDS if self._failing else 0.0
         with self._changed:
             while not self._lines:
@@ -204,12 +203,12 @@ class LineWriter:
 
 
 def write_all(descriptor: int, line: bytes, torn: Callable[[], None] = lambda: None) -> None:
-    """Write a whole line; `torn` is told when only its beginning could be written."""
+    """Write a whole line; `torn` is called if only a part could be written."""
     rest = memoryview(line)
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # somebody else has made the terminal or pipe non-blocking
+        except BlockingIOError:  # another process has made the terminal or pipe non-blocking
             select.select((), (descriptor,), ())
         except OSError:
             if len(rest) < len(line):

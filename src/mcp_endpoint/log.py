@@ -1,9 +1,9 @@
-"""The log: one line per event, to the console and to a rotating file, with no secret in it; nobody who logs waits for either.
+"""Logging: one line per event to the console and a rotating file, without secrets; logging never blocks the caller.
 
-Peers choose much of what is logged, so every control character, line break and change of writing direction is written
-as an escape, long texts are cut, and whatever looks like a token, a key or a password is blotted out as a last net.
-Positional arguments belong into the message; keyword arguments and `logger.bind` become fields behind it (text) or keys
-of their own (json). Only `[server] debug` adds lines: tracebacks, each behind a bar that no peer can write at a line's start.
+Peers control much of what is logged. So control characters, line breaks and bidirectional characters are escaped, long texts are cut, and
+whatever looks like a token, a key or a password is masked as a last safeguard.
+Positional arguments belong to the message; keyword arguments and `logger.bind` become fields after it (text) or keys (json). Only
+`[server] debug` adds lines: tracebacks, each line with a prefix that no peer can write at the start of a line.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     from loguru import Record
 
 TEXT_CHARS: Final = 8_192
-"""Longest message, and longest text of one field, in characters; what is beyond is cut and counted."""
+"""Most characters of a message and of a field; the rest is cut and counted."""
 BLOT: Final = "***"
 CUT_SHORT: Final = "ASGI callable returned without completing response."
-"""What uvicorn calls an error, and we do on purpose: half an answer must not be taken for a whole. Who does it has logged why."""
+"""An error in uvicorn's view that this server causes on purpose: the connection is closed so that no client takes half a response for
+a whole one. Its cause has been logged."""
 CUT_OFF: Final = "Cancel %s running task(s), timeout graceful shutdown exceeded"
-"""Likewise: whoever has not answered the goodbye in time is cut off."""
+"""The same: a connection that did not finish its closing handshake in time is cut."""
 LINES_A_MINUTE: Final = 10
-"""How often within a minute one and the same thing is told, such as an event of one endpoint."""
+"""Most lines per minute about one subject, such as an event of one endpoint."""
 THINGS_COUNTED: Final = 4096
-"""How many things are counted for that at a time; the one that came first is forgotten first."""
+"""Most subjects that are counted at a time; the oldest is dropped first."""
 
 # Line breaks, C0, DEL, C1, Unicode line ends, direction marks and overrides, byte order mark, lone surrogates.
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -51,7 +52,7 @@ _SECRETS: Final = tuple(
         (r"\bmep1\.[A-Za-z0-9_.%=-]+", f"mep1.{BLOT}"),
         (r"\bsk-[A-Za-z0-9_-]{8,}", f"sk-{BLOT}"),
         (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?", BLOT),
-        # The shape of a xiaozhi token standing alone; hashes in hex are no secret.
+        # The shape of a xiaozhi token; hexadecimal hashes are not secret.
         (r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{43}=|(?![0-9A-Fa-f]+(?![A-Za-z0-9+/]))[A-Za-z0-9+/]{64,}={0,2})", BLOT),
     )
 )
@@ -59,10 +60,10 @@ _QUERY: Final = re.compile(r"(?<=\S)\?[^\s\"']+")
 
 
 def setup(logging: Logging, server: Server, stream: TextIO | None) -> Callable[[], None]:
-    """Send loguru's lines, and those of uvicorn, asyncio and other users of the standard library, to `stream` and the log file.
+    """Route the logs of loguru, uvicorn, asyncio and the standard library to `stream` and the log file.
 
-    Gives back what undoes it, which waits a moment for the last lines to be written. A log file that cannot be opened is a warning on
-    `stream`, not an end; without a `stream` (it was closed) there is the file alone.
+    Returns a function that undoes it and waits briefly for the last lines to be written. A log file that cannot be opened is only a warning
+    on `stream`; without a `stream` (closed) only the file is used.
     """
     level = "DEBUG" if server.debug and logger.level(server.log_level).no > logger.level("DEBUG").no else server.log_level
     as_json = logging.format == "json"
@@ -76,14 +77,14 @@ def setup(logging: Logging, server: Server, stream: TextIO | None) -> Callable[[
         handler = logger.add(writer.write, level=level, format=form, colorize=False, backtrace=False, diagnose=False)
         undo.append(lambda: logger.remove(handler))
 
-    # The console first, and ended last: the file's troubles are told there.
+    # The console first, and ended last: errors of the file are logged there.
     if stream is not None:
         add(Console(stream), "控制台", "the console")
     if logging.log_file:
         try:
             add(RotatingFile(Path(logging.log_file), logging.max_file_size, logging.backup_count), "日志文件", "the log file")
         except OSError as error:
-            _complain("日志文件", "the log file")(error)
+            _report_to_log("日志文件", "the log file")(error)
     undo.append(_take_over(logger.level(level).no))
 
     def end() -> None:
@@ -94,22 +95,22 @@ def setup(logging: Logging, server: Server, stream: TextIO | None) -> Callable[[
 
 
 def lines_to(sink: Sink, logging: Logging, zh: str, en: str, missing: Callable[[int], str] = lambda lines: "") -> LineWriter:
-    """A writer of lines that complains in the log; `zh` and `en` say where it writes, `missing` words the line for those that are lost."""
-    return LineWriter(sink, logging.queue_size, missing, _complain(zh, en))
+    """A line writer that logs its errors; `zh` and `en` name its target, `missing` makes the line that replaces lost lines."""
+    return LineWriter(sink, logging.queue_size, missing, _report_to_log(zh, en))
 
 
 class LineQuota:
-    """How many lines one and the same thing may have within a minute; then none until its minute is over."""
+    """Limits the log lines about one subject to a number per minute."""
 
     def __init__(self, clock: Callable[[], float], lines: int = LINES_A_MINUTE) -> None:
-        """`clock` counts seconds."""
+        """`clock` returns seconds."""
         self._clock = clock
         self._most = lines
         self._minutes: dict[tuple[str, ...], tuple[float, int]] = {}
-        """What it is → when its minute began, and how often it happened since."""
+        """Subject → start of its minute, and number of events since."""
 
     def take(self, *thing: str) -> dict[str, int] | None:
-        """The fields of one more line, which say how many were left out before it; None for a line too many."""
+        """Count an event; returns extra fields for its line (how many lines were left out before), or None if it must be left out."""
         now = self._clock()
         began, times = self._minutes.get(thing, (now, 0))
         left_out = 0
@@ -125,12 +126,12 @@ class LineQuota:
 
 
 def escape(text: str) -> str:
-    """`text` on one line, without anything that moves a terminal's cursor: such characters become `\\n`, `\\x1b`, `\\u202e`."""
+    """`text` on one line; characters that could control a terminal are escaped as `\\n`, `\\x1b`, `\\u202e`."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def redact(text: str, key: str = "") -> str:
-    """`text` with `key` and whatever looks like a token, a key, a password or an Authorization header blotted out."""
+    """`text` with `key` and everything that looks like a token, key, password or Authorization header masked."""
     if key:
         text = text.replace(key, BLOT)
     for pattern, replacement in _SECRETS:
@@ -139,14 +140,14 @@ def redact(text: str, key: str = "") -> str:
 
 
 def _form(as_json: bool, server: Server) -> Callable[[Record], str]:
-    """loguru's formatter: puts the finished line into `extra` and names it, so that no brace in it means anything."""
+    """loguru's formatter: stores the finished line in `extra` and refers to it, so that braces in it have no effect."""
 
     def clean(text: str) -> str:
         cut = f"{text[:TEXT_CHARS]}…(+{len(text) - TEXT_CHARS})" if len(text) > TEXT_CHARS else text
         return escape(redact(cut, server.key))
 
     def form(record: Record) -> str:
-        # A field's name and value are read together, so that `token=…` is seen for what it is.
+        # A field's name and value are masked together, so that `token=…` is recognised.
         fields = {name: clean(f"{name}={value}") for name, value in record["extra"].items() if name != "line"}
         time = record["time"].isoformat(timespec="milliseconds")
         level, message = record["level"].name, clean(record["message"])
@@ -166,7 +167,7 @@ def _form(as_json: bool, server: Server) -> Callable[[Record], str]:
 
 
 def _trace(record: Record, debug: bool) -> list[str]:
-    """The lines of an exception: all of the traceback when debugging, else what it was and where."""
+    """The lines of an exception: the whole traceback in debug mode, else type, message and place."""
     error = record["exception"]
     if error is None or error.value is None:
         return []
@@ -178,7 +179,7 @@ def _trace(record: Record, debug: bool) -> list[str]:
 
 
 def _missing(as_json: bool) -> Callable[[int], str]:
-    """The line that stands where lines are missing."""
+    """Returns a function that makes the line in place of lost lines."""
 
     def line(lines: int) -> str:
         time = datetime.now().astimezone().isoformat(timespec="milliseconds")
@@ -190,12 +191,12 @@ def _missing(as_json: bool) -> Callable[[int], str]:
     return line
 
 
-def _complain(zh: str, en: str) -> Callable[[Exception], None]:
+def _report_to_log(zh: str, en: str) -> Callable[[Exception], None]:
     return lambda error: logger.warning("{}无法写入 / {} cannot be written: {}", zh, en, error)
 
 
 class _Intake(stdlib.Handler):
-    """Hands the standard library's records to loguru."""
+    """Passes records of the standard library to loguru."""
 
     def emit(self, record: stdlib.LogRecord) -> None:
         message = record.getMessage()
@@ -209,7 +210,7 @@ class _Intake(stdlib.Handler):
 
 
 def _take_over(level: int) -> Callable[[], None]:
-    """Make the standard library's root logger ours, and uvicorn's loggers its children; gives back what undoes it."""
+    """Attach to the root logger of the standard library and let uvicorn's loggers propagate to it; returns a function that undoes it."""
     root, intake = stdlib.getLogger(), _Intake()
     before = root.level
     children = [(child, child.handlers, child.propagate) for child in map(stdlib.getLogger, ("uvicorn", "uvicorn.error", "uvicorn.access"))]

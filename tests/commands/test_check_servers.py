@@ -56,8 +56,8 @@ async def test_without_a_file_and_without_gateways_there_is_nothing_to_say(tmp_p
     ("make", "words", "remedy"),
     [
         (lambda file: None, "does not exist", "the right path"),
-        (lambda file: file.mkdir(), "no regular file", "the right path"),
-        (lambda file: os.mkfifo(file), "no regular file", "the right path"),
+        (lambda file: file.mkdir(), "not a regular file", "the right path"),
+        (lambda file: os.mkfifo(file), "not a regular file", "the right path"),
         (lambda file: file.write_text('{"mcpServers": {"a": {]}}'), "mcp.json:1:", "correct it there"),
         (lambda file: file.write_text("[]"), "mcpServers", "correct it there"),
         (lambda file: file.write_bytes(b'{"mcpServers": "\xff"}'), "UTF-8", "correct it there"),

@@ -185,7 +185,7 @@ async def test_an_edit_is_taken_over_and_what_cannot_be_used_changes_nothing(tmp
     if hasattr(os, "mkfifo"):
         os.mkfifo(accounts)
         await found.look()
-        assert "no regular file" in "".join(told)
+        assert "not a regular file" in "".join(told)
     assert secrets(found) == [KEYS[1], KEYS[0]]
 
 
@@ -196,7 +196,7 @@ async def test_bans_in_whose_place_stands_a_fifo_or_a_huge_file_stay_as_they_wer
     found.bans.unlink()
     os.mkfifo(found.bans)
     await found.look()
-    assert "no regular file" in "".join(told)
+    assert "not a regular file" in "".join(told)
     found.bans.unlink()
     with found.bans.open("wb") as file:
         file.truncate(module.BANS_BYTES + 1)

@@ -37,7 +37,7 @@ MET = {
     "initialize_seconds": "core/test_endpoint_greeting.py::test_an_initialize_waits_eight_seconds_however_many_tools_are_silent",
     "list_seconds": "core/test_routing.py::test_a_list_a_provider_does_not_answer_is_waited_for_eight_seconds",
     "merged_list_seconds": "core/test_routing.py::test_a_merged_list_waits_five_seconds_and_names_who_is_missing",
-    "greeting_seconds": "core/test_endpoint_greeting.py::test_a_provider_that_does_not_take_a_greeting_is_bare",
+    "own_initialize_seconds": "core/test_endpoint_greeting.py::test_a_provider_that_does_not_take_a_greeting_is_bare",
     "progress_seconds": "core/test_endings.py::test_progress_extends_a_call_up_to_three_hundred_seconds",
     "http_requests": "consumers/mcp_http/test_route.py::test_of_too_many_requests_at_a_time_the_last_hears_503",
     "http_bodies": "consumers/http_api/test_api.py::test_no_body_is_read_without_a_token_and_only_so_many_at_a_time",

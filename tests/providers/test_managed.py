@@ -314,7 +314,7 @@ async def test_a_file_that_cannot_be_taken_changes_nothing(tmp_path: Path) -> No
         await stage.until(lambda: "cannot be read" in stage.room.describe()["problem"])
         if hasattr(os, "mkfifo"):
             os.mkfifo(stage.file)
-            await stage.until(lambda: "no regular file" in stage.room.describe()["problem"])
+            await stage.until(lambda: "not a regular file" in stage.room.describe()["problem"])
             stage.file.unlink()
         assert stage.told == ["start http://x/add"]
         stage.writes(a="x/add")

@@ -39,5 +39,5 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX has FIFOs")
 def test_a_fifo_is_told_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".env")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         read(tmp_path / ".env", ".env")

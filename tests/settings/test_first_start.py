@@ -74,7 +74,7 @@ def test_the_live_file_wins_over_the_example(tmp_path: Path) -> None:
 def test_a_fifo_in_the_place_of_the_file_is_a_complaint_and_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / FILE).parent.mkdir()
     os.mkfifo(tmp_path / FILE)
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         prepare(tmp_path)
 
 

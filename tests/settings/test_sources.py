@@ -10,6 +10,7 @@ from live_file import complaint, load
 
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.settings import load as config
+from mcp_endpoint.settings.first_start import convert
 from mcp_endpoint.settings.schema import Config
 from mcp_endpoint.settings.sources import FILE
 
@@ -24,6 +25,32 @@ def test_a_variable_that_is_no_setting_is_a_warning_with_the_one_that_was_meant(
         "environment variable MES_Q is not a setting and is ignored",
         "environment variable MES_SERVER_PROT is not a setting and is ignored; did you mean MES_SERVER_PORT?",
     ]
+
+
+OLD = "limits.greeting_seconds is now called limits.own_initialize_seconds; the old name works until the next release"
+
+
+def test_an_old_name_works_in_every_source_and_the_warning_says_the_new_one(tmp_path: Path) -> None:
+    inis = "[limits]\ngreeting_seconds: 7  ; as before"
+    for text, environ, overrides in (
+        ("[limits]\ngreeting_seconds = 7", {}, {}),
+        (inis, {}, {}),
+        ("", {"MES_LIMITS_GREETING_SECONDS": "7"}, {}),
+        ("", {}, {"limits.greeting_seconds": "7"}),
+    ):
+        loaded = load(tmp_path, text, environ, overrides)
+        assert loaded.config.limits.own_initialize_seconds == 7
+        assert OLD in [en for en, _ in loaded.warnings]
+        assert loaded.sources["limits.own_initialize_seconds"] != "default"
+    assert load(tmp_path, convert(inis)).config.limits.own_initialize_seconds == 7
+
+
+def test_an_old_name_beside_the_new_one_is_a_mistake_with_its_place(tmp_path: Path) -> None:
+    wrong = complaint(tmp_path, "[limits]\nown_initialize_seconds = 3\ngreeting_seconds = 7")
+    assert "limits.own_initialize_seconds is given twice" in wrong.en and wrong.place == f"{FILE}:3:20"
+    # In two sources it is as with every name: the command line goes before the file.
+    loaded = load(tmp_path, "[limits]\nown_initialize_seconds = 3", {}, {"limits.greeting_seconds": "7"})
+    assert loaded.config.limits.own_initialize_seconds == 7
 
 
 @pytest.mark.row("D20")
@@ -133,7 +160,7 @@ def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
 def test_a_file_in_whose_place_stands_a_fifo_is_a_complaint_and_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / FILE).parent.mkdir()
     os.mkfifo(tmp_path / FILE)
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         config.load(tmp_path, {})
 
 

@@ -59,6 +59,7 @@ def test_every_limit_is_on_the_page_by_its_name_in_the_configuration() -> None:
     seen = samples(Exposition(limits, figures))
     for name, bound in msgspec.structs.asdict(limits).items():
         assert seen["mcp_endpoint_limit", (("name", name),)] == bound
+    assert seen["mcp_endpoint_limit", (("name", "greeting_seconds"),)] == limits.own_initialize_seconds, "an old name, for one release"
 
 
 def test_two_expositions_in_one_process_share_no_number() -> None:

@@ -122,7 +122,7 @@ class Endings(EndpointPart):
     def expired(self, provider: Provider, call: Call, now: float) -> None:
         """A provider has not answered in time."""
         if call.purpose == "greeting" and provider.translator is not None and provider.translator.give_up():
-            call.deadline = now + self.ledger.limits.greeting_seconds  # it may know the handshake yet
+            call.deadline = now + self.ledger.limits.own_initialize_seconds  # it may know the handshake yet
         elif call.purpose == "greeting":
             # It stays in the table without a deadline: a result that comes late still makes the provider ready.
             call.deadline = NEVER

@@ -228,7 +228,7 @@ class Lifecycle:
     def greet(self, provider: Provider, now: float) -> None:
         """Send the endpoint's own `initialize`."""
         provider.move(Step.GREET)
-        deadline = now + self.limits.greeting_seconds
+        deadline = now + self.limits.own_initialize_seconds
         provider.greeting = Call(None, b"null", b"", methods.INITIALIZE, now, deadline, provider, purpose="greeting")
         number = provider.pending.add(provider.greeting)
         provider.greeted = now

@@ -1,1 +1,1 @@
-"""The configuration: its fields, where their values come from, the first start."""
+"""The configuration: its schema, its sources, loading, and the file written at the first start."""

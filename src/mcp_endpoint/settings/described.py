@@ -1,4 +1,4 @@
-"""What each setting takes, by its full name, and which name was probably meant by a wrong one."""
+"""Describes each setting by its full name: type, default, accepted values; and suggests a name for an unknown one."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from ..errors import ConfigError
 from .schema import Config, CredentialSettings, DialSettings, GatewaySettings, ToolSettings
 
 ENVIRONMENT: Final = "MES_"
-"""Prefix of the environment's names: `MES_SERVER_PORT` is `[server] port`. An empty variable counts as not set."""
+"""Prefix of environment variables: `MES_SERVER_PORT` is `[server] port`. An empty variable counts as not set."""
 TOOL: Final = "endpoint.tools."
 GATEWAY: Final = "gateway."
-"""How the full names of these tables begin: `endpoint.tools.NAME.timeout`, `credentials.NAME.file`, `gateway.1.target`."""
+"""Prefixes of full names in these tables: `endpoint.tools.NAME.timeout`, `credentials.NAME.file`, `gateway.1.target`."""
 
 
 class Setting(NamedTuple):
-    """What one setting takes: for complaints, `config show`, the example file and the documentation's tables."""
+    """The description of one setting, for error messages, `config show`, the example file and the documentation."""
 
     name: str
-    """Its full name, such as `server.port`."""
+    """The full name, such as `server.port`."""
     section: str
     key: str
     type: Any
-    """The annotated type of its field, as msgspec takes it."""
+    """The annotated type, as used by msgspec."""
     kind: Literal["text", "bool", "int", "size", "float", "list", "choice"]
     default: object
     unit: str
     """`seconds`, `bytes` or empty."""
     reason: str
-    """What it does or why it is bounded; English."""
+    """What it does, or why it is bounded; English."""
     expected: tuple[str, str]
-    """What a right value looks like, in English and Chinese."""
+    """The accepted values, in English and Chinese."""
 
 
 _Number = msgspec.inspect.IntType | msgspec.inspect.FloatType
 
 
 def _number(number: _Number, noun: tuple[str, str], unit: str) -> tuple[str, str]:
-    """What a number within its range looks like, in English and Chinese."""
+    """The accepted values of a number, in English and Chinese."""
     above, low = ("above", number.gt) if number.gt is not None else ("of at least", number.ge)
     seconds = (" seconds", " 秒") if unit == "seconds" else ("", "")
     chinese = "大于" if number.gt is not None else "不小于"
@@ -53,7 +53,7 @@ def _number(number: _Number, noun: tuple[str, str], unit: str) -> tuple[str, str
 
 
 def _describe(section: str, field: msgspec.structs.FieldInfo) -> Setting:
-    """The Setting of one field of a section's Struct."""
+    """The Setting of a field of a section's Struct."""
     info = msgspec.inspect.type_info(field.type)
     assert isinstance(info, msgspec.inspect.Metadata)
     extra = info.extra or {}
@@ -72,8 +72,8 @@ def _describe(section: str, field: msgspec.structs.FieldInfo) -> Setting:
         case msgspec.inspect.FloatType() as number:
             kind, expected = "float", _number(number, ("a number", "数字"), unit)
         case msgspec.inspect.LiteralType(values=values):
-            words = ", ".join(str(value) for value in values)
-            kind, expected = "choice", (f"one of {words}", f"以下之一：{words}")
+            names = ", ".join(str(value) for value in values)
+            kind, expected = "choice", (f"one of {names}", f"以下之一：{names}")
         case msgspec.inspect.VarTupleType():
             kind, expected = "list", ('a list such as ["a", "b"], or "a, b"', '列表，例如 ["a", "b"]，也可写成 "a, b"')
         case _:
@@ -99,16 +99,18 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     for section, struct in SECTIONS.items()
     for setting in (_describe(section, field) for field in msgspec.structs.fields(struct) if field.name != "tools")
 }
-"""Every setting by its full name, in the order of the example file. `[endpoint.tools."NAME"]` stands apart: TOOL_TIMEOUT."""
+"""Every setting by its full name, in the order of the example file, without `[endpoint.tools."NAME"]`: see TOOL_TIMEOUT."""
+RENAMED: Final = {"limits.greeting_seconds": "limits.own_initialize_seconds"}
+"""Old full name → the present one; the old name is accepted, with a warning, until the next release."""
 TOOL_TIMEOUT: Final = _describe("endpoint.tools.NAME", msgspec.structs.fields(ToolSettings)[0])
 REPEATED: Final[Mapping[str, Mapping[str, Setting]]] = {
     "credentials": {field.name: _describe("credentials.NAME", field) for field in msgspec.structs.fields(CredentialSettings)},
     "gateway": {field.name: _describe("gateway", field) for field in msgspec.structs.fields(GatewaySettings)},
     "dial": {field.name: _describe("dial", field) for field in msgspec.structs.fields(DialSettings)},
 }
-"""The keys of the tables that a file may hold several of: `[credentials.NAME]`, `[[gateway]]` and `[[dial]]`."""
+"""The keys of tables that may occur several times: `[credentials.NAME]`, `[[gateway]]` and `[[dial]]`."""
 IN_REPEATED: Final = tuple(f"{section}." for section in REPEATED)
-"""What the full names of these keys begin with."""
+"""Prefixes of the full names of these keys."""
 
 
 def environment_name(setting: Setting) -> str:
@@ -117,7 +119,7 @@ def environment_name(setting: Setting) -> str:
 
 
 def setting_of(name: str) -> Setting:
-    """What takes the value of a full name."""
+    """The Setting for a full name."""
     if name.startswith(TOOL):
         return TOOL_TIMEOUT
     if name.startswith(IN_REPEATED):
@@ -126,13 +128,13 @@ def setting_of(name: str) -> Setting:
     return SETTINGS[name]
 
 
-def closest(word: str, words: Mapping[str, object] | list[str]) -> str:
-    """The one of `words` that is most like `word`; empty where none is like it."""
-    return next(iter(difflib.get_close_matches(word, list(words), n=1)), "")
+def closest(word: str, names: Mapping[str, object] | list[str]) -> str:
+    """The most similar of `names`; empty if none is similar."""
+    return next(iter(difflib.get_close_matches(word, list(names), n=1)), "")
 
 
 def unknown_name(place: str, section: str, key: str) -> ConfigError:
-    """The complaint about a name this program does not know, with the one that was probably meant."""
+    """The error for an unknown name, with a suggestion."""
     keys = [*REPEATED.get(section, ()), *(setting.key for setting in SETTINGS.values() if setting.section == section)]
     elsewhere = [setting.section for setting in SETTINGS.values() if setting.key == key]
     shown = repr(key)[1:-1]

@@ -13,7 +13,7 @@ _ASSIGNMENT: Final = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)
 
 
 def read(path: Path, shown: str) -> dict[str, str]:
-    """The variables of the file, empty where there is none.
+    """The variables in the file; empty if it does not exist.
 
     Raises ConfigError, placed at `shown`, for a file that cannot be read and for a line that is no assignment.
     """

@@ -1,4 +1,4 @@
-"""Writes the live file: at the first start with a key, later from its old form."""
+"""Writes the configuration file: creates it with a key at the first start, and converts an old INI file to TOML."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import msgspec
 from .. import files
 from ..errors import ConfigError
 from . import ini
-from .described import SECTIONS, SETTINGS
+from .described import RENAMED, SECTIONS, SETTINGS
 from .load import KEY_CHARS, load_text
 from .places import toml_places
 from .sources import FILE, in_file, read_file
 from .values import Found, read_value
 
 EXAMPLE: Final = "mcp-endpoint-server.cfg"
-"""The annotated example, below the root folder."""
+"""The annotated example, relative to the root folder."""
 PACKAGED: Final = Path(__file__).parents[1] / EXAMPLE
-"""The annotated example of an installed package."""
+"""The annotated example in an installed package."""
 CHECKOUT: Final = Path(__file__).parents[3] / EXAMPLE
-"""That of a checkout, for a package installed from it as editable."""
+"""The example of a checkout, for a package that is installed from it as editable."""
 
 
 class Prepared(NamedTuple):
-    """What the first start did."""
+    """The result of the first start."""
 
     key: str
-    """A key made for this run only because it could not be written; give it to `load`. Else empty."""
+    """A key for this run only, because it could not be written; pass it to `load`. Otherwise empty."""
     notes: tuple[tuple[str, str], ...]
-    """What was created or changed on disk, each in English and Chinese."""
+    """Created or changed files, in English and Chinese."""
     warnings: tuple[tuple[str, str], ...]
-    """What an operator should know, each in English and Chinese."""
+    """Warnings for the operator, in English and Chinese."""
 
 
 _NOT_WRITTEN: Final = (
@@ -48,11 +48,11 @@ _WAS_SHORT: Final = (
 
 
 def prepare(root: Path, make_key: Callable[[], str], environ: Mapping[str, str] = {}, overrides: Mapping[str, str] = {}) -> Prepared:
-    """What the first start writes: the live file, copied from the annotated example, and a key, where nobody gave a usable one.
+    """Create the configuration file from the annotated example, and add a key if there is no usable one.
 
-    Comments, order and every other value stay as they are. A usable key is never replaced, and nothing is written while
-    anything in the configuration is wrong: that raises ConfigError as `load` does. Where the file cannot be written, the
-    key lives in memory only. `make_key` draws a key whose tokens every client takes.
+    Comments, order and all other values are kept. A usable key is never replaced, and nothing is written if the configuration has an
+    error: that raises ConfigError as `load` does. If the file cannot be written, the key is only returned. `make_key` makes a key whose
+    tokens every client accepts.
     """
     path = root / FILE
     live = read_file(path, FILE)
@@ -67,7 +67,7 @@ def prepare(root: Path, make_key: Callable[[], str], environ: Mapping[str, str] 
         return Prepared("", (), ())
     keyed = _with_key(text, key) if key_needed else text
     try:
-        # What was written must say what was meant; a file too unusual to be changed is left alone.
+        # The written text must load to the same values; otherwise the file is left unchanged.
         if load_text(keyed, file, environ, overrides, "", path).config != loaded.config:
             raise OSError("unusual file")
         files.write(path, keyed)
@@ -80,20 +80,21 @@ def prepare(root: Path, make_key: Callable[[], str], environ: Mapping[str, str] 
 
 
 def convert(text: str, file: str = FILE) -> str:
-    """An old INI file as TOML that loads to the same values, with its comments and in its order.
+    """Convert an old INI file to TOML with the same values, comments and order.
 
-    Raises ConfigError if `text` is TOML already or if anything in it is wrong.
+    Raises ConfigError if `text` is already TOML or contains an error.
     """
     if not ini.recognised(text):
         raise ConfigError("this file is TOML already; there is nothing to convert", "这个文件已经是 TOML 格式，无需转换", place=file)
     return ini.convert(text, file, lambda line: _literal(line, file))
 
 
-def _literal(line: ini.Line, file: str) -> str | None:
-    """The TOML spelling of a line of an old file; None where this program knows no such name."""
+def _literal(line: ini.IniLine, file: str) -> str | None:
+    """The TOML value (or section name) of a line of an INI file; None for an unknown name."""
     if line.kind == "section":
         return line.section if line.section in SECTIONS else None
-    setting = SETTINGS.get(f"{line.section}.{line.key}")
+    name = f"{line.section}.{line.key}"
+    setting = SETTINGS.get(RENAMED.get(name, name))
     if setting is None:
         return None
     place = f"{file}:{line.number}:{line.value_column}"
@@ -104,12 +105,12 @@ def _literal(line: ini.Line, file: str) -> str | None:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string: a JSON string, but DEL must be escaped too."""
+    """A TOML basic string: a JSON string with DEL escaped."""
     return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
 def _with_key(text: str, key: str) -> str:
-    """`text` with `key` as its `[server] key`; all else, to the byte, as it was."""
+    """`text` with `key` as its `[server] key`; everything else is unchanged."""
     lines = text.split("\n")
     ending = "\r" if lines[0].endswith("\r") else ""
     if ini.recognised(text):
@@ -136,5 +137,5 @@ def _with_key(text: str, key: str) -> str:
 
 
 def _file_key(text: str) -> str:
-    """The key a file gives, usable or not."""
+    """The key in a file, usable or not."""
     return "".join(str(found.raw) for found in in_file(text, FILE, []) if found.name == "server.key")

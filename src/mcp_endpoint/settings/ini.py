@@ -1,14 +1,14 @@
-"""The configuration file of older installations: recognised by its content, read line by line, rewritten as TOML.
+"""Reads the INI configuration file of older installations line by line, and converts it to TOML.
 
-The original server kept its settings in an INI file with unquoted values, and its documents show comments behind the
-values, which its own reader could not take. So this is a line reader and not `configparser`:
+The original server used an INI file with unquoted values, and its documentation shows comments after values, which its own parser did not
+support. Therefore this parser is used instead of `configparser`:
 
     [section]            # or ;
     key = value          # or ; a comment begins with # or ; after a blank, also at the very start of a value
     key: value
 
-Section and key names are compared in lower case. A key twice, a section twice, a key before any section and a line that
-is none of the above are refused, as the original's reader refused them.
+Section and key names are compared in lower case. Errors are: a key twice, a section twice, a key before the first section, and any other
+line, as in the original's parser.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _TOML_VALUE: Final = ('"', "'", "[", "{")
 _NOT_IN_COMMENT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class Line(NamedTuple):
-    """One line of an old file, cut into its parts; numbers and columns count from 1."""
+class IniLine(NamedTuple):
+    """One line of an INI file, split into its parts; numbers and columns count from 1."""
 
     number: int
     kind: Literal["blank", "section", "pair"]
@@ -45,9 +45,9 @@ class Line(NamedTuple):
 
 
 def recognised(text: str) -> bool:
-    """Whether `text` is an old INI file: not TOML, and no value looks as if it was meant to be TOML.
+    """Whether `text` is an INI file: it is not TOML, and no value looks like TOML.
 
-    One quoted value or array is enough to call it a TOML file with a mistake in it, which is then reported as such.
+    A single quoted value or array makes it a TOML file with an error, which is reported as such.
     """
     try:
         tomli.loads(text)
@@ -57,10 +57,10 @@ def recognised(text: str) -> bool:
     return False
 
 
-def read(text: str, file: str) -> Iterator[Line]:
-    """Every line of an old file in order. `file` is the name used in complaints.
+def read(text: str, file: str) -> Iterator[IniLine]:
+    """All lines of an INI file in order. `file` is its name in error messages.
 
-    Raises ConfigError, with file:line:column, for a line that cannot be understood and for names given twice.
+    Raises ConfigError, with file:line:column, for an invalid line and for a duplicate name.
     """
     section = ""
     seen: dict[tuple[str, str], int] = {}
@@ -79,24 +79,24 @@ def read(text: str, file: str) -> Iterator[Line]:
         yield line
 
 
-def convert(text: str, file: str, literal: Callable[[Line], str | None]) -> str:
-    """The same settings as TOML, with every comment, blank line and the order of the old file.
+def convert(text: str, file: str, literal: Callable[[IniLine], str | None]) -> str:
+    """The same settings as TOML, with all comments and blank lines, in the same order.
 
-    `literal` gives the TOML spelling of a line's value, or None for a name this program does not know: such lines stay
-    as comments, because TOML files with unknown names are refused.
+    `literal` returns the TOML value of a line, or None for an unknown name: such lines become comments, because unknown names are errors in
+    TOML files.
     """
     endings = ("\r" if raw.endswith("\r") else "" for raw in text.split("\n"))
     return "\n".join(_toml(line, literal) + ending for line, ending in zip(read(text, file), endings, strict=True))
 
 
-def _cut(text: str, number: int, section: str, file: str) -> Line:
+def _cut(text: str, number: int, section: str, file: str) -> IniLine:
     stripped = text.strip()
     if not stripped or stripped[0] in "#;":
-        return Line(number, "blank", text, section=section)
+        return IniLine(number, "blank", text, section=section)
     if found := _SECTION.fullmatch(text):
         name = found["name"].strip().lower()
         column = len(found["indent"]) + 1
-        return Line(number, "section", text, found["indent"], name, "", "", found["gap"], found["comment"] or "", column, column)
+        return IniLine(number, "section", text, found["indent"], name, "", "", found["gap"], found["comment"] or "", column, column)
     found = _PAIR.fullmatch(text)
     column = len(text) - len(text.lstrip()) + 1
     if not found:
@@ -117,10 +117,10 @@ def _cut(text: str, number: int, section: str, file: str) -> Line:
     comment = rest[inline.start() :] if inline else ""
     gap = value[len(value.rstrip()) :]
     value_column = found.start("rest") + 1
-    return Line(number, "pair", text, found["indent"], section, found["key"].lower(), value.rstrip(), gap, comment, column, value_column)
+    return IniLine(number, "pair", text, found["indent"], section, found["key"].lower(), value.rstrip(), gap, comment, column, value_column)
 
 
-def _toml(line: Line, literal: Callable[[Line], str | None]) -> str:
+def _toml(line: IniLine, literal: Callable[[IniLine], str | None]) -> str:
     if line.kind == "blank":
         return _indent(line.text[: len(line.text) - len(line.text.lstrip())]) + _comment(line.text.strip())
     spelling = literal(line)
@@ -132,11 +132,11 @@ def _toml(line: Line, literal: Callable[[Line], str | None]) -> str:
 
 
 def _comment(text: str) -> str:
-    """A comment TOML allows: it begins with #, and control characters are written as \\xNN."""
+    """A valid TOML comment: begins with #, control characters are written as \\xNN."""
     escaped = _NOT_IN_COMMENT.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
     return "#" + escaped[1:] if escaped[:1] == ";" else escaped
 
 
 def _indent(text: str) -> str:
-    """Blanks TOML allows: every other kind of space (a full-width one, say) becomes a plain one."""
+    """Valid TOML indentation: other kinds of blanks (such as full-width ones) become plain ones."""
     return re.sub(r"[^ \t]", " ", text)

@@ -1,7 +1,7 @@
-"""The configuration and where each of its values came from.
+"""Loads the configuration and the source of each value.
 
-Authority: command line > environment `MES_SECTION_KEY` > `data/.mcp-endpoint-server.cfg` > the defaults of `schema`.
-A mistake is one ConfigError with its place and both languages; no mistake ever turns into a default.
+Precedence: command line > environment `MES_SECTION_KEY` > `data/.mcp-endpoint-server.cfg` > the defaults of `schema`.
+An error is one ConfigError with its place and both languages; no invalid value is replaced by a default.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from .sources import FILE, in_environment, in_file, on_command_line, read_file
 from .values import Found, clipped, read_value
 
 KEY_CHARS: Final = 32
-"""Characters a key has at least; the original replaces shorter ones, so no token in use was made with one."""
+"""Fewest characters of a key; the original replaces shorter ones, so no token in use was made with one."""
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 """Hosts that nobody reaches from another machine."""
 
 
 class Loaded(NamedTuple):
-    """A configuration with the origin of each value."""
+    """A configuration with the source of each value."""
 
     config: Config
     sources: Mapping[str, str]
     """`server.port` → `data/.mcp-endpoint-server.cfg:7`, `environment MES_SERVER_PORT`, `command line`, `memory` or `default`."""
     warnings: tuple[tuple[str, str], ...]
-    """What an operator should know, each in English and Chinese."""
+    """Warnings for the operator, in English and Chinese."""
     path: Path
-    """The live file, whether it exists or not."""
+    """The configuration file, whether it exists or not."""
 
 
 _KEY: Final = re.compile(r"[A-Za-z0-9._~!$'()*,;:@=?-]{1,512}")
@@ -41,21 +41,20 @@ _ORIGIN: Final = re.compile(r"\*|null|file://|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
 def load(root: Path, environ: Mapping[str, str], overrides: Mapping[str, str] = {}, *, made_key: str = "") -> Loaded:
-    """The configuration of the installation at `root`; reads, never writes.
+    """Load the configuration of the installation at `root`, without writing.
 
-    `overrides` are the command line's (`server.port` → `9000`). `made_key` is what `prepare` could not write.
-    Raises ConfigError, with its place, for the first thing that is wrong in any of the sources, also where another source
-    has the last word.
+    `overrides` are those of the command line (`server.port` → `9000`). `made_key` is a key that `prepare` could not write.
+    Raises ConfigError, with its place, for the first error in any source, even if another source overrides the value.
     """
     return load_text(read_file(root / FILE, FILE), FILE, environ, overrides, made_key, root / FILE)
 
 
 def load_text(text: str | None, file: str, environ: Mapping[str, str], overrides: Mapping[str, str], made_key: str, path: Path) -> Loaded:
-    """The configuration whose file at `path` has this text and is called `file` in complaints."""
+    """Load a configuration from the text of the file at `path`, which is called `file` in error messages."""
     warnings: list[tuple[str, str]] = []
     values: dict[str, object] = {}
     winners: dict[str, Found] = {}
-    for found in (*in_file(text or "", file, warnings), *in_environment(environ, warnings), *on_command_line(overrides)):
+    for found in (*in_file(text or "", file, warnings), *in_environment(environ, warnings), *on_command_line(overrides, warnings)):
         values[found.name] = read_value(found)
         winners[found.name] = found
     _settle_key(values, winners, made_key, file)
@@ -87,7 +86,7 @@ def load_text(text: str | None, file: str, environ: Mapping[str, str], overrides
 def _gateway(
     number: str, given: dict[str, Any], winners: Mapping[str, Found], credentials: Mapping[str, CredentialSettings]
 ) -> GatewaySettings:
-    """One `[[gateway]]`, which needs a name, a target, and a pool that exists."""
+    """One `[[gateway]]`: it needs a name, a target, and an existing pool."""
     _check_given("gateway", number, given, ("name", "target"), winners)
     pool = given.get("credentials")
     if pool and pool not in credentials:
@@ -101,7 +100,7 @@ def _gateway(
 
 
 def _check_given(section: str, number: str, given: Mapping[str, Any], keys: Sequence[str], winners: Mapping[str, Found]) -> None:
-    """Whether a table of an array has the keys it needs. Raises ConfigError."""
+    """Check that a table of an array has its required keys. Raises ConfigError."""
     found = next(winner for name, winner in winners.items() if name.startswith(f"{section}.{number}."))
     for key in keys:
         if key not in given:
@@ -111,7 +110,7 @@ def _check_given(section: str, number: str, given: Mapping[str, Any], keys: Sequ
 def _check_names(
     section: str, tables: Sequence[GatewaySettings | DialSettings], nouns: tuple[str, str], winners: Mapping[str, Found]
 ) -> None:
-    """Whether each table of an array has a name of its own; `nouns` are what they are called. Raises ConfigError."""
+    """Check that the tables of an array have different names; `nouns` name them in the message. Raises ConfigError."""
     names: set[str] = set()
     for number, table in enumerate(tables, 1):
         if table.name in names:
@@ -121,7 +120,7 @@ def _check_names(
 
 
 def _settle_key(values: dict[str, object], winners: dict[str, Found], made_key: str, file: str) -> None:
-    """Put `made_key` where no usable key was given; refuse a key that manager-api cannot carry in an address."""
+    """Use `made_key` if no usable key was given; reject a key that cannot be part of an address."""
     key = str(values.get("server.key", ""))
     if len(key) < KEY_CHARS and made_key and ("server.key" not in winners or winners["server.key"].source.startswith(f"{file}:")):
         values["server.key"] = made_key
@@ -142,7 +141,7 @@ def _settle_key(values: dict[str, object], winners: dict[str, Found], made_key: 
 
 
 def _check_together(values: dict[str, object], winners: dict[str, Found], warnings: list[tuple[str, str]]) -> None:
-    """What only shows when values are seen together, and what works but will surprise."""
+    """Check combinations of values; warn about values that are valid but will surprise."""
     cert, key = bool(values.get("server.tls_cert")), bool(values.get("server.tls_key"))
     if cert != key:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where the keys, values and tables of a TOML file stand."""
+"""Finds the places of keys, values and tables in a TOML file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import tomli
 
 
-class Place(NamedTuple):
-    """Where a key and its value stand in a TOML file; lines and columns count from 1. `value` is the value's first token."""
+class TomlPlace(NamedTuple):
+    """The place of a key and its value in a TOML file; lines and columns count from 1. `value` is the value's first token."""
 
     line: int
     column: int
@@ -18,14 +18,14 @@ class Place(NamedTuple):
     value: str
 
 
-class Places(dict[tuple[str, ...], Place]):
-    """The places of all keys and tables of a TOML file, by their path."""
+class Places(dict[tuple[str, ...], TomlPlace]):
+    """The places of all keys and tables of a TOML file, by path."""
 
-    def nearest(self, path: tuple[str, ...]) -> Place:
-        """The place of `path`, or of the closest thing around it (keys of inline tables have none of their own)."""
+    def nearest(self, path: tuple[str, ...]) -> TomlPlace:
+        """The place of `path`, or of its closest ancestor (keys of inline tables have no place of their own)."""
         while path and path not in self:
             path = path[:-1]
-        return self.get(path, Place(1, 1, 1, 1, ""))
+        return self.get(path, TomlPlace(1, 1, 1, 1, ""))
 
 
 _TOKEN: Final = re.compile(
@@ -34,20 +34,20 @@ _TOKEN: Final = re.compile(
 
 
 def toml_places(text: str) -> Places:
-    """Where everything stands in `text`, which is valid TOML; tomli tells places for syntax errors only."""
+    """Find all places in `text`, which must be valid TOML; tomli gives places for syntax errors only."""
     places = Places()
     table: tuple[str, ...] = ()
     names: list[str] = []
     first: tuple[int, int] | None = None
     value = False
     depth, line, line_start = 0, 1, 0
-    opened = 0  # brackets of a table's head that were opened: two for one of an array of tables
+    brackets = 0  # open brackets of a table header: two for an array of tables
     arrays: dict[tuple[str, ...], int] = {}
     for token in _TOKEN.finditer(text):
         word = token[0]
         at = line, token.start() - line_start + 1
         if word[0] == "#" or (word == "[" and not value):
-            opened += word == "["
+            brackets += word == "["
             continue
         if word == "\n":
             if depth == 0:
@@ -58,18 +58,18 @@ def toml_places(text: str) -> Places:
                 places[path] = places[path]._replace(value_line=at[0], value_column=at[1], value=word)
             depth += (word in ("[", "{")) - (word in ("]", "}"))
         elif word == "]":
-            if not opened:
+            if not brackets:
                 continue
             table = tuple(names)
-            if opened == 2:
+            if brackets == 2:
                 arrays[table] = arrays.get(table, 0) + 1
-                places.setdefault(table, Place(*(first or at), *(first or at), ""))
+                places.setdefault(table, TomlPlace(*(first or at), *(first or at), ""))
                 table = (*table, str(arrays[table]))
-            opened = 0
-            places.setdefault(table, Place(*(first or at), *(first or at), ""))
+            brackets = 0
+            places.setdefault(table, TomlPlace(*(first or at), *(first or at), ""))
         elif word == "=":
             value = True
-            places[table + tuple(names)] = Place(*(first or at), 0, 0, "")
+            places[table + tuple(names)] = TomlPlace(*(first or at), 0, 0, "")
         else:
             first = first or at
             names.append(tomli.loads(f"name = {word}")["name"] if word[0] in "\"'" else word)

@@ -25,7 +25,7 @@ class Server(Struct, frozen=True, kw_only=True):
         Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"],
         Meta(description="least important lines to log"),
     ] = "INFO"
-    key: Annotated[str, Meta(description="secret that makes and opens tokens; made on first start")] = ""
+    key: Annotated[str, Meta(description="secret that tokens are made and verified with; made on first start")] = ""
     public_url: Annotated[
         str,
         Meta(
@@ -55,7 +55,7 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 class WebSocket(Struct, frozen=True, kw_only=True):
-    """`[websocket]`: how many links there may be and when a silent one is given up."""
+    """`[websocket]`: limits and timeouts of WebSocket links."""
 
     max_connections: Annotated[Count, Meta(description="links at the same time; beyond, the endpoint with most gives way")] = 1000
     ping_interval: Annotated[Seconds, Meta(description="silence after which a peer is pinged; proxies cut idle links after 60")] = 30.0
@@ -64,7 +64,7 @@ class WebSocket(Struct, frozen=True, kw_only=True):
 
 
 class Security(Struct, frozen=True, kw_only=True):
-    """`[security]`: who may come in."""
+    """`[security]`: access control."""
 
     allowed_origins: Annotated[
         tuple[str, ...], Meta(description="web pages (Origin) that may connect; * is all, but opens what needs no secret to none")
@@ -106,17 +106,17 @@ class Logging(Struct, frozen=True, kw_only=True):
 
 
 class ToolSettings(Struct, frozen=True, kw_only=True):
-    """`[endpoint.tools."NAME"]`: what differs for one tool, by the name devices see."""
+    """`[endpoint.tools."NAME"]`: settings of one tool, by the name that devices see."""
 
     timeout: Annotated[float, Meta(gt=0, le=300, description="how long a call of this tool may take", extra={"unit": "seconds"})] = 25.0
 
 
 class EndpointSettings(Struct, frozen=True, kw_only=True):
-    """`[endpoint]`: how devices and tools meet."""
+    """`[endpoint]`: how endpoints connect devices and tools."""
 
-    greet: Annotated[Literal["consumer", "endpoint"], Meta(description="whose initialize a provider hears: the first device's or ours")] = (
-        "consumer"
-    )
+    greet: Annotated[
+        Literal["consumer", "endpoint"], Meta(description="whose initialize a provider receives: the first device's or this server's own")
+    ] = "consumer"
     call_timeout: Annotated[
         float, Meta(gt=0, le=300, description="how long a call may take; xiaozhi-server gives up after 30", extra={"unit": "seconds"})
     ] = 25.0
@@ -140,7 +140,7 @@ class EndpointSettings(Struct, frozen=True, kw_only=True):
 
 
 class Providers(Struct, frozen=True, kw_only=True):
-    """`[providers]`: the servers that this program brings to endpoints itself."""
+    """`[providers]`: the managed servers."""
 
     file: Annotated[str, Meta(description="file with an mcpServers block, below the root folder unless absolute; empty is none")] = ""
     endpoints: Annotated[
@@ -149,7 +149,7 @@ class Providers(Struct, frozen=True, kw_only=True):
 
 
 class Api(Struct, frozen=True, kw_only=True):
-    """`[api]`: the HTTP API over the house's servers, behind JSON Web Tokens."""
+    """`[api]`: the HTTP API over managed servers, behind JSON Web Tokens."""
 
     secret: Annotated[str, Meta(description="signs and checks its tokens, at least 32 bytes; empty turns the API off")] = ""
     algorithm: Annotated[Literal["HS256", "HS384", "HS512"], Meta(description="the one algorithm its tokens may have")] = "HS256"
@@ -196,7 +196,7 @@ class Recorder(Struct, frozen=True, kw_only=True):
 
 
 class CredentialSettings(Struct, frozen=True, kw_only=True):
-    """`[credentials.NAME]`: the keys of an upstream that its calls take turns with."""
+    """`[credentials.NAME]`: a pool of keys of an upstream."""
 
     accounts: Annotated[str, Meta(description="file with lines user|password|sk-…, below the root folder unless absolute")] = ""
     file: Annotated[str, Meta(description="file with one key per line, below the root folder unless absolute")] = ""
@@ -253,7 +253,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
-    """`[[dial]]`: an endpoint of somebody else that is offered the tools of one here."""
+    """`[[dial]]`: a remote endpoint that gets the tools of a local one."""
 
     name: Annotated[
         str,
@@ -285,7 +285,7 @@ class DialSettings(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """`[limits]`: every bound of the program; names ending in `_bytes` and `_seconds` say their unit, the others count."""
+    """`[limits]`: every bound of the program; names ending in `_bytes` and `_seconds` give the unit, the others are counts."""
 
     provider_message_bytes: Annotated[Bytes, Meta(description="largest message from a provider; 1009 beyond")] = 8 * MIB
     consumer_message_bytes: Annotated[Bytes, Meta(description="largest message from a device; 1009 beyond")] = MIB
@@ -307,15 +307,19 @@ class Limits(Struct, frozen=True, kw_only=True):
     handshake_seconds: Annotated[Seconds, Meta(description="time to send a complete HTTP head; ends half-sent requests")] = 10.0
     handshake_bytes: Annotated[Bytes, Meta(description="size of an HTTP head")] = 16 * KIB
     unfinished_handshakes: Annotated[Count, Meta(description="sockets that have not finished their HTTP head")] = 1000
-    failed_tokens_per_minute: Annotated[Count, Meta(description="bad tokens from one address before it hears 429")] = 10
+    failed_tokens_per_minute: Annotated[Count, Meta(description="bad tokens from one address; 429 beyond")] = 10
     failed_token_addresses: Annotated[Count, Meta(description="addresses remembered for bad tokens")] = 10_000
     late_answers: Annotated[Count, Meta(description="expired or cancelled calls remembered, so that their answers count as late")] = 1024
     initialize_seconds: Annotated[Seconds, Meta(description="time a provider has to answer initialize; manager-api waits 10")] = 8.0
     list_seconds: Annotated[Seconds, Meta(description="time a provider has to answer a list; manager-api waits 10")] = 8.0
     merged_list_seconds: Annotated[Seconds, Meta(description="after this a merged list goes out with what has come")] = 5.0
-    greeting_seconds: Annotated[Seconds, Meta(description="silence after which a greeted provider counts as bare")] = 5.0
+    own_initialize_seconds: Annotated[
+        Seconds, Meta(description="time a provider has to answer this server's own initialize; then it counts as bare")
+    ] = 5.0
     progress_seconds: Annotated[Seconds, Meta(description="longest life of a call that reports progress")] = 300.0
-    ask_seconds: Annotated[Seconds, Meta(description="time a device has to answer a tool's question (sampling, elicitation, roots)")] = 10.0
+    ask_seconds: Annotated[Seconds, Meta(description="time a device has to answer a request of a tool (sampling, elicitation, roots)")] = (
+        10.0
+    )
     http_ask_seconds: Annotated[Seconds, Meta(description="the same for an HTTP client, where a person may have to decide")] = 300.0
     grace_seconds: Annotated[Seconds, Meta(description="how long the tools of a lost provider stay listed")] = 10.0
     grace_call_seconds: Annotated[Seconds, Meta(description="how long a call to a lost tool waits for its return")] = 4.0
@@ -327,7 +331,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 128
     gateway_connections: Annotated[Count, Meta(description="connections to the upstream of one gateway; more requests wait")] = 1000
     gateway_retry_bytes: Annotated[Bytes, Meta(description="a gateway's request above this is sent once, because it is not kept")] = MIB
-    remembered_endpoints: Annotated[Count, Meta(description="empty endpoints whose last goodbye is kept for hints")] = 1024
+    remembered_endpoints: Annotated[Count, Meta(description="empty endpoints whose last close reason is kept for hints")] = 1024
     http_requests: Annotated[Count, Meta(description="HTTP requests being answered at a time, streams too; shared as links are")] = 2000
     http_bodies: Annotated[Count, Meta(description="HTTP bodies being received at a time, half of them for one holder; 503 beyond")] = 128
     body_seconds: Annotated[Seconds, Meta(description="time to send the body of an HTTP request; 408 beyond")] = 30.0

@@ -1,4 +1,4 @@
-"""What each source of settings says: the file in either of its forms, the environment, the command line."""
+"""Reads the values of each source of settings: the file in either format, the environment, the command line."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ import tomli
 from ..errors import ConfigError
 from ..files import read_bytes, why_not
 from . import ini
-from .described import ENVIRONMENT, REPEATED, SECTIONS, SETTINGS, TOOL, closest, environment_name, unknown_name
+from .described import ENVIRONMENT, RENAMED, REPEATED, SECTIONS, SETTINGS, TOOL, closest, environment_name, unknown_name
 from .places import Places, toml_places
 from .values import Found
 
 FILE: Final = "data/.mcp-endpoint-server.cfg"
-"""The live file, below the root folder; also its name in complaints and sources."""
+"""The configuration file, relative to the root folder; also its name in messages and sources."""
 _POOL: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def in_file(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[Found]:
     """What a file says, in whichever of its two forms."""
-    return _in_ini(text, file, warnings) if ini.recognised(text) else _in_toml(text, file)
+    return _renamed(_in_ini(text, file, warnings) if ini.recognised(text) else _in_toml(text, file), warnings)
 
 
 def in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[Found]:
-    """What the environment says; names that are no settings become warnings, as they may belong to somebody else."""
+    """The values of MES_* variables; an unknown name is a warning, because it may belong to another program."""
+    return _renamed(_in_environment(environ, warnings), warnings)
+
+
+def _in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[Found]:
     by_variable = {environment_name(setting): setting.name for setting in SETTINGS.values()}
+    by_variable |= {f"{ENVIRONMENT}{old.replace('.', '_')}".upper(): old for old in RENAMED}
     for variable, raw in sorted(environ.items()):
         if variable in by_variable and raw:
             source = f"environment {variable}"
@@ -43,16 +48,42 @@ def in_environment(environ: Mapping[str, str], warnings: list[tuple[str, str]]) 
             )
 
 
-def on_command_line(overrides: Mapping[str, str]) -> Iterator[Found]:
-    """What the command line says."""
+def on_command_line(overrides: Mapping[str, str], warnings: list[tuple[str, str]]) -> Iterator[Found]:
+    """The values of the command line."""
+    return _renamed(_on_command_line(overrides), warnings)
+
+
+def _on_command_line(overrides: Mapping[str, str]) -> Iterator[Found]:
     for name, raw in overrides.items():
-        if name not in SETTINGS:
+        if name not in SETTINGS and name not in RENAMED:
             raise unknown_name("command line", *name.rpartition(".")[::2])
         yield Found(name, raw, True, "command line", "command line")
 
 
+def _renamed(source: Iterator[Found], warnings: list[tuple[str, str]]) -> Iterator[Found]:
+    """The values of one source under the present names. Raises ConfigError if it has an old name and the present one."""
+    given: set[str] = set()
+    for found in source:
+        old, name = found.name, RENAMED.get(found.name, found.name)
+        if name in given:
+            raise ConfigError(
+                f"{name} is given twice, once under an old name; keep {name} only",
+                f"{name} 以新旧两个名称重复给出；请只保留 {name}",
+                place=found.place,
+            )
+        given.add(name)
+        if name != old:
+            warnings.append(
+                (
+                    f"{old} is now called {name}; the old name works until the next release",
+                    f"{old} 已改名为 {name}；旧名称在下一版本前仍可使用",
+                )
+            )
+        yield found._replace(name=name)
+
+
 def read_file(path: Path, file: str) -> str | None:
-    """The file's text without a byte order mark; None if there is no file."""
+    """The text of a file without byte order mark; None if it does not exist."""
     try:
         raw = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -71,7 +102,7 @@ def read_file(path: Path, file: str) -> str | None:
 
 
 def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[Found]:
-    """What an old INI file says; names it does not know become warnings."""
+    """The values of an INI file; unknown names are warnings."""
     warnings.append(
         (
             f"{file} is in the old INI form; it works, and `mcp-endpoint config convert` rewrites it as TOML",
@@ -82,7 +113,7 @@ def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[F
         name = f"{line.section}.{line.key}"
         if line.kind != "pair":
             continue
-        if name in SETTINGS:
+        if name in SETTINGS or name in RENAMED:
             yield Found(name, line.value, True, f"{file}:{line.number}", f"{file}:{line.number}:{line.value_column}")
         else:
             error = unknown_name(f"{file}:{line.number}:{line.column}", line.section, line.key)
@@ -90,7 +121,7 @@ def _in_ini(text: str, file: str, warnings: list[tuple[str, str]]) -> Iterator[F
 
 
 def _in_toml(text: str, file: str) -> Iterator[Found]:
-    """What a TOML file says."""
+    """The values of a TOML file."""
     try:
         data = tomli.loads(text)
     except (ValueError, RecursionError) as error:
@@ -122,7 +153,7 @@ def _in_toml(text: str, file: str) -> Iterator[Found]:
         for key, raw in table.items():
             if (section, key) == ("endpoint", "tools"):
                 yield from _tools(raw, file, found, places)
-            elif f"{section}.{key}" in SETTINGS:
+            elif f"{section}.{key}" in SETTINGS or f"{section}.{key}" in RENAMED:
                 yield found(f"{section}.{key}", raw, section, key)
             else:
                 at = places.nearest((section, key))
@@ -130,7 +161,7 @@ def _in_toml(text: str, file: str) -> Iterator[Found]:
 
 
 def _repeated(section: str, raw: object, file: str, found: Callable[..., Found], places: Places) -> Iterator[Found]:
-    """What `[credentials.NAME]`, `[[gateway]]` or `[[dial]]` says; the tables of an array are numbered from 1."""
+    """The values of `[credentials.NAME]`, `[[gateway]]` or `[[dial]]`; tables of an array are numbered from 1."""
     array = section != "credentials"
     tables: dict[str, object] = {}
     if array and isinstance(raw, list):
@@ -157,7 +188,7 @@ def _repeated(section: str, raw: object, file: str, found: Callable[..., Found],
 
 
 def _tools(raw: object, file: str, found: Callable[..., Found], places: Places) -> Iterator[Found]:
-    """What `[endpoint.tools."NAME"]` says."""
+    """The values of `[endpoint.tools."NAME"]`."""
     for tool, table in raw.items() if isinstance(raw, dict) else [("", None)]:
         if not isinstance(table, dict):
             at = places.nearest(("endpoint", "tools", tool))

@@ -1,4 +1,4 @@
-"""Reads one value that somebody gave as its setting's type, within its range."""
+"""Converts a given value to the type of its setting, and checks its range."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .schema import KIB, MIB
 
 
 class Found(NamedTuple):
-    """A value somebody gave, and where."""
+    """A given value and its place."""
 
     name: str
     raw: object
     text: bool
-    """Whether `raw` is text to be read (environment, command line, INI) or a TOML value."""
+    """Whether `raw` is text (environment, command line, INI) or a TOML value."""
     source: str
     place: str
 
@@ -32,17 +32,17 @@ _INT: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _FLOAT: Final = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?")
 _BOOL: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _SECRET: Final = ("server.key", "api.secret", "api.old_secrets", "api.urls", "gateway.target", "dial.url")
-"""Settings whose values are secrets, or may hold one."""
+"""Settings whose values are or may contain secrets."""
 
 
 def read_value(found: Found) -> object:
-    """The value of its setting's type, within its range. Raises ConfigError."""
+    """The value in its setting's type and range. Raises ConfigError."""
     setting = setting_of(found.name)
     try:
         value = _read_text(setting, found.raw.strip()) if found.text and isinstance(found.raw, str) else _read_toml(setting, found.raw)
         return _settled(setting, msgspec.convert(value, setting.type))
     except ValueError as error:
-        # A key is never shown, not even a wrong one, nor what may hold one.
+        # A secret is never shown, not even an invalid one.
         shown = "" if setting.name in _SECRET else f" = {clipped(found.raw)}"
         en, zh = setting.expected
         raise ConfigError(
@@ -51,13 +51,13 @@ def read_value(found: Found) -> object:
 
 
 def clipped(raw: object) -> str:
-    """A value as a complaint shows it: at most 80 characters, controls escaped."""
+    """A value for an error message: at most 80 characters, control characters escaped."""
     text = ascii(raw) if not isinstance(raw, str) else repr(raw)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _read_text(setting: Setting, text: str) -> object:
-    """A value from the environment, the command line or an INI file. Raises ValueError."""
+    """Convert text from the environment, the command line or an INI file. Raises ValueError."""
     match setting.kind:
         case "bool":
             return _BOOL.get(text.lower(), text)
@@ -72,7 +72,7 @@ def _read_text(setting: Setting, text: str) -> object:
 
 
 def _read_toml(setting: Setting, raw: object) -> object:
-    """A TOML value in the form its type takes. Raises ValueError."""
+    """Convert a TOML value. Raises ValueError."""
     if isinstance(raw, str):
         if setting.kind == "list":
             return tuple(part for part in map(str.strip, raw.split(",")) if part)
@@ -86,7 +86,7 @@ def _read_toml(setting: Setting, raw: object) -> object:
 
 
 def _settled(setting: Setting, value: Any) -> object:
-    """The value in the one spelling the program uses. Raises ValueError."""
+    """Normalize a value. Raises ValueError."""
     match setting.name:
         case "server.public_url":
             return value.rstrip("/")
@@ -94,7 +94,7 @@ def _settled(setting: Setting, value: Any) -> object:
             return tuple(str(ipaddress.ip_network(part, strict=False)) for part in value)
         case "security.allowed_origins":
             return tuple(part.lower() if part.endswith("://") else part.lower().rstrip("/") for part in value)
-        case "dial.url" if "${" not in value and urlsplit(value).port == 0:  # also asked for its ValueError
+        case "dial.url" if "${" not in value and urlsplit(value).port == 0:  # .port also raises ValueError
             raise ValueError("port 0")
         case "security.allowed_hosts":
             return tuple(part.lower() for part in value)

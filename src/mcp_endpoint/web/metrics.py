@@ -18,6 +18,7 @@ from prometheus_client.exposition import generate_latest
 from .. import __version__
 from ..core.figures import BOUNDS, EndpointCalls
 from ..credentials.store import moment_of
+from ..settings.described import RENAMED
 from ..settings.schema import Limits
 
 PREFIX: Final = "mcp_endpoint_"
@@ -114,6 +115,8 @@ class Exposition:
         limits = GaugeMetricFamily(PREFIX + "limit", "The bounds in force, by their name in [limits].", labels=["name"])
         for name, bound in msgspec.structs.asdict(self._limits).items():
             limits.add_metric([name], bound)
+        for old, name in RENAMED.items():  # removed in the next release
+            limits.add_metric([old.removeprefix("limits.")], getattr(self._limits, name.removeprefix("limits.")))
         yield limits
 
     def scrape(self) -> tuple[bytes, str]:
