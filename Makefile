@@ -13,7 +13,7 @@ WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalo
 	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files gateway/llm gateway/tee line_writer log \
 	protocol/definitions protocol/jsonrpc protocol/methods protocol/schemas protocol/sse protocol/structured serving/sd_notify serving/signals settings/described \
 	settings/env_file settings/first_start settings/ini settings/load settings/places settings/schema settings/sources settings/values \
-	exchanges recorder/batch recorder/dialects recorder/parts recorder/queue recorder/records recorder/redact recorder/taps web/metrics
+	exchanges recorder/batch recorder/dialects recorder/files recorder/parts recorder/queue recorder/records recorder/redact recorder/taps web/metrics
 comma := ,
 empty :=
 space := $(empty) $(empty)

@@ -12,10 +12,11 @@ import jwt
 import pytest
 from msgspec.structs import replace
 from running import BOUND, MAIN, Program, get, program
+from upstream import reply, says, upstream
 
 from mcp_endpoint.errors import ConfigError
 from mcp_endpoint.serving import standalone as rooms
-from mcp_endpoint.settings.schema import Config, CredentialSettings
+from mcp_endpoint.settings.schema import Config, CredentialSettings, GatewaySettings
 
 SECRET = "0123456789abcdef0123456789abcdefXYZ"
 
@@ -28,12 +29,12 @@ def test_the_gateway_has_its_predecessors_defaults_but_for_the_address_which_is_
     """000 listened on every address by default; design: bound to loopback unless somebody says otherwise."""
     assert rooms.overrides("gateway", {}) == {"server.host": "127.0.0.1", "server.port": "8000"}
     assert rooms.overrides("gateway", {"HOST": "0.0.0.0", "PORT": "9"}) == {"server.host": "0.0.0.0", "server.port": "9"}
-    configured = rooms.ROOMS["gateway"].configured(Config())
+    configured = rooms.ROOMS["gateway"].configured(Config(), "")
     [gateway] = configured.gateway
     assert (gateway.target, gateway.place, gateway.timeout) == ("https://ai.variflight.com/servers/aviation/mcp/", "query:api_key", 300.0)
     assert configured.credentials[gateway.credentials] == CredentialSettings(accounts="accounts.txt", retries=3)
     own = Config(gateway=(replace(gateway, name="mine"),))
-    assert rooms.ROOMS["gateway"].configured(own).gateway == own.gateway
+    assert rooms.ROOMS["gateway"].configured(own, "").gateway == own.gateway
 
 
 def test_the_apis_variables_are_not_the_gateways(tmp_path: Path) -> None:
@@ -52,6 +53,51 @@ async def test_the_gateway_listens_where_it_is_told_and_not_where_the_apis_file_
         assert "host=127.0.0.1" in running.log
         running.process.terminate()
         assert await running.ends() == 0
+
+
+# -- the gateway to models -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_gateway_to_models_goes_to_openrouter_or_where_it_is_told() -> None:
+    assert rooms.overrides("llm", {}) == {"server.host": "127.0.0.1", "server.port": "8000"}
+    assert rooms.overrides("llm", {"PROXY_PORT": "9", "PORT": "8"})["server.port"] == "9"
+    assert rooms.overrides("llm", {"PORT": "8"})["server.port"] == "8"
+    [gateway] = rooms.ROOMS["llm"].configured(Config(), "").gateway
+    assert (gateway.kind, gateway.target, gateway.credentials) == ("llm", "https://openrouter.ai/api/v1", "")
+    [gateway] = rooms.ROOMS["llm"].configured(Config(), "https://api.openai.com").gateway
+    assert (gateway.kind, gateway.target) == ("llm", "https://api.openai.com")
+    mine = GatewaySettings(kind="llm", name="mine", target="http://127.0.0.1:11434/v1")
+    both = Config(gateway=(GatewaySettings(name="other", target="http://127.0.0.1:1"), mine))
+    assert rooms.ROOMS["llm"].configured(both, "").gateway == (mine,)
+    assert rooms.target({"TARGET_URL": "http://a", "TARGET_BASE_URL": "http://b"}) == "http://b"
+    assert rooms.target({"TARGET_URL": "http://a", "TARGET_BASE_URL": ""}) == "http://a"
+
+
+@pytest.mark.parametrize("target", ["api.openai.com", "ftp://x", "https://"])
+def test_a_target_that_is_no_url_is_told(target: str) -> None:
+    with pytest.raises(ConfigError, match="--target-url"):
+        rooms.ROOMS["llm"].configured(Config(), target)
+
+
+def test_of_the_file_of_variables_the_gateway_to_models_reads_its_own(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "HOST=0.0.0.0\nPORT=5000\nOPENAI_API_KEY=sk-x\nTARGET_BASE_URL=http://a\nPROXY_PORT=8001\nJWT_SECRET=y\n"
+    )
+    found = rooms.variables("llm", tmp_path, {"PORT": "9", "PROXY_PORT": "8002"})
+    assert found == {"PORT": "9", "PROXY_PORT": "8002", "OPENAI_API_KEY": "sk-x", "TARGET_BASE_URL": "http://a"}
+
+
+async def test_the_gateway_to_models_serves_the_base_url_of_an_sdk(tmp_path: Path) -> None:
+    answer = reply(200, b'{"data":[]}', "Content-Type: application/json")
+    async with upstream(says(answer)) as behind:
+        words = "--root", str(tmp_path), "serve", "--as", "llm", "--target-url", f"{behind.url}/api/v1"
+        async with program(tmp_path, *words, environ={"PORT": "0"}) as running:
+            port = await listening(running)
+            assert (await get(port, "/v1/models")).body == b'{"data":[]}'
+            assert json.loads((await get(port, "/")).body)["status"] == "healthy"
+            running.process.terminate()
+            assert await running.ends() == 0
+    assert [seen.target for seen in behind.seen] == ["/api/v1/models"]
 
 
 # -- the API -----------------------------------------------------------------------------------------------------------------------
@@ -82,7 +128,7 @@ def test_the_apis_variables_are_its_predecessors_but_for_the_address_which_is_th
         "api.request_log": "x.jsonl",
     }
     assert rooms.overrides("api", {"MCP_URL": "http://one/sse"})["api.urls"] == "http://one/sse"
-    assert not rooms.ROOMS["api"].configured(Config()).server.print_addresses
+    assert not rooms.ROOMS["api"].configured(Config(), "").server.print_addresses
 
 
 @pytest.mark.row("H7")

@@ -92,7 +92,7 @@ def _meant(credentials: Sequence[Credential], prefix: str) -> Credential:
 
 def _pools(config: Config, root: Path) -> Mapping[str, CredentialSettings]:
     """The pools of the configuration, else those of `serve --as gateway`."""
-    return config.credentials or ROOMS["gateway"].configured(config).credentials
+    return config.credentials or ROOMS["gateway"].configured(config, "").credentials
 
 
 def _pool(config: Config, root: Path, name: str) -> CredentialSettings:

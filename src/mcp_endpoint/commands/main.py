@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from .. import __version__, files, log
 from ..access import addresses, tokens
 from ..errors import EXIT_FAILURE, ConfigError, EndpointError
-from ..serving.standalone import API_VARIABLES, ROOMS, variables, with_dot_env
+from ..serving.standalone import API_VARIABLES, ROOMS, target, variables, with_dot_env
 from ..serving.standalone import overrides as room_overrides
 from ..settings.described import REPEATED
 from ..settings.first_start import convert, prepare
@@ -107,6 +107,7 @@ def command(context: click.Context, root: Path | None) -> None:
 @click.option("--port", help="监听端口 / Port to listen on.")
 @click.option("--log-level", help="日志级别 / Least important lines to log: TRACE DEBUG INFO WARNING ERROR.")
 @click.option("--as", "standalone", type=click.Choice(list(ROOMS)), help="只运行其中一部分 / Run only one part of it.")
+@click.option("--target-url", help="大模型 API 的地址，用于 --as llm / URL of the model API, for --as llm.")
 @click.option("--providers", metavar="FILE", help="由本服务器运行的 MCP 服务器 / MCP servers that it runs: a file with mcpServers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="任一设置项 / Any setting: websocket.max_connections=2000.")
 @click.pass_obj
@@ -116,20 +117,24 @@ def serve(
     port: str | None,
     log_level: str | None,
     standalone: str | None,
+    target_url: str | None,
     providers: str | None,
     settings: tuple[str, ...],
 ) -> None:
     from ..serving import server  # imported late: only this command needs it
 
+    if target_url and standalone != "llm":
+        raise click.UsageError("--target-url 需要 --as llm / --target-url needs --as llm")
+    environ = variables(standalone, root, os.environ) if standalone else os.environ
     # A relative path on a command line is below the current folder.
     file = None if providers is None else str(Path(providers).absolute())
     named = {"server.host": host, "server.port": port, "server.log_level": log_level, "providers.file": file}
-    overrides = (room_overrides(standalone, variables(standalone, root, os.environ)) if standalone else {}) | _overrides(settings, named)
+    overrides = (room_overrides(standalone, environ) if standalone else {}) | _overrides(settings, named)
     prepared = prepare(root, tokens.make_key, os.environ, overrides)
     loaded = _rooted(load(root, os.environ, overrides, made_key=prepared.key), root)
     if standalone:
-        loaded = loaded._replace(config=ROOMS[standalone].configured(loaded.config))
-    server.run(loaded, prepared, root, standalone or "")
+        loaded = loaded._replace(config=ROOMS[standalone].configured(loaded.config, target_url or target(environ)))
+    server.run(loaded, prepared, root, standalone or "", environ)
 
 
 @command.group("config", help="查看与转换配置 / Show and convert the configuration.")

@@ -62,7 +62,7 @@ def open_rooms(context: Context, standalone: str = "") -> list[Room]:
     limits = context.config.limits
     bodies = Bodies(limits.http_bodies, limits.body_seconds)
     recorder = [_recorder(context, rings)] if context.config.recorder.on else []
-    if standalone == "gateway":
+    if standalone in ("gateway", "llm"):
         return [*recorder, _gateway(context, rings, bodies, standalone=True), rings]
     if standalone == "api":
         return [*recorder, _api(context, None, bodies, standalone=True)]

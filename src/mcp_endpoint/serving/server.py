@@ -149,7 +149,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "") -> None:
+def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "", environ: Mapping[str, str] = os.environ) -> None:
     """Serve until a signal; `root` and `standalone` as for `create_server`.
 
     Raises EndpointError for what a person can fix: a port in use, an unusable host or certificate.
@@ -174,7 +174,7 @@ def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "") ->
             after.callback(console.close)
             show = console.write
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, certificate, sockets, root, standalone, show))
+            runner.run(_serve(config, certificate, sockets, root, standalone, environ, show))
         logger.info("已停止 / stopped")
 
 
@@ -188,9 +188,10 @@ async def _serve(
     sockets: list[socket.socket],
     root: Path,
     standalone: str,
+    environ: Mapping[str, str],
     show: Callable[[str], None],
 ) -> None:
-    server = create_server(config, certificate, root=root, standalone=standalone, show=show)
+    server = create_server(config, certificate, root=root, standalone=standalone, environ=environ, show=show)
     collector.quiet()
     await server.serve(sockets)
 
@@ -201,6 +202,7 @@ def create_server(
     *,
     root: Path = Path(),
     standalone: str = "",
+    environ: Mapping[str, str] = os.environ,
     show: Callable[[str], None] = _show_nothing,
 ) -> Server:
     """Build one server inside the running loop; two of them share nothing.
@@ -229,7 +231,7 @@ def create_server(
     def report() -> dict[str, Any]:
         return {"status": view.state, "version": __version__, "uptime_seconds": round(view.uptime(), 3), **snapshot(True)}
 
-    rooms = open_rooms(Context(config, broker, codec, authenticator, root, keep=acceptor.budget.keep, report=report), standalone)
+    rooms = open_rooms(Context(config, broker, codec, authenticator, root, environ, acceptor.budget.keep, report), standalone)
 
     def snapshot(detail: bool) -> dict[str, Any]:
         found = broker.snapshot(detail=detail)

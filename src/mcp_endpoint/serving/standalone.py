@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
+from ..errors import ConfigError
 from ..settings import env_file
 from ..settings.schema import Config, CredentialSettings, GatewaySettings
 
@@ -18,6 +21,8 @@ AVIATION: Final = GatewaySettings(
     place="query:api_key",
 )
 """The gateway's upstream without a `[[gateway]]`: the only one of its predecessor."""
+OPENROUTER: Final = GatewaySettings(kind="llm", name="llm", target="https://openrouter.ai/api/v1")
+"""Where the gateway to models goes if nobody says otherwise."""
 ACCOUNTS: Final = CredentialSettings(accounts="accounts.txt")
 LOOPBACK: Final = "127.0.0.1"
 
@@ -27,13 +32,15 @@ class Standalone(NamedTuple):
 
     port: str
     """The port without the variable PORT; the address is in HOST."""
-    configured: Callable[[Config], Config]
+    configured: Callable[[Config, str], Config]
     """Adds what the room needs to the configuration."""
-    reads_dot_env: bool = False
-    """Whether it reads `.env`; that file belongs to the API, and its PORT is not the gateway's."""
+    dot_env: tuple[str, ...] = ()
+    """Names (`*` as in file names) of the variables in `.env` that are for this room: HOST and PORT in it are the API's."""
+    ports: tuple[str, ...] = ("PORT",)
+    """The variables that say the port, the first of them first."""
 
 
-def _gateway(config: Config) -> Config:
+def _gateway(config: Config, target: str) -> Config:
     quiet = replace(config.server, print_addresses=False)
     if config.gateway:
         return replace(config, server=quiet)
@@ -41,11 +48,29 @@ def _gateway(config: Config) -> Config:
     return replace(config, server=quiet, gateway=(AVIATION,), credentials=credentials)
 
 
-def _api(config: Config) -> Config:
+def _api(config: Config, target: str) -> Config:
     return replace(config, server=replace(config.server, print_addresses=False))
 
 
-ROOMS: Final[Mapping[str, Standalone]] = {"gateway": Standalone("8000", _gateway), "api": Standalone("5000", _api, reads_dot_env=True)}
+def _llm(config: Config, target: str) -> Config:
+    """The first gateway to models of the configuration, or one to `target`."""
+    gateway = next((one for one in config.gateway if one.kind == "llm"), OPENROUTER)
+    if target:
+        try:
+            gateway = msgspec.convert(msgspec.to_builtins(replace(gateway, target=target, credentials="")), GatewaySettings)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                "the target of the gateway to models is no http:// or https:// URL (--target-url, TARGET_BASE_URL)",
+                "大模型网关的目标不是 http:// 或 https:// 地址（--target-url、TARGET_BASE_URL）",
+            ) from error
+    return replace(config, server=replace(config.server, print_addresses=False), gateway=(gateway,))
+
+
+ROOMS: Final[Mapping[str, Standalone]] = {
+    "gateway": Standalone("8000", _gateway),
+    "llm": Standalone("8000", _llm, dot_env=("TARGET_*", "PROXY_PORT", "*_API_KEY"), ports=("PROXY_PORT", "PORT")),
+    "api": Standalone("5000", _api, dot_env=("*",)),
+}
 DOT_ENV: Final = ".env"
 """The file of variables that the API's predecessor read."""
 API_VARIABLES: Final = {
@@ -59,12 +84,17 @@ API_VARIABLES: Final = {
 
 def variables(name: str, root: Path, environ: Mapping[str, str]) -> Mapping[str, str]:
     """The variables a room reads. Raises ConfigError as `with_dot_env` does, for a room that reads that file."""
-    return with_dot_env(root, environ) if ROOMS[name].reads_dot_env else environ
+    patterns = ROOMS[name].dot_env
+    if not patterns:
+        return environ
+    found = with_dot_env(root, environ)
+    return {one: value for one, value in found.items() if one in environ or any(fnmatchcase(one, pattern) for pattern in patterns)}
 
 
 def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Settings that take precedence over the configuration file, which is for the whole server: host, port and the room's variables."""
-    found = {"server.host": environ.get("HOST") or LOOPBACK, "server.port": environ.get("PORT") or ROOMS[name].port}
+    ports = (environ.get(variable) for variable in ROOMS[name].ports)
+    found = {"server.host": environ.get("HOST") or LOOPBACK, "server.port": next(filter(None, ports), ROOMS[name].port)}
     if name == "api":
         if environ.get("LOG_LEVEL"):
             found["server.log_level"] = environ["LOG_LEVEL"].upper()
@@ -76,6 +106,11 @@ def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
             found["server.debug"] = environ["DEBUG"]
         found["api.request_log"] = environ.get("REQUEST_LOG") or "-"
     return found
+
+
+def target(environ: Mapping[str, str]) -> str:
+    """Where the variables say that the gateway to models goes; empty if they do not."""
+    return environ.get("TARGET_BASE_URL") or environ.get("TARGET_URL") or ""
 
 
 def with_dot_env(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
