@@ -27,7 +27,7 @@ from mcp_endpoint.serving import server as module
 from mcp_endpoint.serving.server import LogWatch, bind, create_server, descriptor_shortage
 from mcp_endpoint.settings.first_start import Prepared
 from mcp_endpoint.settings.load import Loaded
-from mcp_endpoint.settings.schema import Config, Limits, Logging, Server, WebSocket
+from mcp_endpoint.settings.schema import Config, CredentialSettings, DialSettings, GatewaySettings, Limits, Logging, Server, WebSocket
 
 TOKEN = TokenCodec(KEY).make_signed("home")
 
@@ -233,6 +233,21 @@ async def test_the_scheme_and_address_of_a_request_are_believed_from_trusted_pro
         assert b"https://127.0.0.1" in (await get(server.port, f"/mcp_endpoint/?key={KEY}", *forwarded)).body
     async with running(Config()) as server:
         assert b"https://127.0.0.1" not in (await get(server.port, f"/mcp_endpoint/?key={KEY}", *forwarded)).body
+
+
+async def test_the_page_shows_links_outwards_gateways_and_keys_without_their_secrets(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("sk-canary-one\nsk-canary-two\n")
+    config = Config(
+        dial=(DialSettings(name="hosted", url="ws://user:canary@127.0.0.1:9/mcp/?token=canary", endpoint="home"),),
+        gateway=(GatewaySettings(name="models", target="http://127.0.0.1:9/v1?key=canary", credentials="fly"),),
+        credentials={"fly": CredentialSettings(file="keys.txt")},
+    )
+    async with running(config, root=tmp_path) as server:
+        page = (await get(server.port, f"/mcp_endpoint/?key={KEY}", "Accept: text/html")).body.decode()
+    assert "127.0.0.1:9 · endpoint home" in page
+    assert "/gateway/models/" in page and "requests 0" in page
+    assert "available 2 · resting 0 · banned 0" in page
+    assert "canary" not in page
 
 
 async def test_links_and_status_are_served_over_tls_directly(tmp_path: Path) -> None:

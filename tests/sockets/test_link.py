@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 
 import pytest
+from loguru import logger
 from sockets.peerframes import BINARY, PING, TEXT, closing, frame
 from sockets.wire_server import DEVICE, TOOL, Party, certificates, configured, linked, staged, until
 
@@ -439,3 +440,16 @@ async def test_a_log_line_is_written_per_event_and_none_per_frame() -> None:
     assert "自定义令牌" in connected and "free-form token, endpoint opaque-" in connected and "made with another key" in connected
     assert " 工具端已断开 / tool left endpoint=opaque-" in left
     assert left.endswith(" seconds=0 code=1001 reason=asleep hint=对方退出 / going away")
+
+
+async def test_text_that_is_not_utf8_ends_the_link_and_both_sides_hear_what_to_do() -> None:
+    """RFC 6455 §8.1: 1007. The peer reads English, the operator also Chinese."""
+    lines: list[str] = []
+    number = logger.add(lambda line: lines.append(str(line.record["extra"])), level="DEBUG")
+    async with staged() as stage, linked(stage, TOOL) as peer:
+        peer.send(frame(TEXT, "温度".encode("gbk")))
+        code, reason = await peer.close_reason()
+        assert code == 1007 and "send UTF-8" in reason and "PYTHONUTF8=1" in reason
+        await until(lambda: any("links_closed_1007" in counter for counter in stage.acceptor.counters))
+    logger.remove(number)
+    assert any("请让对方以 UTF-8 发送" in line and "let the peer send UTF-8" in line for line in lines)

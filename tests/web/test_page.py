@@ -89,7 +89,13 @@ def test_why_a_tool_is_bare_is_told_in_the_language_of_the_page() -> None:
 
 @pytest.mark.parametrize(
     ("code", "meaning"),
-    [(1006, "the connection was lost"), (1001, "its machine is shutting down"), (1011, "its process ended"), (4004, "")],
+    [
+        (1006, "the connection was lost"),
+        (1007, "let the tool write UTF-8"),
+        (1001, "its machine is shutting down"),
+        (1011, "its process ended"),
+        (4004, ""),
+    ],
 )
 def test_the_last_close_is_told_with_its_code_its_reason_and_what_the_code_means(code: int, meaning: str) -> None:
     seen = facts([])
@@ -176,3 +182,38 @@ def test_a_file_of_servers_that_cannot_be_used_is_told() -> None:
     assert "mcp.json:1:2: no" in page
     assert "The file contains no servers." in page
     assert "Managed servers" not in render(facts(), chinese=False)
+
+
+def roomed(**rooms: Any) -> Facts:
+    found = facts()
+    return found._replace(snapshot={**found.snapshot, "rooms": rooms})
+
+
+def dialled(**changes: Any) -> dict[str, Any]:
+    since = "2026-01-02T03:04:05+00:00"
+    return {"name": "hosted", "host": "h.example", "endpoint": "home", "state": "connected", "since": since, "reason": ""} | changes
+
+
+def test_links_outwards_gateways_and_keys_are_shown_in_short_rows() -> None:
+    ended = dialled(name="<b>", host="", state="refused", reason="令牌被拒绝 <i> / the token was refused <i>")
+    gateway = {"upstream": "https://api.example:8443", "requests": 7, "local": 0, "retries": 1, "failed": 2}
+    keys = {"available": 3, "resting": 1, "banned": 2, "keys": [{"key": "sk-...last", "fingerprint": "abcd"}]}
+    seen = roomed(dial={"targets": [dialled(), ended, dialled(state="of-tomorrow")]}, gateway={"models": gateway}, keys={"fly": keys})
+    english, chinese = render(seen, chinese=False), render(seen, chinese=True)
+    for words in (
+        "h.example · endpoint home · since 2026-01-02 03:04:05 UTC",
+        "&lt;b&gt;",
+        "the token was refused &lt;i&gt;",
+        "of-tomorrow",
+    ):
+        assert words in english
+    assert "/gateway/models/</strong>" in english and "api.example:8443 · requests 7 · failed 2" in english
+    assert "available 3 · resting 1 · banned 2" in english and "sk-" not in english and "abcd" not in english
+    for words in ("外连", "被拒绝，请重新复制地址", "令牌被拒绝 &lt;i&gt;", "请求 7 · 失败 2", "可用 3 · 休息 1 · 停用 2"):
+        assert words in chinese
+    assert "the token was refused" not in chinese
+
+
+def test_what_is_not_configured_has_no_heading() -> None:
+    page = render(roomed(dial={"targets": []}, keys={}), chinese=False)
+    assert not [words for words in ("Outbound links", "Gateways", "<h2>Keys") if words in page]

@@ -62,7 +62,8 @@ _HINTS: Final = {
     1002: "违反 WebSocket 协议 / broke the WebSocket protocol",
     1005: "正常关闭 / closed without a code",
     1006: "网络中断或对方进程结束 / the network or the peer's process broke off",
-    1007: "文本不是 UTF-8 / text that is not UTF-8",
+    1007: "文本不是 UTF-8：请让对方以 UTF-8 发送（Windows 上的 Python：设置 PYTHONUTF8=1）"
+    " / text that is not UTF-8: let the peer send UTF-8 (Python on Windows: set PYTHONUTF8=1)",
     1008: "违反规则，见原因 / broke a rule, see the reason",
     1009: "消息过大，见 [limits] provider_message_bytes、consumer_message_bytes / message too big, see [limits]",
     1011: "对方或本端出错，或心跳超时 / an error, or no answer to pings",

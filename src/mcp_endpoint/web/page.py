@@ -82,6 +82,15 @@ SERVER_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
     "error": ("bad", "its entry cannot be used", "配置项有误，未运行"),
 }
 """State of a managed server → its colour and text."""
+DIAL_STATES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "connecting": ("", "connecting", "连接中"),
+    "connected": ("good", "connected", "已连接"),
+    "waiting": ("warn", "not connected, retried soon", "未连接，稍后重试"),
+    "refused": ("bad", "refused, copy the address again", "被拒绝，请重新复制地址"),
+    "error": ("bad", "its address cannot be used", "地址无法使用"),
+    "stopped": ("", "stopped", "已停止"),
+}
+"""State of a target of `[[dial]]` → its colour and text."""
 REASONS: Final[Mapping[str, str]] = {
     "it did not answer initialize in time": "未在时限内应答 initialize",
     "it answered initialize with an error": "以错误应答 initialize",
@@ -92,6 +101,7 @@ CLOSE_CODES: Final[Mapping[int, tuple[str, str]]] = {
     1000: ("closed normally", "正常结束"),
     1001: ("the tool ended, or its machine is shutting down", "工具端退出，或所在机器正在关机"),
     1006: ("the connection was lost: process killed, network or proxy", "连接中断：进程被结束、网络或代理问题"),
+    1007: ("text that is not UTF-8: let the tool write UTF-8", "文本不是 UTF-8：请让工具以 UTF-8 输出"),
     1008: ("policy violation, see the reason", "违反规则，见原因"),
     1009: ("a message was too big, see [limits]", "消息过大，见 [limits]"),
     1011: ("the tool stopped answering, or its process ended", "工具端停止应答，或其进程已退出"),
@@ -160,7 +170,11 @@ def render(facts: Facts, *, chinese: bool) -> str:
     if facts.known:
         body += _addresses(facts, text)
         body += _endpoints(facts.snapshot, text)
-        body += _servers(facts.snapshot.get("rooms", {}).get("providers"), text)
+        rooms = facts.snapshot.get("rooms", {})
+        body += _servers(rooms.get("providers"), text)
+        body += _rows(text("Outbound links", "外连"), [_target(target, text) for target in rooms.get("dial", {}).get("targets", ())])
+        body += _rows(text("Gateways", "网关"), [_gateway(name, told, text) for name, told in rooms.get("gateway", {}).items()])
+        body += _rows(text("Keys", "密钥池"), [_pool(name, told, text) for name, told in rooms.get("keys", {}).items()])
     else:
         body += _key_form(facts, text)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
@@ -284,14 +298,48 @@ def _server(server: Mapping[str, Any], text: Text) -> str:
     return f'<div class="line">{"".join(parts)}</div>' + (f"<div>{tools}</div>" if tools else "") + said
 
 
+def _rows(title: str, rows: Sequence[str]) -> Iterator[str]:
+    """A card with a heading; nothing without rows."""
+    if rows:
+        yield f'<h2>{title}</h2><div class="card"><ul>{"".join(f"<li>{row}</li>" for row in rows)}</ul></div>'
+
+
+def _row(name: str, facts: Sequence[str], *more: str) -> str:
+    """One row: a name, what is shown behind it, and figures, all escaped."""
+    return f'<div class="line"><strong>{name}</strong>{"".join(more)}<span class="small">{" · ".join(facts)}</span></div>'
+
+
+def _target(target: Mapping[str, Any], text: Text) -> str:
+    """One target of `[[dial]]`; its reason says how its last link ended."""
+    colour, en, zh = DIAL_STATES.get(target["state"], ("", target["state"], target["state"]))
+    facts = [_plain(target["host"])] if target["host"] else []
+    facts += [f"{text('endpoint', '接入点')} {_plain(target['endpoint'])}", f"{text('since', '自')} {_when(target['since'])}"]
+    reason = f'<div class="small">{text(*halves(target["reason"]))}</div>' if target["reason"] else ""
+    return _row(_plain(target["name"]), facts, _pill(colour, text(en, zh))) + reason
+
+
+def _gateway(name: str, told: Mapping[str, Any], text: Text) -> str:
+    host = told["upstream"].partition("//")[2]
+    counts = [f"{text('requests', '请求')} {told['requests']}", f"{text('failed', '失败')} {told['failed']}"]
+    return _row(_plain(f"/gateway/{name}/"), [_plain(host), *counts])
+
+
+def _pool(name: str, told: Mapping[str, Any], text: Text) -> str:
+    counts = (("available", "可用"), ("resting", "休息"), ("banned", "停用"))
+    return _row(_plain(name), [f"{text(state, zh)} {told[state]}" for state, zh in counts])
+
+
 def _close_reason(close_reason: Mapping[str, Any], text: Text) -> str:
     """The last close of a tool: time, code, reason and the meaning of the code."""
-    when = close_reason["at"].replace("T", " ").replace("+00:00", " UTC")
     meaning = CLOSE_CODES.get(close_reason["code"])
     what = f" ({text(*meaning)})" if meaning else ""
-    return (
-        f"{text('last tool that left', '最近离开的工具端')}: {_plain(when)} · {close_reason['code']} {_plain(close_reason['reason'])}{what}"
-    )
+    told = f"{close_reason['code']} {_plain(close_reason['reason'])}{what}"
+    return f"{text('last tool that left', '最近离开的工具端')}: {_when(close_reason['at'])} · {told}"
+
+
+def _when(stamp: str) -> str:
+    """A time of `/stats` (ISO 8601), as a person reads it."""
+    return _plain(stamp.replace("T", " ").replace("+00:00", " UTC"))
 
 
 def _pill(colour: str, text: str) -> str:
