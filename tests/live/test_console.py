@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from browser import Watched, acting
 from console import console, tool, toolbox
+from recorded import NOW, call, recorded
 from running import KEY
 from served import served
 from starlette.applications import Starlette
@@ -19,6 +20,8 @@ from starlette.routing import Route
 from websockets.asyncio.client import connect
 
 from mcp_endpoint.access.tokens import TokenCodec
+from mcp_endpoint.recorder.export import side_of
+from mcp_endpoint.recorder.store import Record, Session
 from mcp_endpoint.settings.schema import Config, Providers
 
 PAYLOADS = (
@@ -195,3 +198,81 @@ async def test_a_page_of_another_site_calls_no_tool_of_somebody_who_is_logged_in
         assert not calls
         await tab.page.goto("/console/overview")
         assert await tab.page.inner_text("h1") == "Overview"
+
+
+async def test_a_new_record_stands_on_top_at_once_and_a_pause_keeps_the_list_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with recorded(tmp_path, monkeypatch) as (server, _, writer), acting(f"http://127.0.0.1:{server.port}") as tab:
+        page = tab.page
+        writer.write(*(call("old", number) for number in range(3)))
+        await log_in(tab)
+        await page.goto("/console/records?q=tool:lamp")
+        await page.wait_for_selector("#live-state:has-text('live')")
+        await page.evaluate("window.sameDocument = true")
+        writer.write(call("lamp", 7), call("fan"))
+        await page.wait_for_selector("#live .record:has-text('lamp')")
+        assert await page.locator("#live .record").count() == 1
+        assert await page.get_attribute("#live .record", "href") == "/console/records/4"
+        await page.click("#pause")
+        writer.write(call("lamp"))
+        await page.wait_for_selector("#live-state:has-text('1 new')")
+        assert await page.locator("#live .record").count() == 1
+        await page.click("#pause")
+        await page.wait_for_function("document.querySelectorAll('#live .record').length === 2")
+        # Three thousand at once: the page stays small, and says how many it does not show.
+        writer.write(*(call("lamp", number) for number in range(3_000)))
+        await page.wait_for_selector("#live-state:has-text('more not shown')")
+        assert await page.evaluate("document.querySelectorAll('*').length") < 1_600
+        assert await page.evaluate("window.sameDocument")
+        await page.click("#live .record >> nth=0")
+        assert await page.inner_text("h1") == "lamp"
+        assert not tab.wrong
+
+
+async def test_nobodys_words_in_a_record_become_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with recorded(tmp_path, monkeypatch) as (server, _, writer), acting(f"http://127.0.0.1:{server.port}") as tab:
+        page = tab.page
+        sessions = []
+        for number, word in enumerate(PAYLOADS, 1):
+            sessions.append(
+                Session(id=number, kind=word, endpoint=word, side=word, name=word, began=NOW, ended=NOW, code=1006, reason=word)
+            )
+            writer.write(
+                call(word, answer=word, session=number, endpoint=word, label=word, status=word, trace=word), sessions=sessions[-1:]
+            )
+        side = side_of([PAYLOADS[0].encode()], [(word, word) for word in PAYLOADS], [(0.1, 5), (0.2, 5)], client=PAYLOADS[2])
+        exchange = writer.write(Record(at=NOW, kind="exchange", method=PAYLOADS[3], model=PAYLOADS[0], request=side, answer=side))
+        await log_in(tab)
+        await page.goto("/console/records")
+        assert await page.locator(".record").count() == len(PAYLOADS) + 1
+        await page.wait_for_selector("#live-state:has-text('live')")
+        for word in PAYLOADS:
+            writer.write(call(word, endpoint=word, label=word, status=word))
+        await page.wait_for_function(f"document.querySelectorAll('#live .record').length === {len(PAYLOADS)}")
+        for path in (
+            "/sessions",
+            f"/records/{exchange}",
+            "/records?q=%22%3E%3Cscript%3Exss(1)%3C/script%3E",
+            "/sessions?endpoint=%22%3E%3Csvg%20onload=xss(2)%3E",
+        ):
+            await page.goto(f"/console{path}")
+        for number, word in enumerate(PAYLOADS, 1):
+            await page.goto(f"/console/records/{number}")
+            assert await page.inner_text("h1") == " ".join(word.split())
+            await page.goto(f"/console/sessions/{number}")
+        await page.evaluate("new Promise(done => setTimeout(done, 0))")
+        assert not tab.wrong
+
+
+async def test_pages_of_records_fit_a_phone_and_need_no_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a_name_that_is_as_long_as_names_may_be_" * 3
+    async with (
+        recorded(tmp_path, monkeypatch) as (server, _, writer),
+        acting(f"http://127.0.0.1:{server.port}", width=400, scripts=False) as tab,
+    ):
+        session = Session(id=1, kind="link", endpoint=long, side="device", name=long, began=NOW)
+        writer.write(call(long, answer=long * 20, session=1, endpoint=long, label=long), sessions=[session])
+        await log_in(tab)
+        for path in ("/records", "/records/1", "/sessions", "/sessions/1"):
+            await tab.page.goto(f"/console{path}")
+            assert long[:100] in await tab.page.inner_text("main")
+            assert not await wide(tab), path

@@ -53,6 +53,7 @@ MET = {
     "ask_seconds": "core/test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",
     "http_streams": "consumers/mcp_http/test_subscriptions.py::test_there_are_only_so_many_subscriptions",
     "parked_rounds": "consumers/mcp_http/test_stateless.py::test_of_parked_rounds_there_are_only_so_many",
+    "console_streams": "console/test_live.py::test_there_are_only_so_many_streams_and_one_that_left_makes_room",
     "metric_endpoints": "core/test_figures.py::test_names_that_peers_choose_cannot_make_the_figures_grow",
     "metric_tools": "core/test_figures.py::test_names_that_peers_choose_cannot_make_the_figures_grow",
     "grace_seconds": "core/test_endings.py::test_lists_are_answered_from_the_catalog_that_stayed",

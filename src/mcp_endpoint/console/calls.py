@@ -89,6 +89,7 @@ class Calls:
             "tools": [_described(tool) for tool in tools],
             "tool": next((_with_form(tool) for tool in tools if tool.name == chosen), None),
             "chosen": chosen,
+            "arguments": visit.query.get("arguments", ""),
             "problem": problem,
             "may_call": visit.may("tools.call"),
             "called": None,

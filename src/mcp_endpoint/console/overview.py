@@ -92,6 +92,14 @@ class Overview:
             "api": rooms.get("api"),
         }
 
+    def without_records(self) -> list[Page]:
+        """What stands in the place of the pages of records where nothing is recorded: how to begin."""
+
+        async def nothing(visit: Visit) -> Mapping[str, Any]:
+            return {"recorded": False}
+
+        return [Page("records", "Records", "记录", "records.read", "records_off.html", nothing)]
+
     def _addresses(self, visit: Visit, name: str) -> dict[str, Any]:
         """The addresses of an endpoint by its full name, for whoever may know them; none of one whose token somebody has chosen."""
         kind, _, shown = name.partition(":")

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import segno
 from jinja2 import Environment, FileSystemLoader, pass_context
 from jinja2.runtime import Context
@@ -22,6 +23,8 @@ from . import assets
 from .pretty import pretty
 
 FOLDER: Final = Path(__file__).parent / "templates"
+TREE_CHARS: Final = 32 * 1024
+"""Characters of JSON that is shown as a tree; a larger one is shown as text alone, because the loop waits while a page is made."""
 _TURNS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """What would turn the writing around a text, or cannot be written; a tab and the end of a line may stay."""
 
@@ -38,7 +41,16 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._environment.filters |= {"pretty": pretty, "qr": qr, "clock": clock, "halves": _halves, "both": _both, "span": _span}
+        self._environment.filters |= {
+            "parsed": parsed,
+            "pretty": pretty,
+            "qr": qr,
+            "clock": clock,
+            "halves": _halves,
+            "both": _both,
+            "took": took,
+            "span": _span,
+        }
         self._environment.globals |= {
             "asset": assets.address,
             "close_codes": CLOSE_CODES,
@@ -54,6 +66,16 @@ class Renderer:
         return self._environment.get_template(template).render(facts, chinese=chinese, say=lambda en, zh: zh if chinese else en)
 
 
+def parsed(text: Any) -> Any:
+    """The value of a JSON text that is small enough to be shown as a tree; None for any other."""
+    if not isinstance(text, str) or len(text) > TREE_CHARS:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
+
+
 def qr(text: str) -> Markup:
     """A QR code as an SVG."""
     out = BytesIO()
@@ -66,6 +88,15 @@ def qr(text: str) -> Markup:
 def clock(seconds: float) -> str:
     """A moment (seconds since 1970) in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+
+
+def took(ms: float | None) -> str:
+    """How long something took; `clock.js` says it in the same words."""
+    if ms is None:
+        return ""
+    if ms >= 10_000:
+        return f"{ms / 1_000:.1f} s"
+    return f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
 
 
 def _visible(value: Any) -> Any:

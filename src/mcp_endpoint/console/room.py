@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -31,6 +31,9 @@ from .calls import Calls
 from .forms import Wrong
 from .login import NOT_OURS, Known, Login
 from .pretty import pretty
+
+if TYPE_CHECKING:
+    from .live import Live
 
 KEPT: Final = "public, max-age=31536000, immutable"
 LANGUAGE_SECONDS: Final = 31_536_000
@@ -65,6 +68,7 @@ class Console:
         calls: Calls,
         pages: Sequence[Page],
         directory: Directory | None = None,
+        live: Live | None = None,
         *,
         epoch: Callable[[], float] = time.time,
     ) -> None:
@@ -78,6 +82,7 @@ class Console:
         self._first = pages[0]
         self._directory = directory or KeyHolder(config.server.key)
         self._login = Login(self._directory, authenticator, config.server.key, epoch)
+        self._live = live
         self._renderer: Any = None
 
     # -- the room ------------------------------------------------------------------------------------------------------------
@@ -97,8 +102,10 @@ class Console:
         """Nothing waits for anybody."""
 
     async def stop(self) -> None:
-        """Leave the endpoints whose tools were looked at."""
+        """Leave the endpoints whose tools were looked at, and end the streams."""
         self._calls.close()
+        if self._live is not None:
+            self._live.close()
 
     def describe(self) -> Mapping[str, Any]:
         """What an operator may know of it."""
@@ -128,7 +135,7 @@ class Console:
                 return await self._login.by_address(asked)
             if path == "login":
                 return await self._render(asked, 200, "login.html", {"back": "", "refused": ""})
-            return await self._page(asked)
+            return await (self._stream(asked) if path == "live" else self._page(asked))
         act = {"login": self._log_in, "logout": self._log_out, "language": self._set_language, "call": self._call}.get(path)
         if act is None or method != "POST":
             allowed = "GET, HEAD" if act is None else "POST"
@@ -149,6 +156,19 @@ class Console:
         if path != asked.path:
             return Response(msgspec.json.encode(facts), media_type="application/json")
         return await self._render(asked, 200, page.template, facts, known, page)
+
+    async def _stream(self, asked: Asked) -> Response:
+        """Records as they come: those of the filter `q` after the record `after`, or after the last one this browser has had."""
+        known = await self._login.known(asked)
+        if not self._directory.may(known.user, "records.read"):
+            raise Denied(403, "not allowed", "You may not see records", "您无权查看记录")
+        if self._live is None:
+            raise NOWHERE
+        if self._live.full:
+            en, zh = "Too many pages are open that follow records", "正在跟踪记录的页面过多"
+            raise Denied(503, "full", f"{en} (limits.console_streams)", f"{zh}（limits.console_streams）", (("Retry-After", "5"),))
+        last = asked.request.headers.get("last-event-id") or asked.query.get("after", "")
+        return self._live.stream(asked.query.get("q", ""), int(last) if last.isascii() and last.isdigit() and len(last) <= 18 else None)
 
     def _found(self, path: str) -> tuple[Page, str]:
         """The page at a path below /console/, and what stands there in the place of `{item}`. Raises Denied."""

@@ -185,10 +185,23 @@ def _console(context: Context, bodies: Bodies, rooms: Sequence[Room]) -> Room:
 
     config = context.config
     calls = Calls(context.broker, config.limits)
-    pages = Overview(config, context.broker, context.codec, context.report).pages(calls)
+    overview = Overview(config, context.broker, context.codec, context.report)
+    pages = overview.pages(calls)
+    recorder: Any = next((one for one in rooms if one.name == "recorder"), None)
+    live = None
+    if recorder is None:
+        pages += overview.without_records()
+    else:
+        from ..console.live import Live
+        from ..console.records import Records
+
+        records = Records(recorder.path, recorder.describe)
+        pages += records.pages()
+        live = Live(records, config.limits.console_streams)
+        recorder.on_newest = live.wake
     for one in rooms:
         pages += getattr(one, "pages", ())
-    return console.Console(config, context.authenticator, bodies, calls, pages)
+    return console.Console(config, context.authenticator, bodies, calls, pages, live=live)
 
 
 def _api(context: Context, providers: Providers | None, bodies: Bodies, *, standalone: bool = False) -> Room:

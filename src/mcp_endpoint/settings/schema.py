@@ -343,6 +343,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 64 * MIB
     http_streams: Annotated[Count, Meta(description="subscriptions (revision 2026-07-28) open at a time; shared as links are")] = 1000
     parked_rounds: Annotated[Count, Meta(description="calls that wait for a client's answers (input_required); shared as links are")] = 1000
+    console_streams: Annotated[Count, Meta(description="pages of the console that follow records at a time; 503 beyond")] = 100
     metric_endpoints: Annotated[Count, Meta(description="endpoints that calls are counted by in /metrics; later ones are `other`")] = 50
     metric_tools: Annotated[Count, Meta(description="tools of one endpoint that calls are counted by; later ones are `other`")] = 100
     record_queue_bytes: Annotated[

@@ -1,5 +1,7 @@
 // What pages do beyond what forms and links can. Every text of others is set as text, never as markup.
 
+import { clock } from "./clock.js";
+
 const parts = (root) => Object.fromEntries([...root.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]));
 
 async function copied(text, source) {
@@ -83,3 +85,8 @@ if (document.querySelector("[data-clean-address]") && new URLSearchParams(locati
   address.searchParams.delete("key");
   history.replaceState(null, "", address);
 }
+
+// Times stand in UTC where no script runs, else in the reader's own.
+for (const time of document.querySelectorAll("time[data-ms]")) time.textContent = clock(Number(time.dataset.ms));
+
+if (document.querySelector("#live[data-url]")) await import("./live.js");
