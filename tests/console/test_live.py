@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from console import BEARER, OURS, Visitor
+from console import BEARER, OURS, Visitor, console, tool, toolbox
 from recorded import call, recorded
 from running import BOUND
 
 from mcp_endpoint.console.records import BURST
-from mcp_endpoint.settings.schema import Config, Limits
+from mcp_endpoint.settings.schema import Config, Limits, Recorder
 
 
 class Events:
@@ -108,3 +108,22 @@ async def test_what_is_wrong_with_a_filter_is_told_and_nobody_follows_without_th
             _, name, data = await events.next()
             assert name == "problem" and "tool:" in data["en"]
         assert (await visitor.get("/console/live", headers=OURS)).status_code == 401
+
+
+async def test_a_call_of_a_device_stands_in_the_stream_and_on_its_page(tmp_path: Path) -> None:
+    """With the real recorder, whose writer is a process of its own."""
+    config = Config(recorder=Recorder(on=True))
+    async with console(config, root=tmp_path) as (server, visitor), toolbox(server.port, [tool("lamp")]):
+        assert (await visitor.get("/console/records.json", headers=BEARER)).status_code == 200
+        (room,) = (one for one in server._rooms if one.name == "recorder")
+        async with asyncio.timeout(BOUND):
+            await room._ready.wait()  # type: ignore[attr-defined]
+        async with following(visitor, "?q=tool:lamp") as events:
+            await events.next()
+            wanted = {"endpoint": "single_module", "tool": "lamp", "arguments": {"on": True}}
+            assert (await visitor.post("/console/call", json=wanted, headers=BEARER)).json()["ok"]
+            (one,) = (await events.next())[2]["records"]
+            assert (one["tool"], one["status"], one["endpoint"]) == ("lamp", "ok", "single_module")
+        shown = (await visitor.get(f"/console/records/{one['id']}.json", headers=BEARER)).json()
+        assert json.loads(shown["request"]["body"])["params"]["arguments"] == {"on": True}
+        assert shown["call"] == {"endpoint": "single_module", "tool": "lamp", "arguments": '{"on": true}'}
