@@ -23,6 +23,7 @@ from ..access.directory import Directory, KeyHolder
 from ..asgi import Bodies, BodyRefused, unless_gone
 from ..errors import halves
 from ..pages import NotThere, Page, Visit
+from ..protocol import methods
 from ..settings.schema import Config
 from . import asked as requests
 from . import assets
@@ -167,7 +168,7 @@ class Console:
         if self._live.full:
             en, zh = "Too many pages are open that follow records", "正在跟踪记录的页面过多"
             raise Denied(503, "full", f"{en} (limits.console_streams)", f"{zh}（limits.console_streams）", (("Retry-After", "5"),))
-        last = asked.request.headers.get("last-event-id") or asked.query.get("after", "")
+        last = asked.request.headers.get(methods.LAST_EVENT_HEADER) or asked.query.get("after", "")
         return self._live.stream(asked.query.get("q", ""), int(last) if last.isascii() and last.isdigit() and len(last) <= 18 else None)
 
     def _found(self, path: str) -> tuple[Page, str]:
