@@ -152,6 +152,15 @@ def test_a_request_that_names_no_model_has_none(body: bytes) -> None:
         assert (record.model, record.code, record.status, record.trace) == ("", None, "broken", found)
 
 
+def test_tokens_are_counted_as_the_model_counts_them() -> None:
+    usage = b'{"prompt_tokens":100,"completion_tokens":20,"prompt_tokens_details":{"cached_tokens":64}}'
+    packed = gzip.compress(b'data: {"model":"gpt-5-1","choices":[],"usage":%s}' % usage + b"\n\ndata: [DONE]\n\n")
+    headers = {b"content-encoding": b"gzip", b"content-type": b"text/event-stream"}
+    body = b'{"model":"gpt-5","messages":[],"stream":true}'
+    (record,) = made([Exchanged(exchange(body, [packed], headers, path="/v1/chat/completions"))], RULES).records
+    assert (record.model, record.tokens_in, record.tokens_out, record.cached) == ("gpt-5-1", 100, 20, 64)
+
+
 def test_chunks_are_one_where_lines_are_gone() -> None:
     assert recut([b"a\nb", b"c\n"], b"a\nbc\n", b"a***") == [4]
     assert recut([b"abc", b"d\n"], b"abcd\n", b"***~1\n") == [0, 6]

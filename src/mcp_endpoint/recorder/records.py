@@ -11,12 +11,15 @@ import msgspec
 
 from ..exchanges import Exchange
 from .batch import Called, Exchanged, Framed, Gap, Item, Linked
+from .dialects import said
 from .export import side_of
 from .parts import divide
 from .store import Record, Session
 
 INFLATED: Final = 8 * 1024 * 1024
 """Bytes of the longest body after its compression was taken off; what is beyond is not recorded."""
+MODEL_CHARS: Final = 128
+"""Characters of a model's name."""
 CODES: Final = 500
 """Bytes at the beginning of an answer in which the number of its error is looked for."""
 _CODE: Final = re.compile(rb'"code"\s*:\s*(-?\d{1,9})(?!\d)')
@@ -128,7 +131,7 @@ def _call(call: Called, request: bytes, answer: bytes, rules: Rules) -> Record:
 def _frame(frame: Framed, rules: Rules) -> Record:
     method = _METHOD.search(frame.data)
     data = rules.body(frame.data)
-    said = frame.direction == "in"
+    heard = frame.direction == "in"
     return Record(
         at=int(frame.at * 1000),
         kind="frame",
@@ -139,8 +142,8 @@ def _frame(frame: Framed, rules: Rules) -> Record:
         status="late" if frame.late else "ok",
         size=frame.size,
         truncated=frame.size > len(frame.data),
-        request=data if said else b"",
-        answer=b"" if said else data,
+        request=data if heard else b"",
+        answer=b"" if heard else data,
     )
 
 
@@ -183,6 +186,7 @@ def _exchange(exchange: Exchange, rules: Rules) -> tuple[Record, Mapping[bytes, 
     offsets = [offset for offset, _ in exchange.answer_chunks]
     sizes = [len(chunk) for chunk in chunks] if answer is joined else recut(chunks, joined, answer)
     trace = dict(request_headers).get("traceparent", "")
+    told = said(exchange.path, (), request, _plain(exchange.answer_headers), joined)
     record = Record(
         at=int(exchange.started * 1000),
         ms=exchange.ms,
@@ -191,7 +195,10 @@ def _exchange(exchange: Exchange, rules: Rules) -> tuple[Record, Mapping[bytes, 
         endpoint=exchange.endpoint or "",
         label=rules.short(exchange.label),
         method=f"{exchange.method} {rules.path(exchange.path)}",
-        model=rules.short(_model(request)),
+        model=rules.short(told.model[:MODEL_CHARS]),
+        tokens_in=told.tokens_in,
+        tokens_out=told.tokens_out,
+        cached=told.cached,
         status=exchange.ending,
         code=exchange.status or None,
         trace=trace if _TRACE.fullmatch(b'"traceparent":"%s"' % trace.encode("utf-8", "replace")) else "",
@@ -220,6 +227,11 @@ def recut(chunks: Sequence[bytes], joined: bytes, clean: bytes) -> list[int]:
     return [*sizes, len(clean) - end]
 
 
+def _plain(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of a body whose compression was taken off."""
+    return [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
+
+
 def _headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
 
@@ -244,17 +256,3 @@ def _unpacked(chunks: Sequence[bytes], headers: Sequence[tuple[str, str]]) -> It
             yield plain
     except zlib.error:
         yield b"[not what its Content-Encoding says: not recorded]"
-
-
-class _Model(msgspec.Struct, gc=False):
-    model: str = ""
-
-
-_model_decoder: Final = msgspec.json.Decoder(_Model)
-
-
-def _model(body: bytes) -> str:
-    try:
-        return _model_decoder.decode(body).model[:128]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""

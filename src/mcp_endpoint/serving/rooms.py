@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from loguru import logger
 from starlette.routing import BaseRoute
@@ -27,6 +27,7 @@ from ..consumers.mcp_http.streams import Store
 from ..core.broker import INNER, Broker
 from ..credentials.store import KEYS_SHOWN, CredentialStore, credential_store
 from ..errors import ConfigError, EndpointError
+from ..exchanges import Exchanges
 from ..providers.managed import ManagedServer, Providers, condition
 from ..providers.mcp_json import ServerEntry
 from ..settings.schema import Config
@@ -62,8 +63,9 @@ def open_rooms(context: Context, standalone: str = "") -> list[Room]:
     limits = context.config.limits
     bodies = Bodies(limits.http_bodies, limits.body_seconds)
     recorder = [_recorder(context, rings)] if context.config.recorder.on else []
+    exchanges = recorder[0].taps.exchanges if recorder else None
     if standalone in ("gateway", "llm"):
-        return [*recorder, _gateway(context, rings, bodies, standalone=True), rings]
+        return [*recorder, _gateway(context, rings, bodies, exchanges, standalone=True), rings]
     if standalone == "api":
         return [*recorder, _api(context, None, bodies, standalone=True)]
     # States signed with the server's key are valid in every process that has the key.
@@ -79,7 +81,7 @@ def open_rooms(context: Context, standalone: str = "") -> list[Room]:
         providers = Providers(context.broker, context.config.providers, context.root, context.environ, _upstream(context), rings)
         rooms.append(providers)
     if context.config.gateway:
-        rooms.append(_gateway(context, rings, bodies))
+        rooms.append(_gateway(context, rings, bodies, exchanges))
     if context.config.api.secret:
         rooms.append(_api(context, providers, bodies))
     if context.config.credentials:
@@ -147,7 +149,7 @@ class Keys:
                     logger.exception("密钥文件未能检查 / the files of keys could not be looked at")
 
 
-def _recorder(context: Context, rings: Keys) -> Room:
+def _recorder(context: Context, rings: Keys) -> Any:
     """The recorder, which hears everything from now on. Its modules are loaded here and nowhere else."""
     config = context.config
     ours = (config.server.key, config.api.secret, *config.api.old_secrets)
@@ -165,15 +167,15 @@ def _recorder(context: Context, rings: Keys) -> Room:
         asyncio.get_running_loop().time,
     )
     context.broker.tap = recorder.taps
-    return cast(Room, recorder)
+    return recorder
 
 
-def _gateway(context: Context, rings: Keys, bodies: Bodies, *, standalone: bool = False) -> Room:
+def _gateway(context: Context, rings: Keys, bodies: Bodies, exchanges: Exchanges | None, *, standalone: bool = False) -> Room:
     config = context.config
     proxy = imported(".gateway.proxy", "http")
     named = {gateway.credentials for gateway in config.gateway if gateway.credentials}
     pools = {name: rings(name) for name in sorted(named)}
-    gateway: Room = proxy.Gateway(config, pools, context.broker, bodies, context.environ, standalone=standalone)
+    gateway: Room = proxy.Gateway(config, pools, context.broker, bodies, context.environ, exchanges, standalone=standalone)
     return gateway
 
 
