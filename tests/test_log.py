@@ -257,6 +257,16 @@ def test_lines_of_uvicorn_and_asyncio_come_along_without_query_strings(begin: Be
     ]
 
 
+def test_debug_lines_of_http_and_websocket_libraries_hold_headers_and_are_not_taken(begin: Begin) -> None:
+    stream = begin(log_level="TRACE")
+    stdlib.getLogger("httpcore2.http11").debug("receive_response_headers.complete %r", [(b"Set-Cookie", b"session=canary")])
+    stdlib.getLogger("websockets.client").debug("> TEXT 'canary'")
+    stdlib.getLogger("asyncio").debug("slow")
+    stdlib.getLogger("httpx2").info("request done")
+    said = stream.getvalue()
+    assert "canary" not in said and "asyncio: slow" in said and "httpx2: request done" in said
+
+
 def test_an_exception_of_the_standard_library_keeps_its_place(begin: Begin) -> None:
     stream = begin()
     try:

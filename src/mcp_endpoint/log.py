@@ -33,6 +33,8 @@ CUT_SHORT: Final = "ASGI callable returned without completing response."
 a whole one. Its cause has been logged."""
 CUT_OFF: Final = "Cancel %s running task(s), timeout graceful shutdown exceeded"
 """The same: a connection that did not finish its closing handshake in time is cut."""
+WHOSE_DEBUG: Final = ("uvicorn", "asyncio")
+"""Libraries whose debug lines are taken. Those of HTTP and WebSocket libraries hold headers and frames, with the secrets in them."""
 LINES_A_MINUTE: Final = 10
 """Most lines per minute about one subject, such as an event of one endpoint."""
 THINGS_COUNTED: Final = 4096
@@ -199,6 +201,8 @@ class _Intake(stdlib.Handler):
     """Passes records of the standard library to loguru."""
 
     def emit(self, record: stdlib.LogRecord) -> None:
+        if record.levelno < stdlib.INFO and record.name.partition(".")[0] not in WHOSE_DEBUG:
+            return
         message = record.getMessage()
         if record.name.startswith("uvicorn"):
             message = _QUERY.sub("", message)

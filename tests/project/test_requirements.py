@@ -2,6 +2,7 @@
 
 E: the endpoint server's own promises. U: what its real peers need. D: defects of the original server 0.0.6, none of which
 may come back. R: the reverse proxy with rotating credentials. H: the HTTP API over many servers.
+L: the recorder and the gateway to models.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import ast
 from pathlib import Path
 
 ROWS = {f"E{n}" for n in range(1, 32)} | {f"U{n}" for n in range(1, 19)} | {f"D{n}" for n in range(1, 32)}
-ROWS |= {f"R{n}" for n in range(1, 19)} | {f"H{n}" for n in range(1, 16)}
+ROWS |= {f"R{n}" for n in range(1, 19)} | {f"H{n}" for n in range(1, 16)} | {"L12"}
 
 
 def _order(row: str) -> tuple[str, int]:

@@ -241,14 +241,15 @@ class Store:
         return gone
 
     def make_room(self) -> None:
-        """The disk is full: the oldest records go, whatever their age."""
+        """The disk is full: a quarter of the records go, the oldest, and OLDEST at most, whatever their age."""
         with reading_damage(), self._transaction():
-            self._drop_oldest()
+            self._drop_oldest("(SELECT count(*) / 4 + 1 FROM record)")
         self._give_back()
         self.checkpoint()
 
-    def _drop_oldest(self) -> int:
-        gone = self._connection.execute(f"DELETE FROM record WHERE id IN (SELECT id FROM record ORDER BY id LIMIT {OLDEST})").rowcount
+    def _drop_oldest(self, share: str = f"{OLDEST}") -> int:
+        oldest = f"SELECT id FROM record ORDER BY id LIMIT min({OLDEST}, {share})"
+        gone = self._connection.execute(f"DELETE FROM record WHERE id IN ({oldest})").rowcount
         self._sweep()
         return gone
 
