@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from model_api import END, TOOLS, sse
 
 from mcp_endpoint.commands import records
 from mcp_endpoint.commands.main import main
@@ -60,6 +61,13 @@ def test_records_are_listed_shown_and_counted(store: Store, tmp_path: Path, caps
     assert json.loads(said(capsys, tmp_path, "records", "show", "1", "--json"))["tool"] == "who"
     figures = said(capsys, tmp_path, "records", "stats")
     assert "records  3" in figures and "model  gpt-5  1" in figures
+
+
+def test_a_stream_is_shown_as_it_came_and_as_the_message_it_makes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = side_of([sse(TOOLS, end=END)], [("content-type", "text/event-stream"), ("content-encoding", "gzip")])
+    store.save([Record(at=AT, kind="exchange", method="POST /v1/chat/completions?a=1", request=side_of([b"{}"], []), answer=answer)])
+    _, _, message = said(capsys, tmp_path, "records", "show", "4").partition("the message of the stream\n")
+    assert json.loads(message)["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"city":"北京"}'
 
 
 def test_records_leave_come_back_and_go(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

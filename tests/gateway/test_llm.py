@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcp_endpoint.gateway import llm
-from mcp_endpoint.gateway.llm import EnvironmentKey, below, beside, environment_key, keyless, pinned, shows_key, usable
+from mcp_endpoint.gateway.llm import EnvironmentKey, below, beside, environment_key, environment_keys, keyless, pinned, shows_key, usable
 from mcp_endpoint.gateway.rewrite import Target
 
 CHAT = b"v1/chat/completions"
@@ -121,6 +121,11 @@ def test_a_client_that_sends_a_key_uses_its_own(name: bytes, value: bytes, shown
 @pytest.mark.parametrize(("secret", "good"), [("sk-x", True), ("", False), ("a b", False), ("a\nb", False), ("钥", False)])
 def test_a_key_that_no_header_can_carry_is_none(secret: str, good: bool) -> None:
     assert usable(secret) is good
+
+
+def test_the_keys_of_the_environment_are_known_to_whoever_must_hide_them() -> None:
+    environ = {"OPENAI_API_KEY": " sk-a\n", "OPENROUTER_API_KEY": "", "AZURE_OPENAI_API_KEY": "b", "OTHER_API_KEY": "c"}
+    assert environment_keys(environ) == {"sk-a", "b"}
 
 
 def test_the_hosts_are_written_as_they_are_compared() -> None:

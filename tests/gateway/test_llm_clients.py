@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import anthropic
 import openai
 import pytest
 from model_api import ModelApi
-from running import BOUND
+from running import BOUND, running
 from served import served
 from starlette.applications import Starlette
 
@@ -20,7 +21,9 @@ from mcp_endpoint.asgi import Bodies
 from mcp_endpoint.exchanges import Exchange
 from mcp_endpoint.gateway.proxy import Gateway
 from mcp_endpoint.recorder.dialects import Said, said
+from mcp_endpoint.recorder.query import Reader, parse
 from mcp_endpoint.settings.schema import Config, GatewaySettings
+from mcp_endpoint.settings.schema import Recorder as RecorderSettings
 
 QUESTION: Any = [{"role": "user", "content": "北京天气"}]
 TOOL: Any = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
@@ -204,3 +207,38 @@ async def test_an_sdk_can_be_told_to_send_no_key(both: Both) -> None:
     async with anthropic.AsyncAnthropic(base_url=both.gateway, api_key="unused", default_headers={"x-api-key": ""}) as other:
         await other.messages.create(model="claude-x", max_tokens=9, messages=QUESTION)
     assert both.api.seen[-1][1].get("x-api-key", "") == ""
+
+
+async def test_what_was_said_is_in_the_file_of_records_and_no_key_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the SDK's stream to the file: model, tokens and tool calls, the pinned endpoint, and the message as the SDK understood it."""
+    canary = "sk-canary-0123456789abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", "azure+canary/0123456789")
+    api = ModelApi()
+    async with served(api.app) as (behind, _):
+        config = Config(
+            recorder=RecorderSettings(on=True),
+            gateway=(GatewaySettings(kind="llm", name="model", target=f"http://127.0.0.1:{behind}/v1"),),
+        )
+        async with running(config, root=tmp_path) as server, asyncio.timeout(BOUND):
+            base = f"http://127.0.0.1:{server.port}/gateway/model/@kitchen"
+            async with (
+                sdk(base, canary) as client,
+                client.chat.completions.stream(model="zipped", messages=QUESTION, tools=[TOOL]) as stream,
+            ):
+                got = (await stream.get_final_completion()).to_dict()
+            async with sdk(base, canary) as client:
+                await client.embeddings.create(model="e", input="OPENAI_API_KEY is azure+canary/0123456789")
+    reader = Reader(tmp_path / "data/records.db")
+    chat, embedding = reader.records(parse("kind:exchange", 0))
+    summary = chat.summary
+    assert (summary.endpoint, summary.label, summary.method) == ("kitchen", "model", "POST /v1/chat/completions")
+    assert (summary.model, summary.tool, summary.status, summary.code) == ("gpt-x", "get_weather, now", "ok", 200)
+    assert (summary.tokens_in, summary.tokens_out, summary.cached) == (9, 4, 8)
+    for call in got["choices"][0]["message"]["tool_calls"]:  # type: ignore[attr-defined]
+        call.pop("index", None)
+    assert bare(chat.said().answer) == bare(got)
+    assert (embedding.summary.model, embedding.said().answer["dimension"]) == ("e", 3)
+    reader.close()
+    for path in (tmp_path / "data").iterdir():
+        written = path.read_bytes()
+        assert canary.encode() not in written and b"azure+canary/0123456789" not in written

@@ -164,6 +164,12 @@ def test_an_exchange_is_whole_again_with_its_headers_and_its_pieces_in_time(read
     assert detail.summary.truncated and detail.summary.tokens_in == 100
 
 
+def test_a_call_is_no_exchange_with_a_model(reader: Reader) -> None:
+    call, exchange = reader.record(1), reader.record(3)
+    assert call is not None and exchange is not None
+    assert (call.said().dialect, exchange.said().model) == ("", "gpt-5")
+
+
 def test_a_question_that_takes_too_long_ends_and_says_so(reader: Reader) -> None:
     slow = Reader(reader.path, seconds=-1.0)
     store = Store(reader.path, 10**9, 7)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from model_api import END, TOOLS, sse
 
 from mcp_endpoint.exchanges import Exchange
 from mcp_endpoint.recorder.batch import Called, Exchanged, Framed, Gap, Linked, Secrets
@@ -111,6 +112,14 @@ def test_an_exchange_keeps_its_chunks_in_time_and_a_secret_that_two_of_them_shar
     ends = [sum(size for _, size in answer.chunks[: number + 1]) for number in range(4)]
     assert [body[:end].count(b"\n") for end in ends] == [2, 2, 4, 6] and ends[-1] == len(body)
     assert [offset for offset, _ in answer.chunks] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_chat_is_told_by_its_model_its_tokens_and_the_tools_it_wants() -> None:
+    packed = gzip.compress(sse(TOOLS, end=END))
+    headers = {b"content-type": b"text/event-stream", b"content-encoding": b"gzip"}
+    (record,) = made([Exchanged(exchange(chunks=[packed[:50], packed[50:]], headers=headers, path="/v1/chat/completions"))], RULES).records
+    assert (record.model, record.tool) == ("gpt-x", "get_weather, now")
+    assert (record.tokens_in, record.tokens_out, record.cached) == (9, 4, 8)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from ..errors import EndpointError
 from ..log import escape
 from ..recorder.export import line, lines, read
@@ -89,6 +91,11 @@ def shown(path: Path, number: int, *, as_json: bool) -> Iterator[str]:
         yield ""
         yield f"-- {title}"
         yield from _said(side)
+    message = detail.said()
+    if message.streamed and message.answer is not None:
+        yield ""
+        yield "-- 合成的消息 / the message of the stream"
+        yield escape(msgspec.json.encode(message.answer).decode())
 
 
 def exported(path: Path, words: Sequence[str]) -> Iterator[bytes]:

@@ -50,6 +50,11 @@ def environment_key(target: str) -> EnvironmentKey | None:
     return next((key for known, key in HOSTS.items() if host == known or host.endswith(f".{known}")), None)
 
 
+def environment_keys(environ: Mapping[str, str]) -> set[str]:
+    """All keys of model APIs that the environment has."""
+    return {environ[key.variable].strip() for key in HOSTS.values() if environ.get(key.variable, "").strip()}
+
+
 def usable(secret: str) -> bool:
     """Whether a key can stand in a header."""
     return _USABLE.fullmatch(secret) is not None

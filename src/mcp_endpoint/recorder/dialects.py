@@ -139,6 +139,11 @@ def _inflated(body: bytes, most: int) -> bytes:
     return b"".join(pieces)
 
 
+def uncoded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of a body whose codings were undone."""
+    return [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
+
+
 def is_stream(headers: Headers, body: bytes) -> bool:
     """Whether a body is a stream of events: by its type, or, where that says something else, by how it begins."""
     kinds = [value.partition(b";")[0].strip().lower() for name, value in headers if name.lower() == b"content-type"]

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..exchanges import Exchange
-from .dialects import decoded, is_stream, said, texts_of, value_of
+from .dialects import decoded, is_stream, said, texts_of, uncoded, value_of
 
 MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -86,7 +86,7 @@ def entry(exchange: Exchange, rules: Rules, name: str) -> dict[str, Any]:
         "response_body": readable(answer),
     }
     if is_stream(exchange.answer_headers, answer):
-        folded = said(exchange.path, (), request, _plain(exchange.answer_headers), answer).answer
+        folded = said(exchange.path, (), request, uncoded(exchange.answer_headers), answer).answer
         found["response_body"] = readable(answer) if folded is None else folded
         found["response_chunks"] = texts_of(answer)
     return found | {"duration_ms": round(exchange.ms, 1)}
@@ -164,8 +164,3 @@ def _headers(headers: Iterable[tuple[bytes, bytes]], rules: Rules) -> dict[str, 
     for name, value in rules.headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]):
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
-
-
-def _plain(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of a body whose coding was taken off."""
-    return [(name, value) for name, value in headers if name.lower() != b"content-encoding"]

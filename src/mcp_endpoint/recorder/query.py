@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ..errors import EndpointError
+from .dialects import Said, said, uncoded
 from .parts import whole
 from .store import COLUMNS, MIGRATIONS, Exchanged, Session, decode_side
 
@@ -191,6 +192,14 @@ class Detail(msgspec.Struct):
     answer: Side
     joins: list[Join] = []
     session: Session | None = None
+
+    def said(self) -> Said:
+        """What an exchange with a model said, a stream as one message; empty for another record."""
+        if self.summary.kind != "exchange":
+            return Said()
+        headers = [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in self.answer.headers]
+        path = self.summary.method.partition(" ")[2]
+        return said(path, (), self.request.body, uncoded(headers), self.answer.body)
 
 
 class Page(msgspec.Struct):

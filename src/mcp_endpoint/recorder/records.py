@@ -11,15 +11,15 @@ import msgspec
 
 from ..exchanges import Exchange
 from .batch import Called, Exchanged, Framed, Gap, Item, Linked
-from .dialects import said
+from .dialects import said, uncoded
 from .export import side_of
 from .parts import divide
 from .store import Record, Session
 
 INFLATED: Final = 8 * 1024 * 1024
 """Bytes of the longest body after its compression was taken off; what is beyond is not recorded."""
-MODEL_CHARS: Final = 128
-"""Characters of a model's name."""
+NAME_CHARS: Final = 128
+"""Characters of a model's name, and of the names of the tools it wants."""
 CODES: Final = 500
 """Bytes at the beginning of an answer in which the number of its error is looked for."""
 _CODE: Final = re.compile(rb'"code"\s*:\s*(-?\d{1,9})(?!\d)')
@@ -186,7 +186,7 @@ def _exchange(exchange: Exchange, rules: Rules) -> tuple[Record, Mapping[bytes, 
     offsets = [offset for offset, _ in exchange.answer_chunks]
     sizes = [len(chunk) for chunk in chunks] if answer is joined else recut(chunks, joined, answer)
     trace = dict(request_headers).get("traceparent", "")
-    told = said(exchange.path, (), request, _plain(exchange.answer_headers), joined)
+    told = said(exchange.path, (), request, uncoded(exchange.answer_headers), joined)
     record = Record(
         at=int(exchange.started * 1000),
         ms=exchange.ms,
@@ -195,7 +195,8 @@ def _exchange(exchange: Exchange, rules: Rules) -> tuple[Record, Mapping[bytes, 
         endpoint=exchange.endpoint or "",
         label=rules.short(exchange.label),
         method=f"{exchange.method} {rules.path(exchange.path)}",
-        model=rules.short(told.model[:MODEL_CHARS]),
+        tool=rules.short(", ".join(dict.fromkeys(call.name for call in told.calls))[:NAME_CHARS]),
+        model=rules.short(told.model[:NAME_CHARS]),
         tokens_in=told.tokens_in,
         tokens_out=told.tokens_out,
         cached=told.cached,
@@ -225,11 +226,6 @@ def recut(chunks: Sequence[bytes], joined: bytes, clean: bytes) -> list[int]:
             end = clean.index(b"\n", end) + 1
         sizes.append(end - start)
     return [*sizes, len(clean) - end]
-
-
-def _plain(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of a body whose compression was taken off."""
-    return [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
 
 
 def _headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

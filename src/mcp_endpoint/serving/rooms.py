@@ -28,6 +28,7 @@ from ..core.broker import INNER, Broker
 from ..credentials.store import KEYS_SHOWN, CredentialStore, credential_store
 from ..errors import ConfigError, EndpointError
 from ..exchanges import Exchanges
+from ..gateway.llm import environment_keys
 from ..providers.managed import ManagedServer, Providers, condition
 from ..providers.mcp_json import ServerEntry
 from ..settings.schema import Config
@@ -152,7 +153,7 @@ class Keys:
 def _recorder(context: Context, rings: Keys) -> Any:
     """The recorder, which hears everything from now on. Its modules are loaded here and nowhere else."""
     config = context.config
-    ours = (config.server.key, config.api.secret, *config.api.old_secrets)
+    ours = (config.server.key, config.api.secret, *config.api.old_secrets, *environment_keys(context.environ))
 
     def known() -> set[str]:
         return {*ours, *(credential.secret for ring in rings.rings.values() for credential in ring.pool.credentials)}
