@@ -345,6 +345,7 @@ def test_run_serves_logs_and_announces_until_the_signal(
         self.handle_exit(signal.SIGTERM, None)
 
     monkeypatch.setattr(module.Server, "startup", start_and_stop)
+    monkeypatch.setattr(module.signals, "leaving", lambda: None)  # the tests do not end here
     module.run(loaded, prepared, tmp_path)
     printed = capsys.readouterr()
     assert f"health?key={KEY}" in printed.out

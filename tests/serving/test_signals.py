@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import sys
 
@@ -29,3 +31,18 @@ def test_where_no_loop_can_handle_signals_there_are_none(monkeypatch: pytest.Mon
 
 def test_only_a_person_or_a_service_manager_can_be_in_a_hurry() -> None:
     assert [signals.hurries(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == [True, True, False]
+
+
+def test_a_second_hang_up_while_the_program_leaves_does_not_kill_it() -> None:
+    async def life() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+        signals.leaving()
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        asyncio.run(life())
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -167,6 +167,7 @@ async def _until_signal(options: Options, report: Report) -> None:
     try:
         await serving
     except asyncio.CancelledError:
+        signals.leaving()
         report("已结束 / ended")
 
 

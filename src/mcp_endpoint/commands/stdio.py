@@ -323,4 +323,5 @@ async def _run(where: Where, report: Report, stdin: BinaryIO, stdout: int) -> No
     try:
         await stdio.run()
     finally:
+        signals.leaving()
         await out.close()

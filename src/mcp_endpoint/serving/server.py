@@ -194,6 +194,7 @@ async def _serve(
     server = create_server(config, certificate, root=root, standalone=standalone, environ=environ, show=show)
     collector.quiet()
     await server.serve(sockets)
+    signals.leaving()
 
 
 def create_server(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 
@@ -23,3 +24,11 @@ def hurries(number: int) -> bool:
     SIGHUP does not: a closing terminal, or systemd with `SendSIGHUP=`, sends it together with another signal.
     """
     return number in (signal.SIGINT, signal.SIGTERM)
+
+
+def leaving() -> None:
+    """From now on SIGHUP is ignored: a shell that ends may send it again when the running loop, and with it its handlers, is gone."""
+    for number in ending():
+        if not hurries(number):
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)

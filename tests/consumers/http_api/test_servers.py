@@ -198,7 +198,7 @@ async def test_a_changed_list_is_read_again() -> None:
 
 
 async def test_a_server_that_does_not_tell_its_tools_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LIST_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LIST_SECONDS", 0.3)
     broker = house()
     silent = Far(broker, "a", [])
     silent.send = lambda first, second=b"": None  # type: ignore[method-assign]

@@ -347,7 +347,7 @@ async def test_a_server_that_forgot_the_session_is_greeted_anew() -> None:
 
 async def test_a_silent_server_is_asked_for_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEALTH_SECONDS", 0.05)
-    monkeypatch.setattr(module, "ACCEPT_SECONDS", 0.5)
+    monkeypatch.setattr(module, "ACCEPT_SECONDS", 3.0)
     broker = house()
     async with served(adder().streamable_http_app()) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
         await becomes(one, "running")
