@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -61,6 +62,19 @@ async def test_the_exit_status_is_passed_on(script: str, status: int) -> None:
     async with _leashed("/bin/sh", "-c", script) as (process, _):
         await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == status
+
+
+async def test_signals_while_it_ends_do_not_stand_in_the_place_of_the_status() -> None:
+    """The interpreter's own end would take the handlers away. A signal too many asks for SIGKILL, which the command dies of anyway."""
+    async with _leashed("/bin/sh", "-c", "echo begun; exec sleep 1000", patience=0.0) as (process, _):
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE)
+        ending = asyncio.ensure_future(process.wait())
+        while not ending.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)  # not `send_signal`, which would take the status away
+            await asyncio.wait((ending,), timeout=0.0001)
+        assert process.returncode in (137, 143)
 
 
 async def test_a_command_inherits_its_three_pipes_and_nothing_else() -> None:

@@ -110,4 +110,6 @@ def run(life: int, patience: float, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))
+    status = run(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    sys.stderr.flush()
+    os._exit(status)  # the interpreter's own end takes the handlers away, and a signal would then stand in the place of the status
