@@ -9,7 +9,8 @@ import pytest
 from loguru import logger
 from plays import INITIALIZED, Play, answer, call, failure, initialize, request, welcome
 
-from mcp_endpoint.core.figures import BOUNDS, OTHER, Calls
+from mcp_endpoint.core.figures import BOUNDS, FOLDED, OTHER, Calls
+from mcp_endpoint.core.parties import Call
 from mcp_endpoint.serving import server as module
 from mcp_endpoint.serving.server import CallLog
 from mcp_endpoint.settings.schema import Limits
@@ -131,6 +132,19 @@ def test_a_device_that_does_not_read_and_a_server_that_stops_are_reasons_too(lin
     stage.play.endpoint.finish(stage.play.now)
     assert stage.counts == {("a", "busy"): 1, ("c", "busy"): 1, ("b", "provider_gone"): 1}
     assert len(lines) == 3
+
+
+def test_durations_are_counted_the_same_however_many_there_are() -> None:
+    calls = Calls(Limits(), lambda call, seconds: None, every=False).of("kitchen")
+    seconds = [bound * factor for bound in (*BOUNDS, 600.0) for factor in (1.0, 1.001) for _ in range(20)]
+    assert len(seconds) > 2 * FOLDED, "some are counted on the way, the others when they are read"
+    for number, duration in enumerate(seconds):
+        calls.ended(Call(None, b"1", b"1", "tools/call", 0.0, 0.0, tool="add"), duration)
+        if number == 3:
+            assert calls.buckets == [4, *[0] * len(BOUNDS)]
+    assert calls.buckets == [20, *[40] * (len(BOUNDS) - 1), 60]
+    assert calls.seconds == pytest.approx(sum(seconds))
+    assert calls.counts == {("add", "ok"): len(seconds)}
 
 
 def test_at_debug_calls_that_went_well_are_told_too(lines: Lines) -> None:

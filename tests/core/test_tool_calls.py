@@ -22,6 +22,8 @@ from mcp_endpoint.protocol.jsonrpc import parse
         (b'{"name":""}', "?"),
         (b'{"arguments":"' + b"x" * 20_000 + b'","name":"far"}', "?"),
         (b'{"name":"near","arguments":"' + b"x" * 20_000 + b'"}', "near"),
+        (b'{"name":"near\\u4f60","arguments":"' + b"x" * 2_000 + b'"}', "near你"),
+        (b'{"arguments":{"params":{"name":"inner"}},"name":"outer"}', "outer"),
         (b"[]", "?"),
     ],
 )
@@ -41,6 +43,9 @@ def test_a_call_without_parameters_has_no_name() -> None:
         ({"content": [], "isError": True}, "tool_error"),
         ({"content": ["x" * 100_000], "isError": True}, "tool_error"),
         ({"isError": True, "content": "y" * 100_000}, "tool_error"),
+        ({"content": "x" * 5_000, "isError": True, "structuredContent": {"isError": False}}, "tool_error"),
+        ({"isError": True, "content": "x" * 5_000, "structuredContent": {"isError": False}}, "tool_error"),
+        ({"content": "x" * 5_000, "structuredContent": {"isError": True}}, ""),
         ({"content": [], "isError": False}, ""),
         ({"content": [], "structuredContent": {"isError": True}}, ""),
         ({"content": [{"text": '"isError":true'}]}, ""),

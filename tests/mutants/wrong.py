@@ -29,8 +29,8 @@ WRONG = [
     Wrong(
         "a request is answered once, also when its provider answers after the endpoint did",
         "core/ledger",
-        "if consumer is None or call not in consumer.owed:\n            return\n        del consumer.owed[call]",
-        "if consumer is None:\n            return\n        consumer.owed.pop(call, None)",
+        "if consumer is None or consumer.owed.pop(call, call) is not None:\n            return\n",
+        "if consumer is None:\n            return\n        consumer.owed.pop(call, None)\n",
     ),
     Wrong(
         "a cancelled request gets no answer",
@@ -41,8 +41,8 @@ WRONG = [
     Wrong(
         "what is carried is never encoded anew",
         "protocol/jsonrpc",
-        '    if len(data) < COPY_BELOW:\n        return data[:start] + new + data[end:], b""\n',
-        '    if len(data) < COPY_BELOW:\n        return _encode({**msgspec.json.decode(data), "id": Raw(new)}), b""\n',
+        '    if size < COPY_BELOW:\n        return data[:start] + new + data[end:], b""\n',
+        '    if size < COPY_BELOW:\n        return _encode({**msgspec.json.decode(data), "id": Raw(new)}), b""\n',
     ),
     Wrong(
         "the place of the id is known, never guessed",

@@ -68,7 +68,7 @@ class Delivery:
         self._elsewhere = elsewhere
         self.last_close = last_close
 
-    def carry(self, provider: Provider, call: Call, frame: Frame, data: bytes, *, rename: Rename | None = None) -> None:
+    def carry(self, provider: Provider, call: Call, frame: Frame, data: bytes, rename: Rename | None = None) -> None:
         """Hand a request to a provider: its id becomes a number of that link, and everything else stays as it came.
 
         Raises `Malformed` for a frame whose keys are not unambiguous.

@@ -56,7 +56,7 @@ from .report import describe
 from .roster import Roster
 from .routing import Routing
 from .taps import ATTACHED, DETACHED, Tap
-from .tool_calls import IS_ERROR, outcome_of, tool_of
+from .tool_calls import FOUND_QUICKLY, IS_ERROR, TOOL_ERROR, says_error, tool_of
 from .unreadable import bad_frame, error_of, noise
 from .waiting import WaitingRequests
 
@@ -300,10 +300,10 @@ class Endpoint:
             raise Malformed(errors.INVALID_REQUEST, "the method's name is too long", id)
         ledger = self.ledger
         tool = tool_of(frame, data) if method == methods.TOOLS_CALL and ledger.listened and not consumer.relays else ""
+        seconds = self.settings.call_timeout if method == methods.TOOLS_CALL else self._seconds_for(method)
         if self.waiting.draining:
             ledger.refuse_busy(consumer, id, key, method, "the server is stopping / 服务器正在停止", tool, data)
             return
-        seconds = self.settings.call_timeout if method == methods.TOOLS_CALL else self._seconds_for(method)
         call = ledger.accept(consumer, id, key, method, now, seconds, tool, data)
         if call is None:
             return
@@ -388,8 +388,8 @@ class Endpoint:
             return
         del calls[number]
         provider.doubtful = False
-        if call.tool and IS_ERROR in data:
-            call.outcome = outcome_of(frame, data, ours=provider.managed)
+        if call.tool and (len(data) > FOUND_QUICKLY or data.find(IS_ERROR) >= 0) and says_error(frame, data):
+            call.outcome = TOOL_ERROR
         ledger.answer(call, first, second)
 
     def provider_said_too_much(self, provider: Provider, beginning: bytes, end: bytes, now: float) -> None:

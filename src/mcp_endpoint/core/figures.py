@@ -6,7 +6,7 @@ later is counted as `other`. Arguments and answers are never looked at here.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -17,6 +17,8 @@ OTHER: Final = "other"
 OK: Final = "ok"
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 """Upper ends of the buckets that durations are counted in, in seconds; 25 is where a call's time is over by default."""
+FOLDED: Final = 256
+"""Durations that wait to be counted at most, per endpoint."""
 
 Tell = Callable[[Call, float], None]
 """Hears of a call that has ended, and of the seconds it took; never raises."""
@@ -25,7 +27,7 @@ Tell = Callable[[Call, float], None]
 class EndpointCalls:
     """The calls of one endpoint."""
 
-    __slots__ = ("_every", "_most", "_tell", "_tools", "buckets", "failed", "ok", "seconds")
+    __slots__ = ("_buckets", "_every", "_most", "_seconds", "_tell", "_times", "_tools", "failed", "ok")
 
     def __init__(self, most: int, tell: Tell, *, every: bool) -> None:
         """`most` is how many tools are counted by name; the rest as for `Calls`."""
@@ -37,21 +39,42 @@ class EndpointCalls:
         """Tool → how often a call of it went well."""
         self.failed: dict[tuple[str, str], int] = {}
         """(tool, outcome) → how often a call of it ended otherwise."""
-        self.buckets = [0] * (len(BOUNDS) + 1)
-        """How many took no longer than each of BOUNDS, but longer than the one before; the last: longer than all."""
-        self.seconds = 0.0
-        """All durations together."""
+        self._times: list[float] = []
+        self._buckets = [0] * (len(BOUNDS) + 1)
+        self._seconds = 0.0
 
     @property
     def counts(self) -> dict[tuple[str, str], int]:
         """(tool, outcome) → how often."""
         return {(tool, OK): count for tool, count in self.ok.items()} | self.failed
 
+    @property
+    def buckets(self) -> list[int]:
+        """How many took no longer than each of BOUNDS, but longer than the one before; the last: longer than all."""
+        self._fold()
+        return self._buckets
+
+    @property
+    def seconds(self) -> float:
+        """All durations together."""
+        self._fold()
+        return self._seconds
+
+    def _fold(self) -> None:
+        """Count the durations that are not counted yet: many at once cost half of one at a time."""
+        times = self._times
+        times.sort()
+        ends = [*(bisect_right(times, bound) for bound in BOUNDS), len(times)]
+        self._buckets = [count + end - begin for count, begin, end in zip(self._buckets, [0, *ends], ends, strict=False)]
+        self._seconds += sum(times)
+        times.clear()
+
     def ended(self, call: Call, now: float) -> None:
         """Count it, and tell it if it failed."""
         seconds = now - call.started
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
-        self.seconds += seconds
+        self._times.append(seconds)
+        if len(self._times) >= FOLDED:
+            self._fold()
         if call.outcome:
             key = self._known(call.tool), call.outcome
             self.failed[key] = self.failed.get(key, 0) + 1

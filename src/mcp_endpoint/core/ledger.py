@@ -67,15 +67,15 @@ class Ledger:
     def answer(self, call: Call, first: Part, second: Part = b"") -> None:
         """Give a consumer the one answer it is owed; a second one, or one after a cancel, goes nowhere."""
         consumer = call.consumer
-        if consumer is None or call not in consumer.owed:
+        if consumer is None or consumer.owed.pop(call, call) is not None:
             return
-        del consumer.owed[call]
         self.in_flight -= 1
         self.counters.answers += 1
         link = consumer.link
-        edit = consumer.edits.get(call.method)
-        if edit is not None and (edited := edit(first, second, consumer.answer_bytes)) is not None:
-            first, second = edited, b""
+        if consumer.edits and (edit := consumer.edits.get(call.method)) is not None:
+            edited = edit(first, second, consumer.answer_bytes)
+            if edited is not None:
+                first, second = edited, b""
         size = len(first) + len(second)
         if size > consumer.answer_bytes:
             self.counters.answers_too_big += 1
@@ -338,10 +338,8 @@ class _Params(msgspec.Struct, gc=False):
 _params_decoder: Final = msgspec.json.Decoder(_Params)
 
 
-def _needs_a_look(data: bytes, params: msgspec.Raw) -> bool:
-    """Whether something in the parameters of the frame `data` may have to be changed: a progress token, or parameters that are null."""
-    if UNDERSCORE not in data and BACKSLASH not in data:
-        return len(params) == 4  # `_meta` cannot be there, not even spelled with escapes; large frames need no second parsing
+def _needs_a_look(params: msgspec.Raw) -> bool:
+    """Whether something in the parameters of a frame may have to be changed: a progress token, or parameters that are null."""
     try:
         return _params_decoder.decode(params).meta is not UNSET
     except msgspec.ValidationError:
@@ -355,7 +353,9 @@ def outgoing(call: Call, frame: Frame, data: bytes, number: int, rename: Rename 
     if LF in data or CR in data:
         data = one_line(data)
     params = frame.params
-    if params is UNSET or (rename is None and not _needs_a_look(data, params)):
+    # Without these characters `_meta` cannot be there, not even spelled with escapes: most frames, and large ones, need no second parsing.
+    plain = UNDERSCORE not in data and BACKSLASH not in data
+    if params is UNSET or (rename is None and (len(params) != 4 if plain else not _needs_a_look(params))):
         return with_id(data, frame, b"%d" % number)
     spans = members(data)
     edits = [(spans["id"].start, spans["id"].end, number_text(number))]

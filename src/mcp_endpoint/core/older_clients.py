@@ -34,9 +34,11 @@ def edits_for(name: str, version: str, settings: EndpointSettings) -> Mapping[st
 
 def _text(first: Part, second: Part, most: int) -> bytes | None:
     """The answer to a call, with a text where it holds none; as it came where it would then be too large to be given at all."""
+    if isinstance(first, bytes) and first.find(_CONTENT_FIRST, 0, _HEAD_BYTES) >= 0:
+        return None  # nearly always
     frame = _frame(first, second)
     if frame.find(_CONTENT_FIRST, 0, _HEAD_BYTES) >= 0 or frame.find(_CONTENT_FIRST_SPACED, 0, _HEAD_BYTES) >= 0 or STRUCTURED not in frame:
-        return None  # nearly always
+        return None
     told = with_text(b"".join((first, second)))
     return told if len(told) <= most else None
 

@@ -375,20 +375,20 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
     id = frame.id
     assert id is not UNSET
     length = len(id)
+    size = len(data)
     # The shortest frame with these members. What a frame has beyond it and beyond the blanks of its head is room for other
     # members; six bytes are too few for a second `,"id":0`, so the id that was found is the only one.
-    room = len(data) - 23 - length
     if (method := frame.method) is not UNSET:
-        room -= 12 + len(method)
-        if (params := frame.params) is not UNSET:
-            room -= 10 + len(params)
+        params = frame.params
+        shortest = 35 + len(method) if params is UNSET else 45 + len(method) + len(params)
     elif (result := frame.result) is not UNSET:
-        room -= 10 + len(result)
-    elif frame.error is not UNSET:
-        room -= 9 + len(frame.error)
+        shortest = 33 + len(result)
+    else:
+        shortest = 23 if frame.error is UNSET else 32 + len(frame.error)
+    room = size - length - shortest
     start = -1
-    if room <= 6 and data.startswith(_HEAD) and data[22] > 0x20:
-        if len(data) < COPY_BELOW:
+    if room <= 6 and data[:22] == _HEAD and data[22] > 0x20:
+        if size < COPY_BELOW:
             return _HEAD + new + data[22 + length :], b""
         start = 22
     elif room <= 9 and frame.jsonrpc == VERSION:
@@ -408,9 +408,9 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
     if start < 0 or data[start] <= 0x20:  # a blank may stand before the value
         start = members(data)["id"].start
     end = start + length
-    if len(data) < COPY_BELOW:
+    if size < COPY_BELOW:
         return data[:start] + new + data[end:], b""
-    if start < len(data) // 2:
+    if start < size // 2:
         return data[:start] + new, memoryview(data)[end:]
     return memoryview(data)[:start], new + data[end:]
 
