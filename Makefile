@@ -7,10 +7,10 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 PY := $(VENV)/bin/python
 # Modules whose every branch must be walked: the layers below the rooms (see [tool.importlinter] in pyproject.toml).
-WALKED := access/addresses access/tls access/tokens asgi core/broker core/catalog core/changes core/delivery core/endings core/endpoint \
+WALKED := access/addresses access/directory access/tls access/tokens asgi console/assets console/forms console/pretty console/session core/broker core/catalog core/changes core/delivery core/endings core/endpoint \
 	core/expiry core/features core/figures core/ledger core/lifecycle core/links core/lists core/notifications core/older_clients core/part core/parties \
 	core/report core/roster core/routing core/shares core/taps core/tool_calls core/translator core/unreadable core/waiting credentials/lookahead \
-	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files gateway/llm gateway/tee line_writer log \
+	credentials/placement credentials/pool credentials/refusals credentials/rotation credentials/store errors files gateway/llm gateway/tee line_writer log pages \
 	protocol/definitions protocol/jsonrpc protocol/methods protocol/schemas protocol/sse protocol/structured serving/sd_notify serving/signals settings/described \
 	settings/env_file settings/first_start settings/ini settings/load settings/places settings/schema settings/sources settings/values \
 	exchanges recorder/batch recorder/dialects recorder/files recorder/parts recorder/queue recorder/records recorder/redact recorder/taps web/metrics

@@ -47,6 +47,10 @@ WITHOUT_SECRET = {
     "metrics": ("GET /metrics", (), 200),
     "gateway": ("GET /gateway/air/x", (), 200),
     "gateway, a form": ("POST /gateway/air/x", ("Content-Type: text/plain", "Content-Length: 0"), 200),
+    # The console's pages are for its own pages, whatever another one knows.
+    "console": ("GET /console/overview.json", (f"Authorization: Bearer {KEY}",), 200),
+    "console, log-in by address": (f"GET /console?key={KEY}", (), 303),
+    "console, a tool's call": ("POST /console/call", (*POST, f"Authorization: Bearer {KEY}"), 400),
     "gateway, with the key": (f"GET /gateway/air/x?key={KEY}", (), 200),
 }
 """Way in → request line, headers, and the status for who is no page of somebody else."""

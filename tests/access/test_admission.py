@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcp_endpoint.access.admission import Authenticator, BadTokens, Origin, Refusal, Source, Values, host_of
+from mcp_endpoint.access.admission import Authenticator, BadTokens, Origin, Origins, Refusal, Source, Values, host_of
 from mcp_endpoint.access.tokens import Grant, TokenCodec
 from mcp_endpoint.settings.schema import Config, Limits, Security, Server
 
@@ -274,6 +274,30 @@ def test_null_is_let_in_where_it_is_listed_and_is_nobody_all_the_same() -> None:
 )
 def test_an_origin_is_spelled_in_one_way(text: str, origin: Origin | None) -> None:
     assert Origin.of(text) == origin
+
+
+@pytest.mark.parametrize(
+    ("shown", "own"),
+    [
+        ({}, False),
+        ({"Sec_Fetch_Site": "same-origin"}, True),
+        ({"Sec_Fetch_Site": "Same-Origin", "Origin": "http://here:8004"}, True),
+        ({"Origin": "http://HERE:8004"}, True),
+        ({"Origin": "https://mcp.example"}, True),
+        ({"Origin": "http://here"}, False),
+        ({"Origin": "https://mine.example"}, False),
+        ({"Origin": "null", "Sec_Fetch_Site": "same-origin"}, False),
+        ({"Origin": "https://evil.example", "Sec_Fetch_Site": "same-origin"}, False),
+        ({"Origin": ["http://here:8004", "http://here:8004"]}, False),
+        *(({"Sec_Fetch_Site": site, "Origin": "http://here:8004"}, False) for site in ("same-site", "cross-site", "none", "")),
+        ({"Sec_Fetch_Site": ["same-origin", "cross-site"]}, False),
+    ],
+)
+def test_a_page_of_this_server_is_told_from_programs_and_from_listed_pages(shown: dict[str, str | list[str]], own: bool) -> None:
+    config = Config(
+        server=Server(key=KEY, public_url="https://mcp.example/x"), security=Security(allowed_origins=("*", "https://mine.example"))
+    )
+    assert Origins(config).own_page(headers(Host="here:8004", **shown), tls=False) is own
 
 
 def test_a_page_of_somebody_else_shows_a_secret_or_is_refused_and_does_not_count_as_a_bad_token() -> None:

@@ -10,10 +10,10 @@ import pytest
 from console import BEARER, PAGE, console
 from recorded import NOW, call, recorded
 
-from mcp_endpoint.console.records import ROWS, _facet, curl, timeline
+from mcp_endpoint.console.records import ROWS, _facet, curl, facets_of, timeline
 from mcp_endpoint.recorder.export import side_of
-from mcp_endpoint.recorder.query import Summary
-from mcp_endpoint.recorder.store import Record, Session
+from mcp_endpoint.recorder.query import Reader, Summary
+from mcp_endpoint.recorder.store import Record, Session, Store
 
 SESSION = Session(id=7, kind="link", endpoint="kitchen", side="device", name="robot", began=NOW, ended=NOW + 9, code=1006, reason="cut")
 
@@ -41,6 +41,15 @@ async def test_a_filter_is_words_and_facets_lead_to_more_of_them(tmp_path: Path,
         assert {one["value"]: (one["count"], one["q"]) for one in facets["tool"]} == {"fan": (2, "tool:=fan"), "lamp": (1, "tool:=lamp")}
         wrong = (await visitor.get("/console/records", params={"q": "tol:x"}, headers=PAGE | BEARER)).text
         assert "did you mean tool:" in wrong
+
+
+def test_a_page_that_has_everything_is_counted_as_the_file_would_be(tmp_path: Path) -> None:
+    store = Store(tmp_path / "records.db", 10**9, 365)
+    store.save([call("lamp"), call("fan", status="timeout"), call("fan", endpoint=""), *(call(f"tool {number}") for number in range(30))])
+    store.close()
+    reader = Reader(tmp_path / "records.db")
+    assert facets_of(reader.page().records) == reader.facets()
+    reader.close()
 
 
 def test_a_facet_that_is_chosen_leads_back_and_one_with_blanks_is_quoted() -> None:

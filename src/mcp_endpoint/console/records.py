@@ -10,6 +10,7 @@ import asyncio
 import json
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,7 +20,7 @@ import msgspec
 from ..errors import EndpointError
 from ..pages import NotThere, Page, Visit
 from ..recorder.export import as_json
-from ..recorder.query import Detail, Filter, Reader, Summary, parse
+from ..recorder.query import FACET_VALUES, FACETS, Detail, Filter, Reader, Summary, parse
 from ..recorder.store import Session
 
 ROWS: Final = 100
@@ -71,10 +72,12 @@ class Records:
 
             def ask(reader: Reader) -> dict[str, Any]:
                 page = reader.page(filter, before=before, most=ROWS)
+                # Where all that there is stands on this page, the file is not gone through again.
+                facets = reader.facets(filter) if page.older or before is not None else facets_of(page.records)
                 return {
                     "records": [shown(one) for one in page.records],
                     "older": page.older,
-                    "facets": {name: [_facet(text, name, *one) for one in found] for name, found in reader.facets(filter).items() if found},
+                    "facets": {name: [_facet(text, name, *one) for one in found] for name, found in facets.items() if found},
                     "newest": reader.newest(),
                 }
 
@@ -217,6 +220,12 @@ def _arguments(body: str) -> Any:
         return json.loads(body)["params"].get("arguments", {})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def facets_of(records: Sequence[Summary]) -> dict[str, list[tuple[str, int]]]:
+    """What `Reader.facets` says, of these records."""
+    counts = {name: Counter(value for one in records if (value := getattr(one, name))) for name in FACETS}
+    return {name: sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:FACET_VALUES] for name, found in counts.items()}
 
 
 def _facet(text: str, name: str, value: str, count: int) -> dict[str, Any]:

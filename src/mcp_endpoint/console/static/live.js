@@ -10,13 +10,13 @@ const pause = document.getElementById("pause");
 
 function Row({ one }) {
   const code = one.code === null ? "" : ` ${one.code}`;
-  return html`<a class="record new" href=${place.dataset.record + one.id}>
+  return html`<article><a class="record new" href=${place.dataset.record + one.id}>
     <span class="at"><time>${clock(one.at)}</time></span>
     <strong>${one.what}</strong>
     <span class="where">${[one.endpoint, one.label].filter(Boolean).join(" · ")}</span>
     <span class=${`pill ${one.status === "ok" ? "good" : "bad"}`}>${one.status}${code}</span>
     <span class="number">${took(one.ms)}</span>
-  </a>`;
+  </a></article>`;
 }
 
 class Feed extends Component {
