@@ -100,6 +100,16 @@ async def test_the_gateway_is_measured_beside_a_direct_request() -> None:
     assert told.count("x direct") == 12
 
 
+async def test_a_streamed_chat_is_measured_with_and_without_the_recorder() -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, BENCHMARKS / "llm.py", "--requests", "2", stdout=PIPE)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    told = output.decode()
+    assert "no --litellm" in told
+    for way in ("direct", "recorder off", "recorder on"):
+        assert f"\n  {way}" in told
+    assert "largest gap, added" in told
+
+
 def test_a_stdio_server_is_called_directly_and_through_the_broker() -> None:
     words = [sys.executable, BENCHMARKS / "providers.py", "small", "small-16k", "--rounds", "1", "--calls", "20"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

@@ -557,6 +557,21 @@ def pipe(endpoint: str | None, file: Path | None, name: str, named: tuple[str, .
     brings.run(brings.Options(address, commands))
 
 
+@command.command(
+    context_settings={"allow_interspersed_args": False},
+    help="运行标准输入输出上的 MCP 服务器，每条消息写入 logs/ / Run an MCP server on stdin and stdout; each message goes into logs/.",
+)
+@click.option("--name", default="", help="写入 logs/mcp_NAME；默认取自命令 / Into logs/mcp_NAME; default: from the command.")
+@click.option("--raw", is_flag=True, help="不隐藏密钥 / Take no secret out.")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND [ARGS]...")
+@click.pass_obj
+def record(root: Path, name: str, raw: bool, argv: tuple[str, ...]) -> None:
+    from . import record as records  # imported late: only this command needs it
+
+    messages = records.opened(root, load(root, os.environ).config, name or records.label_of(argv), raw=raw)
+    sys.exit(records.run(argv, messages, lambda line: click.echo(line, err=True)))
+
+
 def _token(key: str, endpoint: str) -> str:
     """The xiaozhi token of an endpoint. Raises UsageError for an invalid name."""
     try:
