@@ -38,8 +38,10 @@ def test_when_it_is_full_the_newest_is_dropped_and_a_gap_says_how_many_and_when(
     play.put(1)
     queue = play.queue
     assert (queue.seen, queue.dropped) == (13, 3)
-    items, counted, gap = queue.take()
-    assert counted == 10 and gap == (100.0, 105.0, 3) and items[-1] == (GAP, 100.0, 105.0, 3) and items[0] == (0,)
+    batches = [queue.take() for _ in range(3)]
+    assert [counted for _, counted, _ in batches] == [4, 4, 2], "no batch is larger than a batch"
+    assert [gap for _, _, gap in batches] == [None, None, (100.0, 105.0, 3)]
+    assert batches[-1][0][-1] == (GAP, 100.0, 105.0, 3) and batches[0][0][0] == (0,)
     play.put(1)
     assert queue.take()[2] is None, "a gap is told once"
 
@@ -62,14 +64,22 @@ def test_a_link_is_told_where_there_is_room_and_is_no_record() -> None:
 def test_what_is_lost_on_its_way_opens_the_gap_again() -> None:
     play = Play()
     play.put(11)
-    _, counted, gap = play.queue.take()
+    batches = [play.queue.take() for _ in range(3)]
+    gap = batches[-1][2]
     assert gap is not None
     play.now = 200.0
-    play.queue.lose(counted)
+    play.queue.lose(sum(counted for _, counted, _ in batches))
     play.queue.lose(0)
     play.queue.reopen(*gap)
     assert play.queue.has and play.queue.dropped == 11
     assert play.queue.take() == ([(GAP, 100.0, 200.0, 11)], 0, (100.0, 200.0, 11))
+
+
+def test_what_is_forgotten_at_the_end_is_counted_and_opens_no_gap() -> None:
+    play = Play()
+    play.put(2)
+    play.queue.forget(play.queue.take()[1])
+    assert play.queue.dropped == 2 and not play.queue.has
 
 
 def test_what_was_cut_is_counted() -> None:

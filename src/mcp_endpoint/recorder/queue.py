@@ -6,6 +6,7 @@ or will be, handed on.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ class Queue:
         self._unsent = unsent
         self._items: list[Any] = []
         self._counted = 0
+        self._size = 0
+        self._whole: deque[tuple[list[Any], int, int]] = deque()
+        """Batches that are whole: their items, how many records these are, and their bytes."""
         self._gap: tuple[float, float, int] | None = None
         self.bytes = 0
         """What waits here."""
@@ -58,16 +62,26 @@ class Queue:
     def _add(self, item: tuple[Any, ...], size: int) -> None:
         self._items.append(item)
         self.bytes += size
-        if self.bytes >= self._batch:
+        self._size += size
+        if self._size >= self._batch:
+            self._close()
             self._wake(True)
         elif len(self._items) == 1:
             self._wake(False)
+
+    def _close(self) -> None:
+        self._whole.append((self._items, self._counted, self._size))
+        self._items, self._counted, self._size = [], 0, 0
 
     def lose(self, count: int) -> None:
         """So many records are gone for good."""
         if count:
             self.dropped += count
             self.reopen(self._clock(), self._clock(), count)
+
+    def forget(self, count: int) -> None:
+        """So many are gone at the end, when nobody writes a gap any more."""
+        self.dropped += count
 
     def reopen(self, since: float, until: float, count: int) -> None:
         """A gap that nobody was told of, or one that was lost on its way."""
@@ -76,14 +90,18 @@ class Queue:
         self._gap = since, until, count
 
     def take(self) -> tuple[list[Any], int, tuple[float, float, int] | None]:
-        """All that waits, how many records these are, and the gap that is told with them."""
-        items, counted, gap = self._items, self._counted, self._gap
-        if gap is not None:
+        """The next batch of what waits, how many records it holds, and the gap that is told with it: with the last of them."""
+        if not self._whole:
+            self._close()
+        items, counted, size = self._whole.popleft()
+        self.bytes -= size
+        gap = None
+        if not self.bytes and self._gap is not None:
+            gap, self._gap = self._gap, None
             items.append((GAP, *gap))
-        self._items, self._counted, self._gap, self.bytes = [], 0, None, 0
         return items, counted, gap
 
     @property
     def has(self) -> bool:
         """Whether there is something to take."""
-        return bool(self._items) or self._gap is not None
+        return bool(self.bytes) or self._gap is not None

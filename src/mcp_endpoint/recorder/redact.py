@@ -49,7 +49,9 @@ _SLASH: Final = re.compile(rb"\\+/")
 _SCHEME: Final = re.compile(rb"(?i)(bearer|basic|token|digest)\s+")
 _BASE64: Final = bytes(120 if (chr(code).isalnum() and code < 128) or code in b"+/" else 32 for code in range(256))
 """Every letter of base64 becomes an x: a long word is then found without a regular expression."""
-_XIAOZHI: Final = re.compile(rb"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{43}=|(?![0-9A-Fa-f]+(?![A-Za-z0-9+/]))[A-Za-z0-9+/]{64,}={0,2})")
+_LONG: Final = b"x" * 43
+"""Letters of the shortest xiaozhi token, without the `=` behind it."""
+_HEX: Final = re.compile(rb"[0-9A-Fa-f]+")
 LONGEST_TOKEN: Final = 1024
 """Letters of the longest word that may be a xiaozhi token; longer ones are pictures and sounds in base64."""
 _SHAPES: Final = (
@@ -139,7 +141,7 @@ class Redactor:
         return not (
             any(needle in plain for needle in self._needles)
             or any(needle in low for needle, _ in _SHAPES)
-            or b"x" * 43 in data.translate(_BASE64)
+            or _LONG in data.translate(_BASE64)
             or any(value in data for value in self._values)
         )
 
@@ -153,8 +155,8 @@ class Redactor:
         for needle, shape in _SHAPES:
             if needle in low:
                 data = shape.sub(self._marked, data)
-        if b"x" * 43 in data.translate(_BASE64):
-            data = _XIAOZHI.sub(self._token, data)
+        if _LONG in (letters := data.translate(_BASE64)):
+            data = self._tokens(data, letters)
         for value in self._values:
             if value in data:
                 data = data.replace(value, self.mark(value))
@@ -163,8 +165,19 @@ class Redactor:
     def _marked(self, found: re.Match[bytes]) -> bytes:
         return found[0] if found[2].startswith(MARK) else found[1] + self.mark(found[2])
 
-    def _token(self, found: re.Match[bytes]) -> bytes:
-        return found[0] if len(found[0]) > LONGEST_TOKEN else self.mark(found[0])
+    def _tokens(self, data: bytes, letters: bytes) -> bytes:
+        """Words of the shape of a xiaozhi token, which is base64 of AES blocks; hashes in hex are no secret."""
+        edits: list[tuple[int, int, bytes]] = []
+        at = letters.find(_LONG)
+        while at >= 0:
+            end = letters.find(b" ", at)
+            end = len(data) if end < 0 else end
+            padding = len(data[end : end + 2]) - len(data[end : end + 2].lstrip(b"="))
+            size = end - at
+            if (size == 43 and padding) or (64 <= size <= LONGEST_TOKEN and _HEX.fullmatch(data, at, end) is None):
+                edits.append((at, end + padding, self.mark(data[at : end + padding])))
+            at = letters.find(_LONG, end)
+        return _edited(data, edits)
 
     def _members(self, data: bytes, plain: bytes) -> bytes:
         """The values whose key sounds like a secret, replaced."""

@@ -160,7 +160,8 @@ class Recorder:
                 self._task.cancel()
                 await asyncio.wait((self._task,))
         self._lose_sent()
-        self._queue.lose(self._queue.take()[1])
+        while self._queue.has:
+            self._queue.forget(self._queue.take()[1])
         if self._lock is not None:
             self._lock.release()
 
@@ -328,14 +329,13 @@ class Recorder:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._ready.is_set() and self._queue.has:
+        while self._ready.is_set() and self._queue.has:
             self._hand_over()
 
     def _hand_over(self) -> None:
         """One batch into the pipe."""
         stdin = self._stdin
-        if stdin is None or stdin.is_closing():
-            return
+        assert stdin is not None, "the writer is ready"
         known = frozenset(self._known())
         items, count, gap = self._queue.take()
         if known != self._said:
@@ -347,6 +347,8 @@ class Recorder:
         except (UnicodeEncodeError, OverflowError, TypeError):
             logger.warning("一批记录无法传送，已丢弃 / a batch of records cannot be handed over and is dropped", records=count)
             self._queue.lose(count)
+            if gap is not None:
+                self._queue.reopen(*gap)
             return
         self._sent.append((self._number, count, gap))
         stdin.writelines(parts)

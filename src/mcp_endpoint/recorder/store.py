@@ -23,6 +23,8 @@ FILE_MODE: Final = 0o600
 """Owner only: records hold what people said."""
 OLDEST: Final = 1000
 """So many records go at a time when the file is too large."""
+PAGE_BYTES: Final = 8192
+"""Of a new file. A call of 300 bytes takes 26 less than with pages of 4096, where more of each stays empty."""
 BUSY_SECONDS: Final = 30.0
 """How long one writer waits for another, such as `records delete` beside a running server."""
 
@@ -37,10 +39,7 @@ CREATE TABLE record (
     code INTEGER, tokens_in INTEGER, tokens_out INTEGER, cached INTEGER, trace TEXT NOT NULL, bytes INTEGER NOT NULL,
     truncated INTEGER NOT NULL, request BLOB NOT NULL, answer BLOB NOT NULL
 ) STRICT;
-CREATE INDEX record_at ON record (at);
-CREATE INDEX record_session ON record (session, id);
-CREATE INDEX record_endpoint ON record (endpoint, id);
-CREATE INDEX record_tool ON record (tool, id);
+CREATE INDEX record_session ON record (session);
 CREATE INDEX record_trouble ON record (id) WHERE status <> 'ok';
 CREATE TABLE part (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, last INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
 CREATE TABLE chain (hash BLOB NOT NULL, record INTEGER NOT NULL, PRIMARY KEY (hash, record)) STRICT, WITHOUT ROWID;
@@ -163,6 +162,7 @@ class Store:
                 f"{self.path} was written by a newer version of this program: use that version, or set another [recorder] file",
                 f"{self.path} 由更新版本的程序写入：请使用该版本，或在 [recorder] 下另设 file",
             )
+        run(f"PRAGMA page_size = {PAGE_BYTES}")
         run("PRAGMA auto_vacuum = INCREMENTAL")
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
@@ -231,11 +231,14 @@ class Store:
                 gone += found
                 if not found:
                     break
-            with self._transaction():
-                found = run("DELETE FROM record WHERE at < ?", (int(now - self._keep_ms),)).rowcount
-                if found or gone:
-                    self._sweep()
-            gone += found
+            found = OLDEST
+            while found == OLDEST:
+                with self._transaction():
+                    oldest = f"SELECT id FROM record ORDER BY id LIMIT {OLDEST}"
+                    found = run(f"DELETE FROM record WHERE id IN ({oldest}) AND at < ?", (int(now - self._keep_ms),)).rowcount
+                    if found:
+                        self._sweep()
+                gone += found
             if gone:
                 self._give_back()
         return gone
