@@ -99,7 +99,7 @@ async def test_a_list_that_is_none_fails() -> None:
     limits = Limits()
     house = broker(limits)
     Tool(house, [], {"tools/list": lambda _: {"result": {"tools": 7}}})
-    with pytest.raises(Failed, match="list of tools is no list"):
+    with pytest.raises(Failed, match="list of tools is not a list"):
         await local(house, limits, only="").tools()
 
 

@@ -32,76 +32,79 @@ DEEP = b'{"_meta":' * 600 + b"1" + b"}" * 600
 def test_the_envelope_is_taken_off_at_the_door() -> None:
     """What is left is what a tool of the handshake era knows, byte for byte."""
     params = b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}, "_meta": %b}' % json.dumps(ENVELOPE).encode()
-    assert stateless.inward(params, asker=False) == b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}}'
+    assert stateless.without_envelope(params, asker=False) == b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}}'
 
 
 def test_what_else_stands_in_meta_stays() -> None:
     """Progress tokens and traces are the tool's business; a key of ours is nobody's but ours."""
     params = json.dumps({"_meta": {**ENVELOPE, "progressToken": 7, "traceparent": "00-1", ASKER: {"forged": 1}}}).encode()
-    assert json.loads(stateless.inward(params, asker=False)) == {"_meta": {"progressToken": 7, "traceparent": "00-1"}}
+    assert json.loads(stateless.without_envelope(params, asker=False)) == {"_meta": {"progressToken": 7, "traceparent": "00-1"}}
 
 
 def test_the_envelope_travels_along_for_a_tool_of_the_same_era() -> None:
     params = json.dumps({"name": "a", "_meta": {**ENVELOPE, LEVEL_KEY: "info", "progressToken": 7}}).encode()
-    inward = json.loads(stateless.inward(params, asker=True))
-    assert inward == {"name": "a", "_meta": {"progressToken": 7, ASKER: {**ENVELOPE, LEVEL_KEY: "info"}}}
+    without_envelope = json.loads(stateless.without_envelope(params, asker=True))
+    assert without_envelope == {"name": "a", "_meta": {"progressToken": 7, ASKER: {**ENVELOPE, LEVEL_KEY: "info"}}}
 
 
 def test_parameters_without_meta_are_left_alone() -> None:
-    assert stateless.inward(b'{"name":"a"}', asker=True) == b'{"name":"a"}'
+    assert stateless.without_envelope(b'{"name":"a"}', asker=True) == b'{"name":"a"}'
 
 
 def test_a_result_says_what_kind_it_is_and_who_says_it() -> None:
-    result = stateless.outward("tools/call", b'{"content":[],"x":1.00}', SERVER)
+    result = stateless.for_stateless("tools/call", b'{"content":[],"x":1.00}', SERVER)
     assert result == b'{"resultType":"complete","_meta":{"%b":%b},"content":[],"x":1.00}' % (SERVER_KEY.encode(), SERVER)
-    assert stateless.outward("tools/call", b"{}", SERVER) == b'{"resultType":"complete","_meta":{"%b":%b}}' % (SERVER_KEY.encode(), SERVER)
+    assert stateless.for_stateless("tools/call", b"{}", SERVER) == b'{"resultType":"complete","_meta":{"%b":%b}}' % (
+        SERVER_KEY.encode(),
+        SERVER,
+    )
 
 
 @pytest.mark.parametrize("method", sorted(methods.CACHEABLE))
 def test_lists_and_resources_say_how_long_they_may_be_kept(method: str) -> None:
     """Not at all, and by this consumer only: a tool may come or go at any time, and another token sees other tools."""
-    found = json.loads(stateless.outward(method, b"{}", SERVER))
+    found = json.loads(stateless.for_stateless(method, b"{}", SERVER))
     assert (found["ttlMs"], found["cacheScope"]) == (0, "private")
 
 
 def test_what_a_tool_says_itself_is_not_said_again() -> None:
     said = {"resultType": "complete", "ttlMs": 5, "cacheScope": "public", "_meta": {SERVER_KEY: {"name": "tool"}, "a": 1}}
-    assert json.loads(stateless.outward("tools/list", json.dumps(said).encode(), SERVER)) == said
+    assert json.loads(stateless.for_stateless("tools/list", json.dumps(said).encode(), SERVER)) == said
 
 
 def test_a_results_own_meta_gets_the_servers_name_added() -> None:
-    found = json.loads(stateless.outward("tools/call", b'{"_meta":{"a":1},"resultType":"complete"}', SERVER))
+    found = json.loads(stateless.for_stateless("tools/call", b'{"_meta":{"a":1},"resultType":"complete"}', SERVER))
     assert found == {"_meta": {"a": 1, SERVER_KEY: json.loads(SERVER)}, "resultType": "complete"}
 
 
 def test_a_question_may_not_be_kept() -> None:
-    assert "ttlMs" not in json.loads(stateless.outward("resources/read", b'{"resultType":"input_required"}', SERVER))
+    assert "ttlMs" not in json.loads(stateless.for_stateless("resources/read", b'{"resultType":"input_required"}', SERVER))
 
 
 @pytest.mark.parametrize("result", [b'{"a":1,"a":2}', b'{"_meta":{},"_meta":{}}'])
 def test_a_result_with_a_key_twice_is_left_as_it_is(result: bytes) -> None:
-    assert stateless.outward("tools/call", result, SERVER) == result
+    assert stateless.for_stateless("tools/call", result, SERVER) == result
 
 
 def test_a_missing_resource_is_a_wrong_parameter_in_the_stateless_era() -> None:
     """-32002 was given up, and the address of what is missing belongs to the error (SEP-2164)."""
-    told = json.loads(stateless.error_outward("resources/read", b'{"uri":"a:b"}', b'{"code":-32002,"message":"no such"}'))
+    told = json.loads(stateless.error_for_stateless("resources/read", b'{"uri":"a:b"}', b'{"code":-32002,"message":"no such"}'))
     assert told == {"code": -32602, "message": "no such", "data": {"uri": "a:b"}}
-    told = json.loads(stateless.error_outward("resources/read", b"{}", b'{"code":-32002,"message":"no such","data":{"uri":"c:d"}}'))
+    told = json.loads(stateless.error_for_stateless("resources/read", b"{}", b'{"code":-32002,"message":"no such","data":{"uri":"c:d"}}'))
     assert told == {"code": -32602, "message": "no such", "data": {"uri": "c:d"}}
 
 
 @pytest.mark.parametrize("error", [b'{"code":-32602,"message":"x"}', b'{"code":7}', b'"odd"', b"null"])
 def test_other_errors_are_told_as_they_are(error: bytes) -> None:
-    assert stateless.error_outward("resources/read", b"{}", error) == error
+    assert stateless.error_for_stateless("resources/read", b"{}", error) == error
 
 
 def test_a_method_that_mcp_1_does_not_know_is_said_not_to_be_there() -> None:
     """Its servers answer every unknown method with -32602 and these words; a known method with them is told as it is."""
     error = b'{"code":-32602,"message":"Invalid request parameters","data":""}'
-    assert json.loads(stateless.error_outward("unknown/method", b"{}", error))["code"] == -32601
-    assert stateless.error_outward("tools/call", b"{}", error) == error
-    assert stateless.error_outward("unknown/method", b"{}", b'{"code":-32602,"message":"own"}') == b'{"code":-32602,"message":"own"}'
+    assert json.loads(stateless.error_for_stateless("unknown/method", b"{}", error))["code"] == -32601
+    assert stateless.error_for_stateless("tools/call", b"{}", error) == error
+    assert stateless.error_for_stateless("unknown/method", b"{}", b'{"code":-32602,"message":"own"}') == b'{"code":-32602,"message":"own"}'
 
 
 @pytest.mark.parametrize(

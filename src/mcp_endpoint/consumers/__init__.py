@@ -1,1 +1,1 @@
-"""Who asks without a WebSocket: MCP clients over HTTP, the HTTP API, and everything inside the house."""
+"""Consumers without a WebSocket: MCP clients over HTTP, the HTTP API, and code of this server."""

@@ -16,7 +16,7 @@ from ..errors import UNREADABLE_ANSWER
 from ..protocol import jsonrpc, methods
 from ..protocol.definitions import ALL, identity
 from ..protocol.jsonrpc import Frame, Malformed, Part, Unreadable, id_key, members, parse, splice
-from ..protocol.stateless import INTERNAL, MISSING_CAPABILITY, MOST_SENT, ROUNDS, Error, asks, fields, objects, read_error, text
+from ..protocol.stateless import INTERNAL, MISSING_CAPABILITY, MOST_SENT, ROUNDS, Error, fields, objects, read_error, requires_input, text
 from .links import Link
 
 _CONFIRMED: Final = b"{}"
@@ -254,7 +254,7 @@ class Translator:
             self._say(data)
         elif sent.method == methods.DISCOVER and self._hello:
             self._discovered(sent, frame)
-        elif frame.result is not UNSET and not sent.own and sent.method in methods.ASKING and asks(frame.result):
+        elif frame.result is not UNSET and not sent.own and sent.method in methods.ASKING and requires_input(frame.result):
             self._required(sent, fields(frame.result))
         elif sent.id == sent.number:
             self._say(data)

@@ -1,1 +1,1 @@
-"""The words and bytes of JSON-RPC and MCP; pure."""
+"""JSON-RPC and MCP: names, parsing and encoding; pure functions."""

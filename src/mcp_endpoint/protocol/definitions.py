@@ -1,4 +1,4 @@
-"""What peers of MCP define: an entry of a list (a tool, prompt, resource or resource template), and who this program is."""
+"""MCP definitions: an entry of a list (tool, prompt, resource or resource template), and this program's identity."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .jsonrpc import Span
 from .methods import CAPABILITIES, LATEST
 
 NAME: Final = "mcp-endpoint-server"
-"""What this program calls itself, as a server and as a client."""
+"""This program's name as a server and as a client."""
 ALL: Final[dict[str, object]] = {name: {} for name in CAPABILITIES.values()}
-"""The capabilities of a client that answers whatever a server may ask."""
+"""Capabilities of a client that answers all requests of servers."""
 
 
 class Tool(NamedTuple):
-    """One function (or prompt, resource, template) as its provider described it: its bytes, and where in them `name` stands."""
+    """A tool (or prompt, resource, template) as its provider described it: the bytes, and where `name` is in them."""
 
     name: str
     definition: bytes
@@ -29,5 +29,5 @@ def identity(version: str = __version__, part: str = "") -> dict[str, str]:
 
 
 def hello(capabilities: Mapping[str, object], version: str = __version__, part: str = "") -> dict[str, object]:
-    """The parameters of an `initialize` of our own."""
+    """The parameters of this program's own `initialize`."""
     return {"protocolVersion": LATEST, "capabilities": capabilities, "clientInfo": identity(version, part)}

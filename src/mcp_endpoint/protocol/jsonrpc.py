@@ -1,20 +1,20 @@
-"""One JSON-RPC 2.0 frame: its top level is read once, and what is only carried keeps its bytes.
+"""Parses and edits JSON-RPC 2.0 frames: the top level is parsed once, and payloads keep their bytes.
 
 Rules of this module:
 
-1. A frame is parsed exactly once, into `Frame`; `params`, `result` and `error` stay the bytes they came as (`msgspec.Raw`).
-2. A value is replaced at its place (`with_id`, `splice`), never by writing the frame anew: `1.00`, 25-digit numbers, key order and
-   `\\u4f60` or 你 survive.
-3. The place of a member is known, never guessed. The quick way in `with_id` is taken only when the frame's length leaves no room for
-   a second member of the same name; every other frame is walked member by member (`members`), and a repeated key is refused
-   (`Unwalked`): with `"id"` twice a device could otherwise take over another device's answer.
-4. Ids are compared by decoded value and type (`id_key`), and given back as the bytes they came as.
-5. Half a surrogate pair, as a tool leaves it that cuts its text within an emoji, is JSON by its grammar (RFC 8259 §8.2) and is carried;
-   the parser does not take it and is shown U+FFFD of the same length in its place (`_mended`).
-6. What a provider says is read by one rule, whatever way it comes (`parse_lenient`): what can mean one thing only is taken for that, and
-   an answer that cannot be read is an answer still (`Unreadable`), so that nobody waits for it any longer.
-7. How deep the parser goes depends on the stack it finds. Whoever reads a part of a frame again further down the stack may therefore
-   meet RecursionError although the frame was read, and refuses it then (`members` does).
+1. A frame is parsed exactly once, into `Frame`; `params`, `result` and `error` stay unparsed bytes (`msgspec.Raw`).
+2. A value is replaced in place (`with_id`, `splice`), never by encoding the frame again: `1.00`, 25-digit numbers, key order and
+   `\\u4f60` or 你 are preserved.
+3. The place of a member is known, never guessed. The fast path in `with_id` is used only if the frame's length leaves no room for a second
+   member of the same name; every other frame is walked member by member (`members`), and a repeated key is refused (`Unwalked`): with
+   `"id"` twice a device could otherwise take over another device's response.
+4. Ids are compared by decoded value and type (`id_key`), and returned with their original bytes.
+5. A lone surrogate, which a tool sends when it cuts its text inside an emoji, is valid by JSON's grammar (RFC 8259 §8.2) and is passed on;
+   the parser does not accept it and gets U+FFFD of the same length instead (`_mended`).
+6. Frames of all providers are read by one rule (`parse_lenient`): input with only one possible meaning is accepted, and an unreadable
+   response still counts as a response (`Unreadable`), so that nobody waits for it.
+7. The parser's maximum depth depends on the free stack. Code that parses a part of a frame again, deeper in the stack, may therefore get
+   RecursionError for a frame that was parsed before, and must refuse it (`members` does).
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from msgspec import UNSET, DecodeError, Raw, UnsetType, ValidationError
 from ..errors import ANSWER_TOO_BIG, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, UNREADABLE_ANSWER, Code
 
 Part = bytes | memoryview
-"""A piece of a frame on its way out; a frame is at most two of them, so that large payloads are not copied."""
+"""A piece of an outgoing frame; a frame has at most two, so that large payloads are not copied."""
 
 COPY_BELOW: Final = 16 * 1024
-"""Bytes. Smaller frames are joined into one piece: copying them costs less than handling two pieces."""
+"""Bytes. Smaller frames are joined: copying them costs less than handling two pieces."""
 
 LF, CR, BACKSLASH, UNDERSCORE = b"\n\r\\_"
-"""Bytes as numbers: looking for one is several times quicker than looking for a string of one byte."""
+"""Bytes as numbers: searching for one is several times faster than searching for a one-byte string."""
 
 MEMBERS: Final = 512
-"""Members of one object that is walked; the objects of JSON-RPC and MCP have a few, and a walk must be short."""
+"""Most members of an object that is walked; JSON-RPC and MCP objects have a few, and a walk must be short."""
 KEY_BYTES: Final = 512
-"""Bytes of a key in an object that is walked."""
+"""Longest key in an object that is walked."""
 
 _UTF8_STEP: Final = 64 * 1024
-_MENDED_MOST: Final = 256  # places in one frame; with more of them it is no text that was cut
+_MENDED_MOST: Final = 256  # places per frame; more of them are not cut texts
 VERSION: Final = "2.0"
-"""The one version of JSON-RPC there is; a message says it first."""
+"""The only JSON-RPC version; checked first."""
 WRONG_VERSION: Final = '"jsonrpc" must be "2.0"'
 
 _HEAD: Final = b'{"jsonrpc":"2.0","id":'
@@ -56,7 +56,7 @@ _NULL: Final = b"null"
 
 
 class Frame(msgspec.Struct, gc=False):
-    """The top level of one frame; what is absent is `UNSET`."""
+    """The top level of one frame; absent members are `UNSET`."""
 
     jsonrpc: str = ""
     id: Raw | UnsetType = UNSET
@@ -67,7 +67,7 @@ class Frame(msgspec.Struct, gc=False):
 
 
 class Malformed(Exception):
-    """A frame that is not a JSON-RPC message; `id` is what an answer may name (the bytes `null` if nothing can be named)."""
+    """A frame that is not a JSON-RPC message; `id` is the id for an error response (`null` if unknown)."""
 
     def __init__(self, code: Code, why: str, id: bytes = _NULL) -> None:
         super().__init__(why)
@@ -77,17 +77,17 @@ class Malformed(Exception):
 
 
 class TooDeep(Malformed):
-    """A frame nested deeper than the parser goes; what is wrong with it is known of no other part."""
+    """A frame nested deeper than the parser supports; nothing is known about its members."""
 
 
 class Unwalked(Malformed):
-    """An object with a repeated key, which means one thing to one reader and another to the next, or with too many or too long ones."""
+    """An object with a repeated key, which readers interpret differently, or with too many or too long keys."""
 
 
 class Unreadable(Malformed):
-    """An answer of a provider that nobody can read.
+    """A response of a provider that cannot be read.
 
-    `number` is the request of ours that it names; 0 if it names another, None if it does not show which one it names.
+    `number` is our request that it answers; 0 if it answers another one, None if it cannot be determined.
     """
 
     def __init__(self, code: Code, why: str, number: int | None) -> None:
@@ -96,12 +96,12 @@ class Unreadable(Malformed):
 
     @property
     def hint(self) -> str:
-        """What a person may want to know of it, in both languages."""
+        """The explanation for people, in both languages."""
         return f"the answer came but cannot be read: {self.why} / 已收到应答，但无法读取：{self.why}"
 
 
 class Span(NamedTuple):
-    """Where a member of an object stands: from its key's quote, and from the first to behind the last byte of its value."""
+    """The place of an object's member: start of its key, start and end of its value."""
 
     key: int
     start: int
@@ -117,13 +117,13 @@ _OPENING: Final = re.compile(rb"\s*\{\s*")
 _KEY: Final = re.compile(rb'\s*("(?:[^"\\]|\\.){0,%d}")\s*:\s*' % KEY_BYTES)
 _AFTER: Final = re.compile(rb"\s*([,}])")
 _HALF_PAIR: Final = re.compile(
-    # Everything that is none, and then one: half a surrogate pair without its other half.
+    # Skips everything else, then matches one surrogate without its other half.
     rb"(?:[^\\]++|\\[^u]|\\u(?:[^dD]|[dD][0-7])|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F])*+(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
 _MARK: Final = b"\xef\xbb\xbf"
 _NUMBER: Final = rb'(?:"\d{1,10}(?:\.0{1,10})?"|\d{1,10}(?:\.0{1,10})?(?![\d.eE]))'
 _ANSWER_HEAD: Final = re.compile(
-    # What stands before the result or the error in an answer of any known peer: the version, the id, and members that are null.
+    # What precedes `result` or `error` in a response of any known peer: version, id, and null members.
     rb'\s*+\{\s*+((?:(?:"(?:jsonrpc|id)"\s*+:\s*+(?:"[^"\\]{0,128}+"|[-+.\deE]{1,32}+|null)|"(?:method|params|result|error)"\s*+:\s*+null)'
     rb'\s*+,\s*+){0,6}+)"(result|error)"\s*+:'
 )
@@ -132,12 +132,12 @@ _ANSWER_TAIL_BYTES: Final = 96
 _ANSWER_ID: Final = re.compile(rb'"id"\s*+:\s*+([^\s,]++)')
 _GIVEN_BACK: Final = re.compile(_NUMBER)
 _ANSWER_START: Final = re.compile(rb'\{\s*"(?:jsonrpc|id|result|error)"\s*:')
-_STARTS_TRIED: Final = 4  # in one line; what a server prints before its answer holds no more of them
+_STARTS_TRIED: Final = 4  # per line; text printed before a response contains no more
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether `data` is valid UTF-8 (msgspec does not look inside what it carries); ask `isascii` first, it is quicker.
+    """Whether `data` is valid UTF-8 (msgspec does not check undecoded parts); try `isascii` first, it is faster.
 
     A large frame is checked in steps of 64 KiB, so that it is never decoded as a whole.
     """
@@ -156,11 +156,11 @@ def is_utf8(data: bytes) -> bool:
 
 
 def parse(data: bytes, utf8: bool = False) -> Frame:
-    """Read the top level of `data`.
+    """Parse the top level of `data`.
 
-    `utf8=True` says that the wire has checked the encoding already. Raises `Malformed` with PARSE_ERROR for what is not JSON (also
-    for JSON nested deeper than the parser goes) and INVALID_REQUEST for JSON that is not one message; a batch is one of the latter
-    (MCP removed batches in revision 2025-06-18, and no peer on the WebSocket sends them).
+    `utf8=True`: the transport has checked the encoding. Raises `Malformed` with PARSE_ERROR for invalid JSON (also for too deep nesting)
+    and INVALID_REQUEST for JSON that is not a single message; a batch is such (MCP removed batches in revision 2025-06-18, and no peer on
+    the WebSocket sends them).
     """
     if not (utf8 or data.isascii() or is_utf8(data)):
         raise Malformed(PARSE_ERROR, "not UTF-8")
@@ -182,7 +182,7 @@ def parse(data: bytes, utf8: bool = False) -> Frame:
 
 
 def _mended(data: bytes) -> bytes:
-    """`data` with U+FFFD for every half of a surrogate pair; `data` itself if it has none, or more than anybody cuts."""
+    """`data` with U+FFFD for every lone surrogate; `data` itself if it has none, or too many."""
     pieces: list[bytes] = []
     at = 0
     while half := _HALF_PAIR.match(data, at):
@@ -194,7 +194,7 @@ def _mended(data: bytes) -> bytes:
 
 
 def _explain(data: bytes, why: ValidationError) -> Frame:
-    """Tell JSON of the wrong shape from what is no JSON at all: the typed decoder stops at the first wrong type it sees."""
+    """Distinguish JSON of the wrong shape from invalid JSON: the typed decoder stops at the first wrong type."""
     try:
         _raw_decoder.decode(data)
         found = _members_decoder.decode(data)
@@ -208,10 +208,10 @@ def _explain(data: bytes, why: ValidationError) -> Frame:
 
 
 def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
-    """The id as a key that is equal exactly when type and value are equal, or None if it may not be an id.
+    """The id normalized, so that keys are equal exactly if type and value are equal; None if it is not allowed.
 
     Allowed are integers of up to `integer_chars` characters and strings of up to `string_bytes` UTF-8 bytes. MCP forbids null, and
-    JSON-RPC 2.0 §4 advises against null and fractions.
+    JSON-RPC 2.0 §4 discourages null and fractions.
     """
     if raw.isdigit():
         return raw if len(raw) <= integer_chars else None
@@ -220,7 +220,7 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
             return raw if len(raw) - 2 <= string_bytes else None
         try:
             text = _string_decoder.decode(raw)
-        except DecodeError:  # half a surrogate pair has no value to compare
+        except DecodeError:  # a lone surrogate has no value to compare
             return None
         return _encode(text) if len(text.encode()) <= string_bytes else None
     if raw[:1] == b"-" and raw[1:].isdigit() and len(raw) <= integer_chars:
@@ -229,19 +229,19 @@ def id_key(raw: bytes, integer_chars: int, string_bytes: int) -> bytes | None:
 
 
 def parse_lenient(data: bytes, utf8: bool = False, *, ours: bool = True) -> tuple[Frame, bytes]:
-    """Read what a provider wrote: its message, and the bytes the message is made of. The one rule for every way in.
+    """Read a frame of a provider: the parsed message, and its bytes. The same rule for every transport.
 
-    A message is a request or a notification with `"jsonrpc": "2.0"`, or an answer: an id, and a result or an error. Taken for one beside
-    what `parse` takes, because it can mean nothing else:
+    A message is a request or notification with `"jsonrpc": "2.0"`, or a response: an id, and a result or an error. In addition to what
+    `parse` accepts, these are accepted because they have only one possible meaning:
 
-    - a message behind a byte order mark;
-    - an answer without `jsonrpc`, or with another value for it, or with `"method": null`; it is given out as JSON-RPC 2.0 has it, because
-      the SDKs of MCP read nothing else;
-    - an answer that begins somewhere in a line and reaches to its end: what stands before it was printed without a line end;
-    - an answer that names a number of ours as a string or as a fraction: `"1"`, `1.0`. It is given out with the number, unless the ids are
-      not `ours` (another broker may use strings).
+    - a message after a byte order mark;
+    - a response without `jsonrpc`, or with another value, or with `"method": null`; it is corrected to JSON-RPC 2.0, because MCP SDKs read
+      nothing else;
+    - a response that begins inside a line and ends with it: the text before it was printed without a line end;
+    - a response whose id is our number as a string or fraction: `"1"`, `1.0`. It is corrected to the number, unless the ids are not `ours`
+      (another broker may use strings).
 
-    Everything else keeps its bytes. Raises `Unreadable` for an answer that cannot be read, and `Malformed` for what is no message.
+    All other bytes are preserved. Raises `Unreadable` for an unreadable response, and `Malformed` for anything that is not a message.
     """
     if data.startswith(_MARK):
         data = data[len(_MARK) :]
@@ -265,7 +265,7 @@ def parse_lenient(data: bytes, utf8: bool = False, *, ours: bool = True) -> tupl
 
 
 def unread(data: bytes, why: Malformed) -> Malformed:
-    """What to raise for `data` that could not be read because of `why`: `Unreadable` if it is an answer, else `why` itself."""
+    """The exception for unreadable `data`: `Unreadable` if it is a response, else `why` itself."""
     if isinstance(why, Unwalked):
         found = _answered_unwalked(data)
     elif why.code is PARSE_ERROR or isinstance(why, TooDeep):
@@ -276,7 +276,7 @@ def unread(data: bytes, why: Malformed) -> Malformed:
 
 
 def neither(frame: Frame) -> Malformed:
-    """What to raise for a frame with neither a method nor a result nor an error: `Unreadable` if it names a request of ours."""
+    """The exception for a frame without method, result and error: `Unreadable` if it names a request of ours."""
     number = 0 if frame.id is UNSET or frame.jsonrpc != VERSION else number_given_back(frame.id)
     if number:
         return Unreadable(UNREADABLE_ANSWER, "it has neither a result nor an error", number)
@@ -284,19 +284,19 @@ def neither(frame: Frame) -> Malformed:
 
 
 def too_large(beginning: bytes, end: bytes, limit: int) -> Unreadable | None:
-    """What a message of more than `limit` bytes is of which only its ends were kept: an answer, or None for anything else."""
+    """Classify a message above `limit` bytes of which only both ends are known: a response, else None."""
     found = _answered(beginning.removeprefix(_MARK), end)
     return None if found == _NO_ANSWER else Unreadable(ANSWER_TOO_BIG, f"too large, more than {limit} bytes", found)
 
 
 def unreadable_answer(unreadable: Unreadable) -> bytes:
-    """The answer that stands for one that cannot be read: our error, under the number it named; null if it named none."""
+    """The error response that replaces an unreadable response, under its number, or null if it has none."""
     id = _NULL if unreadable.number is None else b"%d" % unreadable.number
     return error(id, unreadable.code, {"source": "broker", "delivered": True, "hint": unreadable.hint})
 
 
 def number_given_back(raw: bytes | Raw) -> int:
-    """The number of ours that an answer names in whatever spelling (`1`, `"1"`, `1.0`), or 0 if it is none."""
+    """Our number in the id of a response, in any spelling (`1`, `"1"`, `1.0`); 0 if it is none."""
     text = bytes(raw)
     return int(float(text.strip(b'"'))) if _GIVEN_BACK.fullmatch(text) else 0
 
@@ -330,7 +330,7 @@ def _message(data: bytes, ours: bool, utf8: bool = False) -> tuple[Frame, bytes]
 
 
 def _odd_answer(data: bytes, why: Malformed) -> tuple[Frame, bytes]:
-    """An answer whose `jsonrpc` is no string, or whose `method` is null. Raises `why` if it is none."""
+    """A response whose `jsonrpc` is not a string, or whose `method` is null. Raises `why` if it is not one."""
     spans = members(data) if data.lstrip()[:1] == b"{" else {}
     text = {name: Raw(data[span.start : span.end]) for name, span in spans.items()}
     if "id" not in text or not ("result" in text or "error" in text) or bytes(text.get("method", _NULL)) != _NULL:
@@ -344,10 +344,10 @@ _NO_ANSWER: Final = -1
 
 
 def _answered(beginning: bytes, end: bytes) -> int | None:
-    """The number an answer names that cannot be read: the id stands before the result or last, as all known peers write it.
+    """The number that an unreadable response answers: all known peers write the id before the result or last.
 
-    None if no id is to be seen there, 0 for an id that is no number of ours and for two of them, `_NO_ANSWER` for what is no answer as
-    far as its first members show: a broken line of a log must not end anybody's call.
+    None if there is no id at these places, 0 for an id that is not our number or for two ids, `_NO_ANSWER` if the first members show that
+    it is not a response: a broken log line must not end a call.
     """
     head = _ANSWER_HEAD.match(beginning)
     if head is None:
@@ -361,7 +361,7 @@ def _answered(beginning: bytes, end: bytes) -> int | None:
 
 
 def _answered_unwalked(data: bytes) -> int | None:
-    """The same for JSON whose members could not be walked. Of a repeated key the parser keeps the last value; None for ids that differ."""
+    """The same for JSON whose members could not be walked. The parser keeps the last value of a repeated key; None for different ids."""
     values = _last_values(data)[1]
     if "id" not in values or not ("result" in values or "error" in values) or bytes(values.get("method", _NULL)) != _NULL:
         return _NO_ANSWER
@@ -371,12 +371,12 @@ def _answered_unwalked(data: bytes) -> int | None:
 
 
 def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
-    """The frame with `new` for its id and every other byte as it came, in one or two pieces. Raises `Malformed` on a repeated key."""
+    """The frame with `new` as its id and all other bytes unchanged, in one or two pieces. Raises `Malformed` for a repeated key."""
     id = frame.id
     assert id is not UNSET
     length = len(id)
     size = len(data)
-    # The shortest frame with these members. What a frame has beyond it and beyond the blanks of its head is room for other
+    # The length of the shortest frame with these members. The excess, minus the blanks of its head, is room for other
     # members; six bytes are too few for a second `,"id":0`, so the id that was found is the only one.
     if (method := frame.method) is not UNSET:
         params = frame.params
@@ -399,13 +399,13 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
         elif data.startswith(_HEAD_ID_FIRST):
             start = 6
         else:
-            # The SDKs of MCP write the id last. A string cannot hold `,"id":` (its quotes would be escaped) and a container
-            # would end in a bracket, so this is the last member of the top level.
+            # MCP SDKs write the id last. A string cannot contain `,"id":` (its quotes would be escaped) and a container would end
+            # with a bracket, so this is the last member of the top level.
             tail = b',"id":' + id + b"}"
             at = data.rfind(tail, -len(tail) - 2)
             if at >= 0 and not data[at + len(tail) :].strip():
                 start = at + 6
-    if start < 0 or data[start] <= 0x20:  # a blank may stand before the value
+    if start < 0 or data[start] <= 0x20:  # there may be a blank before the value
         start = members(data)["id"].start
     end = start + length
     if size < COPY_BELOW:
@@ -416,12 +416,12 @@ def with_id(data: bytes, frame: Frame, new: bytes) -> tuple[Part, Part]:
 
 
 def members(data: bytes | Raw) -> dict[str, Span]:
-    """The place of every member of the object `data`.
+    """The places of all members of the object `data`.
 
-    Raises `Unwalked` if a key stands there twice, or if there are more or longer ones than `MEMBERS` and `KEY_BYTES`.
+    Raises `Unwalked` for a repeated key, and above `MEMBERS` members or `KEY_BYTES` per key.
 
-    The cost is one pass by the parser and one step per member: a value is skipped by its known length. A first occurrence whose
-    value is not the one the parser kept (the last) does not match at its place, which is how a repeated key is found.
+    The cost is one pass of the parser and one step per member: a value is skipped by its known length. If the first occurrence of a key has
+    another value than the one the parser kept (the last), it does not match at its place, which detects a repeated key.
     """
     try:
         text, values = _last_values(bytes(data))
@@ -442,17 +442,17 @@ def members(data: bytes | Raw) -> dict[str, Span]:
         end = key.end() + len(value)
         after = _AFTER.match(text, end)
         if after is None or not text.startswith(value, key.end()):
-            raise Unwalked(INVALID_REQUEST, "a key stands twice in one object")
+            raise Unwalked(INVALID_REQUEST, "a key is repeated in one object")
         spans[name] = Span(key.start(1), key.end(), end)
         at = after.end()
-    # There were as many steps as different keys, each over one member: where there are more members, a key was repeated.
+    # There were as many steps as different keys: if there are more members, a key was repeated.
     if values and text[at - 1] != 0x7D:
-        raise Unwalked(INVALID_REQUEST, "a key stands twice in one object")
+        raise Unwalked(INVALID_REQUEST, "a key is repeated in one object")
     return spans
 
 
 def _last_values(text: bytes) -> tuple[bytes, dict[str, Raw]]:
-    """`text` as the parser takes it, and the last value of each key of the object that it is."""
+    """`text` as the parser accepts it, and the last value of each key."""
     try:
         return text, _members_decoder.decode(text)
     except DecodeError:
@@ -461,7 +461,7 @@ def _last_values(text: bytes) -> tuple[bytes, dict[str, Raw]]:
 
 
 def splice(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    """`data` with each `(start, end, new)` put in; the places do not overlap."""
+    """`data` with each `(start, end, new)` replaced; the places must not overlap."""
     pieces: list[bytes] = []
     at = 0
     for start, end, new in sorted(edits):
@@ -472,7 +472,7 @@ def splice(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
 
 
 def without(data: bytes, name: str, spans: dict[str, Span]) -> tuple[int, int, bytes]:
-    """The edit that takes the member `name` out of `data`, with the comma that belongs to it."""
+    """The edit that removes the member `name` with its comma."""
     span = spans[name]
     before = [other.end for other in spans.values() if other.end <= span.key]
     if before:
@@ -482,9 +482,9 @@ def without(data: bytes, name: str, spans: dict[str, Span]) -> tuple[int, int, b
 
 
 def place_in_params(data: bytes, spans: dict[str, Span], *path: str) -> Span | None:
-    """Where the member `path` below `params` stands in the frame, or None if there is none on that path.
+    """The place of the member at `path` below `params`, or None if there is none.
 
-    Raises `Malformed` (INVALID_PARAMS) for a repeated key on the way.
+    Raises `Malformed` (INVALID_PARAMS) for a repeated key on the path.
     """
     span = spans["params"]
     for name in path:
@@ -502,34 +502,34 @@ def place_in_params(data: bytes, spans: dict[str, Span], *path: str) -> Span | N
 
 
 def one_line(data: bytes) -> bytes:
-    """`data` with raw CR and LF turned into blanks: they can stand only between tokens, and stdio servers are framed by lines."""
+    """`data` with raw CR and LF replaced by blanks: they can only be between tokens, and stdio frames are lines."""
     return data.translate(_LINE_BREAKS) if LF in data or CR in data else data
 
 
 def request(id: bytes, method: str, params: bytes | None = None) -> bytes:
-    """A request of our own; `id` and `params` are JSON already."""
+    """Encode a request; `id` and `params` are JSON."""
     tail = b"" if params is None else b',"params":' + params
     return b'{"jsonrpc":"2.0","id":%b,"method":%b%b}' % (id, _encode(method), tail)
 
 
 def notification(method: str, params: object = UNSET) -> bytes:
-    """A notification of our own."""
+    """Encode a notification."""
     tail = b"" if params is UNSET else b',"params":' + _encode(params)
     return b'{"jsonrpc":"2.0","method":%b%b}' % (_encode(method), tail)
 
 
 def result(id: bytes, body: bytes) -> bytes:
-    """An answer with the result `body`, JSON already."""
+    """Encode a response with the result `body` (JSON)."""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id, body)
 
 
 def failure(id: bytes, body: bytes) -> bytes:
-    """An answer with the error object `body`, JSON already."""
+    """Encode a response with the error object `body` (JSON)."""
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (id, body)
 
 
 def error(id: bytes, code: Code, data: object = None) -> bytes:
-    """An answer with one of our errors. It has no `result` key: xiaozhi-server takes `"result": null` for success."""
+    """Encode a response with one of our errors. It has no `result` key: xiaozhi-server takes `"result": null` for success."""
     body: dict[str, object] = {"code": code.number, "message": code.message}
     if data is not None:
         body["data"] = data

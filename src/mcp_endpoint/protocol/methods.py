@@ -1,10 +1,10 @@
-"""The words of MCP, each written once: methods, notifications, keys of `_meta`, HTTP headers, revisions and capabilities."""
+"""The names of MCP, each defined once: methods, notifications, `_meta` keys, HTTP headers, revisions and capabilities."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# == methods: a request is answered ========================================================================================
+# == methods of requests ===================================================================================================
 
 INITIALIZE: Final = "initialize"
 DISCOVER: Final = "server/discover"
@@ -29,17 +29,17 @@ LISTS: Final = frozenset((TOOLS_LIST, PROMPTS_LIST, RESOURCES_LIST, TEMPLATES_LI
 ASKING: Final = frozenset((TOOLS_CALL, PROMPTS_GET, RESOURCES_READ))
 """Methods that may be answered with `input_required`."""
 CACHEABLE: Final = LISTS | {RESOURCES_READ, DISCOVER}
-"""Methods whose results say how long they may be kept (SEP-2549)."""
+"""Methods whose results have a caching time (SEP-2549)."""
 STATELESS: Final = CACHEABLE | ASKING | {COMPLETE, LISTEN}
 """All methods of the stateless revision."""
 READING: Final = CACHEABLE | {INITIALIZE, PROMPTS_GET, COMPLETE}
 """Methods that change nothing at the server."""
 CAPABILITIES: Final = {SAMPLE: "sampling", ELICIT: "elicitation", ROOTS_LIST: "roots"}
-"""What a provider may ask of a consumer, and the capability that the consumer must have declared for it."""
+"""Server-to-client requests → the capability that the client must have declared."""
 NAMED_BY: Final = {TOOLS_CALL: "name", PROMPTS_GET: "name", RESOURCES_READ: "uri"}
-"""Methods whose `Mcp-Name` header repeats a parameter, and which."""
+"""Methods whose `Mcp-Name` header mirrors a parameter → that parameter."""
 
-# == notifications: nobody answers =========================================================================================
+# == notifications =========================================================================================================
 
 INITIALIZED: Final = "notifications/initialized"
 CANCELLED: Final = "notifications/cancelled"
@@ -53,7 +53,7 @@ UPDATED: Final = "notifications/resources/updated"
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
-"""MCP's log levels (RFC 5424 §6.2.1), the most talkative first."""
+"""MCP's log levels (RFC 5424 §6.2.1), least urgent first."""
 
 # == `_meta` and its keys ==================================================================================================
 
@@ -66,13 +66,13 @@ LEVEL_KEY: Final = "io.modelcontextprotocol/logLevel"
 SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
 SUBSCRIPTION_KEY: Final = "io.modelcontextprotocol/subscriptionId"
 ENVELOPE: Final = (VERSION_KEY, CLIENT_KEY, CAPABILITIES_KEY, LEVEL_KEY)
-"""What a stateless consumer says of itself in the `_meta` of each request."""
+"""Keys with which a stateless client identifies itself in the `_meta` of each request."""
 ASKER: Final = "mcp-endpoint-server/asker"
-"""Ours: under it that envelope travels inside the process."""
+"""Our own key: passes that envelope on inside the process."""
 FAILURE_KEY: Final = "mcp-endpoint-server/error"
-"""Ours: why a tool call has failed on its way."""
+"""Our own key: why a tool call failed in the broker."""
 MISSING_KEY: Final = "mcp-endpoint-server/missing"
-"""Ours: the providers whose tools a list lacks."""
+"""Our own key: the providers whose tools are missing in a list."""
 
 # == HTTP headers, in lower case ===========================================================================================
 
@@ -81,18 +81,18 @@ VERSION_HEADER: Final = "mcp-protocol-version"
 METHOD_HEADER: Final = "mcp-method"
 NAME_HEADER: Final = "mcp-name"
 PARAM_HEADERS: Final = "mcp-param-"
-"""How the headers begin that repeat an argument of a call."""
+"""Prefix of headers that mirror an argument of a call."""
 LAST_EVENT_HEADER: Final = "last-event-id"
 
 # == revisions =============================================================================================================
 
 BATCHES_IN: Final = "2025-03-26"
-"""The one revision that knows batches."""
+"""The only revision with batches."""
 STRUCTURED_SINCE: Final = "2025-06-18"
-"""The revision that brought `structuredContent`."""
+"""The revision that introduced `structuredContent`."""
 LATEST: Final = "2025-11-25"
-"""The last revision that begins with `initialize`; the first in which a stream of events begins with an empty one."""
+"""The last revision with `initialize`; the first whose event streams begin with an empty event."""
 HANDSHAKE_REVISIONS: Final = ("2024-11-05", BATCHES_IN, STRUCTURED_SINCE, LATEST)
-"""The revisions that begin with `initialize`, oldest first."""
+"""The revisions with `initialize`, oldest first."""
 STATELESS_REVISION: Final = "2026-07-28"
-"""The first revision without a handshake, and the one spoken here."""
+"""The first revision without a handshake, and the one that is implemented."""

@@ -1,13 +1,13 @@
-"""References in the schemas of tools, resolved in place: for clients that do not look up what stands below `$defs`.
+"""Resolves references in tool schemas in place, for clients that do not look up `$defs`.
 
 Rules of this module:
 
-1. A `$ref` within the schema (`#/$defs/X`, any JSON Pointer) becomes a copy of what it points to, and `$defs` and `definitions` go. The
-   result takes the same instances. What stands beside a `$ref` goes over the copy where it only describes (`title`, `default`), else both
-   count (`allOf`); before draft 2019-09 only what describes counts.
-2. A reference to what is being copied already is cut: of its target only `type`, `title` and `description` stay.
-3. A schema with any other reference (another document, `$anchor`, `$dynamicRef`, one that leads nowhere, below a second `$id`), or one that
-   would grow beyond the bounds, stays as it is, byte for byte.
+1. A `$ref` within the schema (`#/$defs/X`, any JSON Pointer) is replaced by a copy of its target, and `$defs` and `definitions` are
+   removed. The result accepts the same instances. Keywords beside a `$ref` override the copy if they only describe (`title`, `default`),
+   otherwise both apply (`allOf`); before draft 2019-09 only describing keywords apply.
+2. A reference to a schema that is being copied is cut: only `type`, `title` and `description` of its target remain.
+3. A schema with any other reference (another document, `$anchor`, `$dynamicRef`, an invalid one, below a second `$id`), or one that would
+   exceed the limits, is left unchanged.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from msgspec import Raw
 from .jsonrpc import Malformed, members, splice
 
 REFERENCE: Final = b"$ref"
-"""What stands in a list of tools that may need a change."""
+"""A list of tools without this needs no change."""
 DEPTH: Final = 64
-"""Levels of the result; models do not fill in deeper ones."""
+"""Deepest level of the result; models do not fill in deeper ones."""
 SCHEMA_BYTES: Final = 512 * 1024
-"""Bytes of JSON that are read for one schema, those of each copy again at each of its levels. The result is never longer."""
+"""Most bytes of JSON read for one schema, copies counted at each level. The result is never longer."""
 LIST_BYTES: Final = 4 * 1024 * 1024
-"""The same for all schemas of one list; tools beyond it stay as they are."""
+"""The same for all schemas of a list; later tools are left unchanged."""
 
-_NODE_BYTES: Final = 128  # what one level costs beside its bytes
+_NODE_BYTES: Final = 128  # cost of one level beside its bytes
 _DEFINITIONS: Final = frozenset({"$defs", "definitions"})
 _ANNOTATIONS: Final = frozenset(
     {"$anchor", "$comment", "$id", "$schema", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly"}
 )
 _KEPT_OF_A_CUT: Final = ("type", "title", "description")
 _ARGUMENTS: Final = b'"object"'
-"""The type that MCP wants at the top of a tool's schema, and that all arguments have: it stays also where an old draft passes over it."""
+"""The type that MCP requires at the top of a tool's schema: kept even where an old draft ignores it beside `$ref`."""
 _DYNAMIC: Final = ("$dynamicRef", "$recursiveRef")
 _SCHEMAS: Final = frozenset(
     {
@@ -45,7 +45,7 @@ _SCHEMAS: Final = frozenset(
         *("allOf", "anyOf", "oneOf", "prefixItems"),
     }
 )
-"""Keywords that hold a schema or a list of them; what other keywords hold is data."""
+"""Keywords that contain a schema or a list of schemas; other keywords contain data."""
 _NAMED_SCHEMAS: Final = frozenset({"dependencies", "dependentSchemas", "patternProperties", "properties"})
 
 _object_decoder: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -55,16 +55,16 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class _Unable(Exception):
-    """This schema stays as it is."""
+    """The schema is left unchanged."""
 
 
 def inlined(schema: bytes, most: int = SCHEMA_BYTES) -> bytes:
-    """A JSON Schema without references; itself if it has none, or has to stay as it is. `most` bytes are read at most."""
+    """A JSON Schema without references; unchanged if it has none or cannot be resolved. At most `most` bytes are read."""
     return _Walk(schema, most).result()
 
 
 def tools_inlined(answer: bytes) -> bytes:
-    """An answer to `tools/list` whose tools have no references in their `inputSchema`; every other byte stays as it came."""
+    """A response to `tools/list` whose `inputSchema`s have no references; all other bytes are unchanged."""
     try:
         result = members(answer)["result"]
         tools = members(answer[result.start : result.end])["tools"]
@@ -85,7 +85,7 @@ def tools_inlined(answer: bytes) -> bytes:
 
 
 def _tool_inlined(definition: bytes, most: int) -> tuple[bytes, int]:
-    """A tool's definition, and how many bytes were read for it."""
+    """A tool's definition, and the number of bytes read for it."""
     try:
         place = members(definition).get("inputSchema")
     except (Malformed, msgspec.DecodeError):
@@ -97,7 +97,7 @@ def _tool_inlined(definition: bytes, most: int) -> tuple[bytes, int]:
 
 
 class _Walk:
-    """One schema on its way; `left` is how many bytes may still be read."""
+    """Resolves one schema; `left` is the number of bytes that may still be read."""
 
     def __init__(self, schema: bytes, most: int) -> None:
         self._root = schema
@@ -106,7 +106,7 @@ class _Walk:
         self.left = most
 
     def result(self) -> bytes:
-        """The schema as it goes on."""
+        """The resolved schema."""
         if REFERENCE not in self._root:
             return self._root
         try:
@@ -116,21 +116,21 @@ class _Walk:
             return self._root
 
     def _fields(self, text: bytes) -> dict[str, Raw]:
-        """The members of an object; every byte is paid for."""
+        """The members of an object; counts the bytes read."""
         self.left -= len(text) + _NODE_BYTES
         if self.left < 0:
             raise _Unable
         return _object_decoder.decode(text)
 
     def _schema(self, text: bytes, copying: frozenset[str], depth: int) -> bytes:
-        """A schema without references; `copying` are those that lead here."""
+        """A schema without references; `copying` are the references on the path to it."""
         if depth and b"$" not in text and b"\\u" not in text:
-            return text  # it was read, and paid for, with what it stands in
+            return text  # already counted with its parent
         resolved = self._resolved(text, copying, depth)
         return text if resolved is None else _object(resolved)
 
     def _resolved(self, text: bytes, copying: frozenset[str], depth: int) -> dict[str, bytes] | None:
-        """The members of a schema without references; None for one that is no object: `true` or `false`."""
+        """The members of a schema without references; None for `true` or `false`."""
         if text[:1] != b"{":
             return None
         if depth > DEPTH:
@@ -163,7 +163,7 @@ class _Walk:
         return value
 
     def _copy(self, reference: str, copying: frozenset[str], depth: int) -> dict[str, bytes]:
-        """What a reference points to."""
+        """The target of a reference, resolved."""
         text = self._target(reference)
         if reference in copying:
             cut = self._fields(text) if text[:1] == b"{" else {}
@@ -174,7 +174,7 @@ class _Walk:
         return {"not": b"{}"} if text == b"false" else {}
 
     def _target(self, reference: str) -> bytes:
-        """The JSON a reference points to (RFC 6901), as it stands in the schema."""
+        """The target of a reference (RFC 6901), as JSON text."""
         found = self._targets.get(reference)
         if found is None:
             head, *keys = unquote(reference).split("/")

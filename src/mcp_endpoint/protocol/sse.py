@@ -1,6 +1,6 @@
-"""Server-sent events as they come over the wire, cut out of a stream of bytes in bounded memory (WHATWG HTML §9.2.6).
+"""Parses server-sent events from a byte stream, in bounded memory (WHATWG HTML §9.2.6).
 
-Bytes stay bytes: what an event holds is read by whoever knows what it should be, and an encoding that is wrong ends one message.
+Data stays bytes: the consumer of an event decodes it, so that a wrong encoding affects one message only.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import re
 from typing import Final, NamedTuple
 
 HEAD_BYTES: Final = 512
-"""So much of the beginning of an event that is too large is kept: enough to find the id of the request it answers."""
+"""Bytes kept of the beginning of an event that is too large: enough to find the id of the request."""
 TAIL_BYTES: Final = 96
-"""And so much of its end: some servers write the id last."""
+"""Bytes kept of its end: some servers write the id last."""
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
 
 class Event(NamedTuple):
-    """One event; `whole` is False for one larger than the limit, of whose data only beginning and end are kept."""
+    """One event; with `whole` False it exceeded the limit, and only both ends of its data are kept."""
 
     kind: str
     data: bytes
     id: str | None
-    """Where the stream can be resumed; None if the event does not say."""
+    """The id for resumption; None if the event has none."""
     retry_seconds: float | None
-    """How long the server wants a client to wait before it comes back."""
+    """The server's reconnection time."""
     whole: bool = True
 
 
 class Events:
-    """Takes a stream in any pieces, gives its events; `limit` is the most bytes of data in one event."""
+    """The parser; `limit` is the most bytes of data in one event."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -52,7 +52,7 @@ class Events:
         """The events that `chunk` completes."""
         if not chunk:
             return []
-        if self._after_cr:  # a CR LF that was cut in two is one line end
+        if self._after_cr:  # CR LF split over two chunks is one line end
             chunk = chunk.removeprefix(b"\n")
             if not chunk:
                 self._after_cr = False
@@ -70,7 +70,7 @@ class Events:
         return found
 
     def _take(self, piece: bytes) -> None:
-        """A piece of the current line; of a line beyond the limit the beginning and the end are kept."""
+        """Add a piece to the current line; beyond the limit only its beginning and end are kept."""
         if self._skipping:
             self._tail = (self._tail + piece)[-TAIL_BYTES:]
             return
@@ -115,7 +115,7 @@ class Events:
         self._data.clear()
 
     def _event(self) -> Event | None:
-        """What an empty line ends."""
+        """The event that an empty line ends."""
         whole = self._size <= self._limit + 1
         data = b"\n".join(self._data) if whole else self._head + self._tail
         event = Event(self._kind or "message", data, self._id, self._retry, whole)

@@ -1,12 +1,12 @@
-"""The same words in both eras of MCP: the one that begins with a handshake (up to 2025-11-25) and the stateless one (2026-07-28).
+"""Translates between the two eras of MCP: with a handshake (up to 2025-11-25) and stateless (2026-07-28).
 
-The inner language of the house is the handshake era's. Rules of this module:
+Inside this program the handshake revisions are used. Rules of this module:
 
-1. A consumer of the stateless era says with each request who it is (`_meta`). That envelope is taken off at the door; where a tool speaks
-   the era too it travels along under a key of ours (`ASKER`) and is put back in front of that tool, so that two peers of one era hear
-   each other's own words: their questions, their answers and their states pass as they came.
-2. A tool that knows the stateless era only gets a translator (`core/translator`) between its link and the core.
-3. Bytes of payloads are carried here too: members are put in or taken out at their places.
+1. A stateless client identifies itself in the `_meta` of each request. That envelope is removed at the entrance; for a stateless tool it is
+   passed on under our own key (`ASKER`) and restored before the tool, so that two stateless peers exchange their requests, answers and
+   states unchanged.
+2. A tool that is only stateless gets a translator (`core/translator`) between its link and the core.
+3. Payloads keep their bytes: members are inserted or removed in place.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from . import methods
 from .jsonrpc import Malformed, members, notification, splice, without
 
 ROUNDS: Final = 10
-"""Most times one request is repeated with answers; the SDKs end there too."""
+"""Most rounds of one request; the SDKs have the same limit."""
 MOST_SENT: Final = 4096
-"""Most requests a translator remembers; the heart allows half as many in flight."""
+"""Most requests that a translator remembers; the core allows half as many in flight."""
 
 HEADER_MISMATCH: Final = -32020
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
 INTERNAL: Final = -32603
-"""JSON-RPC 2.0 §5.1: an internal error, and what an error without a code counts as."""
+"""JSON-RPC 2.0 §5.1: internal error; also the code of an error without one."""
 _UNKNOWN_TO_MCP_1: Final = (errors.INVALID_PARAMS.number, "Invalid request parameters")
-_RESOURCE_MISSING: Final = -32002  # handshake era; the stateless one says invalid params
+_RESOURCE_MISSING: Final = -32002  # handshake revisions; the stateless one uses invalid params
 
 _encode: Final = msgspec.json.Encoder().encode
 _fields_decoder: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -42,7 +42,7 @@ _CONFIRMED: Final = b"{}"
 
 
 class Error(msgspec.Struct):
-    """A JSON-RPC error object; what is no such object counts as an internal error without words."""
+    """A JSON-RPC error object; anything else is read as an internal error without a message."""
 
     code: int = INTERNAL
     message: str = ""
@@ -53,7 +53,7 @@ _error_decoder: Final = msgspec.json.Decoder(Error)
 
 
 def read_error(raw: bytes | Raw) -> Error:
-    """The error object of an answer; never raises."""
+    """The error object of a response; never raises."""
     try:
         return _error_decoder.decode(raw)
     except (msgspec.DecodeError, RecursionError):
@@ -61,7 +61,7 @@ def read_error(raw: bytes | Raw) -> Error:
 
 
 def fields(raw: bytes | Raw | UnsetType) -> dict[str, Raw]:
-    """The members of a JSON object, {} if it is none."""
+    """The members of a JSON object; {} for anything else."""
     try:
         return {} if raw is UNSET else _fields_decoder.decode(raw)
     except (msgspec.DecodeError, RecursionError):
@@ -69,7 +69,7 @@ def fields(raw: bytes | Raw | UnsetType) -> dict[str, Raw]:
 
 
 def objects(raw: bytes | Raw | UnsetType) -> dict[str, Any]:
-    """A JSON object as Python values, {} if it is none."""
+    """A JSON object as Python values; {} for anything else."""
     try:
         return {} if raw is UNSET else _object_decoder.decode(raw)
     except (msgspec.DecodeError, RecursionError):
@@ -77,7 +77,7 @@ def objects(raw: bytes | Raw | UnsetType) -> dict[str, Any]:
 
 
 def text(raw: bytes | Raw | None) -> str | None:
-    """A JSON string's value, None if it is none."""
+    """The value of a JSON string; None for anything else."""
     try:
         value = None if raw is None else msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError):
@@ -85,13 +85,13 @@ def text(raw: bytes | Raw | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-# == consumers of the stateless era ========================================================================================
+# == stateless consumers ===================================================================================================
 
 
-def inward(params: bytes, *, asker: bool) -> bytes:
-    """Parameters without the envelope of the stateless era; with `asker` it travels along under our key.
+def without_envelope(params: bytes, *, asker: bool) -> bytes:
+    """Parameters without the stateless envelope; with `asker` it is passed on under our own key.
 
-    Raises Malformed when a key stands twice in `params`.
+    Raises Malformed for a repeated key in `params`.
     """
     spans = members(params)
     if methods.META not in spans:
@@ -106,10 +106,10 @@ def inward(params: bytes, *, asker: bool) -> bytes:
     return splice(params, [edit])
 
 
-def outward(method: str, result: bytes, server: bytes) -> bytes:
-    """A result as the stateless era wants it: `resultType`, how long it may be kept, who says so (`server`, JSON).
+def for_stateless(method: str, result: bytes, server: bytes) -> bytes:
+    """A result in stateless form: with `resultType`, caching time and `serverInfo` (`server`, JSON).
 
-    What the tool said of it is left as it is. Lists are good for this moment and this consumer: any tool may come or go at any time.
+    What the tool set itself is kept. Lists are valid now and for this client only: tools may come or go at any time.
     """
     try:
         spans = members(result)
@@ -118,7 +118,7 @@ def outward(method: str, result: bytes, server: bytes) -> bytes:
     added: list[bytes] = []
     if "resultType" not in spans:
         added.append(b'"resultType":"complete"')
-    if method in methods.CACHEABLE and not asks(result):
+    if method in methods.CACHEABLE and not requires_input(result):
         added += [b'"ttlMs":0'] if "ttlMs" not in spans else []
         added += [b'"cacheScope":"private"'] if "cacheScope" not in spans else []
     edits: list[tuple[int, int, bytes]] = []
@@ -136,15 +136,15 @@ def outward(method: str, result: bytes, server: bytes) -> bytes:
     return splice(result, edits)
 
 
-def asks(result: bytes | Raw) -> bool:
-    """Whether a result says that input is required."""
+def requires_input(result: bytes | Raw) -> bool:
+    """Whether a result is `input_required`."""
     return text(fields(result).get("resultType")) == "input_required"
 
 
-def error_outward(method: str, params: bytes, raw: bytes) -> bytes:
-    """An error object as the stateless era wants it, also from a handshake tool.
+def error_for_stateless(method: str, params: bytes, raw: bytes) -> bytes:
+    """An error object in stateless form.
 
-    A missing resource counts as a wrong parameter, and a method that tools made with `mcp` 1.x do not know is said not to be there.
+    A missing resource becomes invalid params; "Invalid request parameters" of `mcp` 1.x for an unknown method becomes method not found.
     """
     error = read_error(raw)
     if method not in methods.STATELESS and (error.code, error.message) == _UNKNOWN_TO_MCP_1:
@@ -160,13 +160,13 @@ def error_outward(method: str, params: bytes, raw: bytes) -> bytes:
 
 
 def log_wanted(level: str | None, params: bytes | Raw | UnsetType) -> bool:
-    """Whether a log message is at least as urgent as the level a request asked for (None: it asked for none)."""
+    """Whether a log message is urgent enough for the requested level (None: no messages requested)."""
     said = text(fields(params).get("level"))
     return level in methods.LEVELS and said in methods.LEVELS and methods.LEVELS.index(said) >= methods.LEVELS.index(level)
 
 
 def tagged(method: str, params: bytes | Raw | UnsetType, subscription: bytes) -> bytes:
-    """A notification for a stream of `subscriptions/listen`, with the id of the request that opened it (JSON)."""
+    """A notification for a `subscriptions/listen` stream, with the id (JSON) of its request."""
     kept = fields(params)
     meta = fields(kept.get(methods.META, UNSET))
     meta[methods.SUBSCRIPTION_KEY] = Raw(subscription)
@@ -174,9 +174,9 @@ def tagged(method: str, params: bytes | Raw | UnsetType, subscription: bytes) ->
     return notification(method, kept)
 
 
-# == providers of the stateless era ========================================================================================
+# == stateless providers ===================================================================================================
 
 
 def knows_only_stateless(raw: bytes | Raw) -> bool:
-    """Whether an error in answer to `initialize` may come from a server that has given the handshake up."""
+    """Whether an error response to `initialize` may come from a server without a handshake."""
     return read_error(raw).code in (UNSUPPORTED_VERSION, errors.METHOD_NOT_FOUND.number)

@@ -1,4 +1,4 @@
-"""The text of a tool's result that holds `structuredContent` alone (MCP 2025-06-18): older clients show nothing but `content`."""
+"""Adds a text to tool results that contain only `structuredContent` (MCP 2025-06-18), for clients that show only `content`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import msgspec
 from .jsonrpc import Malformed, members, splice
 
 STRUCTURED: Final = b'"structuredContent"'
-"""What stands in an answer that may need a text."""
+"""A response without this needs no text."""
 
 _BLANKS: Final = b" \t\r\n"
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def with_text(answer: bytes) -> bytes:
-    """An answer to `tools/call`, with the JSON of its `structuredContent` as a text in `content` if that is empty or missing.
+    """A response to `tools/call` with its `structuredContent` as JSON text in `content`, if that is empty or missing.
 
-    Every other byte stays as it came; an answer that has a content, or cannot be read, is given back as it is.
+    All other bytes are unchanged; a response with content, or an unreadable one, is returned as it is.
     """
     try:
         result = members(answer).get("result")

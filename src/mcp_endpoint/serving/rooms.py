@@ -232,7 +232,9 @@ def _api(context: Context, providers: Providers | None, bodies: Bodies, *, stand
         return found if providers is None else found | providers.conditions()
 
     api = imported(".consumers.http_api.api", "api")
-    room: Room = api.Api(context.broker, context.config, context.root, bodies, where, kept, addresses, conditions, standalone=standalone)
+    room: Room = api.HttpApi(
+        context.broker, context.config, context.root, bodies, where, kept, addresses, conditions, standalone=standalone
+    )
     return room
 
 

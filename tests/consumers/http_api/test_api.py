@@ -22,7 +22,7 @@ from running import BOUND, KEY, running, settled
 from served import served
 
 from mcp_endpoint.consumers.http_api.api import SECRET_NAMES
-from mcp_endpoint.consumers.http_api.api import Api as Room
+from mcp_endpoint.consumers.http_api.api import HttpApi as Room
 from mcp_endpoint.consumers.http_api.jwt import Bearers
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.serving.server import Server, create_server
@@ -604,5 +604,5 @@ async def test_in_the_house_it_offers_the_servers_of_the_house_below_a_path_of_i
 
 
 async def test_a_sample_secret_ends_the_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="example or no secret"):
+    with pytest.raises(ConfigError, match="example or too simple"):
         create_server(settled(Config(api=Api(secret="your-secret-key-here-and-more-of-it"))), root=tmp_path, standalone="api")

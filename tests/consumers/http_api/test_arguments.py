@@ -11,7 +11,7 @@ import pytest
 from running import BOUND
 
 from mcp_endpoint.consumers.http_api import arguments as module
-from mcp_endpoint.consumers.http_api.arguments import Checker, Wrong
+from mcp_endpoint.consumers.http_api.arguments import Checker, InvalidArguments
 
 NUMBERS = json.dumps({"name": "x", "inputSchema": {"additionalProperties": {"type": "integer"}}}).encode()
 READY = "import sys, time, os\nout = sys.stdout.buffer\nout.write(bytes(4))\nout.flush()\n"
@@ -33,7 +33,7 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> Path:
 
 
 async def wrong(checker: Checker) -> None:
-    with pytest.raises(Wrong, match=r"^n: '1' is not of type 'integer'$"):
+    with pytest.raises(InvalidArguments, match=r"^n: '1' is not of type 'integer'$"):
         await asyncio.wait_for(checker.check(NUMBERS, b'{"n":"1"}'), BOUND)
 
 
@@ -64,7 +64,7 @@ async def test_what_is_too_large_or_finds_no_room_is_left_to_the_tool(checker: C
     first = asyncio.create_task(checker.check(NUMBERS, b'{"n":"%b"}' % (b"x" * 3_000)))
     second = asyncio.create_task(checker.check(NUMBERS, b'{"n":"%b"}' % (b"x" * 3_000)))
     await second
-    with pytest.raises(Wrong):
+    with pytest.raises(InvalidArguments):
         await first
 
 

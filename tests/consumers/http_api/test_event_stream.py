@@ -52,10 +52,10 @@ async def told(stream: EventStream, call: Call, reader: Reader) -> list[Answer |
 async def test_progress_comes_before_the_result() -> None:
     async def call(stream: EventStream) -> Answer:
         stream.begin()
-        stream.hear(b'{"progressToken":1,"progress":1,"total":2,"message":"half"}')
-        stream.hear(b'{"progressToken":1,"progress":2}')
-        stream.hear(b'{"progress":"much"}')
-        stream.hear(b"not JSON")
+        stream.on_progress(b'{"progressToken":1,"progress":1,"total":2,"message":"half"}')
+        stream.on_progress(b'{"progressToken":1,"progress":2}')
+        stream.on_progress(b'{"progress":"much"}')
+        stream.on_progress(b"not JSON")
         return 200, b'{\n"result":{}}'
 
     reader = Reader()
@@ -129,8 +129,8 @@ async def test_a_slow_reader_gets_the_newest_progress_and_the_result() -> None:
         stream.begin()
         await reader.began.wait()
         for number in range(EVENTS + 5):
-            stream.hear(b'{"progress":%d}' % number)
-        stream.hear(b'{"progress":99,"message":"%b"}' % (b"x" * EVENT_BYTES))
+            stream.on_progress(b'{"progress":%d}' % number)
+        stream.on_progress(b'{"progress":99,"message":"%b"}' % (b"x" * EVENT_BYTES))
         done.set()
         return 200, b"{}"
 

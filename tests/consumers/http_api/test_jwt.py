@@ -53,7 +53,7 @@ GOOD = jwt.encode(claims(), SECRET, "HS256")
 @pytest.mark.row("H5")
 @pytest.mark.parametrize("asked", [request(f"Bearer {GOOD}"), request(f"bearer   {GOOD}"), request(query=f"token={GOOD}")])
 def test_a_valid_token_is_known_from_the_header_and_from_the_address(asked: Request) -> None:
-    found = BEARERS.opened(asked)
+    found = BEARERS.verify(asked)
     assert found == Holder("test_user")
 
 
@@ -82,25 +82,25 @@ def test_a_valid_token_is_known_from_the_header_and_from_the_address(asked: Requ
     ],
 )
 def test_anything_else_is_not(token: str) -> None:
-    assert BEARERS.opened(request(f"Bearer {token}") if token.isascii() else request(query=f"token={token}")) is None
+    assert BEARERS.verify(request(f"Bearer {token}") if token.isascii() else request(query=f"token={token}")) is None
 
 
 @pytest.mark.row("H5")
 def test_two_tokens_that_differ_are_refused_and_other_schemes_are_not_looked_at() -> None:
     for twice in (request(f"Bearer {GOOD}", f"Bearer {GOOD}"), request(f"Bearer {GOOD}", query=f"token=&token={GOOD}")):
-        assert BEARERS.opened(twice) is not None
+        assert BEARERS.verify(twice) is not None
     for differing in (request("Bearer wrong", query=f"token={GOOD}"), request(query=f"token={GOOD}&token=wrong")):
         with pytest.raises(TwoTokens):
-            BEARERS.opened(differing)
-    assert BEARERS.opened(request("Basic dXNlcg==")) is None
-    assert BEARERS.opened(request("Basic dXNlcg==", query=f"token={GOOD}")) is not None
-    assert BEARERS.opened(request("Bearer", query=f"token={GOOD}")) is not None
+            BEARERS.verify(differing)
+    assert BEARERS.verify(request("Basic dXNlcg==")) is None
+    assert BEARERS.verify(request("Basic dXNlcg==", query=f"token={GOOD}")) is not None
+    assert BEARERS.verify(request("Bearer", query=f"token={GOOD}")) is not None
 
 
 @pytest.mark.row("H12")
 def test_a_token_that_is_made_here_works_at_once() -> None:
     made = BEARERS.make("somebody", 3600)
-    assert BEARERS.opened(request(f"Bearer {made}")) == Holder("somebody")
+    assert BEARERS.verify(request(f"Bearer {made}")) == Holder("somebody")
     found = jwt.decode(made, SECRET, ["HS256"])
     assert found["iss"] == "mcp-proxy" and found["user_id"] == "somebody"
     assert 3590 < found["exp"] - time.time() <= 3600
@@ -111,7 +111,7 @@ def test_a_token_that_is_made_here_works_at_once() -> None:
 def test_the_algorithm_is_the_configured_one(algorithm: str) -> None:
     made = Bearers(SECRET * 2, algorithm).make("x", 60)
     assert jwt.get_unverified_header(made)["alg"] == algorithm
-    assert Bearers(SECRET * 2, algorithm).opened(request(f"Bearer {made}")) is not None
+    assert Bearers(SECRET * 2, algorithm).verify(request(f"Bearer {made}")) is not None
 
 
 # -- rotation, issuer, audience ----------------------------------------------------------------------------------------------------
@@ -124,11 +124,11 @@ def bearer(token: str) -> Request:
 def test_tokens_of_an_old_secret_are_valid_and_the_new_one_signs() -> None:
     new = "fedcba9876543210" * 2
     both = Bearers(new, "HS256", old_secrets=(SECRET * 2, SECRET))
-    assert both.opened(bearer(GOOD)) == Holder("test_user")
+    assert both.verify(bearer(GOOD)) == Holder("test_user")
     made = both.make("x", 60)
-    assert both.opened(bearer(made)) == Bearers(new, "HS256").opened(bearer(made)) == Holder("x")
-    assert BEARERS.opened(bearer(made)) is None
-    assert both.opened(bearer(jwt.encode(claims(exp=int(time.time()) - 60), SECRET, "HS256"))) is None
+    assert both.verify(bearer(made)) == Bearers(new, "HS256").verify(bearer(made)) == Holder("x")
+    assert BEARERS.verify(bearer(made)) is None
+    assert both.verify(bearer(jwt.encode(claims(exp=int(time.time()) - 60), SECRET, "HS256"))) is None
     with pytest.raises(ConfigError) as caught:
         Bearers(new, "HS256", old_secrets=("short",))
     assert "old_secrets" in caught.value.place
@@ -136,25 +136,25 @@ def test_tokens_of_an_old_secret_are_valid_and_the_new_one_signs() -> None:
 
 def test_issuer_and_audience_are_asked_for_where_they_are_configured() -> None:
     strict = Bearers(SECRET, "HS256", issuer="us", audience="here")
-    assert strict.opened(bearer(strict.make("x", 60))) == Holder("x")
+    assert strict.verify(bearer(strict.make("x", 60))) == Holder("x")
     for wrong in (claims(aud="here"), claims(iss="us"), claims(iss="us", aud="there"), {"exp": int(time.time()) + 60}):
-        assert strict.opened(bearer(jwt.encode(wrong, SECRET, "HS256"))) is None
-    assert strict.opened(bearer(jwt.encode(claims(iss="us", aud=["there", "here"]), SECRET, "HS256"))) is not None
-    assert BEARERS.opened(bearer(jwt.encode(claims(aud="there"), SECRET, "HS256"))) is None, "meant for somebody else (RFC 7519 §4.1.3)"
+        assert strict.verify(bearer(jwt.encode(wrong, SECRET, "HS256"))) is None
+    assert strict.verify(bearer(jwt.encode(claims(iss="us", aud=["there", "here"]), SECRET, "HS256"))) is not None
+    assert BEARERS.verify(bearer(jwt.encode(claims(aud="there"), SECRET, "HS256"))) is None, "meant for somebody else (RFC 7519 §4.1.3)"
 
 
 # -- what a token permits ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_token_says_what_it_permits() -> None:
-    holder = BEARERS.opened(bearer(BEARERS.make("x", 60, ["light_*", "get_weather"], ["home"])))
+    holder = BEARERS.verify(bearer(BEARERS.make("x", 60, ["light_*", "get_weather"], ["home"])))
     assert holder is not None
     assert holder.may_call("light_on") and holder.may_call("get_weather")
     assert not any(holder.may_call(name) for name in ("Light_on", "reboot", "light", ""))
     assert holder.may_use("home") and not holder.may_use("home2")
-    nothing = BEARERS.opened(bearer(BEARERS.make("x", 60, [], [])))
+    nothing = BEARERS.verify(bearer(BEARERS.make("x", 60, [], [])))
     assert nothing is not None and not nothing.may_call("x") and not nothing.may_use("x")
-    everything = BEARERS.opened(bearer(GOOD))
+    everything = BEARERS.verify(bearer(GOOD))
     assert everything is not None and everything.may_call("x") and everything.may_use("x")
 
 
@@ -162,12 +162,12 @@ def test_a_token_says_what_it_permits() -> None:
 @pytest.mark.parametrize("value", [None, "light_*", {}, 7, [7], [None], ["x" * 1_000]])
 def test_a_claim_that_is_no_list_of_patterns_is_not_taken_for_everything(name: str, value: Any) -> None:
     with pytest.raises(BadClaim, match=name):
-        BEARERS.opened(bearer(jwt.encode(claims(**{name: value}), SECRET, "HS256")))
+        BEARERS.verify(bearer(jwt.encode(claims(**{name: value}), SECRET, "HS256")))
 
 
 def test_a_user_is_who_the_token_names() -> None:
     def user(**named: Any) -> str:
-        found = BEARERS.opened(bearer(jwt.encode({"exp": int(time.time()) + 60} | named, SECRET, "HS256")))
+        found = BEARERS.verify(bearer(jwt.encode({"exp": int(time.time()) + 60} | named, SECRET, "HS256")))
         assert found is not None
         return found.user
 

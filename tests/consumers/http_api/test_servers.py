@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mcp_endpoint.consumers.http_api import servers as module
-from mcp_endpoint.consumers.http_api.arguments import Checker, Wrong
+from mcp_endpoint.consumers.http_api.arguments import Checker, InvalidArguments
 from mcp_endpoint.consumers.http_api.servers import Check, NotPermitted, Servers, Unknown
 from mcp_endpoint.consumers.local import Failed
 from mcp_endpoint.core.broker import Broker
@@ -274,7 +274,7 @@ async def test_progress_is_heard_and_gives_a_call_more_time() -> None:
         def begin(self) -> None:
             self.begun += 1
 
-        def hear(self, params: bytes) -> None:
+        def on_progress(self, params: bytes) -> None:
             said = json.loads(params)
             heard.append(said["progress"])
             if len(heard) < 8:
@@ -284,11 +284,11 @@ async def test_progress_is_heard_and_gives_a_call_more_time() -> None:
 
     far.answer = answer
     hearer = Hearer()
-    assert (await servers.call("work", b"{}", hearer=hearer)).result == b"{}"
+    assert (await servers.call("work", b"{}", follower=hearer)).result == b"{}"
     assert heard == list(range(8)) and hearer.begun == 1
     far.answer = lambda params: None
     with pytest.raises(Failed, match=r"within 0\.5 s"):
-        await servers.call("work", b"{}", hearer=hearer)
+        await servers.call("work", b"{}", follower=hearer)
 
 
 async def test_only_permitted_servers_are_asked_and_seen() -> None:
@@ -323,7 +323,7 @@ async def test_arguments_are_held_against_the_tools_own_schema() -> None:
     checker = Checker(4096)
     servers = known(broker, "a", check=checker.check)
     for wrong in (b"{}", b'{"n":"1"}', b'{"n":0}', b'{"n":1,"m":2}'):
-        with pytest.raises(Wrong):
+        with pytest.raises(InvalidArguments):
             await servers.call("count", wrong)
     assert far.calls == 0
     assert json.loads((await servers.call("count", b'{"n":7}')).result)["arguments"] == {"n": 7}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcp_endpoint.consumers.mcp_http.envelope import Refused, check_params, decoded, examine, read
+from mcp_endpoint.consumers.mcp_http.envelope import Rejected, check_params, decoded, examine, read
 from mcp_endpoint.protocol.methods import CAPABILITIES_KEY, CLIENT_KEY, LEVEL_KEY, VERSION_KEY
 from mcp_endpoint.protocol.methods import STATELESS_REVISION as REVISION
 
@@ -28,8 +28,8 @@ def headers(**more: Any) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def refusal(data: bytes, said: list[tuple[bytes, bytes]]) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(data: bytes, said: list[tuple[bytes, bytes]]) -> Rejected:
+    with pytest.raises(Rejected) as caught:
         examine(read(data, 20, 128), said)
     return caught.value
 
@@ -64,7 +64,7 @@ def test_a_client_need_not_say_its_name() -> None:
     ],
 )
 def test_what_is_no_request_is_refused(data: bytes, code: int, id: bytes) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Rejected) as caught:
         read(data, 20, 128)
     assert (caught.value.code, caught.value.id) == (code, id)
 
@@ -166,7 +166,7 @@ def checks(tool: bytes, arguments: Any, **said: Any) -> bool:
     try:
         params = json.dumps({"name": "a", "arguments": arguments}).encode()
         check_params(tool, params, headers(**{f"mcp-param-{name}": value for name, value in said.items()}))
-    except Refused as refused:
+    except Rejected as refused:
         assert refused.code == -32020
         return False
     return True

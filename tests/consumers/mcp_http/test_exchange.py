@@ -12,7 +12,7 @@ from consumers.web import BOUND, Tool, text
 from msgspec import UNSET, Raw
 
 from mcp_endpoint.consumers.mcp_http.caller import Caller
-from mcp_endpoint.consumers.mcp_http.envelope import Asked
+from mcp_endpoint.consumers.mcp_http.envelope import StatelessRequest
 from mcp_endpoint.consumers.mcp_http.exchange import Exchange
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
@@ -31,13 +31,13 @@ async def exchange(broker: Broker, **options: Any) -> Exchange:
     caller = Caller(broker, Limits(), "signed:home", "home", "", "device", "127.0.0.1")
     made = Exchange(caller, Limits(), **options)
     async with asyncio.timeout(BOUND):
-        assert (await made.introduce()).result is not UNSET
+        assert (await made.initialize()).result is not UNSET
     return made
 
 
-def asked(**capabilities: Any) -> Asked:
+def asked(**capabilities: Any) -> StatelessRequest:
     params = json.dumps({"name": "echo", "_meta": {"progressToken": "mine"}}).encode()
-    return Asked(b'"x"', "tools/call", params, "tester", capabilities, "info", b'"mine"')
+    return StatelessRequest(b'"x"', "tools/call", params, "tester", capabilities, "info", b'"mine"')
 
 
 async def until(made: Exchange, holds: Any) -> None:
@@ -140,7 +140,7 @@ async def test_whoever_listens_hears_every_notification() -> None:
     broker = house()
     tool = Tool(broker)
     heard: asyncio.Queue[str] = asyncio.Queue()
-    made = await exchange(broker, hears=lambda method, frame: heard.put_nowait(method))
+    made = await exchange(broker, on_notification=lambda method, frame: heard.put_nowait(method))
     tool.say({"method": "notifications/resources/updated", "params": {"uri": "a:1"}})
     assert await asyncio.wait_for(heard.get(), BOUND) == "notifications/resources/updated"
     made.close(1000, "")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_endpoint import errors
-from mcp_endpoint.consumers.mcp_http.failures import told
+from mcp_endpoint.consumers.mcp_http.failures import for_http
 from mcp_endpoint.protocol import jsonrpc
 
 OURS = {"source": "broker", "agent_id": "home", "delivered": False, "hint": "never connected"}
@@ -20,7 +20,7 @@ def error(code: int, data: Any) -> bytes:
 
 def test_a_call_that_failed_on_the_way_is_a_result_a_model_can_read() -> None:
     """Design §3.3: on HTTP our errors become isError results for tools/call."""
-    frame = told("tools/call", b'"x"', error(-32001, OURS))
+    frame = for_http("tools/call", b'"x"', error(-32001, OURS))
     assert frame is not None
     result = json.loads(frame)["result"]
     assert json.loads(frame)["id"] == "x" and result["isError"] is True
@@ -29,14 +29,14 @@ def test_a_call_that_failed_on_the_way_is_a_result_a_model_can_read() -> None:
 
 
 def test_a_failure_without_a_hint_says_what_it_has() -> None:
-    frame = told("tools/call", b"1", error(-32005, {"source": "broker"}))
+    frame = for_http("tools/call", b"1", error(-32005, {"source": "broker"}))
     assert frame is not None and json.loads(frame)["result"]["content"][0]["text"] == "工具端未连接 / none"
 
 
 def test_an_error_that_a_tool_nests_to_the_parsers_limit_is_told_or_left_alone() -> None:
     """What can just be read cannot always be written: it must not raise into the way of who sent it."""
     deep = b'{"code":-32003,"message":"m","data":{"source":"broker","x":%b}}'
-    frames = [told("tools/call", b"1", deep % (b"[" * depth + b"]" * depth)) for depth in range(1_010, 850, -1)]
+    frames = [for_http("tools/call", b"1", deep % (b"[" * depth + b"]" * depth)) for depth in range(1_010, 850, -1)]
     assert frames[0] is None and frames[-1] is not None
     assert any(frame is not None and len(frame) < 500 for frame in frames)
 
@@ -46,7 +46,7 @@ def test_an_error_that_a_tool_nests_to_the_parsers_limit_is_told_or_left_alone()
 def test_no_code_of_ours_leaves_in_the_range_that_mcp_keeps(code: errors.Code, method: str) -> None:
     """Design §3.3: never codes in -32000…-32099."""
     body = json.loads(jsonrpc.error(b"1", code, OURS))["error"]
-    frame = told(method, b"1", json.dumps(body).encode())
+    frame = for_http(method, b"1", json.dumps(body).encode())
     if code.number < -32099:
         assert frame is None
     else:
@@ -69,4 +69,4 @@ def test_no_code_of_ours_leaves_in_the_range_that_mcp_keeps(code: errors.Code, m
     ],
 )
 def test_what_a_tool_says_itself_passes_as_it_is(body: bytes) -> None:
-    assert told("tools/call", b"1", body) is None
+    assert for_http("tools/call", b"1", body) is None

@@ -33,7 +33,7 @@ async def test_what_all_sessions_are_told_is_read_and_kept_once() -> None:
             kept = {id(web.room.sessions._open[session].own_stream()._kept[-1].rest) for session in sessions_}
             assert len(kept) == 1
             assert (await stream.frame())["params"]["data"] == "x" * 90_000
-        await until(lambda: not web.room.sessions._told)
+        await until(lambda: not web.room.sessions._last_data)
 
 
 async def test_a_session_lists_calls_and_ends() -> None:

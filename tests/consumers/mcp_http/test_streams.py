@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from running import BOUND
 
 from mcp_endpoint.asgi import CUT
-from mcp_endpoint.consumers.mcp_http.streams import Events, Store, Stream
+from mcp_endpoint.consumers.mcp_http.streams import EventsResponse, Store, Stream
 
 
 def read(stream: Stream, connection: Any) -> bytes:
@@ -27,7 +27,7 @@ def test_a_frame_is_one_line_of_data_whatever_is_in_it() -> None:
     stream = Stream(3, "home", store(), primed=False)
     connection = stream.connect()
     assert connection is not None
-    stream.say(b'{"a":\r\n"b\xe2\x80\xa8"}')
+    stream.add(b'{"a":\r\n"b\xe2\x80\xa8"}')
     assert read(stream, connection) == b'id: 3-1\nevent: message\ndata: {"a":  "b\xe2\x80\xa8"}\n\n'
     assert read(stream, connection) == b""
 
@@ -43,11 +43,11 @@ def test_only_the_newest_connection_is_spoken_to_and_the_one_before_it_follows()
     stream = Stream(0, "home", store(), primed=False)
     old, new = stream.connect(), stream.connect()
     assert old is not None and new is not None
-    stream.say(b"1")
+    stream.add(b"1")
     assert read(stream, old) == b"" and b"data: 1" in read(stream, new)
     stream.disconnect(new)
     stream.disconnect(new)
-    stream.say(b"2")
+    stream.add(b"2")
     assert b"data: 2" in read(stream, old)
 
 
@@ -56,11 +56,11 @@ def test_what_was_forgotten_cannot_be_resumed_from_and_nothing_can_that_was_not_
     connection = stream.connect()
     assert connection is not None
     for number in range(4):
-        stream.say(b"%d" % number)
+        stream.add(b"%d" % number)
         read(stream, connection)
         stream.taken(connection)
     assert stream.queued == 0
-    stream.say(b"4")
+    stream.add(b"4")
     stream.spare()
     assert stream.queued == stream.size > 0
     assert stream.connect(3) is None and stream.connect(6) is None
@@ -80,16 +80,16 @@ def test_when_there_is_no_room_the_endpoint_that_holds_most_pays_first_with_what
     was_read, unread = Stream(1, "home", kept, primed=False), Stream(2, "home", kept, primed=False)
     reading, stuck = was_read.connect(), unread.connect()
     assert reading is not None and stuck is not None
-    guest.say(b"x" * 200)
-    unread.say(b"x" * 300)
-    was_read.say(b"x" * 250)
+    guest.add(b"x" * 200)
+    unread.add(b"x" * 300)
+    was_read.add(b"x" * 250)
     was_read.pieces(reading)
     was_read.taken(reading)
-    guest.say(b"x" * 150)
+    guest.add(b"x" * 150)
     assert (was_read.size, guest.last) == (0, 2) and kept.held_by("away") == guest.size and not stuck.left
-    guest.say(b"x" * 300)
+    guest.add(b"x" * 300)
     assert guest.size == 0 and unread.size > 300 and not stuck.left, "nobody reads the guest's, and now it holds most"
-    unread.say(b"x" * 800)
+    unread.add(b"x" * 800)
     assert stuck.left and not unread.connected and kept.used == unread.size == 0
     assert unread.connect(1) is None, "what was dropped cannot be resumed from"
 
@@ -99,7 +99,7 @@ def test_what_a_connection_is_writing_is_counted_until_it_was_taken() -> None:
     stream = Stream(0, "home", kept, primed=False)
     connection = stream.connect()
     assert connection is not None
-    stream.say(b"x" * 500)
+    stream.add(b"x" * 500)
     read(stream, connection)
     stream.spare()
     assert kept.used == stream.queued == stream.size > 500
@@ -113,7 +113,7 @@ def test_however_small_the_store_is_an_answer_reaches_a_client_that_reads() -> N
     stream = Stream(0, "home", kept, primed=False)
     connection = stream.connect()
     assert connection is not None
-    stream.say(b"x" * 1_000)
+    stream.add(b"x" * 1_000)
     assert len(read(stream, connection)) > 1_000 and not connection.left
 
 
@@ -128,7 +128,7 @@ class Book(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 4), size=st.integers(0, 900))
     def say(self, number: int, size: int) -> None:
-        self.streams[number].say(b"x" * size)
+        self.streams[number].add(b"x" * size)
 
     @rule(number=st.integers(0, 4), after=st.none() | st.integers(0, 5))
     def connect(self, number: int, after: int | None) -> None:
@@ -182,7 +182,7 @@ def test_whoever_keeps_reading_misses_nothing_and_hears_nothing_twice(doings: li
     for doing in doings:
         if doing == "say":
             said += 1
-            stream.say(b"%d" % said)
+            stream.add(b"%d" % said)
         elif doing == "forget":
             stream.spare()
         elif doing == "lose" and connection is not None:
@@ -226,7 +226,7 @@ async def run(stream: Stream, wire: Wire, seconds: float = BOUND) -> asyncio.Tas
     connection = stream.connect()
     assert connection is not None
     scope = {"extensions": {CUT: {"cut": wire.cut.set}}}
-    task = asyncio.create_task(Events(connection, seconds)(scope, wire.receive, wire.send))
+    task = asyncio.create_task(EventsResponse(connection, seconds)(scope, wire.receive, wire.send))
     async with asyncio.timeout(BOUND):
         await wire.wrote.wait()
     return task
@@ -236,7 +236,7 @@ async def test_a_client_that_takes_nothing_is_given_up_and_its_events_are_kept()
     stream, wire = Stream(0, "home", store(), primed=False), Wire()
     wire.stuck.set()
     task = await run(stream, wire, 0.05)
-    stream.say(b"1")
+    stream.add(b"1")
     async with asyncio.timeout(BOUND):
         await task
     assert wire.sent[-1]["more_body"] is True and not stream.connected and wire.cut.is_set()
@@ -256,7 +256,7 @@ async def test_a_client_that_leaves_ends_the_answer_and_not_the_stream() -> None
 async def test_the_end_of_a_stream_is_the_end_of_the_answer() -> None:
     stream, wire = Stream(0, "home", store(), primed=False), Wire()
     task = await run(stream, wire)
-    stream.say(b"1")
+    stream.add(b"1")
     stream.end()
     async with asyncio.timeout(BOUND):
         await task
@@ -278,11 +278,11 @@ async def test_a_client_that_does_not_read_is_cut_off_when_its_endpoint_holds_mo
     wire.stuck.set()
     task = await run(stream, wire)
     wire.wrote.clear()
-    stream.say(b"x" * 30_000)
+    stream.add(b"x" * 30_000)
     async with asyncio.timeout(BOUND):
         await wire.wrote.wait()
     for _ in range(3):
-        stream.say(b"x" * 30_000)
+        stream.add(b"x" * 30_000)
     async with asyncio.timeout(BOUND):
         await task
     assert wire.sent[-1]["more_body"] is True and not stream.connected and stream.size == 0

@@ -1,1 +1,1 @@
-"""The HTTP API over many MCP servers, behind JSON Web Tokens."""
+"""The HTTP API over MCP servers, with JSON Web Tokens."""

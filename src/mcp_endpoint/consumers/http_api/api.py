@@ -1,7 +1,7 @@
-"""An HTTP API over many MCP servers: list their tools, call one, see who is there.
+"""The HTTP API: lists the tools of MCP servers, calls one, reports the servers' state.
 
-Every path but `/health` and `/openapi.json` wants a JSON Web Token. Every error has the body `{"error": {"message", "code"}}`, and every
-request leaves one line of JSON, in which what looks like a secret is blotted out.
+All paths except `/health` and `/openapi.json` require a JSON Web Token. Every error has the body `{"error": {"message", "code"}}`, and
+every request writes one line of JSON to the request log, with secrets masked.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from ...log import BLOT, lines_to, redact
 from ...protocol.definitions import Tool
 from ...settings.schema import Config
 from ..local import Failed
-from .arguments import Checker, Wrong
+from .arguments import Checker, InvalidArguments
 from .event_stream import MEDIA_TYPE, EventStream
 from .jwt import BadClaim, Bearers, Holder
 from .openapi import document
 from .rate_limit import RateLimit
-from .servers import Hearer, NotPermitted, Servers, Unknown, Where
+from .servers import Follower, NotPermitted, Servers, Unknown, Where
 
 _READ: Final = ("GET", "HEAD")
 PATHS: Final = {"/health": _READ, "/openapi.json": _READ, "/servers": _READ, "/tools/list": _READ, "/tools": ("POST",)}
-"""Path below the prefix → methods."""
+"""Path below the prefix → allowed methods."""
 WITHOUT_TOKEN: Final = ("/health", "/openapi.json")
 NO_TOKEN: Final = "没有令牌：请发送 Authorization: Bearer / No token: send Authorization: Bearer"
 BAD_TOKEN: Final = "令牌无效或已过期 / The token is not valid or has expired"
 LISTS: Final = 4
-"""Encoded lists of tools that are kept."""
+"""Encoded lists of tools that are cached."""
 HUNG_UP: Final = 499
-"""What the request log says of a client that left before its answer; nginx's number."""
+"""Status in the request log for a client that disconnected before its response (nginx's number)."""
 LOGGED_CHARS: Final = 4_000
-"""Characters of a text, and of a whole body, that a line of the request log has."""
+"""Most characters of a text, and of a whole body, in a line of the request log."""
 SHOWN_BYTES: Final = LOGGED_CHARS * 4
-"""Bytes of a body from which that many characters can come."""
+"""Bytes of a body that may contain that many characters."""
 SECRET_NAMES: Final = frozenset(("token", "key", "api_key", "apikey", "password", "passwd", "secret", "authorization"))
 BUSY: Final = frozenset(
     code.number
@@ -63,46 +63,46 @@ BUSY: Final = frozenset(
         *(errors.ANSWER_TOO_BIG, errors.UNREADABLE_ANSWER),
     )
 )
-"""Codes of ours that mean: not now, or not from there."""
+"""This server's error codes that mean: unavailable now."""
 
 
-class Kept(Protocol):
-    """A server the API brings itself: `providers.upstream.Upstream`."""
+class Startable(Protocol):
+    """A server that the API starts and stops itself (`remote.server.RemoteServer`)."""
 
     async def start(self) -> None:
-        """Begin; does not wait for the server."""
+        """Start it, without waiting until it is ready."""
 
     async def stop(self) -> None:
-        """End, within a few seconds, for good."""
+        """Stop it for good, within a few seconds."""
 
 
-class _Call(msgspec.Struct):
+class _CallBody(msgspec.Struct):
     """The body of `POST /tools`."""
 
     method: str
     args: msgspec.Raw = msgspec.Raw(b"null")
-    """An object, or null. It stays as it came: nobody waits while it is taken apart."""
+    """An object, or null; not decoded on the event loop."""
     server: str | None = None
     arguments: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    """MCP's word for `args`: whoever uses it would call the tool with nothing."""
+    """MCP's name for `args`: accepted only to report the mistake, instead of calling the tool without arguments."""
 
 
-_call: Final = msgspec.json.Decoder(_Call)
+_call: Final = msgspec.json.Decoder(_CallBody)
 _parts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Wanted(NamedTuple):
-    """A call as a client wants it."""
+    """A validated call."""
 
     tool: str
     arguments: bytes
     """A JSON object."""
     server: str
-    """The server that is asked first, by its name or its whole URL; "" is any."""
+    """Name or whole URL of the server to try first; "" for any."""
 
 
-class Asked:
-    """One request, and the beginning of its body."""
+class Incoming:
+    """One request, and the beginning of its body for the log."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -110,8 +110,8 @@ class Asked:
         self.began = time.perf_counter()
 
 
-class Refused(Exception):
-    """A request that gets an error for an answer; `headers` are more of the answer's."""
+class ApiError(Exception):
+    """An error response; `headers` are additional response headers."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] = {}) -> None:
         super().__init__(message)
@@ -120,8 +120,8 @@ class Refused(Exception):
         self.headers = headers
 
 
-class Api:
-    """The room of the API."""
+class HttpApi:
+    """The room of the HTTP API."""
 
     name = "api"
     owed = 0
@@ -133,19 +133,19 @@ class Api:
         root: Path,
         bodies: Bodies,
         where: Callable[[], Where],
-        kept: Sequence[Kept] = (),
+        kept: Sequence[Startable] = (),
         addresses: Mapping[str, str] = {},
-        told: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+        conditions: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         *,
         standalone: bool = False,
     ) -> None:
-        """`where` says which servers there are now; `kept` are those it brings itself, started and stopped with it.
+        """`where` returns the current servers; `kept` are servers that the API starts and stops itself.
 
-        `addresses` are the whole URLs of servers, each with the server's name. `told` gives what operators may know of a server, by name.
+        `addresses` maps whole URLs to server names. `conditions` returns the status of servers by name, for operators.
 
-        `alone`: it has the port to itself, and its paths begin at `/`.
+        `standalone`: the API has the port to itself, and its paths begin at `/`.
 
-        Raises ConfigError for a secret that is none.
+        Raises ConfigError for an invalid secret.
         """
         api = config.api
         self._bearers = Bearers(api.secret, api.algorithm, old_secrets=api.old_secrets, issuer=api.issuer, audience=api.audience)
@@ -154,13 +154,13 @@ class Api:
         self._servers = Servers(broker, config.limits, where, self._checker.check, config.endpoint.call_timeout, addresses)
         self._bodies = bodies
         self._calling: Counter[str] = Counter()
-        """User → calls that are being answered."""
+        """User → number of calls in progress."""
         self._lists: dict[object, tuple[object, bytes]] = {}
-        """What was asked for, by whom and of which lists (by identity) → these lists, kept so that identities stay theirs; the answer."""
+        """Request, permissions and identities of the lists → the lists (kept so that their ids stay valid) and the encoded response."""
         self._config = config
         self._root = root
         self._kept = kept
-        self._told = told
+        self._conditions = conditions
         self._prefix = "" if standalone else "/api"
         self._lines: LineWriter | None = None
         self.requests = 0
@@ -169,36 +169,36 @@ class Api:
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        """Every path below the prefix: what does not exist is answered in the same words."""
+        """Every path below the prefix, so that unknown paths get the API's own 404."""
         paths = (self._prefix, self._prefix + "/{path:path}") if self._prefix else ("/{path:path}",)
-        return [Route(path, _App(self)) for path in paths]
+        return [Route(path, _ApiApp(self)) for path in paths]
 
     def refuses_pages(self, request: Request) -> bool:
-        """Whether it shows no token; where none is asked for, whether it shows no valid one. A preflight only announces the header."""
+        """Whether it has no token; for paths without token, whether it has no valid one. A preflight only announces the header."""
         if request.method == "OPTIONS":
             announced = request.headers.get("access-control-request-headers", "").lower()
             return "authorization" not in announced and not request.query_params.get("token")
         try:
             if self._path(request) not in WITHOUT_TOKEN:
                 return not token_of(request.query_params.multi_items(), request.headers.getlist)
-            return self._bearers.opened(request) is None
+            return self._bearers.verify(request) is None
         except TwoTokens:
             return self._path(request) in WITHOUT_TOKEN
         except BadClaim:
-            return False  # valid, though not clear in what it permits
+            return False  # the token is valid, only its permissions are malformed
 
     def _path(self, request: Request) -> str:
         """The path below the prefix."""
         return request.scope["path"].removeprefix(self._prefix).rstrip("/") or "/"
 
     async def start(self) -> None:
-        """Open the request log and look for the servers. Raises EndpointError where the log cannot be written."""
+        """Open the request log and start the servers. Raises EndpointError if the log cannot be written."""
         if self._config.api.request_log:
-            self._lines = self._opened(self._config.api.request_log)
+            self._lines = self._open_log(self._config.api.request_log)
         await asyncio.gather(*(one.start() for one in self._kept))
         logger.info("HTTP API 已开启 / HTTP API open", path=f"{self._prefix}/tools")
 
-    def _opened(self, target: str) -> LineWriter:
+    def _open_log(self, target: str) -> LineWriter:
         logging = self._config.logging
         try:
             if target == "-":
@@ -213,45 +213,45 @@ class Api:
         return lines_to(sink, logging, "请求日志", "the request log", lambda lines: f'{{"lines_not_written":{lines}}}\n')
 
     async def stop(self) -> None:
-        """Leave the endpoints and the servers, and close the request log."""
+        """Detach from the endpoints, stop the servers, close the request log."""
         self._servers.close()
         await asyncio.gather(self._checker.stop(), *(one.stop() for one in self._kept))
         if self._lines is not None:
             await asyncio.to_thread(self._lines.close)
 
     def describe(self) -> Mapping[str, Any]:
-        """What an operator may know of it."""
+        """The status for an operator."""
         return {"requests": self.requests, "servers": {name: "up" if up else "down" for name, up in self._servers.up().items()}}
 
     # -- requests ------------------------------------------------------------------------------------------------------------
 
     async def answer(self, request: Request) -> Response | EventStream:
-        """The answer to one request. Never raises for what a client sent."""
+        """Answer one request. Never raises for what a client sent."""
         self.requests += 1
-        asked = Asked(request)
+        incoming = Incoming(request)
         headers: Mapping[str, str] = {}
         try:
-            found = await self._route(asked)
+            found = await self._route(incoming)
             if isinstance(found, EventStream):
                 return found
             status, said = found
-        except Refused as refused:
+        except ApiError as refused:
             status, said, headers = refused.status, _error(refused.status, refused.message), refused.headers
         except BodyRefused as refused:
             status, said, headers = refused.status, _error(refused.status, refused.message), dict(refused.headers)
         except ClientDisconnect:
             status, said = HUNG_UP, b""
-        self._tell(asked, status, said)
+        self._log(incoming, status, said)
         return Response(said, status_code=status, media_type="application/json", headers=headers)
 
-    async def _route(self, asked: Asked) -> tuple[int, bytes] | EventStream:
-        """The answer. The token is looked at before the body is read."""
-        request = asked.request
+    async def _route(self, incoming: Incoming) -> tuple[int, bytes] | EventStream:
+        """Dispatch by path. The token is checked before the body is read."""
+        request = incoming.request
         path = self._path(request)
         if path not in PATHS:
-            raise Refused(404, "没有这个路径 / There is no such path")
+            raise ApiError(404, "没有这个路径 / There is no such path")
         if request.method not in PATHS[path]:
-            raise Refused(405, "不支持此方法 / This method is not allowed here", {"Allow": ", ".join(PATHS[path])})
+            raise ApiError(405, "不支持此方法 / This method is not allowed here", {"Allow": ", ".join(PATHS[path])})
         if path == "/health":
             return self._health()
         if path == "/openapi.json":
@@ -259,32 +259,32 @@ class Api:
         holder = self._holder(request)
         if path == "/tools":
             if request.headers.get("content-encoding", "identity").lower() != "identity":
-                raise Refused(415, "请求体不能压缩 / The body must not be compressed (Content-Encoding)")
-            wanted = await self._wanted(asked, holder)
+                raise ApiError(415, "请求体不能压缩 / The body must not be compressed (Content-Encoding)")
+            wanted = await self._wanted(incoming, holder)
             if _wants_events(request):
-                return await unless_gone(request.receive, self._stream(asked, wanted, holder))
+                return await unless_gone(request.receive, self._stream(incoming, wanted, holder))
             return 200, await unless_gone(request.receive, self._call(wanted, holder))
         if path == "/servers":
             return 200, await self._list_servers(holder)
         named = request.query_params.getlist("server")
         if len(named) > 1 or (named and not named[0]):
-            raise Refused(400, "server 参数只能有一个且不能为空 / Give one server, not an empty one")
+            raise ApiError(400, "server 参数只能有一个且不能为空 / Give one server, not an empty one")
         return 200, await self._list_tools(named[0] if named else "", holder)
 
     def _holder(self, request: Request) -> Holder:
-        """Whoever shows a valid token and has not asked too often. Raises Refused."""
+        """The holder of a valid token, within the rate limit. Raises ApiError."""
         try:
-            holder = self._bearers.opened(request)
+            holder = self._bearers.verify(request)
         except TwoTokens:
-            raise Refused(400, TWO_TOKENS) from None
+            raise ApiError(400, TWO_TOKENS) from None
         except BadClaim as claim:
-            raise Refused(403, f"令牌的 {claim} 应为模式列表 / The token's claim {claim} must be a list of patterns") from None
+            raise ApiError(403, f"令牌的 {claim} 应为模式列表 / The token's claim {claim} must be a list of patterns") from None
         if holder is None:
             shown = token_of(request.query_params.multi_items(), request.headers.getlist)
-            raise Refused(401, BAD_TOKEN if shown else NO_TOKEN, {"WWW-Authenticate": "Bearer"})
+            raise ApiError(401, BAD_TOKEN if shown else NO_TOKEN, {"WWW-Authenticate": "Bearer"})
         seconds = self._rate.wait(holder.user)
         if seconds:
-            raise Refused(429, TOO_OFTEN, {"Retry-After": str(seconds)})
+            raise ApiError(429, TOO_OFTEN, {"Retry-After": str(seconds)})
         return holder
 
     def _health(self) -> tuple[int, bytes]:
@@ -299,12 +299,12 @@ class Api:
         try:
             known = await self._servers.tools(server, holder.may_use)
         except NotPermitted:
-            raise Refused(403, NO_SERVER) from None
+            raise ApiError(403, NO_SERVER) from None
         except Unknown as unknown:
-            raise Refused(404, str(unknown)) from None
+            raise ApiError(404, str(unknown)) from None
         except Failed as failed:
             raise _refused(failed) from None
-        # Encoded once for all who may see the same: a list may be megabytes.
+        # Encoded once for all clients with the same permissions: a list may be megabytes.
         key = (server, holder.tools, holder.servers, tuple((name, id(brought) if brought else 0) for name, brought in known.items()))
         await self._bodies.in_turn(sum(len(tool.definition) for brought in known.values() for tool in brought.values()))
         if key not in self._lists:
@@ -328,68 +328,68 @@ class Api:
 
     async def _list_servers(self, holder: Holder) -> bytes:
         known = await self._servers.all_tools(holder.may_use)
-        up, told = self._servers.up(), self._told()
+        up, conditions = self._servers.up(), self._conditions()
         servers = [
             {
                 "server": name,
                 "status": "up" if up.get(name) else "down",
-                **told.get(name, {}),
+                **conditions.get(name, {}),
                 "tools": list(filter(holder.may_call, brought)),
             }
             for name, brought in known.items()
         ]
         return msgspec.json.encode({"servers": servers, "total": len(servers), "up": sum(up.get(name, False) for name in known)})
 
-    async def _wanted(self, asked: Asked, holder: Holder) -> Wanted:
-        """The call a body asks for. Of the body itself no more is kept than the log shows. Raises Refused, BodyRefused."""
-        body = await self._bodies.read(asked.request, self._config.limits.consumer_message_bytes, holder.user)
-        asked.body = body[: SHOWN_BYTES + 1]
+    async def _wanted(self, incoming: Incoming, holder: Holder) -> Wanted:
+        """Read and validate the body; only the part for the log is kept. Raises ApiError, BodyRefused."""
+        body = await self._bodies.read(incoming.request, self._config.limits.consumer_message_bytes, holder.user)
+        incoming.body = body[: SHOWN_BYTES + 1]
         try:
             call = _call.decode(body.removeprefix(BOM_UTF8))
             body.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Refused(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
+            raise ApiError(400, '请求体应为 {"method": 工具名, "args": {…}} / The body must be {"method": tool, "args": {…}}') from None
         args = bytes(call.args) if bytes(call.args) != b"null" else b"{}"
         if not args.startswith(b"{") or call.arguments is not msgspec.UNSET:
-            raise Refused(400, "工具的参数应为对象，写在 args 中 / The tool's arguments are an object, in args")
+            raise ApiError(400, "工具的参数应为对象，写在 args 中 / The tool's arguments are an object, in args")
         if not call.method or (call.server is not None and not call.server):
-            raise Refused(400, "method 与 server 不能为空 / method and server must not be empty")
+            raise ApiError(400, "method 与 server 不能为空 / method and server must not be empty")
         if not holder.may_call(call.method):
-            raise Refused(403, "令牌不允许使用此工具 / The token does not permit this tool (its claim tools)")
+            raise ApiError(403, "令牌不允许使用此工具 / The token does not permit this tool (its claim tools)")
         return Wanted(call.method, args, call.server or "")
 
-    async def _stream(self, asked: Asked, wanted: Wanted, holder: Holder) -> EventStream:
-        """The call as events, once the tool is being asked. Raises Refused for what is wrong before that."""
+    async def _stream(self, incoming: Incoming, wanted: Wanted, holder: Holder) -> EventStream:
+        """The call as an event stream, once the request is valid. Raises ApiError for an error before that."""
         stream = EventStream()
 
         async def call() -> tuple[int, bytes]:
             try:
                 return 200, await self._call(wanted, holder, stream)
-            except Refused as refused:
+            except ApiError as refused:
                 if not stream.begun:
                     raise
                 return refused.status, _error(refused.status, refused.message)
 
         def ended(answer: tuple[int, bytes] | None) -> None:
-            self._tell(asked, *(answer or (HUNG_UP, b"")))
+            self._log(incoming, *(answer or (HUNG_UP, b"")))
 
         await stream.start(call(), ended)
         return stream
 
-    async def _call(self, wanted: Wanted, holder: Holder, hearer: Hearer | None = None) -> bytes:
-        """The answer to a call: its result, and who gave it. Raises Refused."""
-        # All users share the API's place at a server's endpoint; nobody takes more than half of it.
+    async def _call(self, wanted: Wanted, holder: Holder, follower: Follower | None = None) -> bytes:
+        """Call the tool; returns its result and its server as JSON. Raises ApiError."""
+        # All users share the API's limit at an endpoint; each gets at most half of it.
         if self._calling[holder.user] >= max(1, self._config.limits.in_flight_per_consumer // 2):
-            raise Refused(429, TOO_MANY, {"Retry-After": "1"})
+            raise ApiError(429, TOO_MANY, {"Retry-After": "1"})
         self._calling[holder.user] += 1
         try:
-            done = await self._servers.call(wanted.tool, wanted.arguments, wanted.server, holder.may_use, hearer)
+            done = await self._servers.call(wanted.tool, wanted.arguments, wanted.server, holder.may_use, follower)
         except NotPermitted:
-            raise Refused(403, NO_SERVER) from None
+            raise ApiError(403, NO_SERVER) from None
         except Unknown as unknown:
-            raise Refused(404, redact(str(unknown))) from None
-        except Wrong as wrong:
-            raise Refused(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
+            raise ApiError(404, redact(str(unknown))) from None
+        except InvalidArguments as wrong:
+            raise ApiError(400, f"参数不符合工具的 inputSchema / The arguments do not fit the tool's schema: {wrong}") from None
         except Failed as failed:
             raise _refused(failed) from None
         finally:
@@ -400,31 +400,31 @@ class Api:
 
     # -- the request log -------------------------------------------------------------------------------------------------------
 
-    def _tell(self, asked: Asked, status: int, said: bytes) -> None:
+    def _log(self, incoming: Incoming, status: int, said: bytes) -> None:
         if self._lines is None:
             return
-        request = asked.request
+        request = incoming.request
         line = {
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "request": {
                 "method": request.method,
                 "path": _clipped(request.url.path),
                 "query": {_clipped(name): _clean(value, name) for name, value in request.query_params.multi_items()[:20]},
-                "body": _shown(asked.body),
+                "body": _shown(incoming.body),
             },
             "response": _shown(said),
             "status_code": status,
-            "execution_time_ms": round((time.perf_counter() - asked.began) * 1000, 2),
+            "execution_time_ms": round((time.perf_counter() - incoming.began) * 1000, 2),
             "remote_addr": request.client.host if request.client is not None else "",
             "user_agent": _clipped(request.headers.get("user-agent", "")),
         }
         self._lines.write(msgspec.json.encode(line).decode() + "\n")
 
 
-class _App:
-    """The API as an ASGI application, so that Starlette hands every method through."""
+class _ApiApp:
+    """The API as an ASGI application, so that Starlette passes every method."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: HttpApi) -> None:
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -442,19 +442,19 @@ TOO_MANY: Final = "此用户等待中的调用过多 / Too many calls of this us
 TOO_OFTEN: Final = "请求过于频繁，请稍后再试 / Too many requests, try again later (api.requests_per_minute)"
 
 
-def _refused(failed: Failed) -> Refused:
-    """What a call's failure is in HTTP."""
+def _refused(failed: Failed) -> ApiError:
+    """The HTTP error for a failed call."""
     message = redact(failed.message[:LOGGED_CHARS])
     if failed.code in BUSY:
         hint = failed.data.get("hint") if isinstance(failed.data, dict) else None
-        return Refused(503, f"{message}: {hint}" if isinstance(hint, str) else message)
+        return ApiError(503, f"{message}: {hint}" if isinstance(hint, str) else message)
     if failed.code == errors.INVALID_PARAMS.number:
-        return Refused(400, message or "参数无效 / Invalid params")
-    return Refused(500, message or "工具出错 / The tool failed")
+        return ApiError(400, message or "参数无效 / Invalid params")
+    return ApiError(500, message or "工具出错 / The tool failed")
 
 
 def _definition(tool: Tool) -> dict[str, Any]:
-    """A tool as it was described, its parts as they came; of one that is nested too deep, its name."""
+    """A tool's definition with its members undecoded; only the name if it is nested too deeply."""
     try:
         return _parts.decode(tool.definition)
     except (msgspec.DecodeError, RecursionError):
@@ -466,7 +466,7 @@ def _error(status: int, message: str) -> bytes:
 
 
 def _shown(body: bytes) -> Any:
-    """A body as its line of the log shows it: JSON where it is short enough, else the beginning of its text."""
+    """A body for the request log: JSON if it is short enough, else the beginning of its text."""
     if not body:
         return None
     if len(body) <= LOGGED_CHARS:
@@ -478,11 +478,11 @@ def _shown(body: bytes) -> Any:
 
 
 def _clean(value: Any, name: str = "") -> Any:
-    """A value without what looks like a secret."""
+    """A value with secrets masked."""
     if name.lower() in SECRET_NAMES and value is not None:
         return BLOT
     if isinstance(value, str):
-        # A server may be named by its whole URL, whose user and query are its business.
+        # A server may be named by its whole URL, which may contain a user or a key.
         return _clipped(without_secrets(value) if name == "server" else value)
     if isinstance(value, dict):
         return {_clipped(key): _clean(inner, key) for key, inner in value.items()}

@@ -1,8 +1,8 @@
-"""Whether arguments fit a tool's own JSON Schema, found out by a process of its own so that nobody else waits for it.
+"""Validates arguments against a tool's JSON Schema in a separate process, so that a slow validation blocks nobody.
 
-Schema and arguments are both from outside: references that multiply, regular expressions that never end and large enumerations keep a
-validator busy for as long as their author likes. What is too large, cannot be said in time, or comes while too much waits, is left to the
-tool, which looks at its arguments anyway.
+Both schema and arguments come from outside: multiplying references, catastrophic regular expressions and large enumerations can keep a
+validator busy indefinitely. What is too large, cannot be decided in time, or arrives while too much waits, is left to the tool, which
+validates its arguments anyway.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .schema_check import QUESTION, VERDICT
 
 PROGRAM: Final = Path(__file__).with_name("schema_check.py")
 START_SECONDS: Final = 10.0
-"""For the process to start; whoever asks meanwhile waits no longer."""
+"""Time for the process to start; callers do not wait longer."""
 WAIT_SECONDS: Final = 1.0
-"""How long a call waits for its verdict once the process runs: several questions that take all the time they may."""
+"""Time a call waits for its verdict once the process runs: several checks at their time limit."""
 HANG_SECONDS: Final = 2.0
-"""A process that has not answered after this is ended: its own alarm (0.2 s of work) did not help."""
+"""A process without an answer after this time is killed: its own timer (0.2 s of work) has failed."""
 QUEUED: Final = 16
-"""Times `checked_bytes` that may wait for the process, over all callers."""
+"""Most bytes that may wait for the process, as a multiple of `checked_bytes`."""
 
 
-class Wrong(Exception):
-    """The arguments are not what the tool's schema asks for."""
+class InvalidArguments(Exception):
+    """The arguments do not match the tool's schema."""
 
 
-class _Question(NamedTuple):
+class _CheckRequest(NamedTuple):
     definition: bytes
     arguments: bytes
     verdict: asyncio.Future[str]
@@ -45,12 +45,12 @@ class _Question(NamedTuple):
 
 
 class Checker:
-    """The process that checks, and what waits for it. It is started with the first question, and again when it was lost."""
+    """The validating process and its queue. It is started with the first check, and again after it was lost."""
 
     def __init__(self, checked_bytes: int) -> None:
         """Definitions and arguments above `checked_bytes` are not checked."""
         self._largest = checked_bytes
-        self._waiting: deque[_Question] = deque()
+        self._waiting: deque[_CheckRequest] = deque()
         self._waiting_bytes = 0
         self._work: asyncio.Task[None] | None = None
         self._process: Process | None = None
@@ -58,8 +58,8 @@ class Checker:
         self._unable = False
 
     async def check(self, definition: bytes, arguments: bytes) -> None:
-        """Raises Wrong if `arguments` (JSON) are known not to fit the tool that is described by `definition` (JSON)."""
-        question = _Question(definition, arguments, asyncio.get_running_loop().create_future())
+        """Raise InvalidArguments if `arguments` (JSON) do not match the schema in the tool's `definition` (JSON)."""
+        question = _CheckRequest(definition, arguments, asyncio.get_running_loop().create_future())
         too_much = self._waiting_bytes + question.size > QUEUED * self._largest
         if self._unable or too_much or max(len(definition), len(arguments)) > self._largest:
             return
@@ -73,7 +73,7 @@ class Checker:
         except TimeoutError:
             return
         if why:
-            raise Wrong(why)
+            raise InvalidArguments(why)
 
     async def stop(self) -> None:
         """End the process; what waits is not checked."""
@@ -88,8 +88,8 @@ class Checker:
             while self._waiting:
                 question = self._waiting.popleft()
                 self._waiting_bytes -= question.size
-                if not question.verdict.done():  # its call waited long enough
-                    verdict = await self._ask(question)
+                if not question.verdict.done():  # the call has given up waiting
+                    verdict = await self._request_verdict(question)
                     if not question.verdict.done():
                         question.verdict.set_result(verdict)
         finally:
@@ -99,7 +99,7 @@ class Checker:
             self._waiting.clear()
             self._waiting_bytes = 0
 
-    async def _ask(self, question: _Question) -> str:
+    async def _request_verdict(self, question: _CheckRequest) -> str:
         process = self._process or await self._started()
         if process is None or process.stdin is None:
             return ""
@@ -121,10 +121,10 @@ class Checker:
             self._process = process
             async with asyncio.timeout(START_SECONDS):
                 await self._verdict(process)
-        except (OSError, EOFError) as error:  # TimeoutError too: it is an OSError
+        except (OSError, EOFError) as error:  # includes TimeoutError
             await self._end()
             self._unable = not isinstance(error, TimeoutError)
-            logger.warning("参数检查程序无法启动，参数由工具自己检查 / arguments are left to the tool", reason=type(error).__name__)
+            logger.warning("参数检查程序无法启动，参数由工具自己检查 / arguments are not validated here", reason=type(error).__name__)
             return None
         self._ready = True
         return process

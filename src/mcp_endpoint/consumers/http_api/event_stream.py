@@ -1,10 +1,10 @@
-"""A tool call's answer as server-sent events: its progress as it comes, then its result or its error.
+"""A tool call's response as server-sent events: progress, then the result or an error.
 
-The form is that of HTML's "Server-sent events". There are three events, each with JSON for its data:
+The format is that of HTML's "Server-sent events". There are three events with JSON data:
 
-    progress  {"progress": number, "total": number, "message": text}, the last two where the tool says them
-    result    what `POST /tools` answers with 200; the last event
-    error     what it answers with any other status; the last event
+    progress  {"progress": number, "total": number, "message": text}, the last two if the tool sends them
+    result    the body of a `POST /tools` response with status 200; the last event
+    error     the body of a response with any other status; the last event
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ...asgi import unless_gone
 from ...protocol.jsonrpc import one_line
 
 EVENTS: Final = 32
-"""Progress events that wait for a slow reader; the newest count, older ones are dropped."""
+"""Progress events that wait for a slow reader; the oldest are dropped."""
 EVENT_BYTES: Final = 16 * 1024
-"""Progress above this is dropped: its message is no status line."""
+"""Larger progress events are dropped."""
 QUIET_SECONDS: Final = 15.0
-"""Silence after which a comment is sent, so that no proxy takes the stream for dead."""
+"""Idle time after which a comment is sent, so that proxies keep the connection."""
 MEDIA_TYPE: Final = "text/event-stream"
 HEADERS: Final = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 
 
 class Progress(msgspec.Struct, omit_defaults=True):
-    """What a tool says of how far it is."""
+    """The parameters of a progress notification."""
 
     progress: float
     total: float | None = None
@@ -43,22 +43,22 @@ class Progress(msgspec.Struct, omit_defaults=True):
 _progress: Final = msgspec.json.Decoder(Progress)
 
 Answer = tuple[int, bytes]
-"""An HTTP status, and JSON."""
+"""HTTP status and JSON body."""
 
 
 class EventStream:
-    """The answer to one call, an ASGI application."""
+    """The streamed response of one call, as an ASGI application."""
 
     def __init__(self) -> None:
         self.begun = False
-        """Whether the tool has been asked: before that a failure is an HTTP status of its own."""
+        """Whether the call was sent to the tool: earlier failures get an HTTP status of their own."""
         self._waiting: deque[bytes] = deque(maxlen=EVENTS)
         self._news = asyncio.Event()
         self._call: asyncio.Task[Answer] | None = None
         self._ended: Callable[[Answer | None], None] = lambda answer: None
 
-    def hear(self, params: bytes) -> None:
-        """Take the parameters of a progress notification; what is no progress is dropped."""
+    def on_progress(self, params: bytes) -> None:
+        """Take the parameters of a progress notification; invalid ones are dropped."""
         with contextlib.suppress(msgspec.DecodeError):
             event = _event(b"progress", msgspec.json.encode(_progress.decode(params)))
             if len(event) <= EVENT_BYTES:
@@ -66,21 +66,21 @@ class EventStream:
                 self._news.set()
 
     def begin(self) -> None:
-        """The tool is being asked."""
+        """The call is sent to the tool."""
         self.begun = True
         self._news.set()
 
     async def start(self, call: Coroutine[Any, Any, Answer], ended: Callable[[Answer | None], None]) -> None:
-        """Start the call and wait until the tool is being asked. Raises what a call raises that ended before.
+        """Start the call and wait until it is sent to the tool. Raises the call's exception if it fails before that.
 
-        `ended` hears the answer once it was sent, None if the client hung up first. When this is cancelled, the call is too.
+        `ended` is called with the response when it was sent, with None if the client disconnected. Cancelling this cancels the call.
         """
         self._ended = ended
         self._call = asyncio.create_task(call)
         self._call.add_done_callback(lambda task: self._news.set())
         try:
             while not (self.begun or self._call.done()):
-                await self._hear_news()
+                await self._wait_news()
         except asyncio.CancelledError:
             await self._stop()
             raise
@@ -105,17 +105,17 @@ class EventStream:
             if not self._waiting:
                 try:
                     async with asyncio.timeout(QUIET_SECONDS):
-                        await self._hear_news()
+                        await self._wait_news()
                 except TimeoutError:
                     self._waiting.append(b": still working\n\n")
             while self._waiting:
                 await send({"type": "http.response.body", "body": self._waiting.popleft(), "more_body": True})
-        status, said = call.result()
+        status, body = call.result()
         kind = b"result" if status == 200 else b"error"
-        await send({"type": "http.response.body", "body": _event(kind, said), "more_body": False})
-        return status, said
+        await send({"type": "http.response.body", "body": _event(kind, body), "more_body": False})
+        return status, body
 
-    async def _hear_news(self) -> None:
+    async def _wait_news(self) -> None:
         await self._news.wait()
         self._news.clear()
 

@@ -1,8 +1,8 @@
-"""Who holds a valid JSON Web Token (RFC 7519), and how one is made.
+"""Verifies and makes JSON Web Tokens (RFC 7519) of the HTTP API.
 
-The algorithm is the configured one and no other (RFC 8725 §3.1: what the token's own header says decides nothing), `exp` must be there,
-and every reason to refuse looks the same from outside. What a token permits it says itself: the claims `tools` and `servers` are lists of
-names, in which `*`, `?` and `[…]` may be used; without them everything is permitted.
+Only the configured algorithm is accepted (RFC 8725 §3.1: the token's own header decides nothing), `exp` is required, and all invalid tokens
+look alike to the client. The claims `tools` and `servers` limit a token: lists of names with the wildcards `*`, `?` and `[…]`; without them
+everything is permitted.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 SECRET_BYTES: Final = 32
 """Shortest secret: as long as the hash of HS256 (RFC 7518 §3.2)."""
 LEEWAY_SECONDS: Final = 10.0
-"""By how much clocks may differ."""
+"""Tolerated clock difference."""
 TOKEN_CHARS: Final = 8192
 PATTERN_CHARS: Final = 200
-"""Longest pattern of a claim: whoever signs tokens is trusted, but not to write one that takes long."""
+"""Longest pattern in a claim: bounds the time of matching."""
 ISSUER: Final = "mcp-proxy"
-"""What tokens made here name as their issuer; the predecessor's name, which its clients may look for."""
+"""The issuer of tokens made here: the predecessor's name, which its clients may check."""
 SAMPLES: Final = ("your-secret-key", "change-me", "changeme", "secret-key-here", "-----begin")
-"""What stands in examples, and how a key of the asymmetric kind begins: no secrets."""
+"""Texts of example secrets, and the beginning of an asymmetric key: not accepted as secrets."""
 
 
 class BadClaim(Exception):
-    """A valid token whose claim `tools` or `servers` is no list of patterns; the text is the claim's name."""
+    """The claim `tools` or `servers` of a valid token is not a list of patterns; the text is the claim's name."""
 
 
 class Holder(NamedTuple):
-    """Whoever shows a valid token."""
+    """The holder of a valid token."""
 
     user: str
-    """Its `user_id`, else its `sub`; of a token that names nobody, its signature. Not for printing."""
+    """`user_id`, else `sub`, else the token's signature. Not for printing."""
     tools: tuple[str, ...] | None = None
-    """Patterns of the tools it may see and call; None is all."""
+    """Patterns of permitted tools; None permits all."""
     servers: tuple[str, ...] | None = None
-    """The same for servers, by the names that `GET /servers` shows."""
+    """Patterns of permitted servers, by the names in `GET /servers`; None permits all."""
 
     def may_call(self, tool: str) -> bool:
-        """Whether a tool is among those it may see and call."""
+        """Whether the token permits the tool."""
         return self.tools is None or any(fnmatchcase(tool, pattern) for pattern in self.tools)
 
     def may_use(self, server: str) -> bool:
-        """Whether a server is among those it may see and use."""
+        """Whether the token permits the server."""
         return self.servers is None or any(fnmatchcase(server, pattern) for pattern in self.servers)
 
 
 class Bearers:
-    """Looks at tokens, and makes them."""
+    """Verifies and makes the tokens of one API."""
 
     def __init__(self, secret: str, algorithm: str, *, old_secrets: Sequence[str] = (), issuer: str = "", audience: str = "") -> None:
         """`secret` signs; tokens signed with one of `old_secrets` are valid too.
 
-        With `issuer` and `audience` a token must name them in `iss` and `aud`. Raises ConfigError for a secret that is none.
+        With `issuer` and `audience` a token must have them in `iss` and `aud`. Raises ConfigError for an invalid secret.
         """
         _check_secret(secret, "[api] secret / JWT_SECRET")
         for old in old_secrets:
@@ -72,7 +72,7 @@ class Bearers:
         self._audience = audience
 
     def make(self, user: str, seconds: float, tools: Sequence[str] | None = None, servers: Sequence[str] | None = None) -> str:
-        """A token for `user`, valid from now for so long; `tools` and `servers` are patterns of what it permits, None is all."""
+        """A token for `user`, valid for `seconds`; `tools` and `servers` are the patterns it permits, None for all."""
         now = int(time.time())
         claims: dict[str, Any] = {"user_id": user, "iat": now, "exp": now + int(seconds), "iss": self._issuer or ISSUER}
         if self._audience:
@@ -82,10 +82,10 @@ class Bearers:
                 claims[name] = list(patterns)
         return jwt.encode(claims, self._secrets[0], self._algorithm)
 
-    def opened(self, request: Request) -> Holder | None:
-        """Who shows a request's token (`Authorization: Bearer` or `?token=`); None if it has no valid one.
+    def verify(self, request: Request) -> Holder | None:
+        """The holder of a request's token (`Authorization: Bearer` or `?token=`); None without a valid one.
 
-        Raises TwoTokens, and BadClaim for a valid token that does not say clearly what it permits.
+        Raises TwoTokens, and BadClaim for a valid token with a malformed permission claim.
         """
         shown = token_of(request.query_params.multi_items(), request.headers.getlist)
         if not shown or len(shown) > TOKEN_CHARS:
@@ -134,7 +134,7 @@ def _check_secret(secret: str, place: str) -> None:
         )
     if any(sample in secret.lower() for sample in SAMPLES) or len(set(secret)) < 8:
         raise ConfigError(
-            "the JWT secret is an example or no secret; make one with: openssl rand -hex 32",
+            "the JWT secret is an example or too simple; make one with: openssl rand -hex 32",
             "JWT 密钥是示例值或过于简单；可用 openssl rand -hex 32 生成",
             place=place,
         )

@@ -1,4 +1,4 @@
-"""What the HTTP API is, in the words of OpenAPI 3.1."""
+"""The OpenAPI 3.1 document of the HTTP API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ERROR = {"$ref": "#/components/schemas/Error"}
 _TEXT = {"type": "string"}
 EVENTS = (
     "server-sent events: any number of `progress` ({progress, total?, message?}), then one `result` with the JSON of the other form"
-    " or one `error` with that of an error"
+    " or one `error` with the JSON of an error"
 )
 
 
@@ -20,7 +20,7 @@ def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _errors(*codes: int) -> dict[str, Any]:
     said = {
-        400: "the request is not what it should be",
+        400: "the request is invalid",
         401: "no valid token",
         403: "the token does not permit it",
         404: "no such tool or server",
@@ -35,7 +35,7 @@ def _errors(*codes: int) -> dict[str, Any]:
 
 
 def document(prefix: str) -> dict[str, Any]:
-    """The document of an API whose paths begin with `prefix`."""
+    """The document of an API with the path prefix `prefix`."""
     tool = {
         "type": "object",
         "required": ["name", "servers"],
@@ -51,8 +51,8 @@ def document(prefix: str) -> dict[str, Any]:
             "state": {"type": "string", "description": "of a managed server: starting, running, waiting, stopped, off or error"},
             "reason": {"type": "string", "description": "why it is in this state"},
             "since": {"type": "string", "format": "date-time"},
-            "wire": {"type": "string", "description": "stdio, http, sse, or any while that is being found out"},
-            "last_error": {"type": "string", "description": "what went wrong last, also after it runs again"},
+            "wire": {"type": "string", "description": "stdio, http, sse, or any until it is known"},
+            "last_error": {"type": "string", "description": "the last error, also after recovery"},
         },
     }
     call = {
@@ -65,10 +65,10 @@ def document(prefix: str) -> dict[str, Any]:
         },
     }
     done = {"type": "object", "required": ["result", "server"], "properties": {"result": {"type": "object"}, "server": _TEXT}}
-    answered = _answer("what the tool said; as events for a client that accepts them", done)
+    answered = _answer("the tool's result; as events for a client that accepts them", done)
     answered["content"]["text/event-stream"] = {"schema": {"type": "string", "description": EVENTS}}
     secured: dict[str, Any] = {"security": [{"bearer": []}, {"query": []}]}
-    # Percent-encoded, so many characters of any kind still fit into the head of a request.
+    # The parameter is percent-encoded: this many characters of any kind fit into a request head.
     which = {"name": "server", "in": "query", "required": False, "schema": {"type": "string", "minLength": 1, "maxLength": 1024}}
     return {
         "openapi": "3.1.0",

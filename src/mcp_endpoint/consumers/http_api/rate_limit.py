@@ -1,4 +1,4 @@
-"""How many requests each user of the HTTP API may make in a minute."""
+"""Limits the requests per minute of each user of the HTTP API."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Final
 
 MINUTE: Final = 60.0
 USERS: Final = 10_000
-"""Users remembered at a time; the one seen longest ago is forgotten first."""
+"""Most users that are remembered; the least recently seen is dropped first."""
 
 
 class RateLimit:
-    """A minute's requests may come at once; after that each has to wait for its share of the minute."""
+    """A token bucket per user: a minute's requests may come at once, later ones wait for their share of a minute."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`per_minute` requests for each user, 0 for any number; `clock` counts seconds."""
+        """`per_minute` requests per user, 0 for no limit; `clock` returns seconds."""
         self._share = MINUTE / per_minute if per_minute else 0.0
         self._clock = clock
         self._paid: OrderedDict[str, float] = OrderedDict()
-        """User → until when the requests made so far have used up the user's time."""
+        """User → time up to which its requests have used its allowance."""
 
     def wait(self, user: str) -> int:
-        """0 if the request may be answered, which counts it; else the whole seconds after which one may."""
+        """0 if the request is allowed, and count it; else the whole seconds to wait."""
         if not self._share:
             return 0
         now = self._clock()

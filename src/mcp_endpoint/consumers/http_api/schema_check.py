@@ -1,9 +1,9 @@
-"""A program of its own that holds arguments against JSON Schemas: questions on stdin, verdicts on stdout, one after the other.
+"""A standalone program that validates arguments against JSON Schemas: requests on stdin, verdicts on stdout, in order.
 
 `arguments.Checker` runs this file. It imports nothing of this package, so that it starts quickly and from any checkout.
 
-A question is two lengths (4 bytes each, big-endian), then the tool's definition and the arguments, both JSON. A verdict is a length and
-text in UTF-8: why the arguments do not fit, or nothing. Once it can be asked, it sends one verdict without a question.
+A request is two lengths (4 bytes each, big-endian), the tool's definition and the arguments, both JSON. A verdict is a length and UTF-8
+text: why the arguments do not match, or nothing. When it is ready, it sends one verdict without a request.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from referencing import Registry
 from referencing.exceptions import CannotDetermineSpecification, Unresolvable
 
 CHECK_SECONDS: Final = 0.2
-"""Processor time for one question."""
+"""CPU time per check."""
 AGAIN_SECONDS: Final = 0.05
-"""An alarm that was raised where nothing hears it is raised again after this."""
+"""The timer fires again after this, in case an exception handler of a library swallowed the first one."""
 VALIDATORS: Final = 64
-"""Schemas that are kept ready; the one used longest ago is forgotten first."""
+"""Compiled schemas that are cached; the least recently used is dropped first."""
 MESSAGE_CHARS: Final = 500
 NICE: Final = 5
-"""Where processor time is short, the server goes first."""
+"""Lower priority than the server."""
 QUESTION: Final = struct.Struct(">II")
 VERDICT: Final = struct.Struct(">I")
 
 
 class _TooLong(BaseException):
-    """Nobody waits for this any longer; not an Exception, so that no library takes it for one of its own."""
+    """The check takes too long; not an Exception, so that no library catches it."""
 
 
 NO_SCHEMA: Final = (
@@ -55,7 +55,7 @@ NO_SCHEMA: Final = (
     ArithmeticError,
     _TooLong,
 )
-"""What comes of a schema that is none: a `$ref` may point to any place, and only the root is looked at before."""
+"""Exceptions caused by an invalid schema: a `$ref` may point anywhere, and only the root is validated before."""
 
 
 class _Definition(msgspec.Struct):
@@ -66,13 +66,13 @@ _definition: Final = msgspec.json.Decoder(_Definition)
 
 
 class Schemas:
-    """Validators of the schemas asked for lately."""
+    """A cache of compiled schemas."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, Any] = OrderedDict()
 
     def verdict(self, definition: bytes, arguments: bytes) -> str:
-        """Why `arguments` do not fit the tool's schema; "" if they do, or if nothing can be said in time."""
+        """Why `arguments` do not match the tool's schema; "" if they do, or if it cannot be decided in time."""
         try:
             with _alarm():
                 validator = self._validator(definition)
@@ -87,7 +87,7 @@ class Schemas:
             return ""
 
     def _validator(self, definition: bytes) -> Any:
-        """None for a schema that is none, or takes too long to read: it is not read again with every question."""
+        """The validator; None for an invalid schema or one that takes too long to compile, which is remembered too."""
         if definition in self._known:
             self._known.move_to_end(definition)
             return self._known[definition]
@@ -106,7 +106,7 @@ class Schemas:
 
 @contextlib.contextmanager
 def _alarm() -> Any:
-    """Raise _TooLong after CHECK_SECONDS of work. Where the system has no such clock, whoever asked ends the process."""
+    """Raise _TooLong after CHECK_SECONDS of CPU time. Where the system has no such timer, the caller kills the process."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_VIRTUAL, CHECK_SECONDS, AGAIN_SECONDS)
         try:
@@ -122,22 +122,22 @@ def _too_long(number: int, frame: Any) -> None:
 
 
 def serve(questions: BinaryIO, verdicts: BinaryIO) -> None:
-    """Answer until there are no more questions."""
+    """Answer until stdin ends."""
     schemas = Schemas()
-    said = ""
+    verdict = ""
     while True:
-        text = said.encode("utf-8", "replace")
+        text = verdict.encode("utf-8", "replace")
         verdicts.write(VERDICT.pack(len(text)) + text)
         verdicts.flush()
         head = questions.read(QUESTION.size)
         if len(head) < QUESTION.size:
             return
         lengths = QUESTION.unpack(head)
-        said = schemas.verdict(questions.read(lengths[0]), questions.read(lengths[1]))
+        verdict = schemas.verdict(questions.read(lengths[0]), questions.read(lengths[1]))
 
 
 def main() -> None:
-    """Be the process."""
+    """Run the program."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGVTALRM, _too_long)
     if hasattr(os, "nice"):

@@ -1,7 +1,7 @@
-"""Which MCP servers the house can call, which tools each has, and who of those that have a tool is asked.
+"""The MCP servers behind the HTTP API: their tools, and which server gets a call.
 
-Servers with the same tool take turns; a server that is asked for goes first, the others stand in for it. A call is repeated elsewhere
-only if it is known that nobody has run it, or if the tool says that a second time does no harm.
+Servers with the same tool take turns; a requested server is tried first, the others are its fallback. A call is repeated at another server
+only if no server can have executed it, or if the tool declares itself idempotent or read-only.
 """
 
 from __future__ import annotations
@@ -22,63 +22,63 @@ from ...settings.schema import Limits
 from ..local import Failed, Local
 
 LIST_SECONDS: Final = 8.0
-"""For one server to tell its tools; another's list does not wait longer for it."""
+"""Timeout of one server's list; lists of other servers do not wait longer for it."""
 
 SHOWN_CHARS: Final = 100
-"""Of a tool's name that a message repeats."""
+"""Most characters of a tool's name in a message."""
 NAMED: Final = 5
-"""Servers that a message names."""
+"""Most servers named in a message."""
 Check = Callable[[bytes, bytes], Awaitable[None]]
-"""Raises Wrong if arguments (JSON) do not fit a tool as it was described (JSON): `arguments.Checker.check`."""
+"""Raises InvalidArguments if arguments (JSON) do not match a tool's definition (JSON): `arguments.Checker.check`."""
 Where = Mapping[str, tuple[str, str]]
-"""Name of a server → its endpoint, and how that may be printed."""
+"""Name of a server → name and printable name of its endpoint."""
 
 
-class Hearer(Protocol):
-    """Whoever follows a call."""
+class Follower(Protocol):
+    """Follows the progress of a call."""
 
     def begin(self) -> None:
-        """The tool is being asked."""
+        """The call is sent to the tool."""
 
-    def hear(self, params: bytes) -> None:
-        """Progress: the parameters of its notification, JSON."""
+    def on_progress(self, params: bytes) -> None:
+        """A progress notification: its parameters as JSON."""
 
 
 Permitted = Callable[[str], bool]
-"""Whether whoever asks may use a server, by its name."""
+"""Whether the client may use a server, by name."""
 
 
 def anybody(server: str) -> bool:
-    """Every server may be used."""
+    """Permits every server."""
     return True
 
 
 class Unknown(Exception):
-    """There is no such server, or no such tool; the text says which, for whoever asked."""
+    """No such server or tool; the text says which."""
 
 
 class NotPermitted(Exception):
-    """Whoever asks may not use this server, or none that has the tool."""
+    """The client may not use this server, or any server with the tool."""
 
 
 class Done(NamedTuple):
-    """What a call gave."""
+    """The result of a call."""
 
     server: str
     result: bytes
     """JSON."""
 
 
-class _One:
-    """One server, as long as it is known."""
+class _ServerState:
+    """One known server."""
 
     def __init__(self, broker: Broker, endpoint: str, shown: str, limits: Limits) -> None:
         self.broker = broker
         self.endpoint = endpoint
         self.local = Local(broker, endpoint, shown, limits, changed=self._changed)
         self.tools: dict[str, Tool] | None = None
-        self.told: frozenset[str] = frozenset()
-        """The names of the tools it told last; kept while it is down."""
+        self.last_tools: frozenset[str] = frozenset()
+        """Names of the tools in its last list; kept while it is down."""
         self._providers: list[object] = []
 
     def _changed(self, method: str) -> None:
@@ -86,12 +86,12 @@ class _One:
 
     @property
     def up(self) -> bool:
-        """Whether somebody answers there."""
+        """Whether a provider is available there."""
         found = self.broker.endpoints.get(self.endpoint)
         return found is not None and any(provider.state is not State.BARE for provider in found.providers)
 
     async def known(self) -> dict[str, Tool]:
-        """Its tools by name; none while it is down or does not tell them in time."""
+        """Its tools by name; none while it is down or does not list them in time."""
         if not self.up:
             self.tools = None
             return {}
@@ -105,7 +105,7 @@ class _One:
             except (Failed, TimeoutError):
                 return {}
             self.tools = tools
-            self.told = frozenset(tools)
+            self.last_tools = frozenset(tools)
         return self.tools
 
 
@@ -121,9 +121,9 @@ class Servers:
         call_seconds: float = 25.0,
         addresses: Mapping[str, str] = {},
     ) -> None:
-        """`where` says which servers there are now, `check` looks at arguments; a call may take `call_seconds`.
+        """`where` returns the current servers, `check` validates arguments; a call may take `call_seconds`.
 
-        `addresses` are other words for a server: its whole URL, which may hold a secret, → its name.
+        `addresses` maps other names of a server to its name: its whole URL, which may contain a secret.
         """
         self._broker = broker
         self._limits = limits
@@ -131,30 +131,30 @@ class Servers:
         self._check = check
         self._call_seconds = call_seconds
         self._addresses = addresses
-        self._ones: dict[str, _One] = {}
+        self._ones: dict[str, _ServerState] = {}
         self._turns: dict[str, int] = {}
 
     def close(self) -> None:
-        """Leave every endpoint."""
+        """Detach from every endpoint."""
         for one in self._ones.values():
             one.local.close(1001, "going away")
         self._ones.clear()
 
-    def _now(self) -> dict[str, _One]:
+    def _now(self) -> dict[str, _ServerState]:
         where = self._where()
         for name in [name for name in self._ones if name not in where or self._ones[name].endpoint != where[name][0]]:
             self._ones.pop(name).local.close(1000, "no longer a server")
         for name, (endpoint, shown) in where.items():
             if name not in self._ones:
-                self._ones[name] = _One(self._broker, endpoint, shown, self._limits)
+                self._ones[name] = _ServerState(self._broker, endpoint, shown, self._limits)
         return {name: self._ones[name] for name in where}
 
     def up(self) -> dict[str, bool]:
-        """Which servers there are, and whether each can be asked."""
+        """The servers, and whether each is available."""
         return {name: one.up for name, one in self._now().items()}
 
     def named(self, given: str, permitted: Permitted = anybody) -> str:
-        """The name of the server that is meant by its name or by its whole URL. Raises Unknown and NotPermitted."""
+        """The server with this name or whole URL. Raises Unknown and NotPermitted."""
         found = given
         for address, name in self._addresses.items():
             if hmac.compare_digest(address.encode(), given.encode("utf-8", "replace")):
@@ -167,7 +167,7 @@ class Servers:
         return found
 
     async def tools(self, server: str = "", permitted: Permitted = anybody) -> dict[str, dict[str, Tool]]:
-        """The tools of each server, or of one. Raises Unknown, NotPermitted, and Failed when none of them is connected."""
+        """The tools of each server, or of one. Raises Unknown, NotPermitted, and Failed if none of them is connected."""
         if server:
             server = self.named(server, permitted)
         ones = self._now()
@@ -176,25 +176,25 @@ class Servers:
             raise NotPermitted
         if not any(one.up for one in asked.values()):
             raise _down(*asked)
-        return await self._told(asked)
+        return await self._tools_of(asked)
 
     async def all_tools(self, permitted: Permitted = anybody) -> dict[str, dict[str, Tool]]:
-        """The tools of every server, none of one that is down."""
-        return await self._told({name: one for name, one in self._now().items() if permitted(name)})
+        """The tools of every server, empty for one that is down."""
+        return await self._tools_of({name: one for name, one in self._now().items() if permitted(name)})
 
     @staticmethod
-    async def _told(asked: Mapping[str, _One]) -> dict[str, dict[str, Tool]]:
+    async def _tools_of(asked: Mapping[str, _ServerState]) -> dict[str, dict[str, Tool]]:
         found = await asyncio.gather(*(one.known() for one in asked.values()))
         return dict(zip(asked, found, strict=True))
 
     async def call(
-        self, name: str, arguments: bytes, server: str = "", permitted: Permitted = anybody, hearer: Hearer | None = None
+        self, name: str, arguments: bytes, server: str = "", permitted: Permitted = anybody, follower: Follower | None = None
     ) -> Done:
-        """Call a tool wherever it is among the permitted servers, at `server` first; `arguments` are a JSON object.
+        """Call a tool at one of the permitted servers that have it, at `server` first; `arguments` are a JSON object.
 
-        `hearer` hears when the tool is asked, and its progress, which also gives the call more time: up to `progress_seconds`.
+        `follower` is notified when the call is sent, and of its progress, which also extends the deadline, up to `progress_seconds`.
 
-        Raises Unknown, NotPermitted, Wrong, and Failed for the last attempt's failure.
+        Raises Unknown, NotPermitted, InvalidArguments, and Failed for the failure of the last attempt.
         """
         server = self.named(server, permitted) if server else ""
         known = await self.all_tools()
@@ -212,10 +212,10 @@ class Servers:
             one = self._ones[found]
             tool = known[found][name]
             await self._check(tool.definition, arguments)
-            if hearer is not None:
-                hearer.begin()
+            if follower is not None:
+                follower.begin()
             try:
-                return Done(found, await self._ask(one, name, arguments, hearer))
+                return Done(found, await self._attempt(one, name, arguments, follower))
             except TimeoutError:
                 seconds = f"{self._call_seconds:g}"
                 raise Failed(TIMED_OUT.number, f"{TIMED_OUT.message}: no answer within {seconds} s / {seconds} 秒内没有应答") from None
@@ -226,27 +226,27 @@ class Servers:
                     raise
         raise last
 
-    async def _ask(self, one: _One, name: str, arguments: bytes, hearer: Hearer | None) -> bytes:
-        """The result of one attempt. Raises Failed and TimeoutError."""
+    async def _attempt(self, one: _ServerState, name: str, arguments: bytes, follower: Follower | None) -> bytes:
+        """One attempt; returns the result. Raises Failed and TimeoutError."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + self._limits.progress_seconds
         deadline = asyncio.timeout(self._call_seconds)
 
-        def hear(params: bytes) -> None:
-            if hearer is not None and not deadline.expired():
+        def on_progress(params: bytes) -> None:
+            if follower is not None and not deadline.expired():
                 deadline.reschedule(min(loop.time() + self._call_seconds, latest))
-                hearer.hear(params)
+                follower.on_progress(params)
 
         async with deadline:
-            return await one.local.call(name, msgspec.Raw(arguments), None if hearer is None else hear)
+            return await one.local.call(name, msgspec.Raw(arguments), None if follower is None else on_progress)
 
     def _nowhere(self, name: str, server: str, permitted: Permitted) -> Exception:
-        """Why no permitted server has the tool just now."""
+        """Why no permitted server has the tool now."""
         ones = {found: one for found, one in self._ones.items() if permitted(found)}
-        gone = [found for found, one in ones.items() if name in one.told or (found == server and not one.up)]
+        gone = [found for found, one in ones.items() if name in one.last_tools or (found == server and not one.up)]
         if gone:
             return _down(*gone)
-        if any(name in one.told for one in self._ones.values()) or (self._ones and not ones):
+        if any(name in one.last_tools for one in self._ones.values()) or (self._ones and not ones):
             return NotPermitted()
         if not any(one.up for one in ones.values()):
             return _down(*ones)
@@ -255,7 +255,7 @@ class Servers:
 
 
 def _down(*servers: str) -> Failed:
-    """Nobody was asked, because they are not connected."""
+    """The failure if no server is connected."""
     if not servers:
         return Failed(PROVIDER_GONE.number, "没有配置 MCP 服务器 / no MCP server is configured")
     names = ", ".join(servers[:NAMED])

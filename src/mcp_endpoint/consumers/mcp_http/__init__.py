@@ -1,1 +1,1 @@
-"""MCP over HTTP: sessions, streams and the sessionless revision."""
+"""MCP over HTTP: sessions, streams and the stateless revision."""

@@ -1,4 +1,4 @@
-"""What the answers of MCP over HTTP are made of: names of headers, what a client accepts, errors and streams."""
+"""Building blocks of MCP responses over HTTP: content negotiation, errors, streams."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from .envelope import STATUS
 from .streams import HEADERS
 
 LATER: Final = {"retry-after": "5"}
-"""For a client that may come again in so many seconds."""
+"""Headers for a client that may retry later."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 def accepts(request: Request) -> tuple[bool, bool]:
-    """Whether the client takes JSON, and whether it takes a stream of events; one that does not say takes JSON."""
+    """Whether the client accepts JSON, and whether it accepts an event stream; without an Accept header it gets JSON."""
     kinds = {kind.partition(";")[0].strip().lower() for kind in ",".join(request.headers.getlist("accept")).split(",")}
     anything = "*/*" in kinds or kinds == {""}
     return anything or bool(kinds & {"application/json", "application/*"}), "*/*" in kinds or bool(kinds & {"text/event-stream", "text/*"})
 
 
 def refused(status: int, code: Code, why: str, id: bytes = b"null", *, headers: Mapping[str, str] | None = None) -> Response:
-    """An HTTP error with a JSON-RPC error for a body, as clients of MCP read it; never with a code that only devices know."""
+    """An HTTP error with a JSON-RPC error as its body; codes that only devices know are replaced."""
     number = code.number if code.number < -32099 else INTERNAL
     body = jsonrpc.failure(id, _encode({"code": number, "message": f"{code.message}: {why}"}))
     return Response(body, status, headers, media_type="application/json")
 
 
 class StreamedAnswer(Response):
-    """An answer that is a stream of events."""
+    """A response that is an event stream."""
 
     media_type = "text/event-stream"
 
@@ -58,16 +58,16 @@ class StreamedAnswer(Response):
 
 
 def json_answer(body: bytes, status: int) -> Response:
-    """JSON, whatever it says."""
+    """A JSON response."""
     return Response(body, status, media_type="application/json")
 
 
 def error_frame(id: bytes, code: int, message: str, data: object = UNSET) -> tuple[bytes, int]:
-    """A JSON-RPC error, and the HTTP status that revision 2026-07-28 has for its code."""
+    """A JSON-RPC error, and the HTTP status that revision 2026-07-28 defines for its code."""
     error = Error(code, message, UNSET if data is UNSET else Raw(_encode(data)))
     return jsonrpc.failure(id, _encode(error)), STATUS.get(code, 200)
 
 
 def error_answer(id: bytes, code: int, message: str, data: object = UNSET) -> Response:
-    """The same as an HTTP answer."""
+    """The same as an HTTP response."""
     return json_answer(*error_frame(id, code, message, data))

@@ -1,4 +1,4 @@
-"""Where an HTTP request may sit: the endpoint its token opened, and what is known of who asks."""
+"""The caller of an admitted HTTP request, and the interface of the protocol eras."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from ...settings.schema import Limits
 
 
 class Caller(NamedTuple):
-    """One admitted request's place. Everything in it was checked at the door: token, role, Origin, Host, path."""
+    """An admitted request's endpoint, role and address. Token, role, Origin, Host and path were checked before."""
 
     broker: Broker
     limits: Limits
     name: str
-    """The endpoint's name inside the program: `agent:ID`, `signed:NAME` or `opaque:TOKEN`. Not for printing."""
+    """The endpoint's internal name: `agent:ID`, `signed:NAME` or `opaque:TOKEN`. Not for printing."""
     shown: str
-    """How the endpoint may be printed."""
+    """The endpoint's printable name."""
     only: str
-    """The label whose tools alone are seen and called (`/mcp/{endpoint}/{label}`), "" for all."""
+    """The only label whose tools are visible (`/mcp/{endpoint}/{label}`), "" for all."""
     role: Literal["device", "operator"]
-    """A token that may use tools, or the server's own key."""
+    """From a token that may use tools, or from the server's own key."""
     address: str
-    """Where the request comes from, for the log."""
+    """The client's address, for the log."""
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """What sessions and signed states are bound to: nobody takes them to another endpoint, label or role."""
+        """What sessions and signed states are bound to: they are not valid at another endpoint, label or role."""
         return (self.name, self.only, self.role)
 
 
 class Era(Protocol):
-    """One family of protocol revisions behind the door of `/mcp`; one per server.
+    """The revisions of one protocol family at `/mcp`; one per server.
 
-    The door has read the whole body (at most `consumer_message_bytes`) and admitted the request; it has not looked into the JSON beyond
-    what tells the eras apart.
+    The body has been read (at most `consumer_message_bytes`) and the request admitted; its JSON has been examined only as far as needed to
+    select the era.
     """
 
     async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
-        """The answer to one request of any method; its body is `body`, already read. Never raises for what a peer sent."""
+        """Answer one request of any method; `body` has been read. Never raises for what a client sent."""
 
     async def stop(self) -> None:
-        """The server ends: close every stream and link. Called once."""
+        """Close every stream and link. Called once."""
 
     def describe(self) -> Mapping[str, Any]:
-        """What an operator may know of it, ready for JSON; no secret is in it."""
+        """The status for an operator, ready for JSON, without secrets."""

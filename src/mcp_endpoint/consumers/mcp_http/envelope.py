@@ -1,7 +1,7 @@
-"""One request of the stateless era as it arrives: what it must say of itself, and what its headers must say once more.
+"""Validates one request of the stateless revision: required `_meta` members, and headers that must match the body.
 
-MCP 2026-07-28, Transports: intermediaries route by headers and servers by bodies, so a request whose headers and body disagree is
-refused, whatever it asks.
+MCP 2026-07-28, Transports: intermediaries route by headers and servers by bodies, so a request whose headers and body differ is refused,
+whatever its method.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATUS: Final = {
     -32021: 400,
     UNSUPPORTED_VERSION: 400,
 }
-"""HTTP status of an error's code; every other error is an answer like any (200)."""
+"""HTTP status for an error code; other errors are normal responses (200)."""
 
 _ENCODED: Final = re.compile(r"=\?base64\?(.*)\?=")
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -38,11 +38,11 @@ _ANNOTATION: Final = "x-mcp-header"
 _schema_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 Headers = Sequence[tuple[bytes, bytes]]
-"""The headers of a request as ASGI has them: lower-case names, and more than once what was sent more than once."""
+"""Headers as in ASGI: lower-case names, repeated if they were sent repeatedly."""
 
 
-class Refused(Exception):
-    """A request that is not carried: the error it is answered with. `id` is JSON."""
+class Rejected(Exception):
+    """A refused request: the error it is answered with. `id` is JSON."""
 
     def __init__(self, code: int, message: str, data: object = UNSET, id: bytes = b"null") -> None:
         super().__init__(message)
@@ -52,37 +52,37 @@ class Refused(Exception):
         self.id = id
 
 
-class Asked(NamedTuple):
-    """One request of a stateless consumer. `id` and `params` are JSON as they came."""
+class StatelessRequest(NamedTuple):
+    """One valid request of a stateless client. `id` and `params` are unchanged JSON."""
 
     id: bytes
     method: str
     params: bytes
     client: str
-    """What its client calls itself, "" if it did not say."""
+    """The client's name, "" if not given."""
     capabilities: Mapping[str, Any]
     level: str | None
-    """How urgent a log message must be to be told; None for no log messages at all."""
+    """Least urgent log level to send; None for no log messages."""
     token: bytes
-    """The progress token, JSON; empty if it wants no progress."""
+    """The progress token as JSON; empty for none."""
 
 
 def read(body: bytes, integer_chars: int, string_bytes: int) -> Frame:
-    """The one request or notification of a POST. Raises Refused."""
+    """Parse the one request or notification of a POST. Raises Rejected."""
     try:
         frame = parse(body)
     except Malformed as malformed:
         usable = id_key(malformed.id, integer_chars, string_bytes) is not None
-        raise Refused(malformed.code.number, malformed.why, id=malformed.id if usable else b"null") from None
+        raise Rejected(malformed.code.number, malformed.why, id=malformed.id if usable else b"null") from None
     if frame.jsonrpc != VERSION or frame.method is UNSET or frame.result is not UNSET or frame.error is not UNSET:
-        raise Refused(errors.INVALID_REQUEST.number, "a body is one JSON-RPC 2.0 request or notification / 必须是一个请求或通知")
+        raise Rejected(errors.INVALID_REQUEST.number, "a body is one JSON-RPC 2.0 request or notification / 必须是一个请求或通知")
     if frame.id is not UNSET and id_key(bytes(frame.id), integer_chars, string_bytes) is None:
-        raise Refused(errors.INVALID_REQUEST.number, "an id is an integer or a string, and not longer than the limits / id 无效")
+        raise Rejected(errors.INVALID_REQUEST.number, "an id is an integer or a string, and not longer than the limits / id 无效")
     return frame
 
 
-def examine(frame: Frame, headers: Headers) -> Asked:
-    """Check a request in the order in which its mistakes must be told (SEP-2575, SEP-2243). Raises Refused."""
+def examine(frame: Frame, headers: Headers) -> StatelessRequest:
+    """Validate a request in the order that SEP-2575 and SEP-2243 prescribe for its errors. Raises Rejected."""
     assert frame.id is not UNSET and frame.method is not UNSET
     id = bytes(frame.id)
     try:
@@ -90,30 +90,30 @@ def examine(frame: Frame, headers: Headers) -> Asked:
         params = b"{}" if frame.params is UNSET else bytes(frame.params)
         kept = fields(params)
         if params[:1] == b"{":
-            members(params)  # a key that stands twice would mean one thing here and another to the tool
+            members(params)  # refuses duplicate keys, which the tool might read differently
         meta = fields(kept.get(methods.META, UNSET))
         missing = [key for key in (methods.VERSION_KEY, methods.CAPABILITIES_KEY) if key not in meta]
         if missing:
-            raise Refused(errors.INVALID_PARAMS.number, f"params._meta must have {' and '.join(missing)} / 缺少必需的 _meta 字段")
+            raise Rejected(errors.INVALID_PARAMS.number, f"params._meta must have {' and '.join(missing)} / 缺少必需的 _meta 字段")
         version = text(meta[methods.VERSION_KEY])
         if said.get(methods.VERSION_HEADER) != version or version is None:
-            raise Refused(
+            raise Rejected(
                 HEADER_MISMATCH, f"the header {methods.VERSION_HEADER} and {methods.VERSION_KEY} differ / 请求头与 _meta 中的协议版本不一致"
             )
         if said.get(methods.METHOD_HEADER) != frame.method:
-            raise Refused(HEADER_MISMATCH, f"the header {methods.METHOD_HEADER} and the method differ / 请求头与方法不一致")
+            raise Rejected(HEADER_MISMATCH, f"the header {methods.METHOD_HEADER} and the method differ / 请求头与方法不一致")
         key = methods.NAMED_BY.get(frame.method)
         if key is not None and key in kept and decoded(said.get(methods.NAME_HEADER)) != text(kept[key]):
-            raise Refused(HEADER_MISMATCH, f"the header {methods.NAME_HEADER} and params.{key} differ / 请求头与参数 {key} 不一致")
+            raise Rejected(HEADER_MISMATCH, f"the header {methods.NAME_HEADER} and params.{key} differ / 请求头与参数 {key} 不一致")
         if version != methods.STATELESS_REVISION:
             about = {"supported": [methods.STATELESS_REVISION], "requested": version}
-            raise Refused(UNSUPPORTED_VERSION, f"without a session only {methods.STATELESS_REVISION} is spoken / 不支持的协议版本", about)
-    except Refused as refused:
+            raise Rejected(UNSUPPORTED_VERSION, f"without a session only {methods.STATELESS_REVISION} is spoken / 不支持的协议版本", about)
+    except Rejected as refused:
         refused.id = id
         raise
     except Malformed as malformed:
-        raise Refused(errors.INVALID_PARAMS.number, malformed.why, id=id) from None
-    return Asked(
+        raise Rejected(errors.INVALID_PARAMS.number, malformed.why, id=id) from None
+    return StatelessRequest(
         id,
         frame.method,
         params,
@@ -130,13 +130,13 @@ def _header_values(headers: Headers) -> dict[str, str]:
         name = raw.decode("latin-1")
         if name in (methods.VERSION_HEADER, methods.METHOD_HEADER, methods.NAME_HEADER):
             if name in found:
-                raise Refused(HEADER_MISMATCH, f"the header {name} stands twice / 请求头重复")
-            found[name] = value.decode("latin-1").strip(" \t")  # what stands around a value is none of it (RFC 9110 §5.5)
+                raise Rejected(HEADER_MISMATCH, f"the header {name} is repeated / 请求头重复")
+            found[name] = value.decode("latin-1").strip(" \t")  # optional whitespace (RFC 9110 §5.5)
     return found
 
 
 def decoded(value: str | None) -> str | None:
-    """A header's value; `=?base64?…?=` holds what a header cannot. None for none, and for a broken encoding."""
+    """A header's value, with `=?base64?…?=` decoded. None if absent or wrongly encoded."""
     found = _ENCODED.fullmatch(value) if value is not None else None
     if found is None:
         return value
@@ -147,13 +147,13 @@ def decoded(value: str | None) -> str | None:
         return None
 
 
-# == parameters that a tool wants to see in headers ========================================================================
+# == parameters that are mirrored in headers ===============================================================================
 
 
 def check_params(definition: bytes, params: bytes, headers: Headers) -> None:
-    """Compare the `Mcp-Param-…` headers a tool's schema asks for with the arguments of its call. Raises Refused (without id).
+    """Compare the `Mcp-Param-…` headers that a tool's schema asks for with the call's arguments. Raises Rejected (without id).
 
-    A schema that asks for headers in a way that is not allowed asks for none: clients do not send them either.
+    An invalid annotation in the schema means that no headers are required: clients do not send them either.
     """
     if _ANNOTATION.encode() not in definition:
         return
@@ -169,13 +169,13 @@ def check_params(definition: bytes, params: bytes, headers: Headers) -> None:
             argument = argument.get(step) if isinstance(argument, dict) else None
         expected = _as_header(argument)
         if len(values) > 1 or (expected is None) != (not values):
-            raise Refused(HEADER_MISMATCH, f"the header Mcp-Param-{token} and the argument {'.'.join(path)} differ / 请求头与参数不一致")
+            raise Rejected(HEADER_MISMATCH, f"the header Mcp-Param-{token} and the argument {'.'.join(path)} differ / 请求头与参数不一致")
         if expected is not None and not _same(decoded(values[0]), expected, argument, kind):
-            raise Refused(HEADER_MISMATCH, f"the header Mcp-Param-{token} and the argument {'.'.join(path)} differ / 请求头与参数不一致")
+            raise Rejected(HEADER_MISMATCH, f"the header Mcp-Param-{token} and the argument {'.'.join(path)} differ / 请求头与参数不一致")
 
 
 def _wanted(schema: Any, definition: bytes) -> dict[tuple[str, ...], tuple[str, str]]:
-    """The annotated properties: path → (name of the header, type). {} if one of them is not allowed."""
+    """Annotated properties: path → (header name, type). {} if any annotation is invalid."""
     found: dict[tuple[str, ...], tuple[str, str]] = {}
     todo: list[tuple[tuple[str, ...], Any]] = [((), schema)]
     while todo:
@@ -190,7 +190,7 @@ def _wanted(schema: Any, definition: bytes) -> dict[tuple[str, ...], tuple[str, 
         properties = node.get("properties")
         if isinstance(properties, dict):
             todo += [((*path, name), inner) for name, inner in properties.items()]
-    # An annotation elsewhere (in an array's items, say) makes the whole schema one that clients leave out.
+    # An annotation elsewhere (in an array's items, for example) makes the whole schema invalid for this purpose.
     unambiguous = len({token.lower() for token, _ in found.values()}) == len(found)
     return found if unambiguous and definition.count(b'"%b"' % _ANNOTATION.encode()) == len(found) else {}
 

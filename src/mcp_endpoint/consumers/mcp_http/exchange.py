@@ -1,8 +1,8 @@
-"""Who stands at an endpoint for one request of a consumer that has no session.
+"""Endpoint consumer for one request of the sessionless MCP revision (2026-07-28).
 
-An envoy is attached like any consumer and introduces itself within the house. While its request is on the way it collects what belongs to
-it: notifications, what the tool asks, the answer. When the tool asks, the request may be over for its client and still be on the way here:
-the envoy waits (it is *parked*), and the client's next request goes on with it.
+An exchange attaches like any consumer and initializes in-process. While its request is in flight, it collects what belongs to it:
+notifications, requests of the tool to the client, the response. If the tool asks the client something, the HTTP request ends but the call
+stays in flight: the exchange is *parked*, and the client's next request resumes it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ...protocol import definitions, jsonrpc, methods, stateless
 from ...protocol.jsonrpc import Frame, Malformed, Part
 from ...settings.schema import Limits
 from .caller import Caller
-from .envelope import Asked
+from .envelope import StatelessRequest
 from .streams import Store
 
 TOGETHER_SECONDS: Final = 0.02
-"""How long an envoy waits for more questions after one, so that a tool's parallel questions reach the client in one round."""
+"""Time an exchange waits for more requests of the tool after one, so that parallel ones reach the client in one round."""
 
 _encode: Final = msgspec.json.Encoder().encode
 _HELLO: Final = _encode(definitions.hello(definitions.ALL, part="/http"))
@@ -36,12 +36,12 @@ _LEFT: Final = Raw(_encode({"code": stateless.INTERNAL, "message": "接入点已
 _TOO_MUCH: Final = Raw(
     _encode({"code": stateless.INTERNAL, "message": "应答无处保存 / No room for this answer (limits.http_replay_bytes)"})
 )
-# A client that may not be asked is known with its request only: the envoy itself refuses for it.
+# Which capabilities the client has is known only with its request: the exchange itself refuses for it.
 _NOT_DECLARED: Final = errors.Code(errors.METHOD_NOT_FOUND.number, "使用端未声明此能力 / The client did not declare this capability")
 
 
 class Question(msgspec.Struct):
-    """What a tool asks of the client; `id` is the endpoint's."""
+    """A request of the tool to the client; `id` is the endpoint's."""
 
     id: bytes
     method: str
@@ -49,34 +49,34 @@ class Question(msgspec.Struct):
 
 
 class Exchange:
-    """One consumer of an endpoint, for one request at a time."""
+    """A consumer of an endpoint for one request at a time."""
 
     def __init__(
-        self, caller: Caller, limits: Limits, store: Store | None = None, *, hears: Callable[[str, Frame], None] | None = None
+        self, caller: Caller, limits: Limits, store: Store | None = None, *, on_notification: Callable[[str, Frame], None] | None = None
     ) -> None:
-        """Attach to the endpoint. `hears` is told of every notification instead of keeping those of a request.
+        """Attach to the endpoint. `on_notification` gets every notification, instead of collecting those of a request.
 
         What waits for the client is counted in `store`.
         """
         self.caller = caller
         self.owner = caller.name
-        """The endpoint."""
+        """The endpoint's name."""
         self.unread = 0
-        """Bytes that whoever `hears` keeps for the client."""
+        """Bytes that the user of `on_notification` keeps for the client."""
         self.welcome: bytes = b""
         """The endpoint's result of `initialize`."""
         self.server: bytes = _encode(definitions.identity())
-        """Who answers, JSON, as the endpoint or its only tool calls itself."""
+        """`serverInfo` as JSON, of the endpoint or its only tool."""
         self.notes: deque[bytes] = deque()
-        """Notifications of the request, not yet told."""
+        """Notifications of the request that were not sent yet."""
         self.answer: Frame | None = None
         self.questions: dict[str, Question] = {}
         self.undeclared: dict[str, dict[str, Any]] = {}
-        """What the tool wanted to ask although the client had not declared it."""
+        """Capabilities that the tool needed but the client has not declared."""
         self.ended = False
         self.parked = False
-        self._hears = hears
-        self._asked: Asked | None = None
+        self._on_notification = on_notification
+        self._asked: StatelessRequest | None = None
         self._token = b""
         self._store = store or Store.of(limits)
         self._queued = 0
@@ -102,14 +102,14 @@ class Exchange:
 
     @property
     def queued(self) -> int:
-        """Bytes of notifications that wait for the client to read them."""
+        """Bytes of notifications that the client has not read."""
         return self._queued + self.unread
 
     def spare(self) -> None:
-        """All that is kept is waited for."""
+        """Nothing: everything that is kept is needed."""
 
     def drop(self) -> None:
-        """There is no room for what waits: the notifications are lost, and a large answer becomes an error that says so."""
+        """There is no room: drop the notifications, and replace a large response by an error."""
         self._forget_notes()
         if self.answer is not None and self._answered_bytes > len(_TOO_MUCH):
             self.answer = Frame(error=_TOO_MUCH)
@@ -125,16 +125,16 @@ class Exchange:
         self._answered_bytes = 0
 
     def rest(self) -> None:
-        """Its request is over: nothing is kept."""
+        """The request has ended: keep nothing."""
         self._forget_notes()
         self._forget_answer()
         self.answer = None
 
     def ping(self) -> None:
-        """It lives as long as this process."""
+        """Nothing: it is part of the process."""
 
     def close(self, code: int, reason: str) -> None:
-        """Leave the endpoint; a request on its way is cancelled."""
+        """Detach; a request in flight is cancelled."""
         if self.ended:
             return
         self.ended = True
@@ -150,7 +150,7 @@ class Exchange:
         self._wake()
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Take one frame of the endpoint."""
+        """Handle one frame of the endpoint."""
         if self.ended:
             return
         try:
@@ -158,11 +158,11 @@ class Exchange:
             if frame.method is UNSET:
                 self._answered(frame)
             elif frame.id is UNSET:
-                self._told(frame)
+                self._notified(frame)
             else:
-                self._ask(frame)
+                self._on_request(frame)
         except Malformed:
-            return  # nested to the very limit of the parser, which the endpoint's own reading has just passed
+            return  # nested to the parser's limit, which depends on the stack
 
     def _answered(self, frame: Frame) -> None:
         number = number_of(b"" if frame.id is UNSET else bytes(frame.id))
@@ -176,13 +176,13 @@ class Exchange:
             self._store.take(self, self._answered_bytes)
             self._wake()
 
-    def _told(self, frame: Frame) -> None:
+    def _notified(self, frame: Frame) -> None:
         assert frame.method is not UNSET
         if frame.method == methods.CANCELLED:
             number = bytes(stateless.fields(frame.params).get("requestId", Raw(b"")))
             self.questions = {key: question for key, question in self.questions.items() if question.id != number}
-        elif self._hears is not None:
-            self._hears(frame.method, frame)
+        elif self._on_notification is not None:
+            self._on_notification(frame.method, frame)
         elif self._asked is not None and not self.parked:
             note = self._note(self._asked, frame)
             if note:
@@ -191,19 +191,19 @@ class Exchange:
                 self._store.take(self, len(note))
                 self._wake()
 
-    def _note(self, asked: Asked, frame: Frame) -> bytes:
-        """A notification as the client of this request hears it; empty if it does not."""
+    def _note(self, asked: StatelessRequest, frame: Frame) -> bytes:
+        """A notification as the client of this request gets it; empty if it does not."""
         if frame.method == methods.MESSAGE:
             if frame.params is not UNSET and stateless.log_wanted(asked.level, frame.params):
                 return jsonrpc.notification(methods.MESSAGE, frame.params)
         elif frame.method == methods.PROGRESS and asked.token:
             params = stateless.fields(frame.params)
             if bytes(params.get(methods.PROGRESS_TOKEN, Raw(b""))) == self._token:
-                params[methods.PROGRESS_TOKEN] = Raw(asked.token)  # each round of a client has a token of its own
+                params[methods.PROGRESS_TOKEN] = Raw(asked.token)  # each round has its own token
                 return jsonrpc.notification(methods.PROGRESS, params)
         return b""
 
-    def _ask(self, frame: Frame) -> None:
+    def _on_request(self, frame: Frame) -> None:
         assert frame.id is not UNSET and frame.method is not UNSET
         capability = methods.CAPABILITIES[frame.method]
         declared = {} if self._asked is None else self._asked.capabilities
@@ -211,7 +211,7 @@ class Exchange:
         mode = (stateless.text(stateless.fields(params).get("mode")) or "form") if capability == "elicitation" else ""
         if not _declares(declared, capability, mode):
             self.undeclared[capability] = {mode: {}} if mode == "url" else {}
-            self.say(jsonrpc.error(bytes(frame.id), _NOT_DECLARED))
+            self.forward(jsonrpc.error(bytes(frame.id), _NOT_DECLARED))
             return
         self._round += 1
         self.questions[f"{capability}-{self._round}"] = Question(bytes(frame.id), frame.method, params)
@@ -230,42 +230,42 @@ class Exchange:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    # -- asking ------------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------------
 
     @property
     def waits(self) -> bool:
-        """Whether the tool waits for the client: what is asked is complete."""
+        """Whether the tool waits for the client, and all its requests are collected."""
         return self._all_asked and bool(self.questions) and self.answer is None
 
     @property
     def clean(self) -> bool:
-        """Whether nothing of a request is left, so that the next may come."""
+        """Whether nothing of a request is left, so that the exchange can be reused."""
         return not self.ended and not self.consumer.owed and not self.consumer.asks
 
-    def say(self, frame: bytes) -> None:
-        """Hand a frame to the endpoint."""
+    def forward(self, frame: bytes) -> None:
+        """Pass a frame to the endpoint."""
         if not self.ended:
             self.consumer.receive(self.consumer, frame, self._loop.time(), True)
 
-    async def introduce(self) -> Frame:
-        """Initialise within the house, once; the endpoint's answer."""
+    async def initialize(self) -> Frame:
+        """Do the handshake with the endpoint, once; returns its response."""
         frame = await self.request(methods.INITIALIZE, _HELLO)
         if frame.result is not UNSET:
             self.welcome = bytes(frame.result)
             self.server = bytes(stateless.fields(frame.result).get("serverInfo", Raw(self.server)))
-            self.say(jsonrpc.notification(methods.INITIALIZED))
+            self.forward(jsonrpc.notification(methods.INITIALIZED))
         return frame
 
     async def request(self, method: str, params: bytes) -> Frame:
-        """Ask something for ourselves."""
+        """Send a request of our own and return its response."""
         self._last += 1
         reply: asyncio.Future[Frame] = self._loop.create_future()
         self._replies[self._last] = reply
-        self.say(jsonrpc.request(b"%d" % self._last, method, params))
+        self.forward(jsonrpc.request(b"%d" % self._last, method, params))
         return await reply
 
-    def begin(self, asked: Asked) -> None:
-        """Hand in a client's request."""
+    def begin(self, asked: StatelessRequest) -> None:
+        """Send a client's request."""
         self._asked = asked
         self._token = asked.token
         self._names(asked.client)
@@ -275,27 +275,27 @@ class Exchange:
         self._all_asked = False
         self._last += 1
         asker = any(isinstance(provider.link, Translator) for provider in self.consumer.endpoint.providers)
-        self.say(jsonrpc.request(b"%d" % self._last, asked.method, stateless.inward(asked.params, asker=asker)))
+        self.forward(jsonrpc.request(b"%d" % self._last, asked.method, stateless.without_envelope(asked.params, asker=asker)))
 
     def _names(self, client: str) -> None:
-        """Each request says anew who asks."""
+        """Take over the client's name, which may differ with each request."""
         self.consumer.name = client
         self.consumer.edits = edits_for(client, methods.STATELESS_REVISION, self.caller.broker.settings)
 
     def park(self) -> None:
-        """The client has the questions; what its tools ask from now on is hardly for this request."""
+        """The client gets the tool's requests; later notifications are not for this HTTP request."""
         self.parked = self.consumer.thinking = True
         self._forget_notes()
 
-    def go_on(self, asked: Asked, answers: Mapping[str, Raw]) -> None:
-        """Go on with a parked request: hand the client's answers to the tool. What is not answered is asked again."""
+    def go_on(self, asked: StatelessRequest, answers: Mapping[str, Raw]) -> None:
+        """Resume a parked request: pass the client's answers to the tool. Unanswered requests are sent to the client again."""
         self._asked = asked
         self.parked = self.consumer.thinking = False
         self._all_asked = False
         self._names(asked.client)
         for key in [key for key in self.questions if bytes(answers.get(key, Raw(b"")))[:1] == b"{"]:
             question = self.questions.pop(key)
-            self.say(jsonrpc.result(question.id, bytes(answers[key])))
+            self.forward(jsonrpc.result(question.id, bytes(answers[key])))
         if self.questions:
             self._soon()
 
@@ -309,7 +309,7 @@ class Exchange:
         return note
 
     async def news(self, seconds: float) -> None:
-        """Wait until there is something to look at, at most so long."""
+        """Wait until something has changed, at most `seconds`."""
         if self.notes or self.answer is not None or self.waits or self.ended:
             return
         self._waiting = self._loop.create_future()
@@ -322,6 +322,6 @@ class Exchange:
 
 
 def _declares(declared: Mapping[str, Any], capability: str, mode: str) -> bool:
-    """Whether a client can be asked; one that names no mode of elicitation knows forms (MCP 2025-06-18)."""
+    """Whether a client has a capability; elicitation without a mode means forms (MCP 2025-06-18)."""
     found = declared.get(capability)
     return isinstance(found, dict) and (not mode or mode in found or (mode == "form" and "url" not in found))

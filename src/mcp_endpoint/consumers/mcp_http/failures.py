@@ -1,7 +1,7 @@
-"""Our errors as HTTP consumers hear them: a failed tool is a result that says so, and no code of ours lies where MCP has its own.
+"""Translates the broker's own errors for HTTP: a failed tool call becomes a result with isError, and reserved codes are replaced.
 
-MCP 2026-07-28 keeps -32000 to -32019 free of new meanings and gives codes above to itself, and language models see a tool's failure
-only in a result (MCP, Tools, "Error Handling"). So -32001 to -32008, which devices know, do not leave over HTTP.
+MCP 2026-07-28 allows no new meanings for -32000 to -32019 and reserves the codes above, and language models see a tool's failure only in
+a result (MCP, Tools, "Error Handling"). So -32001 to -32008, which devices know, are not sent over HTTP.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ...protocol.stateless import INTERNAL
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Failure(msgspec.Struct):
-    """An error object of the broker's own."""
+class BrokerError(msgspec.Struct):
+    """An error object of the broker."""
 
     code: int
     message: str
     data: dict[str, Any]
 
 
-_decoder: Final = msgspec.json.Decoder(Failure)
+_decoder: Final = msgspec.json.Decoder(BrokerError)
 
 
-def ours(error: bytes | msgspec.Raw) -> Failure | None:
-    """The error object if it is one of the broker's own with a code that may not leave over HTTP; None for all others."""
+def ours(error: bytes | msgspec.Raw) -> BrokerError | None:
+    """The error object, if it is the broker's own with a code that must not be sent over HTTP; else None."""
     if b'"broker"' not in bytes(error):
         return None
     try:
@@ -38,25 +38,25 @@ def ours(error: bytes | msgspec.Raw) -> Failure | None:
     return found if found.data.get("source") == "broker" and -32099 <= found.code <= -32000 else None
 
 
-def told(method: str, id: bytes, error: bytes | msgspec.Raw) -> bytes | None:
-    """The frame that stands for an error answer to `method` over HTTP, or None if it may leave as it is. `id` is JSON."""
+def for_http(method: str, id: bytes, error: bytes | msgspec.Raw) -> bytes | None:
+    """The frame to send over HTTP in place of an error response to `method`, or None to send it unchanged. `id` is JSON."""
     found = ours(error)
     if found is None:
         return None
     try:
-        return _told(method, id, found)
-    except RecursionError:  # a tool made it look like ours, and as deep as it could be read
-        return _told(method, id, Failure(found.code, found.message, {"source": "broker"}))
+        return _for_http(method, id, found)
+    except RecursionError:  # an error of a tool that looks like ours, nested to the parser's limit
+        return _for_http(method, id, BrokerError(found.code, found.message, {"source": "broker"}))
 
 
-def _told(method: str, id: bytes, found: Failure) -> bytes:
+def _for_http(method: str, id: bytes, found: BrokerError) -> bytes:
     if method == methods.TOOLS_CALL:
         return jsonrpc.result(id, failed_tool(found))
     return jsonrpc.failure(id, _encode({"code": INTERNAL, "message": found.message, "data": found.data | {"code": found.code}}))
 
 
-def failed_tool(found: Failure) -> bytes:
-    """The result of a tool call that failed on the way."""
+def failed_tool(found: BrokerError) -> bytes:
+    """The result for a tool call that failed in the broker."""
     hint = found.data.get("hint")
     text = f"{found.message}: {hint}" if hint else found.message
     about = {methods.FAILURE_KEY: {"code": found.code, "message": found.message, "data": found.data}}

@@ -1,7 +1,7 @@
-"""The HTTP+SSE transport of revision 2024-11-05, for clients that know nothing newer: a session whose one stream carries everything.
+"""The HTTP+SSE transport of revision 2024-11-05, for old clients: one event stream per session carries all messages to the client.
 
-GET `/sse` begins a session and names, in its first event, the address that messages are posted to; every answer comes by the stream.
-Paths, tokens and bounds are those of `/mcp`, and the session is one of `sessions`: it ends with its stream. Off unless
+GET `/sse` starts a session; its first event names the address for POSTs; all responses arrive on the stream.
+Paths, tokens and limits are those of `/mcp`, and the session is one of `sessions`: it ends with its stream. Disabled unless
 `[server] legacy_sse` is set.
 """
 
@@ -20,22 +20,22 @@ from .answers import accepts, refused
 from .caller import Caller
 from .session import Session
 from .sessions import Sessions
-from .streams import Connection, Events
+from .streams import Connection, EventsResponse
 
 STREAM: Final = "/sse"
 MESSAGES: Final = "/messages"
 SESSION_ID: Final = "session_id"
-"""The field of the address that names the session."""
+"""The query field with the session's id."""
 
 
 class HttpSse:
-    """Both addresses of the transport."""
+    """Both routes of the transport."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
     async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
-        """The answer to one request of any method to either address."""
+        """Answer one request of any method to either route."""
         path = request.url.path
         posted = path == MESSAGES or path.startswith(f"{MESSAGES}/")
         method = "POST" if posted else "GET"
@@ -49,11 +49,11 @@ class HttpSse:
         session = self._sessions.begin(caller, sse=True)
         if isinstance(session, Response):
             return session
-        # A token in the address is shown again with every message; one in a header the client sends itself.
+        # A token in the address is repeated in the message address; one in a header is sent by the client itself.
         fields = [(SESSION_ID, session.id), *(field for field in request.query_params.multi_items() if field[0] == "token")]
         rest = request.url.path.removeprefix(STREAM)
         own = session.own_stream()
-        own.say(f"{MESSAGES}{quote(rest)}?{urlencode(fields)}".encode(), b"endpoint")
+        own.add(f"{MESSAGES}{quote(rest)}?{urlencode(fields)}".encode(), b"endpoint")
         connection = own.connect()
         assert connection is not None
         return _Whole(session, connection, self._sessions.limits.stalled_seconds)
@@ -69,12 +69,12 @@ class HttpSse:
         except Malformed as malformed:
             return refused(400, malformed.code, malformed.why)
         if batch:
-            return refused(400, errors.INVALID_REQUEST, "this transport knows no batches / 此传输方式不支持批量")
-        return session.tell(messages[0])
+            return refused(400, errors.INVALID_REQUEST, "this transport does not support batches / 此传输方式不支持批量")
+        return session.post_sse(messages[0])
 
 
-class _Whole(Events):
-    """The stream of a session that ends with it."""
+class _Whole(EventsResponse):
+    """The stream of a session; the session ends with it."""
 
     def __init__(self, session: Session, connection: Connection, stalled_seconds: float) -> None:
         super().__init__(connection, stalled_seconds)

@@ -1,10 +1,10 @@
-"""The door of `/mcp`: who may come in over HTTP, to which endpoint, and which era of the protocol answers.
+"""The routes of MCP over HTTP: authenticates a request, finds its endpoint, and selects the protocol era that answers.
 
-`/mcp` is the endpoint the token opens. `/mcp/{endpoint}` says its name as well, and the token must open just that; with the server's own
-key every endpoint is open to the operator. `/mcp/{endpoint}/{label}` shows the tools of one provider only.
+`/mcp` is the endpoint of the token. `/mcp/{endpoint}` also names it, and must match the token; the server's own key gives an operator every
+endpoint. `/mcp/{endpoint}/{label}` shows the tools of one provider only.
 
-The eras share the path. A request belongs to the stateless one (MCP 2026-07-28 and later) if it says so: in `_meta` of its parameters, in
-its `MCP-Protocol-Version`, or by being `server/discover`. Who has a session, or begins one, belongs to the other.
+Both eras share the path. A request is stateless (MCP 2026-07-28 and later) if it says so: in `_meta` of its parameters, in
+`MCP-Protocol-Version`, or by being `server/discover`. A request with a session, or an `initialize`, belongs to the other era.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from .streams import Store
 MCP: Final = "/mcp"
 RESTS: Final = ("", "/", "/{endpoint}", "/{endpoint}/", "/{endpoint}/{label}", "/{endpoint}/{label}/")
 METHODS: Final = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS")
-"""All that a route can be asked with: the eras themselves say which they know."""
+"""All methods of a route: the eras decide which they support."""
 SPACES: Final = ("agent:", "signed:")
-"""Where named tokens open endpoints, as they are called inside the program; one of free choice has no name that may be printed."""
+"""Prefixes of internal names of endpoints that can be named in a path; free-form endpoints have no printable name."""
 
 
 class _Look(msgspec.Struct):
@@ -56,7 +56,7 @@ _params: Final = msgspec.json.Decoder(_Params)
 
 
 class McpHttp:
-    """The room behind `/mcp`."""
+    """The room of MCP over HTTP."""
 
     name = "mcp_http"
     owed = 0
@@ -72,9 +72,9 @@ class McpHttp:
         *,
         legacy_sse: bool = False,
     ) -> None:
-        """`stateless` answers revision 2026-07-28; without it such requests hear which revisions there are. `store` is for both.
+        """`stateless` answers revision 2026-07-28; without it such requests get the list of supported revisions. `store` is shared.
 
-        `legacy_sse` opens `/sse` and `/messages` as well.
+        `legacy_sse` also serves `/sse` and `/messages`.
         """
         self._bodies = bodies
         self._broker = broker
@@ -82,37 +82,37 @@ class McpHttp:
         self._authenticator = authenticator
         self.sessions = Sessions(broker, limits, store)
         self.visits: Shares[Visit] = Shares()
-        """Requests that are being answered, open streams too, by endpoint."""
+        """Requests in progress, including open streams, by endpoint."""
         self._stateless: Era = stateless or self.sessions
         self._sse = HttpSse(self.sessions) if legacy_sse else None
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        """All the paths, for every method."""
+        """All paths, for every method."""
         first = (MCP, STREAM, MESSAGES) if self._sse is not None else (MCP,)
-        return [Route(path + rest, _App(self), methods=list(METHODS)) for path in first for rest in RESTS]
+        return [Route(path + rest, _McpApp(self), methods=list(METHODS)) for path in first for rest in RESTS]
 
     def refuses_pages(self, request: Request) -> bool:
-        """Whether the token in the address is one of free choice."""
+        """Whether the token in the address is a free-form one."""
         return self._authenticator.is_opaque(request.query_params.get("token", ""))
 
     async def start(self) -> None:
-        """Nothing waits for anybody."""
+        """Nothing to start."""
 
     async def stop(self) -> None:
-        """End every session and stream of both eras."""
+        """End all sessions and streams of both eras."""
         await self.sessions.stop()
         if self._stateless is not self.sessions:
             await self._stateless.stop()
 
     def describe(self) -> Mapping[str, Any]:
-        """What an operator may know of the HTTP consumers."""
+        """The status of HTTP consumers for an operator."""
         if self._stateless is self.sessions:
             return self.sessions.describe()
         return {**self.sessions.describe(), "stateless": self._stateless.describe()}
 
     def _takes(self, visit: Visit, caller: Caller) -> bool:
-        """Whether a request has room; the endpoint with most may have to give way to it."""
+        """Whether the request fits the limit; the endpoint with most requests may have to give up one."""
         if len(self.visits) >= self._limits.http_requests:
             crowded = self.visits.gives_way(caller.name)
             if crowded is None:
@@ -124,11 +124,11 @@ class McpHttp:
         return True
 
     def leaves(self, visit: Visit) -> None:
-        """A request is answered, or given up."""
+        """A request has ended."""
         self.visits.remove(visit.owner, visit)
 
     async def answer(self, request: Request, visit: Visit) -> Response:
-        """The answer to one request."""
+        """Answer one request."""
         caller = self._caller(request)
         if not isinstance(caller, Refusal) and not self._takes(visit, caller):
             caller = Refusal(503, "full", FULL, "http_requests reached", caller.address, LATER)
@@ -147,7 +147,7 @@ class McpHttp:
         return await era.answer(request, body, caller)
 
     def _caller(self, request: Request) -> Caller | Refusal:
-        """Where a request may sit."""
+        """Authenticate a request and find its endpoint."""
         values = request.headers.getlist
         fields = request.query_params.multi_items()
         peer = request.client or ("", 0)
@@ -170,7 +170,7 @@ class McpHttp:
         return Caller(self._broker, self._limits, opened.endpoint, opened.shown, only, "device", source.shown)
 
     def _named(self, asked: str) -> tuple[str, str] | None:
-        """The endpoint an operator means: by its full name, else the one printed like this that has links, else an agent's."""
+        """The endpoint named by an operator: by its internal name, else the open one with this printable name, else an agent's."""
         for space in SPACES:
             if asked.startswith(space):
                 shown = asked.removeprefix(space)
@@ -181,8 +181,8 @@ class McpHttp:
         return (SPACES[0] + asked, asked) if NAME.fullmatch(asked) else None
 
 
-class _App:
-    """One path as an ASGI application, so that Starlette hands every method through."""
+class _McpApp:
+    """One path as an ASGI application, so that Starlette passes every method."""
 
     def __init__(self, room: McpHttp) -> None:
         self._room = room
@@ -193,7 +193,7 @@ class _App:
             response = await self._room.answer(Request(scope, receive, send), visit)
             await response(scope, receive, visit.send)
         except ClientDisconnect:
-            return  # it hung up while it was still sending
+            return  # the client disconnected while it was sending
         except asyncio.CancelledError:
             if not visit.gave_way:
                 raise
@@ -203,31 +203,31 @@ class _App:
 
 
 class Visit:
-    """One request that is being answered, and may have to give way to another endpoint's."""
+    """One request in progress, which can be cancelled in favour of another endpoint's."""
 
     def __init__(self, send: Send) -> None:
         self.owner = ""
-        """The endpoint, once it is known."""
+        """The endpoint, once known."""
         self.gave_way = False
         self._send = send
         self._task = asyncio.current_task()
         self._begun = False
 
     async def send(self, message: Message) -> None:
-        """Hand a part of the answer on."""
+        """Send a part of the response."""
         self._begun = True
         await self._send(message)
 
     def give_way(self) -> None:
-        """End: with 503, or where the answer stands."""
+        """End it: with 503, or by ending the response that has begun."""
         if self._task is not None and self._task.cancel():
             self.gave_way = True
 
     async def end(self, scope: Scope, receive: Receive) -> None:
-        """The end of the answer, as far as its client takes it at once."""
+        """Finish the response without waiting for the client."""
         if self._task is not None:
             self._task.uncancel()
-        with contextlib.suppress(TimeoutError, RuntimeError):  # uvicorn's for an answer shorter than it said
+        with contextlib.suppress(TimeoutError, RuntimeError):  # from uvicorn: the response is shorter than declared
             async with asyncio.timeout(0):
                 if self._begun:
                     await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -236,7 +236,7 @@ class Visit:
 
 
 def is_stateless(request: Request, body: bytes) -> bool:
-    """Whether a request belongs to the era without sessions."""
+    """Whether a request belongs to the stateless era."""
     if methods.SESSION_HEADER in request.headers:
         return False
     version = request.headers.get(methods.VERSION_HEADER, "")

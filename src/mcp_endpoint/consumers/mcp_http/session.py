@@ -1,12 +1,11 @@
-"""One session: a client of one endpoint, whose link is made of HTTP requests.
+"""One MCP session over HTTP: a consumer whose link consists of HTTP requests.
 
 Rules (MCP 2025-11-25, Transports, "Streamable HTTP"):
 
-1. A POST that holds requests gets JSON if nothing but its answers comes within `QUICK_SECONDS`, else a stream of events. What belongs
-   to a call (its progress, its log lines, what its tool asks of the user) goes down that call's stream; what belongs to none goes to the
-   session's own stream, which GET opens.
-2. A client that hangs up has not cancelled: its answer is kept for a resumption by `Last-Event-ID`. `notifications/cancelled` ends the
-   POST with an error, because this wire ends a request with an answer only.
+1. A POST with requests gets JSON if only responses arrive within `QUICK_SECONDS`, else an event stream. What belongs to a call (progress,
+   log messages, requests of its tool) goes to that call's stream; everything else goes to the session's own stream, which GET opens.
+2. A disconnect does not cancel: the response is kept for resumption with `Last-Event-ID`. `notifications/cancelled` ends the POST with an
+   error, because in this transport only a response ends a request.
 """
 
 from __future__ import annotations
@@ -31,29 +30,29 @@ from ...settings.schema import Limits
 from . import failures
 from .answers import refused
 from .caller import Caller
-from .streams import Connection, Events, Store, Stream
+from .streams import Connection, EventsResponse, Store, Stream
 
 QUICK_SECONDS: Final = 1.0
-"""How long a POST waits for its answer before it becomes a stream; most tools are quicker, and JSON is simpler for everybody."""
+"""Time a POST waits for its response before it becomes a stream; most tools are faster, and JSON is simpler."""
 STREAMS_KEPT: Final = 64
-"""Finished streams a session keeps for a resumption."""
+"""Finished streams kept per session for resumption."""
 BACKLOG_BYTES: Final = 64 * 1024
-"""What a session keeps for a client that has not opened its stream."""
+"""Bytes a session keeps for a client that has not opened its stream."""
 TWICE: Final = "a request with this id is in flight / 同一 id 的请求尚未完成"
 CANCELLED_CODE: Final = -32800
-"""What the official SDK answers to a request that was cancelled (from the Language Server Protocol)."""
+"""The official SDK's error code for a cancelled request (from the Language Server Protocol)."""
 _EVENT_ID: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
 
 
-class _Welcome(msgspec.Struct):
+class _Negotiated(msgspec.Struct):
     protocolVersion: str = methods.LATEST
 
 
-_welcome_decoder: Final = msgspec.json.Decoder(_Welcome)
+_negotiated_decoder: Final = msgspec.json.Decoder(_Negotiated)
 
 
 class Message(NamedTuple):
-    """One frame of a POST; `key` is what its id is compared by, empty for what expects no answer."""
+    """One message of a POST; `key` is its normalized id, empty if no response is expected."""
 
     frame: Frame
     data: bytes
@@ -61,23 +60,23 @@ class Message(NamedTuple):
 
     @property
     def method(self) -> str:
-        """Its method, empty for an answer."""
+        """Its method, empty for a response."""
         return self.frame.method if self.frame.method is not UNSET else ""
 
 
 class Post:
-    """One POST with requests: what it waits for, what has come, and its stream if it became one."""
+    """One POST with requests: pending requests, responses so far, and its stream if it became one."""
 
     __slots__ = ("_store", "answers", "awaited", "begun", "left", "owner", "stream", "streams")
 
     def __init__(self, awaited: dict[bytes, Message], owner: str, store: Store, *, streams: bool, begun: asyncio.Future[None]) -> None:
-        """`owner` is the endpoint. `streams` says whether the client takes a stream; `begun` is done when there is something to send."""
+        """`owner` is the endpoint. `streams`: the client accepts a stream; `begun` is done when there is something to send."""
         self.awaited = awaited
         self.answers: dict[bytes, bytes] = {}
-        """The id of a request → its answer, until they leave together."""
+        """Id of a request → its response, until they are sent together."""
         self.owner = owner
         self.left = False
-        """Whether nobody is there to get the answers."""
+        """Whether the client has disconnected."""
         self._store = store
         self.streams = streams
         self.begun = begun
@@ -89,28 +88,28 @@ class Post:
             self.begun.set_result(None)
 
     def keep(self, id: bytes, answer: bytes) -> None:
-        """An answer waits for the others of its batch."""
+        """Keep a response until the batch is complete."""
         if not self.left:
             self.answers[id] = answer
             self._store.take(self, len(answer))
 
     def leave(self) -> None:
-        """The client gets no answer to this POST any more."""
+        """The client has disconnected."""
         self.left = True
         self.take()
 
     def take(self) -> list[bytes]:
-        """The answers, which are not kept any longer."""
+        """The responses, which are removed."""
         answers = list(self.answers.values())
         self._store.free(self, sum(map(len, answers)))
         self.answers.clear()
         return answers
 
     def spare(self) -> None:
-        """Every answer is waited for."""
+        """Nothing: every response is needed."""
 
     def drop(self) -> None:
-        """There is no room for the answers: each that is larger becomes an error that says so."""
+        """There is no room: replace each response that is larger than an error by an error."""
         busy = Code(INTERNAL, "应答过多，无处保存 / No room for the answers of this batch (limits.http_replay_bytes)")
         for id, answer in self.answers.items():
             error = jsonrpc.error(id, busy)
@@ -119,31 +118,31 @@ class Post:
                 self._store.free(self, len(answer) - len(error))
 
 
-class Book(Protocol):
-    """What a session needs of the sessions it belongs to."""
+class SessionRegistry(Protocol):
+    """What a session needs of `Sessions`."""
 
     limits: Limits
     store: Store
 
     def parsed(self, data: bytes) -> Frame:
-        """A frame of the endpoint, read. Raises Malformed."""
+        """A parsed frame of the endpoint. Raises Malformed."""
         ...
 
     def event(self, data: bytes) -> bytes:
-        """The same frame as an event."""
+        """The frame as an event."""
         ...
 
     def touch(self, session: Session) -> None:
-        """It is in use."""
+        """The session is in use."""
         ...
 
     def forget(self, session: Session, reason: str) -> None:
-        """It has ended."""
+        """The session has ended."""
         ...
 
 
 class Session:
-    """One client of one endpoint: a consumer whose link is made of HTTP requests."""
+    """A consumer of one endpoint whose link consists of HTTP requests."""
 
     __slots__ = (
         "_asked",
@@ -162,25 +161,25 @@ class Session:
         "version",
     )
 
-    def __init__(self, sessions: Book, caller: Caller, id: str, now: float, *, sse: bool = False) -> None:
-        """One of HTTP+SSE (`sse`) says everything by its own stream."""
+    def __init__(self, sessions: SessionRegistry, caller: Caller, id: str, now: float, *, sse: bool = False) -> None:
+        """`sse`: a session of HTTP+SSE, which sends everything on its own stream."""
         self.id = id
         self.sse = sse
         self.caller = caller
         self.used = now
-        """When it was used last, on the loop's clock."""
+        """Time of the last use, on the event loop's clock."""
         self.version = ""
-        """The revision agreed on, empty until `initialize` is answered."""
+        """The negotiated revision, empty until `initialize` is answered."""
         self.ended = False
         self._sessions = sessions
         self._limits = sessions.limits
         self._posts: dict[bytes, Post] = {}
-        """Key of a request in flight → the POST it came with; the newest last."""
+        """Key of a request in flight → its POST; the newest last."""
         self._streams: dict[int, Stream] = {}
         self._last_stream = 0
         self._own: Stream | None = None
         self._asked: dict[int, Stream] = {}
-        """Number of a provider's request → where it was sent."""
+        """Number of a provider's request → the stream it was sent on."""
         self.consumer: Consumer = caller.broker.attach_consumer(
             caller.name,
             caller.shown,
@@ -193,12 +192,12 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody waits for it or reads it."""
+        """Whether a request is pending or a stream is connected."""
         return bool(self._posts) or any(stream.connected for stream in self._all_streams())
 
     @property
     def streams(self) -> int:
-        """How many streams are being read."""
+        """Number of connected streams."""
         return sum(stream.connected for stream in self._all_streams())
 
     def _all_streams(self) -> list[Stream]:
@@ -208,14 +207,14 @@ class Session:
 
     @property
     def queued(self) -> int:
-        """Bytes that wait for clients who are there but do not read."""
+        """Bytes waiting for connected clients that do not read."""
         return sum(stream.queued for stream in self._all_streams() if stream.connected)
 
     def ping(self) -> None:
-        """A session lives as long as it is used; there is no socket to test."""
+        """Nothing: a session lives while it is used; there is no socket to test."""
 
     def close(self, code: int, reason: str) -> None:
-        """The endpoint ends the session, or the session itself does: nothing of it is left."""
+        """End the session: nothing of it is kept."""
         if self.ended:
             return
         self.ended = True
@@ -230,10 +229,10 @@ class Session:
         self._streams.clear()
         self._asked.clear()
         self.caller.broker.detach(self.consumer, code, reason)
-        del self.consumer  # it holds its link, which is this: both would wait for the garbage collector
+        del self.consumer  # breaks a reference cycle
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Take one frame of the endpoint."""
+        """Handle one frame of the endpoint."""
         if self.ended:
             return
         try:
@@ -245,11 +244,11 @@ class Session:
             if frame.method is UNSET:
                 self._answered(frame, data)
             elif frame.id is UNSET:
-                self._told(frame.method, data)
+                self._notified(frame.method, data)
             else:
-                self._ask(number_of(bytes(frame.id)), data)
+                self._on_request(number_of(bytes(frame.id)), data)
         except Malformed:
-            return  # the endpoint has read it: only a frame nested to the very limit comes here
+            return  # nested to the parser's limit, which depends on the stack
 
     def _answered(self, frame: Frame, data: bytes) -> None:
         if frame.id is UNSET:
@@ -260,22 +259,22 @@ class Session:
             return
         method = post.awaited[key].method
         if frame.error is not UNSET:
-            data = failures.told(method, bytes(frame.id), frame.error) or data
+            data = failures.for_http(method, bytes(frame.id), frame.error) or data
         elif method == methods.INITIALIZE and frame.result is not UNSET:
             try:
-                self.version = _welcome_decoder.decode(frame.result).protocolVersion
+                self.version = _negotiated_decoder.decode(frame.result).protocolVersion
             except (msgspec.DecodeError, RecursionError):
                 self.version = methods.LATEST
         self._settle(key, data)
 
     def _settle(self, key: bytes, answer: bytes) -> None:
-        """One request has its answer."""
+        """A request has its response."""
         post = self._posts.pop(key)
         id = post.awaited.pop(key).frame.id
         assert id is not UNSET
         self._sessions.touch(self)
         if post.stream is not None:
-            post.stream.say(answer)
+            post.stream.add(answer)
             if not post.awaited and post.stream is not self._own:
                 post.stream.end()
         else:
@@ -283,26 +282,26 @@ class Session:
         if not post.awaited:
             post.begin()
 
-    def _ask(self, number: int, data: bytes) -> None:
-        """A provider's request goes down the stream of the call it belongs to."""
-        ask = self.consumer.asks.get(number)
-        calls = [call for call in self.consumer.owed if ask is not None and call.provider is ask.provider]
+    def _on_request(self, number: int, data: bytes) -> None:
+        """Send a provider's request on the stream of the call it belongs to."""
+        request = self.consumer.asks.get(number)
+        calls = [call for call in self.consumer.owed if request is not None and call.provider is request.provider]
         stream = self._stream_of(calls)
         self._asked[number] = stream
-        stream.say(data)
+        stream.add(data)
 
-    def _told(self, method: str, data: bytes) -> None:
+    def _notified(self, method: str, data: bytes) -> None:
         if method == methods.PROGRESS:
             token = self._param(data, methods.PROGRESS_TOKEN)
             calls = [call for call in self.consumer.owed if call.token and call.token == token]
             self._stream_of(calls).keep(self._sessions.event(data))
         elif method == methods.CANCELLED:
             stream = self._asked.pop(number_of(self._param(data, "requestId")), None)
-            (stream or self._own_to_say()).keep(self._sessions.event(data))
+            (stream or self._own_writable()).keep(self._sessions.event(data))
         elif method == methods.MESSAGE:
             self._stream_of([call for call in self.consumer.owed if call.provider is not None]).keep(self._sessions.event(data))
         else:
-            self._own_to_say().keep(self._sessions.event(data))
+            self._own_writable().keep(self._sessions.event(data))
 
     @staticmethod
     def _param(data: bytes, name: str) -> bytes:
@@ -316,12 +315,12 @@ class Session:
     # -- streams -----------------------------------------------------------------------------------------------------------
 
     def _stream_of(self, calls: Iterable[Call]) -> Stream:
-        """The stream of the newest of these calls whose client takes one, else the session's own."""
+        """The stream of the newest of these calls whose client accepts one, else the session's own."""
         for call in reversed(list(calls)):
             post = self._posts.get(call.key)
             if post is not None and post.streams:
                 return self._begin_stream(post)
-        return self._own_to_say()
+        return self._own_writable()
 
     def _begin_stream(self, post: Post) -> Stream:
         if post.stream is None:
@@ -329,7 +328,7 @@ class Session:
             post.stream = Stream(self._last_stream, self.caller.name, self._sessions.store, primed=self.version >= methods.LATEST)
             self._streams[self._last_stream] = post.stream
             for answer in post.take():
-                post.stream.say(answer)
+                post.stream.add(answer)
             if not post.awaited:
                 post.stream.end()
             self._forget_streams()
@@ -342,15 +341,15 @@ class Session:
             self._own = Stream(0, self.caller.name, self._sessions.store, primed=self.version >= methods.LATEST)
         return self._own
 
-    def _own_to_say(self) -> Stream:
-        """The session's own stream, with room for one frame more although nobody may ever read it."""
+    def _own_writable(self) -> Stream:
+        """The session's own stream, with room for another frame even if nobody reads it."""
         own = self.own_stream()
         if not own.connected and own.queued > BACKLOG_BYTES:
             own.spare()
         return own
 
     def _forget_streams(self) -> None:
-        """Finished streams go when nothing of them is left, or when there are too many."""
+        """Drop finished streams that are empty, and the oldest if there are too many."""
         over = [number for number, stream in self._streams.items() if stream.ended and not stream.connected]
         kept = over[-STREAMS_KEPT:]
         for number in over:
@@ -359,12 +358,12 @@ class Session:
 
     # -- requests of the client --------------------------------------------------------------------------------------------
 
-    def say(self, data: bytes) -> None:
-        """Hand a frame to the endpoint."""
+    def forward(self, data: bytes) -> None:
+        """Pass a frame to the endpoint."""
         self.consumer.receive(self.consumer, data, asyncio.get_running_loop().time(), True)
 
     async def post(self, messages: list[Message], *, batch: bool, json: bool, stream: bool) -> Response:
-        """Say the messages of one POST; the answer to it, as soon as its form is known."""
+        """Process the messages of one POST; returns its response as soon as its form is known."""
         awaited = {message.key: message for message in messages if message.key}
         twice = len(awaited) < sum(bool(message.key) for message in messages)
         if twice or any(key in self._posts for key in awaited):
@@ -374,7 +373,7 @@ class Session:
             self._posts[key] = post
         for message in messages:
             if not self.ended:
-                self.say(message.data)
+                self.forward(message.data)
             if not self.ended:
                 self._after(message)
         if not post.awaited and not post.answers and post.stream is None:
@@ -399,8 +398,8 @@ class Session:
         body = b"[%b]" % b",".join(answers) if batch else answers[0]
         return Response(body, media_type="application/json", headers={methods.SESSION_HEADER: self.id})
 
-    def tell(self, message: Message) -> Response:
-        """Say a message of HTTP+SSE; what it is answered comes by the session's own stream."""
+    def post_sse(self, message: Message) -> Response:
+        """Process a message of HTTP+SSE; the response is sent on the session's own stream."""
         if message.key:
             if message.key in self._posts:
                 return refused(400, errors.INVALID_REQUEST, TWICE)
@@ -408,13 +407,13 @@ class Session:
             post = Post({message.key: message}, self.caller.name, self._sessions.store, streams=True, begun=begun)
             post.stream = self.own_stream()
             self._posts[message.key] = post
-        self.say(message.data)
+        self.forward(message.data)
         if not self.ended:
             self._after(message)
         return Response("Accepted", 202, media_type="text/plain")
 
     def _after(self, message: Message) -> None:
-        """What follows from a message of the client once the endpoint has taken it."""
+        """Bookkeeping after the endpoint has taken a client's message."""
         if message.method == methods.CANCELLED:
             for key in [key for key in self._posts if not any(call.key == key for call in self.consumer.owed)]:
                 cancelled = self._posts[key].awaited[key]
@@ -424,7 +423,7 @@ class Session:
             self._asked.pop(number_of(bytes(message.frame.id)), None)
 
     def listen(self, last_event: str | None) -> Response:
-        """Open the session's own stream, or come back to one after the event the client had last."""
+        """Open the session's own stream, or resume a stream after the client's last event."""
         if last_event is None:
             return self._events(self.own_stream().connect())
         found = _EVENT_ID.fullmatch(last_event)
@@ -435,4 +434,4 @@ class Session:
     def _events(self, connection: Connection | None) -> Response:
         if connection is None:
             return refused(400, errors.INVALID_REQUEST, "these events are no longer kept / 这些事件已不再保存")
-        return Events(connection, self._limits.stalled_seconds, {methods.SESSION_HEADER: self.id})
+        return EventsResponse(connection, self._limits.stalled_seconds, {methods.SESSION_HEADER: self.id})

@@ -1,11 +1,10 @@
-"""MCP over HTTP as revisions 2024-11-05 to 2025-11-25 know it: a session per client, and a link to the endpoint per session.
+"""MCP over HTTP for revisions 2024-11-05 to 2025-11-25: all sessions, each with its own consumer at the endpoint.
 
-Rules (MCP 2025-11-25, Transports, "Streamable HTTP"); those of one session stand in `session`:
+Rules (MCP 2025-11-25, Transports, "Streamable HTTP"); those of one session are in `session`:
 
-1. A session is a consumer of its endpoint like any device. Its id is bound to what the token opened: shown with a token of another
-   endpoint it does not exist.
-2. At `http_sessions` the endpoint with most sessions gives way: with the one unused for longest, and with one in use only to an endpoint
-   that has at least two fewer. Else a new one is refused with 503.
+1. A session's id is bound to the endpoint of its token: with a token of another endpoint it does not exist.
+2. At `http_sessions`, the endpoint with most sessions loses one: the least recently used idle one, or a busy one if the new session's
+   endpoint has at least two fewer. Otherwise the new session is refused with 503.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from .session import Message, Session
 from .streams import Store, event_of
 
 LOOKED_AT: Final = 16
-"""Sessions that are looked at for one nobody uses, the ones unused for longest first."""
+"""Sessions examined to find an idle one, least recently used first."""
 SWEEP_SECONDS: Final = 15.0
-"""How often sessions are looked at that nobody uses; less often than the shortest idle time would be too late."""
+"""Sweep interval for idle sessions; must stay below the smallest http_idle_seconds."""
 
 _batch_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -44,20 +43,20 @@ class Sessions:
     """All sessions of one server."""
 
     def __init__(self, broker: Broker, limits: Limits, store: Store | None = None) -> None:
-        """`store` is what other eras keep their bytes in too."""
+        """`store` counts the kept bytes, shared with the other era."""
         self.limits = limits
         self.store = store or Store.of(limits)
         self.opened = 0
-        """How many there were since the start."""
+        """Sessions created since the start."""
         self._broker = broker
         self._open: dict[str, Session] = {}
         """By id."""
         self._shares: Shares[Session] = Shares()
-        """By endpoint; the one used last is last."""
+        """By endpoint, least recently used first."""
         self._sweep: asyncio.TimerHandle | None = None
         self._stopped = False
-        self._told = b""
-        """What was read last in this turn of the loop, empty if nothing was."""
+        self._last_data = b""
+        """The frame parsed last in this turn of the event loop, empty if none."""
         self._frame = Frame()
         self._event = b""
 
@@ -65,28 +64,28 @@ class Sessions:
         return len(self._open)
 
     def parsed(self, data: bytes) -> Frame:
-        """A frame that all sessions of an endpoint may be told in one turn: it is read once. Raises Malformed."""
-        if data is not self._told:
+        """Parse a frame, once per turn even if all sessions of an endpoint get it. Raises Malformed."""
+        if data is not self._last_data:
             frame = jsonrpc.parse(data, utf8=True)
-            if not self._told:
-                asyncio.get_running_loop().call_soon(self._forget_told)
-            self._told, self._frame, self._event = data, frame, b""
+            if not self._last_data:
+                asyncio.get_running_loop().call_soon(self._forget_last)
+            self._last_data, self._frame, self._event = data, frame, b""
         return self._frame
 
     def event(self, data: bytes) -> bytes:
-        """The same frame as an event, made once, so that all who keep it keep the same bytes."""
-        if data is not self._told:
+        """The frame as an event, encoded once, so that all sessions share the bytes."""
+        if data is not self._last_data:
             return event_of(data)
         self._event = self._event or event_of(data)
         return self._event
 
-    def _forget_told(self) -> None:
-        self._told, self._frame, self._event = b"", Frame(), b""
+    def _forget_last(self) -> None:
+        self._last_data, self._frame, self._event = b"", Frame(), b""
 
-    # -- the door's side ---------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------------
 
     async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
-        """The answer to one request of any method."""
+        """Answer one request of any method."""
         if request.method == "POST":
             return await self._post(request, body, caller)
         if request.method not in ("GET", "DELETE"):
@@ -102,7 +101,7 @@ class Sessions:
         return session.listen(request.headers.get(methods.LAST_EVENT_HEADER))
 
     async def stop(self) -> None:
-        """Every session ends."""
+        """End every session."""
         self._stopped = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -134,7 +133,7 @@ class Sessions:
         begins = [message for message in messages if message.method == methods.INITIALIZE]
         if begins and (batch or not begins[0].key):
             return refused(400, errors.INVALID_REQUEST, "initialize is a request and comes alone / initialize 必须是单独的请求")
-        # A client that outlived its session may still send the id of it: `initialize` begins one anyhow. A live one is greeted again.
+        # A client may still send the id of an expired session: `initialize` starts a new one. In a live session it is processed again.
         fresh = begins and not self._known(request, caller)
         session = self.begin(caller) if fresh else self._session(request, caller, begins=bool(begins))
         if isinstance(session, Response):
@@ -145,14 +144,14 @@ class Sessions:
             )
         response = await session.post(messages, batch=batch, json=json, stream=stream)
         if begins and not session.version and not session.busy:
-            session.close(*errors.GOING_AWAY)  # its initialize was answered with an error
+            session.close(*errors.GOING_AWAY)  # its initialize failed
         return response
 
     def _key(self, id: bytes) -> bytes | None:
         return id_key(id, self.limits.integer_id_chars, self.limits.string_id_bytes)
 
     def read(self, body: bytes) -> tuple[list[Message], bool]:
-        """The messages of a POST, and whether they came as a batch. Raises Malformed."""
+        """The messages of a POST, and whether they are a batch. Raises Malformed."""
         if body.lstrip()[:1] != b"[":
             return [self._message(body)], False
         try:
@@ -180,15 +179,15 @@ class Sessions:
             raise Malformed(errors.INVALID_REQUEST, "a request has no result and no error", bytes(frame.id))
         return Message(frame, data, key)
 
-    # -- the book of sessions ----------------------------------------------------------------------------------------------
+    # -- bookkeeping -------------------------------------------------------------------------------------------------------
 
     def _known(self, request: Request, caller: Caller) -> Session | None:
-        """The open session of this seat that a request names."""
+        """The open session named by a request, if it belongs to this caller."""
         session = self._open.get(request.headers.get(methods.SESSION_HEADER, ""))
         return session if session is not None and not session.sse and session.caller.place == caller.place else None
 
     def _session(self, request: Request, caller: Caller, *, begins: bool = False) -> Session | Response:
-        """The session a request names, if it is this seat's."""
+        """The session named by a request, or the error response."""
         if methods.SESSION_HEADER not in request.headers:
             return refused(
                 400,
@@ -206,7 +205,7 @@ class Sessions:
         return session
 
     def sse_session(self, id: str, caller: Caller) -> Session | None:
-        """The open session of HTTP+SSE with this id, if it is this seat's."""
+        """The open HTTP+SSE session with this id, if it belongs to this caller."""
         session = self._open.get(id)
         if session is None or not session.sse or session.caller.place != caller.place:
             return None
@@ -214,7 +213,7 @@ class Sessions:
         return session
 
     def begin(self, caller: Caller, *, sse: bool = False) -> Session | Response:
-        """A new session, of HTTP+SSE or of Streamable HTTP, or why there is none."""
+        """A new session, or the error response if there is no room."""
         if self._stopped or self._broker.draining:
             return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", headers=LATER)
         if len(self._open) >= self.limits.http_sessions:
@@ -233,7 +232,7 @@ class Sessions:
         return session
 
     def _gives_way(self, name: str) -> Session | None:
-        """What ends so that one more session of this endpoint may begin: one of the endpoint with most, if possible one nobody uses."""
+        """The session to end for a new one of this endpoint: of the endpoint with most sessions, an idle one if possible."""
         for _ in range(LOOKED_AT):
             largest = self._shares.largest(name)
             session = next(iter(largest), None)
@@ -243,12 +242,12 @@ class Sessions:
         return self._shares.gives_way(name)
 
     def touch(self, session: Session) -> None:
-        """It is in use."""
+        """The session is in use."""
         session.used = asyncio.get_running_loop().time()
         self._shares.touch(session.caller.name, session)
 
     def forget(self, session: Session, reason: str) -> None:
-        """It has ended."""
+        """The session has ended."""
         self._open.pop(session.id, None)
         self._shares.remove(session.caller.name, session)
         logger.debug("会话已结束 / session ended", endpoint=session.caller.shown, reason=reason, sessions=len(self._open))

@@ -1,15 +1,16 @@
-"""MCP over HTTP as revision 2026-07-28 knows it: every request says all of itself, and is answered on its own.
+"""MCP over HTTP for revision 2026-07-28: every request is self-contained and answered on its own.
 
 Rules of this module:
 
-1. A request is an envoy at its endpoint. Envoys whose request is over stay a while for the next request of the same seat, so that an
-   endpoint does not lose its only consumer between two requests.
-2. An answer is JSON as long as nothing else belongs to it; the first notification, or a while of silence, makes it a stream of events.
-   A client that closes it has cancelled its request.
-3. A tool of the handshake era that asks something while it works (elicitation, sampling, roots) gets its answer by `input_required`: the
-   envoy is parked with the call in flight, and `requestState` names it. A state is signed, bound to seat, method and parameters, used
-   once and good for `http_ask_seconds`; of parked envoys there are never more than `parked_rounds`.
-4. A tool of this era keeps its own state: it travels within ours, so that nobody can show it at another endpoint or for another request.
+1. A request is an exchange at its endpoint. Idle exchanges stay a while for the caller's next request, so that an endpoint does not lose
+   its only consumer between two requests.
+2. A response is JSON unless something else belongs to it; the first notification, or a while of silence, makes it an event stream. A client
+   that closes the stream has cancelled its request.
+3. If a tool of the handshake revisions sends a request to the client (elicitation, sampling, roots), the response is `input_required`: the
+   exchange is parked with the call in flight, and `requestState` names it. A state is signed, bound to caller, method and parameters,
+   valid once and for `http_ask_seconds`; at most `parked_rounds` exchanges are parked.
+4. A tool of this revision has a state of its own: it is wrapped in ours, so that it cannot be used at another endpoint or for another
+   request.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ from ...settings.schema import Limits
 from . import envelope, failures, request_state
 from .answers import LATER, StreamedAnswer, accepts, error_answer, error_frame, json_answer, refused
 from .caller import Caller
-from .envelope import STATUS, Asked, Refused
+from .envelope import STATUS, Rejected, StatelessRequest
 from .exchange import Exchange
 from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
 from .subscriptions import Listener, capabilities_of
 
 REMOVED: Final = frozenset({methods.INITIALIZE, methods.PING, methods.SET_LEVEL, methods.SUBSCRIBE, methods.UNSUBSCRIBE})
-"""Methods of the handshake era that this one has given up."""
+"""Methods of the handshake revisions that do not exist in this one."""
 LINGER_SECONDS: Final = 15.0
-"""How long an envoy stays for the next request."""
+"""How long an idle exchange stays for the next request."""
 LINGERING: Final = 256
-"""Most envoys that stay; beyond, of the endpoint with most the one unused for longest leaves."""
+"""Most idle exchanges; above, the least recently used one of the endpoint with most is closed."""
 
 _PARKED: Final = b"P"
 _CARRIED: Final = b"C"
@@ -57,7 +58,7 @@ class Stateless:
     """The stateless era of one server."""
 
     def __init__(self, limits: Limits, secret: bytes = b"", store: Store | None = None) -> None:
-        """`secret` signs the states; without one it is drawn, and states do not outlive this process.
+        """`secret` signs the states; without one it is random, and states do not survive a restart.
 
         `store` counts what clients have not read.
         """
@@ -71,13 +72,13 @@ class Stateless:
         self._busy: dict[Exchange, None] = {}
         self._parked: dict[bytes, tuple[Exchange, asyncio.TimerHandle]] = {}
         self._rounds: Shares[bytes] = Shares()
-        """Those parked, by endpoint."""
+        """Parked rounds, by endpoint."""
         self._streams: Shares[Listener] = Shares()
 
-    # -- the door's side ---------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------------
 
     async def answer(self, request: Request, body: bytes, caller: Caller) -> Response:
-        """The answer to one request of any method."""
+        """Answer one request of any method."""
         if request.method != "POST":
             return refused(405, errors.INVALID_REQUEST, "this revision knows POST only / 此修订版只支持 POST", headers={"allow": "POST"})
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -95,11 +96,11 @@ class Stateless:
             if caller.broker.draining:
                 return refused(503, errors.BUSY, "the server is restarting / 服务器正在重启", asked.id, headers=LATER)
             return await self._serve(request, asked, caller, stream=stream)
-        except Refused as why:
+        except Rejected as why:
             return error_answer(why.id, why.code, why.message, why.data)
 
     async def stop(self) -> None:
-        """Streams end in order, and what waits for a client is given up."""
+        """End all streams, and close all exchanges."""
         for listener in list(self._streams):
             listener.end()
         for exchange in list(self._lingering):
@@ -111,7 +112,7 @@ class Stateless:
             exchange.close(*errors.RESTARTING)
 
     def describe(self) -> Mapping[str, Any]:
-        """Numbers."""
+        """Numbers of requests, rounds and subscriptions."""
         return {
             "requests": self.answered,
             "in_flight": len(self._busy),
@@ -121,7 +122,7 @@ class Stateless:
 
     @staticmethod
     def _notified(request: Request) -> Response:
-        """A notification is taken and means nothing: a request is cancelled by closing its answer."""
+        """Accept a notification and ignore it: a request is cancelled by closing its response."""
         version = request.headers.get(methods.VERSION_HEADER)
         if version not in (None, methods.STATELESS_REVISION):
             about = {"supported": [methods.STATELESS_REVISION], "requested": version}
@@ -130,10 +131,10 @@ class Stateless:
 
     # -- requests ----------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, request: Request, asked: Asked, caller: Caller, *, stream: bool) -> Response:
+    async def _serve(self, request: Request, asked: StatelessRequest, caller: Caller, *, stream: bool) -> Response:
         if asked.method in REMOVED:
             why = f"{asked.method} is not a method of {methods.STATELESS_REVISION} / 此方法不存在"
-            raise Refused(errors.METHOD_NOT_FOUND.number, why, id=asked.id)
+            raise Rejected(errors.METHOD_NOT_FOUND.number, why, id=asked.id)
         if asked.method == methods.LISTEN:
             if not stream:
                 return refused(406, errors.INVALID_REQUEST, "a subscription is a stream: Accept must have text/event-stream", asked.id)
@@ -141,7 +142,7 @@ class Stateless:
         exchange, asked = await self._exchange(request, asked, caller)
         leaving = asyncio.ensure_future(hung_up(request.receive))
         leaving.add_done_callback(lambda task: None if task.cancelled() else exchange.close(*errors.GOING_AWAY))
-        handed_over = False  # to the stream, which then ends both
+        handed_over = False  # the stream closes both
         try:
             await exchange.news(COMMENT_SECONDS)
             while not stream and not exchange.ended and exchange.answer is None and not exchange.waits:
@@ -157,8 +158,8 @@ class Stateless:
                 leaving.cancel()
                 self.leave(exchange)
 
-    async def _exchange(self, request: Request, asked: Asked, caller: Caller) -> tuple[Exchange, Asked]:
-        """The envoy that has the request in hand, and the request as it is now. Raises Refused."""
+    async def _exchange(self, request: Request, asked: StatelessRequest, caller: Caller) -> tuple[Exchange, StatelessRequest]:
+        """The exchange for the request, and the request with its state unwrapped. Raises Rejected."""
         try:
             state = stateless.fields(asked.params).get("requestState") if asked.method in methods.ASKING else None
             if state is not None and bytes(state) != b"null":
@@ -170,7 +171,7 @@ class Stateless:
             exchange = await self._take(caller)
             try:
                 if not exchange.welcome:
-                    raise Refused(stateless.INTERNAL, "the endpoint does not answer / 接入点没有应答")
+                    raise Rejected(stateless.INTERNAL, "the endpoint does not answer / 接入点没有应答")
                 if asked.method == methods.DISCOVER:
                     exchange.answer = Frame(result=Raw(_discovered(exchange)))
                 else:
@@ -180,13 +181,13 @@ class Stateless:
             except BaseException:
                 self.leave(exchange)
                 raise
-        except Refused as why:
+        except Rejected as why:
             why.id = asked.id
             raise
         return exchange, asked
 
-    async def _check_params(self, request: Request, exchange: Exchange, asked: Asked) -> None:
-        """Compare the headers that the tool's schema asks for; its list is learned first if nobody has asked for it."""
+    async def _check_params(self, request: Request, exchange: Exchange, asked: StatelessRequest) -> None:
+        """Check the headers that the tool's schema asks for; its list is requested first if it is not known yet."""
         endpoint = exchange.consumer.endpoint
         if any(provider.state is State.READY and not provider.listed for provider in endpoint.providers):
             await exchange.request(methods.TOOLS_LIST, b"{}")
@@ -195,38 +196,38 @@ class Stateless:
         if tool is not None:
             envelope.check_params(tool.definition, asked.params, request.scope["headers"])
 
-    def finish(self, exchange: Exchange, asked: Asked) -> tuple[bytes, int]:
-        """The one answer of a request as it leaves, and its HTTP status. Its envoy may be parked by it."""
+    def finish(self, exchange: Exchange, asked: StatelessRequest) -> tuple[bytes, int]:
+        """The response to a request, and its HTTP status. May park the exchange."""
         if exchange.answer is not None:
             return self._translated(exchange, asked, exchange.answer)
         if exchange.ended:
             return error_frame(asked.id, stateless.INTERNAL, "the server ended this request / 服务器结束了此请求")
         return self._park(exchange, asked)
 
-    def _translated(self, exchange: Exchange, asked: Asked, answer: Frame) -> tuple[bytes, int]:
+    def _translated(self, exchange: Exchange, asked: StatelessRequest, answer: Frame) -> tuple[bytes, int]:
         result, error = answer.result, answer.error
         if exchange.undeclared and (result is UNSET or stateless.fields(result).get("isError") == Raw(b"true")):
             about = {"requiredCapabilities": exchange.undeclared}
             why = "the tool asks what this client did not declare / 客户端未声明所需能力"
             return error_frame(asked.id, stateless.MISSING_CAPABILITY, why, about)
         if result is UNSET:
-            raw = stateless.error_outward(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
-            told = failures.told(asked.method, asked.id, raw)
-            if told is None:
+            raw = stateless.error_for_stateless(asked.method, asked.params, b"{}" if error is UNSET else bytes(error))
+            for_http = failures.for_http(asked.method, asked.id, raw)
+            if for_http is None:
                 return jsonrpc.failure(asked.id, raw), STATUS.get(stateless.read_error(raw).code, 200)
-            frame = jsonrpc.parse(told, utf8=True)
+            frame = jsonrpc.parse(for_http, utf8=True)
             if frame.result is UNSET:
-                return told, 200
+                return for_http, 200
             result = frame.result
         body = bytes(result)
-        if asked.method in methods.ASKING and stateless.asks(body):
+        if asked.method in methods.ASKING and stateless.requires_input(body):
             body = self._sealed(exchange.caller, asked, body)
-        return jsonrpc.result(asked.id, stateless.outward(asked.method, body, exchange.server)), 200
+        return jsonrpc.result(asked.id, stateless.for_stateless(asked.method, body, exchange.server)), 200
 
     # -- rounds ------------------------------------------------------------------------------------------------------------
 
-    def _park(self, exchange: Exchange, asked: Asked) -> tuple[bytes, int]:
-        """Let a call wait for its client's answers; the client gets the questions and the name of the round."""
+    def _park(self, exchange: Exchange, asked: StatelessRequest) -> tuple[bytes, int]:
+        """Park a call until its client answers; the client gets the tool's requests and the state of the round."""
         if len(self._parked) >= self.limits.parked_rounds:
             crowded = self._rounds.gives_way(exchange.caller.name)
             if crowded is None:
@@ -246,7 +247,7 @@ class Stateless:
             "inputRequests": {key: {"method": question.method, "params": question.params} for key, question in exchange.questions.items()},
             "requestState": self._close(asked, exchange.caller, _PARKED + number),
         }
-        return jsonrpc.result(asked.id, stateless.outward(asked.method, _encode(body), exchange.server)), 200
+        return jsonrpc.result(asked.id, stateless.for_stateless(asked.method, _encode(body), exchange.server)), 200
 
     def _expire(self, number: bytes) -> None:
         self._unpark(number).close(*errors.GOING_AWAY)
@@ -257,7 +258,7 @@ class Stateless:
         timer.cancel()
         return exchange
 
-    def _resume(self, asked: Asked, number: bytes) -> Exchange:
+    def _resume(self, asked: StatelessRequest, number: bytes) -> Exchange:
         if number not in self._parked:
             raise _bad_state()
         exchange = self._unpark(number)
@@ -267,8 +268,8 @@ class Stateless:
         exchange.go_on(asked, stateless.fields(stateless.fields(asked.params).get("inputResponses", UNSET)))
         return exchange
 
-    def _sealed(self, caller: Caller, asked: Asked, body: bytes) -> bytes:
-        """A tool's own `requestState` within one of ours."""
+    def _sealed(self, caller: Caller, asked: StatelessRequest, body: bytes) -> bytes:
+        """Wrap a tool's own `requestState` in ours."""
         try:
             place = jsonrpc.members(body).get("requestState")
         except Malformed:
@@ -278,20 +279,20 @@ class Stateless:
         state = _encode(self._close(asked, caller, _CARRIED + body[place.start : place.end]))
         return jsonrpc.splice(body, [(place.start, place.end, state)])
 
-    def _close(self, asked: Asked, caller: Caller, content: bytes) -> str:
+    def _close(self, asked: StatelessRequest, caller: Caller, content: bytes) -> str:
         until = time.time() + self.limits.http_ask_seconds
         return self._seals.close(content, _fingerprint(asked, caller), until)
 
-    def _open(self, asked: Asked, caller: Caller, state: Raw) -> bytes:
+    def _open(self, asked: StatelessRequest, caller: Caller, state: Raw) -> bytes:
         try:
             return self._seals.open(stateless.text(state) or "", _fingerprint(asked, caller), time.time())
         except request_state.Untrusted:
             raise _bad_state() from None
 
-    # -- envoys ------------------------------------------------------------------------------------------------------------
+    # -- exchanges ---------------------------------------------------------------------------------------------------------
 
     async def _take(self, caller: Caller) -> Exchange:
-        """An envoy at this seat, introduced."""
+        """An initialized exchange for this caller, idle or new."""
         for exchange in reversed(self._lingerers.of(caller.name)):
             if exchange.caller.place == caller.place and exchange.caller.broker is caller.broker:
                 self._call_back(exchange)
@@ -300,14 +301,14 @@ class Stateless:
         exchange = Exchange(caller, self.limits, self.store)
         self._busy[exchange] = None
         try:
-            await exchange.introduce()
+            await exchange.initialize()
         except BaseException:
             self.leave(exchange)
             raise
         return exchange
 
     def leave(self, exchange: Exchange) -> None:
-        """An envoy's request is over, or its client has gone; a parked one stays with its call."""
+        """The request has ended, or the client has disconnected; a parked exchange is kept."""
         self._busy.pop(exchange, None)
         if exchange.parked or exchange.ended:
             return
@@ -325,17 +326,17 @@ class Stateless:
         exchange.close(*errors.GOING_AWAY)
 
     def _call_back(self, exchange: Exchange) -> None:
-        """It does not linger any longer."""
+        """Remove an exchange from the idle ones."""
         self._lingering.pop(exchange).cancel()
         self._lingerers.remove(exchange.caller.name, exchange)
 
     # -- subscriptions -----------------------------------------------------------------------------------------------------
 
-    async def _listen(self, asked: Asked, caller: Caller) -> Response:
+    async def _listen(self, asked: StatelessRequest, caller: Caller) -> Response:
         if len(self._streams) >= self.limits.http_streams:
             crowded = self._streams.gives_way(caller.name)
             if crowded is None:
-                raise Refused(stateless.INTERNAL, "too many subscriptions (limits.http_streams) / 订阅过多", id=asked.id)
+                raise Rejected(stateless.INTERNAL, "too many subscriptions (limits.http_streams) / 订阅过多", id=asked.id)
             self.unlisten(crowded)
             crowded.end()
         wanted = stateless.objects(stateless.fields(asked.params).get("notifications", UNSET))
@@ -349,15 +350,15 @@ class Stateless:
         return listener
 
     def unlisten(self, listener: Listener) -> None:
-        """A stream is over."""
+        """A subscription has ended."""
         self._streams.remove(listener.owner, listener)
 
 
 class Answering(StreamedAnswer):
-    """The stream of one request: its notifications, and its answer at the end."""
+    """The event stream of one request: its notifications, then its response."""
 
-    def __init__(self, era: Stateless, exchange: Exchange, asked: Asked, leaving: asyncio.Future[None]) -> None:
-        """`leaving` is done when the client has gone; the stream cancels it at its end."""
+    def __init__(self, era: Stateless, exchange: Exchange, asked: StatelessRequest, leaving: asyncio.Future[None]) -> None:
+        """`leaving` is done when the client has disconnected; the stream cancels it at its end."""
         super().__init__(era.limits.stalled_seconds)
         self._era = era
         self._exchange = exchange
@@ -386,7 +387,7 @@ class Answering(StreamedAnswer):
 
 
 def _discovered(exchange: Exchange) -> bytes:
-    """The result of `server/discover`, from what the endpoint says of itself to a handshake."""
+    """The result of `server/discover`, from the endpoint's result of initialize."""
     welcome = stateless.fields(exchange.welcome)
     body: dict[str, Any] = {"supportedVersions": [methods.STATELESS_REVISION], "capabilities": capabilities_of(exchange)}
     if "instructions" in welcome:
@@ -395,16 +396,18 @@ def _discovered(exchange: Exchange) -> bytes:
 
 
 def _tool(exchange: Exchange, name: str) -> Tool | None:
-    """The tool a name means at this seat."""
+    """The tool with this name for the exchange's caller."""
     return exchange.consumer.endpoint.tool_named(name, exchange.caller.only)
 
 
-def _fingerprint(asked: Asked, caller: Caller) -> bytes:
+def _fingerprint(asked: StatelessRequest, caller: Caller) -> bytes:
     try:
         return request_state.fingerprint(caller.place, asked.method, stateless.objects(asked.params))
     except RecursionError:
-        raise Refused(errors.INVALID_PARAMS.number, "nested too deep / 嵌套过深") from None
+        raise Rejected(errors.INVALID_PARAMS.number, "nested too deep / 嵌套过深") from None
 
 
-def _bad_state() -> Refused:
-    return Refused(errors.INVALID_PARAMS.number, "the requestState is not valid for this request, or no longer / requestState 无效或已过期")
+def _bad_state() -> Rejected:
+    return Rejected(
+        errors.INVALID_PARAMS.number, "the requestState is not valid for this request, or no longer / requestState 无效或已过期"
+    )

@@ -1,13 +1,13 @@
-"""Server-sent events that survive a lost connection: a stream keeps what it said until there is no room for it.
+"""Resumable event streams: events are kept for redelivery while there is room.
 
 Rules of this module (MCP 2025-11-25, Transports, "Resumability and Redelivery"):
 
-1. Every event has an id of its own in its session: the number of its stream, a dash, and its place in that stream.
-2. Of several connections to one stream the newest is spoken to; when it goes, the one before it is.
-3. What waits for HTTP clients and what is kept for a resumption stays below `http_replay_bytes`, all clients together (`Store`). When
-   there is no room, the endpoint that holds most pays: first with what was written, then with what its clients do not read. A stream that
-   had to forget says so instead of leaving a gap, and a connection that was not read ends.
-4. A frame is taken without waiting and without raising, whatever happens to the stream: who sends it serves others too.
+1. Every event has an id that is unique in its session: the number of its stream, a dash, its place in the stream.
+2. Of several connections to a stream only the newest is written to; when it ends, the one before it.
+3. Bytes kept for HTTP clients stay below `http_replay_bytes` in total (`Store`). If there is no room, the endpoint that holds most gives up
+   bytes: first delivered events, then undelivered ones. A stream that has dropped events refuses to resume instead of leaving a gap,
+   and a connection that does not read is ended.
+4. Adding a frame never waits and never raises: the sender serves others too.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ...protocol import jsonrpc
 from ...settings.schema import Limits
 
 COMMENT_SECONDS: Final = 15.0
-"""Silence after which a connection gets a comment: proxies cut what is silent for 60 s, some for 30 s."""
+"""Idle time after which a connection gets a comment: proxies cut idle connections after 60 s, some after 30 s."""
 RETRY_MILLISECONDS: Final = 1_000
-"""After what time a client comes back to a stream whose connection ended."""
+"""Reconnection time for clients (SSE `retry`)."""
 CONNECTIONS: Final = 4
-"""Connections one stream has at most; one more ends the oldest."""
+"""Most connections per stream; one more ends the oldest."""
 ANSWERS_KEPT: Final = 2
-"""Answers of the largest size that fit in the store however small `http_replay_bytes` is, so that a client that reads gets its own."""
+"""The store has room for at least this many largest responses, so that a client that reads gets its own."""
 PIECE: Final = 16 * 1024
-"""Bytes that are handed to a connection at a time: what it has not taken yet is counted in the store, what the socket holds is not."""
+"""Bytes passed to a connection at a time: what it has not taken counts in the store, what the socket holds does not."""
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",
@@ -42,53 +42,53 @@ HEADERS: Final = {
 COMMENT: Final = b": still here\n\n"
 
 
-class Holder(Protocol):
-    """What keeps bytes for the clients of one endpoint."""
+class BufferHolder(Protocol):
+    """Something that keeps bytes for clients of one endpoint."""
 
     @property
     def owner(self) -> str:
         """The endpoint's name."""
 
     def spare(self) -> None:
-        """Let go of what nobody waits for."""
+        """Drop what nobody waits for."""
 
     def drop(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
 
 
 class Store:
-    """How many bytes wait for all HTTP clients of a server, and who pays when they are too many: the endpoint that holds most."""
+    """Counts the bytes kept for all HTTP clients of a server; when there are too many, the endpoint that holds most drops some."""
 
     def __init__(self, most: int, at_least: int = 0) -> None:
-        """At most `most` bytes are kept; what somebody may still read is never dropped below `at_least` bytes."""
+        """At most `most` bytes are kept; undelivered events are dropped only above `at_least` bytes."""
         self.most = most
         self.used = 0
         self._unread = max(most, at_least)
-        self._held: dict[str, dict[Holder, int]] = {}
-        """Endpoint → who holds how many bytes there."""
+        self._held: dict[str, dict[BufferHolder, int]] = {}
+        """Endpoint → holder → bytes."""
         self._sums: dict[str, int] = {}
-        """Endpoint → bytes held there."""
+        """Endpoint → bytes."""
 
     @classmethod
     def of(cls, limits: Limits) -> Store:
         """The store of one server."""
         return cls(limits.http_replay_bytes, ANSWERS_KEPT * limits.http_answer_bytes)
 
-    def take(self, holder: Holder, size: int) -> None:
-        """A holder keeps so many bytes more. Afterwards there is room: some holder, perhaps this one, was told to let go."""
+    def take(self, holder: BufferHolder, size: int) -> None:
+        """A holder keeps `size` more bytes. Afterwards there is room: holders, perhaps this one, had to drop some."""
         self._count(holder, size)
         if self.used > self.most:
             self._make_room()
 
-    def free(self, holder: Holder, size: int) -> None:
-        """A holder keeps so many bytes less."""
+    def free(self, holder: BufferHolder, size: int) -> None:
+        """A holder keeps `size` fewer bytes."""
         self._count(holder, -size)
 
     def held_by(self, owner: str) -> int:
-        """Bytes held at one endpoint."""
+        """Bytes held for one endpoint."""
         return self._sums.get(owner, 0)
 
-    def _count(self, holder: Holder, size: int) -> None:
+    def _count(self, holder: BufferHolder, size: int) -> None:
         if not size:
             return
         owner = holder.owner
@@ -102,7 +102,7 @@ class Store:
             del self._held[owner], self._sums[owner]
 
     def _make_room(self) -> None:
-        """Until a quarter is free, so that a flood is sorted out once per so many bytes and not once per event."""
+        """Drop until a quarter is free, so that the cost is paid once per that many bytes and not once per event."""
         room = self._unread * 3 // 4 if self.used > self._unread else self.most * 3 // 4
         dropping = self.used > self._unread
         fattest = [(-size, owner) for owner, size in self._sums.items()]
@@ -121,8 +121,8 @@ class Store:
                     heapq.heappush(fattest, (-self._sums[owner], owner))
 
 
-class _Event:
-    """One event: what is its stream's own, and what other streams may keep too."""
+class _StoredEvent:
+    """One event: its id, and the rest, which streams may share."""
 
     __slots__ = ("id", "rest")
 
@@ -134,39 +134,39 @@ class _Event:
         return len(self.id) + len(self.rest)
 
 
-def _bytes(events: list[_Event]) -> int:
+def _bytes(events: list[_StoredEvent]) -> int:
     return sum(map(len, events))
 
 
 def event_of(frame: bytes, kind: bytes = b"message") -> bytes:
-    """A frame as an event that has no id yet."""
+    """A frame as an event without an id."""
     return b"event: %b\ndata: %b\n\n" % (kind, jsonrpc.one_line(frame))
 
 
 class Stream:
-    """The events of one POST, or of the session itself, in their order."""
+    """The ordered events of one POST, or of the session itself."""
 
     __slots__ = ("_connections", "_kept", "_lost", "_sent", "_store", "ended", "last", "number", "owner", "queued", "size", "written")
 
     def __init__(self, number: int, owner: str, store: Store, *, primed: bool) -> None:
-        """`owner` is the endpoint. `primed` says that the client understands an event without data: it gives it an id to come back with."""
+        """`owner` is the endpoint. `primed`: send an event without data first, whose id the client can resume with."""
         self.number = number
         self.owner = owner
         self.last = 0
-        """The place of the newest event."""
+        """Place of the newest event."""
         self.written = 0
-        """The place of the newest event that was given to a connection."""
+        """Place of the newest event given to a connection."""
         self.queued = 0
-        """Bytes that no connection has taken yet."""
+        """Bytes not taken by a connection."""
         self.size = 0
         """Bytes kept, taken or not."""
         self.ended = False
         self._sent = 0
-        """The place of the newest event that a connection has taken whole."""
-        self._kept: list[_Event] = []
+        """Place of the newest event completely taken by a connection."""
+        self._kept: list[_StoredEvent] = []
         """The events from place `_lost + 1` on."""
         self._lost = 0
-        """The place up to which events were forgotten."""
+        """Place up to which events were dropped."""
         self._store = store
         self._connections: list[Connection] = []
         if primed:
@@ -174,39 +174,39 @@ class Stream:
 
     @property
     def connected(self) -> bool:
-        """Whether somebody reads it."""
+        """Whether a connection reads it."""
         return bool(self._connections)
 
-    def say(self, frame: bytes, kind: bytes = b"message") -> None:
-        """One JSON-RPC frame, or the data of another kind of event."""
+    def add(self, frame: bytes, kind: bytes = b"message") -> None:
+        """Add a JSON-RPC frame, or the data of another kind of event."""
         self.keep(event_of(frame, kind))
 
     def end(self) -> None:
-        """Nothing comes after this; who reads gets the rest, and the connection ends."""
+        """Mark the end; connections get the rest and then end."""
         self.ended = True
         self._wake()
 
     def close(self) -> None:
-        """End at once, and keep nothing."""
+        """End at once and drop everything."""
         self.end()
         self._forget(self.last)
 
     def spare(self) -> None:
-        """Let go of what was taken, and of everything if nobody reads."""
+        """Drop delivered events, and all events if nobody is connected."""
         if not self._connections:
             self._forget(self.last)
-        else:  # what a connection is writing it holds anyway
+        else:  # events being written are still referenced
             self._forget(min([self._sent, *(connection.begun - 1 for connection in self._connections if connection.begun)]))
 
     def drop(self) -> None:
-        """Let go of everything: who has not read it is cut off."""
+        """Drop everything and end the connections."""
         for connection in self._connections:
             connection.leave()
         self._connections.clear()
         self._forget(self.last)
 
     def _forget(self, place: int) -> None:
-        """Let go of the events up to a place."""
+        """Drop the events up to a place."""
         gone = self._kept[: max(0, place - self._lost)]
         freed = _bytes(gone)
         self.queued -= _bytes(gone[max(0, self._sent - self._lost) :])
@@ -219,11 +219,11 @@ class Stream:
 
     @property
     def empty(self) -> bool:
-        """Whether it is over and nothing of it is left."""
+        """Whether it has ended and nothing is kept."""
         return self.ended and not self._kept and not self._connections
 
     def connect(self, after: int | None = None) -> Connection | None:
-        """A new connection; `after` is the place of the last event it has. None if what it needs was forgotten."""
+        """A new connection; `after` is the place of its last event. None if a needed event was dropped."""
         if after is not None:
             if after < self._lost or after > self.last:
                 return None
@@ -236,14 +236,14 @@ class Stream:
         return connection
 
     def disconnect(self, connection: Connection) -> None:
-        """A connection is gone, what it was given with it; the one before it is spoken to from now on."""
+        """A connection has ended, and what it was given is lost; the one before it is written to from now on."""
         if connection in self._connections:
             self.taken(connection)
             self._connections.remove(connection)
             self._wake()
 
     def pieces(self, connection: Connection) -> list[bytes]:
-        """What is to be written to this connection now: one event, or several small ones. `taken` says that it was."""
+        """What to write to this connection next: one event, or several small ones. Call `taken` afterwards."""
         if self.written == self.last or not self._connections or self._connections[-1] is not connection:
             return []
         first = self.written - self._lost
@@ -257,17 +257,17 @@ class Stream:
         return [b"".join(parts)] if size <= PIECE else parts
 
     def taken(self, connection: Connection) -> None:
-        """A connection has taken what it was given."""
+        """The connection has taken what it was given."""
         if connection.begun:
             connection.begun = 0
-            place = max(self._sent, min(connection.until, self.written))  # a newer connection may have asked for some of it again
+            place = max(self._sent, min(connection.until, self.written))  # a newer connection may have rewound
             self.queued -= _bytes(self._kept[self._sent - self._lost : place - self._lost])
             self._sent = place
 
     def keep(self, rest: bytes) -> None:
-        """One event without its id. Many streams may keep the same bytes."""
+        """Add one event without its id. Streams may share the bytes."""
         self.last += 1
-        event = _Event(b"id: %d-%d\n" % (self.number, self.last), rest)
+        event = _StoredEvent(b"id: %d-%d\n" % (self.number, self.last), rest)
         self._kept.append(event)
         self.queued += len(event)
         self.size += len(event)
@@ -280,46 +280,46 @@ class Stream:
 
 
 class Connection:
-    """One HTTP answer that carries a stream."""
+    """One HTTP response that carries a stream."""
 
     __slots__ = ("_news", "begun", "left", "patience", "stream", "until")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.left = False
-        """Whether it has to end: too many newer ones came, or it was not read and there was no room."""
+        """Whether it must end: there are too many newer ones, or its client did not read and there was no room."""
         self.begun = 0
-        """The place of the first event it is writing, 0 if it writes none."""
+        """Place of the first event being written, 0 if none."""
         self.until = 0
-        """The place of the last one."""
+        """Place of the last event being written."""
         self.patience: asyncio.Timeout | None = None
-        """How long its client may take for what is being written."""
+        """Timeout of the write in progress."""
         self._news = asyncio.Event()
 
     def wake(self) -> None:
-        """There is something to look at."""
+        """Something has changed."""
         self._news.set()
 
     def leave(self) -> None:
-        """It has to end, even if its client takes nothing."""
+        """End it, even if its client does not read."""
         self.left = True
         self._news.set()
         if self.patience is not None and not self.patience.expired():
             self.patience.reschedule(0.0)
 
     async def news(self) -> None:
-        """Wait until there is something to look at."""
+        """Wait until something has changed."""
         await self._news.wait()
         self._news.clear()
 
 
-class Events(Response):
-    """The HTTP answer that carries a connection until its stream ends or its client leaves."""
+class EventsResponse(Response):
+    """The HTTP response of a connection, until its stream ends or its client disconnects."""
 
     media_type = "text/event-stream"
 
     def __init__(self, connection: Connection, stalled_seconds: float, headers: Mapping[str, str] | None = None) -> None:
-        """A client that takes nothing for `stalled_seconds` has left."""
+        """A client that takes nothing for `stalled_seconds` is disconnected."""
         self.status_code = 200
         self.background = None
         self.init_headers(HEADERS | dict(headers or {}))
@@ -333,7 +333,7 @@ class Events(Response):
             await self._write(send, gone)
             await self._send(send, b"", more=False)
         except TimeoutError:
-            cut(scope)  # without the last chunk, which says that more was to come
+            cut(scope)  # without the final chunk, so that the client notices
         finally:
             gone.cancel()
             self._connection.stream.disconnect(self._connection)
@@ -362,7 +362,7 @@ class Events(Response):
             connection.patience = None
 
     async def _wait(self, gone: asyncio.Task[None]) -> bytes:
-        """Until there is something to look at: nothing, or the comment that keeps a silent connection alive."""
+        """Wait for a change; returns empty, or the comment for an idle connection."""
         news = asyncio.create_task(self._connection.news())
         try:
             done, _ = await asyncio.wait((news, gone), timeout=COMMENT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -372,6 +372,6 @@ class Events(Response):
 
 
 async def hung_up(receive: Receive) -> None:
-    """Wait until the client has gone."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

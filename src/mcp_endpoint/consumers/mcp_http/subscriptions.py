@@ -1,4 +1,4 @@
-"""The stream of one subscription: what it was opened for, tagged with the id of its request."""
+"""The event stream of one subscription (MCP 2026-07-28)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...protocol.jsonrpc import Frame
 from ...settings.schema import Limits
 from .answers import StreamedAnswer
 from .caller import Caller
-from .envelope import Asked, Refused
+from .envelope import Rejected, StatelessRequest
 from .exchange import Exchange
 from .streams import COMMENT, COMMENT_SECONDS, Store, event_of, hung_up
 
@@ -27,23 +27,23 @@ ANNOUNCED: Final = {
     methods.PROMPTS_CHANGED: ("promptsListChanged", "prompts"),
     methods.RESOURCES_CHANGED: ("resourcesListChanged", "resources"),
 }
-"""What a stream may be opened for: the notification, its name in the filter, and the capability it belongs to."""
+"""Notification → its name in the filter, and the capability it belongs to."""
 RESOURCES: Final = 100
-"""Resources one stream may be opened for."""
+"""Most resources of one subscription."""
 
 
 class Listener(StreamedAnswer):
-    """The stream of one `subscriptions/listen`: what it was opened for, tagged with the request's id."""
+    """The stream of one `subscriptions/listen`; its notifications are tagged with the request's id."""
 
-    def __init__(self, asked: Asked, caller: Caller, limits: Limits, store: Store, over: Callable[[Listener], None]) -> None:
-        """`over` is told when the stream has ended; `store` counts what its client has not read."""
+    def __init__(self, asked: StatelessRequest, caller: Caller, limits: Limits, store: Store, over: Callable[[Listener], None]) -> None:
+        """`over` is called when the stream has ended; `store` counts what its client has not read."""
         super().__init__(limits.stalled_seconds)
         self._store = store
-        self._tell_over = over
+        self._on_end = over
         self.owner = caller.name
-        """The endpoint."""
+        """The endpoint's name."""
         self._asked = asked
-        self._exchange = Exchange(caller, limits, store, hears=self._heard)
+        self._exchange = Exchange(caller, limits, store, on_notification=self._on_notification)
         self._methods: set[str] = set()
         self._resources: set[str] = set()
         self._events: dict[bytes, None] = {}
@@ -51,10 +51,10 @@ class Listener(StreamedAnswer):
         self._over = False
 
     async def open(self, wanted: Mapping[str, Any]) -> None:
-        """Find out what can be had of what is wanted. Raises Refused."""
-        await self._exchange.introduce()
+        """Determine which of the wanted notifications are available, and subscribe. Raises Rejected."""
+        await self._exchange.initialize()
         if not self._exchange.welcome:
-            raise Refused(stateless.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
+            raise Rejected(stateless.INTERNAL, "the endpoint does not answer / 接入点没有应答", id=self._asked.id)
         had = capabilities_of(self._exchange)
         honored: dict[str, Any] = {}
         for method, (name, capability) in ANNOUNCED.items():
@@ -70,17 +70,17 @@ class Listener(StreamedAnswer):
             if self._resources:
                 honored["resourceSubscriptions"] = sorted(self._resources)
         acknowledged = Raw(_encode({"notifications": honored}))
-        # What was heard meanwhile comes after the acknowledgement.
+        # Notifications received meanwhile are sent after the acknowledgement.
         first = stateless.tagged(methods.ACKNOWLEDGED, acknowledged, self._asked.id)
-        heard = list(self._events)
+        received = list(self._events)
         self._forget()
-        for event in (first, *heard):
+        for event in (first, *received):
             self._keep(event)
 
-    def _heard(self, method: str, frame: Frame) -> None:
+    def _on_notification(self, method: str, frame: Frame) -> None:
         if self._over or (method not in self._methods and not (method == methods.UPDATED and self._resources)):
             return
-        # Every one of them means "look again": one that waits to be read says it for the next too.
+        # Each means "read again", so an unread one covers later ones.
         self._keep(stateless.tagged(method, frame.params, self._asked.id))
 
     def _keep(self, event: bytes) -> None:
@@ -103,23 +103,23 @@ class Listener(StreamedAnswer):
         self._exchange.unread = 0
 
     def spare(self) -> None:
-        """All that is kept is waited for."""
+        """Nothing: everything that is kept is needed."""
 
     def drop(self) -> None:
-        """There is no room for what waits: the subscription ends, so that its client knows that it missed something."""
+        """There is no room: end the subscription, so that its client knows that it missed something."""
         self._forget()
         self.end()
 
     def end(self) -> None:
-        """The server ends the stream: the client hears so."""
+        """End the stream properly."""
         self._over = True
         self._news.set()
 
     def leave(self) -> None:
-        """The stream is over."""
+        """The stream has ended."""
         self._exchange.close(*errors.GOING_AWAY)
         self._forget()
-        self._tell_over(self)
+        self._on_end(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.ensure_future(hung_up(receive))
@@ -131,7 +131,7 @@ class Listener(StreamedAnswer):
                     await self._write(send, event_of(self._next()))
                 elif self._over or self._exchange.ended:
                     tag = _encode({methods.META: {methods.SUBSCRIPTION_KEY: Raw(self._asked.id)}})
-                    body = stateless.outward(methods.LISTEN, tag, self._exchange.server)
+                    body = stateless.for_stateless(methods.LISTEN, tag, self._exchange.server)
                     await self._write(send, event_of(jsonrpc.result(self._asked.id, body)), more=False)
                     return
                 else:
@@ -152,7 +152,7 @@ class Listener(StreamedAnswer):
 
 
 def capabilities_of(exchange: Exchange) -> dict[str, Any]:
-    """What the endpoint can; that tools came or went it announces itself, whatever the only tool says of that."""
+    """The endpoint's capabilities; it announces changes of its tools itself, whatever its only tool declares."""
     found = stateless.objects(stateless.fields(exchange.welcome).get("capabilities", UNSET))
     tools = found.get("tools")
     return found | {"tools": tools | {"listChanged": True}} if isinstance(tools, dict) else found
