@@ -154,7 +154,7 @@ async def test_the_end_of_the_link_is_an_answer_too() -> None:
     await tool.hears("tools/call")
     made.close(1001, "going away")
     made.send(b'{"jsonrpc":"2.0","id":1,"result":{}}')
-    made.say(b'{"jsonrpc":"2.0","method":"x"}')
+    made.forward(b'{"jsonrpc":"2.0","method":"x"}')
     made.ping()
     assert (await asyncio.wait_for(asking, BOUND)).error is not UNSET
     await made.news(1.0)
