@@ -8,7 +8,7 @@ from plays import Play, answer, call, notification
 
 from mcp_endpoint import errors
 from mcp_endpoint.core.parties import NEVER, Call, Parked
-from mcp_endpoint.core.waiting import ROUND_SECONDS, take
+from mcp_endpoint.core.waiting import ROUND_SECONDS
 from mcp_endpoint.settings.schema import Limits
 
 
@@ -17,19 +17,21 @@ def parked(until: float, consumer: Any = None) -> Parked:
 
 
 def test_what_is_due_is_taken_and_the_rest_stays() -> None:
+    waiting = Play().endpoint.waiting
     early, late, forever = parked(1.0), parked(2.0), parked(NEVER)
-    queue = [early, late, forever]
-    assert take(queue, 1.0) == [early]
-    assert queue == [late, forever]
-    assert take(queue) == [late, forever]
-    assert not queue
+    waiting.held = (early, late, forever)
+    assert waiting.take("held", 1.0) == [early]
+    assert waiting.held == (late, forever)
+    assert waiting.take("held") == [late, forever]
+    assert not waiting.held
 
 
 def test_what_is_put_in_while_a_queue_is_walked_stays_for_the_next_time() -> None:
-    queue = [parked(1.0)]
-    taken = take(queue)
-    queue += taken
-    assert queue == taken and len(taken) == 1
+    waiting = Play().endpoint.waiting
+    waiting.held = (parked(1.0),)
+    for one in waiting.take("held"):
+        waiting.keep_holding(one)
+    assert len(waiting.held) == 1
 
 
 def test_a_call_that_is_cancelled_while_it_is_parked_gives_its_room_back() -> None:

@@ -129,8 +129,8 @@ WRONG = [
     Wrong(
         "order is kept while a provider is being greeted",
         "core/lifecycle",
-        "provider.waiting.append(Waiting(consumer, call, data))",
-        "provider.waiting.insert(0, Waiting(consumer, call, data))",
+        "provider.waiting = (*provider.waiting, Waiting(consumer, call, data))",
+        "provider.waiting = (Waiting(consumer, call, data), *provider.waiting)",
     ),
     # -- one provider is a wire, several are one server --------------------------------------------------------------------
     Wrong(
@@ -500,7 +500,7 @@ WRONG = [
     Wrong(
         "what waited too long for a greeting gives its room back",
         "core/lifecycle",
-        "                provider.waiting_bytes -= len(waiting.data)\n",
+        "            provider.waiting_bytes = sum(len(waiting.data) for waiting in kept)\n",
         "",
     ),
 ]

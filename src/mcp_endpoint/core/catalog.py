@@ -159,6 +159,13 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
+_NO_OWNERS: Final[dict[str, tuple[str, str]]] = {}
+_NO_EXPORTED: Final[dict[tuple[str, str], str]] = {}
+_NO_CALLED: Final[dict[str, None]] = {}
+_NO_LABELS: Final[dict[str, str]] = {}
+"""What a catalog has as long as nobody brought anything; these are never filled."""
+
+
 class Catalog:
     """All tools of one endpoint. `limit` is the number of tools, `page_bytes` that of a page of a list that must be paged."""
 
@@ -182,14 +189,14 @@ class Catalog:
         self.limit = limit
         self.page_bytes = page_bytes
         self.shelves: list[Shelf] = []
-        self.owners: dict[str, tuple[str, str]] = {}
-        self.exported: dict[tuple[str, str], str] = {}
-        self.called: dict[str, None] = {}
+        self.owners = _NO_OWNERS
+        self.exported = _NO_EXPORTED
+        self.called = _NO_CALLED
         """The names somebody called by way of this catalog; they keep their meaning."""
         self.full = False
         """Whether something on the shelves has no name because there is none left."""
         self.revision = 0
-        self._labels: dict[str, str] = {}
+        self._labels = _NO_LABELS
         self._pages: list[bytes] | None = None
         self._fingerprint = b""
 
@@ -204,7 +211,7 @@ class Catalog:
         if not server_id:
             return label
         if label not in self._labels and len(self._labels) < LABELS:
-            self._labels[label] = server_id
+            self._labels = {**self._labels, label: server_id}
         if self._labels.get(label) == server_id:
             return label
         return f"{label[: NAME_CHARS - 7]}_{_digest(server_id)}"
@@ -216,7 +223,7 @@ class Catalog:
                 return shelf
         return None
 
-    def put(self, provider: Provider, label: str, order: int, tools: list[Tool]) -> int:
+    def put(self, provider: Provider, label: str, order: int, tools: Iterable[Tool]) -> int:
         """Take a provider's tools in, in place of what it, or one of its label that left, brought before.
 
         Gives the number of tools that were left out: those that found no room (a replica takes none, so that a newcomer is not cut
@@ -313,6 +320,8 @@ class Catalog:
         if exported in self.owners:
             exported = self.kind.join(label, name, _digest(f"{label}__{name}"))
         # Two hashes of 24 bits that meet leave the second tool without a name rather than with somebody else's.
+        if not self.owners:
+            self.owners, self.exported, self.called = {}, {}, {}
         if exported not in self.owners:
             self.owners[exported] = (label, name)
             self.exported[label, name] = exported

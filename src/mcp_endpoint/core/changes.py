@@ -10,7 +10,6 @@ from .notifications import Notifications
 from .part import EndpointPart
 from .parties import Provider, Waiting
 from .routing import Routing
-from .waiting import take
 
 
 class Changes(EndpointPart):
@@ -30,7 +29,7 @@ class Changes(EndpointPart):
         self.roster.update_direct()
         self.lifecycle.settle()
         if not self.roster.settling():
-            for parked in take(self.waiting.unsettled):
+            for parked in self.waiting.take("unsettled"):
                 self.routing.again(parked.call, parked.data, now)
         self.retry_parked(now)
         self.lists.answer_held(now)
@@ -57,7 +56,7 @@ class Changes(EndpointPart):
         """Find the way of calls whose provider left, now that somebody is there."""
         if not self.waiting.parked or not self.roster.providers or self.roster.settling():
             return
-        for parked in take(self.waiting.parked):
+        for parked in self.waiting.take("parked"):
             self.routing.again(parked.call, parked.data, now)
 
     def listing_ended(self, now: float) -> None:

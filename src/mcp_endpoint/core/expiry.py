@@ -7,7 +7,7 @@ from ..protocol import jsonrpc, methods
 from .endings import Endings
 from .ledger import most_of
 from .parties import NEVER
-from .waiting import take
+from .waiting import QUEUES
 
 
 def expire(at: Endings, now: float) -> None:
@@ -21,11 +21,11 @@ def expire(at: Endings, now: float) -> None:
         at.lifecycle.expire_waiting(provider, now)
     for consumer in at.roster.consumers:
         at.ledger.expire_asks(consumer, now)
-    for parked in take(at.waiting.initializes, now):
+    for parked in at.waiting.take("initializes", now):
         at.lifecycle.welcome(parked.call)
-    for parked in take(at.waiting.unsettled, now):
+    for parked in at.waiting.take("unsettled", now):
         at.routing.again(parked.call, parked.data, now, patient=False)
-    for parked in take(at.waiting.parked, now):
+    for parked in at.waiting.take("parked", now):
         at.delivery.nobody(parked.call)
     if at.catalog.sweep(now - at.ledger.limits.grace_seconds):
         at.lists.changed()
@@ -54,8 +54,8 @@ def drain(at: Endings, now: float) -> None:
                 at.ledger.cancel(call, "the server is stopping")
             at.ledger.fail(call, errors.PROVIDER_GONE, "the server is stopping / 服务器正在停止", delivered=call.provider is not None)
     at.lists.take_back()
-    for queue in (at.waiting.held, at.waiting.parked, at.waiting.unsettled, at.waiting.initializes):
-        for parked in take(queue):
+    for queue in reversed(QUEUES):
+        for parked in at.waiting.take(queue):
             if parked.call.method == methods.INITIALIZE:
                 at.lifecycle.welcome(parked.call)
             elif parked.call.method == methods.TOOLS_LIST:

@@ -256,6 +256,8 @@ class Ledger:
         number = consumer.last_ask + 1
         first, second = with_id(data, frame, number_text(number))
         consumer.last_ask = number
+        if not consumer.asks:
+            consumer.asks = {}
         ask = consumer.asks[number] = ClientRequest(provider, id, key, capability, now + consumer.ask_seconds)
         if consumer.in_process:
             for call in provider.pending.calls.values():

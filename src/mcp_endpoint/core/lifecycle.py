@@ -34,7 +34,7 @@ from .older_clients import edits_for
 from .parties import NEVER, Call, Consumer, Provider, State, Step, Waiting, Welcome, is_open
 from .roster import Roster
 from .translator import Translator
-from .waiting import WaitingRequests, take
+from .waiting import WaitingRequests
 
 NAME_CHARS: Final = 128
 """Characters kept of the name a peer gives itself."""
@@ -300,23 +300,25 @@ class Lifecycle:
                 self.ledger.fail(call, errors.BUSY, "too much waits for this tool's greeting / 等待工具端握手的数据过多", delivered=False)
             return
         provider.waiting_bytes += len(data)
-        provider.waiting.append(Waiting(consumer, call, data))
+        provider.waiting = (*provider.waiting, Waiting(consumer, call, data))
         if call is not None:
             self.waiting.wake_at(call.deadline)
 
-    def take_waiting(self, provider: Provider) -> list[Waiting]:
+    def take_waiting(self, provider: Provider) -> tuple[Waiting, ...]:
         """Take out the frames that wait until a provider is greeted."""
-        waiting, provider.waiting = provider.waiting, []
+        waiting, provider.waiting = provider.waiting, ()
         provider.waiting_bytes = 0
         return waiting
 
     def expire_waiting(self, provider: Provider, now: float) -> None:
         """Answer the calls that waited for a greeting until their deadline."""
-        for waiting in list(provider.waiting):
-            if waiting.call is not None and waiting.call.deadline <= now:
-                provider.waiting.remove(waiting)
-                provider.waiting_bytes -= len(waiting.data)
-                self.ledger.timed_out(waiting.call, delivered=False)
+        kept = [waiting for waiting in provider.waiting if waiting.call is None or waiting.call.deadline > now]
+        expired = [waiting.call for waiting in provider.waiting if waiting.call is not None and waiting.call.deadline <= now]
+        if expired:
+            provider.waiting = tuple(kept)
+            provider.waiting_bytes = sum(len(waiting.data) for waiting in kept)
+        for call in expired:
+            self.ledger.timed_out(call, delivered=False)
 
     def forget_closed(self) -> None:
         """Drop cancelled requests, and frames of consumers that left, from every waiting queue."""
@@ -325,7 +327,7 @@ class Lifecycle:
             if provider.waiting:
                 kept = [frame for frame in provider.waiting if frame.consumer in self.roster.consumers]
                 kept = [frame for frame in kept if frame.call is None or is_open(frame.call)]
-                provider.waiting = kept
+                provider.waiting = tuple(kept)
                 provider.waiting_bytes = sum(len(frame.data) for frame in kept)
 
     def settle(self) -> None:
@@ -335,7 +337,7 @@ class Lifecycle:
         states = [provider.state for provider in self.roster.providers]
         if State.INITIALIZING in states and State.READY not in states:
             return
-        for parked in take(self.waiting.initializes):
+        for parked in self.waiting.take("initializes"):
             self.welcome(parked.call)
 
     def welcome(self, call: Call) -> None:
@@ -368,7 +370,7 @@ class Lifecycle:
             self._give_up_lists(provider, provider.listing)
         self.finish_handshake(provider)
         provider.list_changed = False
-        provider.pages = []
+        provider.pages = ()
         provider.paged = False
         provider.listing = Call(None, b"null", b"", methods.TOOLS_LIST, now, now + self.limits.list_seconds, provider, purpose="list")
         self._ask_page(provider, provider.listing, b"{}")
@@ -395,7 +397,7 @@ class Lifecycle:
         if page is None:
             self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)
         else:
-            provider.pages += page[0]
+            provider.pages = (*provider.pages, *page[0])
             # An endless list ends at the limit of tools or of bytes, and at the deadline of its first page.
             size = sum(len(tool.definition) for tool in provider.pages)
             room = len(provider.pages) < self.limits.tools_per_endpoint and size < self.limits.provider_message_bytes

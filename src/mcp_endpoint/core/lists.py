@@ -14,8 +14,7 @@ from .delivery import Delivery
 from .ledger import most_of
 from .lifecycle import is_missing
 from .part import EndpointPart
-from .parties import NEVER, Call, Consumer, Provider, State
-from .waiting import take
+from .parties import LONG_AGO, NEVER, Call, Consumer, Provider, State
 
 
 class _ListParams(msgspec.Struct):
@@ -41,8 +40,8 @@ class Lists(EndpointPart):
     def __init__(self, delivery: Delivery) -> None:
         super().__init__(delivery)
         self.announce = False
-        self._announced = -NEVER
-        self._lost_at = -NEVER  # when one left that had not told its tools yet
+        self._announced = LONG_AGO
+        self._lost_at = LONG_AGO  # when one left that had not told its tools yet
         self._ready_at = NEVER  # since when somebody could answer the held lists
 
     def changed(self) -> None:
@@ -139,7 +138,7 @@ class Lists(EndpointPart):
 
     def _expected_until(self, provider: Provider) -> float:
         """How long a held list waits for a provider that has not answered its greeting or its first list."""
-        return -NEVER if provider.answered else max(provider.since, provider.greeted) + self.settings.hold_seconds
+        return LONG_AGO if provider.answered else max(provider.since, provider.greeted) + self.settings.hold_seconds
 
     def _held_until(self, now: float) -> float:
         """When the held lists are answered if nothing changes; NEVER as long as there is nobody who could.
@@ -161,7 +160,7 @@ class Lists(EndpointPart):
             return
         due = self._held_until(now)
         told = any(provider.answered for provider in self.roster.providers)
-        for parked in take(self.waiting.held):
+        for parked in self.waiting.take("held"):
             call = parked.call
             assert call.consumer is not None
             if now < due and not (told and call.consumer.patient):

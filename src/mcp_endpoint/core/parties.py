@@ -17,6 +17,7 @@ Receive = Callable[[Any, bytes, float, bool], None]
 """How a link hands a frame in: the party, the frame, the time, and whether the wire has checked that it is UTF-8."""
 MAX_ID: Final = 2**31 - 1
 NEVER: Final = float("inf")
+LONG_AGO: Final = -NEVER
 NO_EDITS: Final[Mapping[str, Edit]] = {}
 EVERYTHING: Final = -1
 """The log level of a consumer that asked for none: it hears all there is."""
@@ -133,6 +134,11 @@ class ClientRequest(msgspec.Struct, eq=False):
     deadline: float
 
 
+NO_ASKS: Final[dict[int, ClientRequest]] = {}
+_NO_LATE: Final[dict[int, None]] = {}
+"""What a party has as long as it has none: never filled, so that an idle link is kept small."""
+
+
 class Consumer:
     """Whoever asks, on its link: a device, the server that speaks for it, an MCP client."""
 
@@ -177,7 +183,7 @@ class Consumer:
         self.since = since
         self.receive = receive
         self.owed: dict[Call, None] = {}
-        self.asks: dict[int, ClientRequest] = {}
+        self.asks = NO_ASKS
         self.last_ask = 0
         self.name = ""
         self.asked_version = ""
@@ -197,7 +203,7 @@ class Pending:
     def __init__(self, remember: int) -> None:
         self.calls: dict[int, Call] = {}
         self._last = 0
-        self._late: dict[int, None] = {}  # in the order in which they were given up
+        self._late = _NO_LATE  # in the order in which they were given up
         self._remember = remember
 
     def add(self, call: Call) -> int:
@@ -214,6 +220,8 @@ class Pending:
     def give_up(self, number: int) -> None:
         """Take a call out without an answer; one that comes later is late, not unknown."""
         del self.calls[number]
+        if not self._late:
+            self._late = {}
         self._late[number] = None
         if len(self._late) > self._remember:
             del self._late[next(iter(self._late))]
@@ -324,21 +332,21 @@ class Provider:
         self.carried = False  # a consumer's request went to it without any handshake
         self.proven = False  # and it answered one, so it does not insist on a handshake
         self.greeter: Consumer | None = None  # the consumer whose initialize was carried
-        self.greeted = -NEVER  # when its greeting began
+        self.greeted = LONG_AGO  # when its greeting began
         self.greeting: Call | None = None  # until it is answered, however late
         self.welcome: Welcome | None = None
         self.failed = ""  # why it is bare, for hints
         self.initialized_sent = False
-        self.waiting: list[Waiting] = []
+        self.waiting: tuple[Waiting, ...] = ()
         self.waiting_bytes = 0
         self.listing: Call | None = None  # the endpoint's own tools/list in flight
-        self.pages: list[Tool] = []
+        self.pages: tuple[Tool, ...] = ()
         self.paged = False  # the first page of this listing has come
         self.listed = False  # its shelf is complete
         self.relist = False  # its tools changed while they were being listed
         self.list_changed = False  # it said so before it was ready
         self.noise = 0
-        self.noise_told = float("-inf")
+        self.noise_told = LONG_AGO
         self.translator: Translator | None = None  # stands before its link if it knows the stateless era only
 
     def move(self, step: Step) -> None:

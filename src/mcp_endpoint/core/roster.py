@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..settings.schema import EndpointSettings
 from .catalog import Catalog
-from .parties import NEVER, Consumer, Provider, State
+from .parties import LONG_AGO, Consumer, Provider, State
 from .waiting import WaitingRequests
 
 
@@ -27,7 +27,7 @@ class Roster:
         self._catalog = catalog
         self._waiting = waiting
         self._attached = 0
-        self.attached_at = -NEVER  # when the newest provider came
+        self.attached_at = LONG_AGO  # when the newest provider came
         self.providers: list[Provider] = []
         self.consumers: dict[Consumer, None] = {}
         self.sole: Provider | None = None

@@ -11,7 +11,7 @@ What waits for one provider's greeting is in `Provider.waiting`. A request waits
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from .. import errors
 from ..protocol import jsonrpc, methods
@@ -21,15 +21,9 @@ from .parties import NEVER, Call, Consumer, Parked, is_open
 ROUND_SECONDS: Final = 0.02
 """Seconds between two looks at the deadlines at least, so that a flood of staggered deadlines costs a bounded number of rounds."""
 
-
+Queue = Literal["initializes", "unsettled", "parked", "held"]
+QUEUES: Final[tuple[Queue, ...]] = ("initializes", "unsettled", "parked", "held")
 Owner = TypeVar("Owner")
-
-
-def take(queue: list[Parked], until: float = NEVER) -> list[Parked]:
-    """Take out of a queue what waits until `until` or less, all by default: what is put in meanwhile stays."""
-    taken = [parked for parked in queue if parked.until <= until]
-    queue[:] = [parked for parked in queue if parked.until > until]
-    return taken
 
 
 class WaitingRequests:
@@ -44,10 +38,20 @@ class WaitingRequests:
         self._owner = owner
         self.draining = draining
         self.wake = NEVER
-        self.initializes: list[Parked] = []
-        self.unsettled: list[Parked] = []
-        self.parked: list[Parked] = []
-        self.held: list[Parked] = []
+        # Tuples: an empty one takes no memory, and in most endpoints nothing ever waits.
+        self.initializes: tuple[Parked, ...] = ()
+        self.unsettled: tuple[Parked, ...] = ()
+        self.parked: tuple[Parked, ...] = ()
+        self.held: tuple[Parked, ...] = ()
+
+    def take(self, queue: Queue, until: float = NEVER) -> list[Parked]:
+        """Take out of a queue what waits until `until` or less, all by default: what is put in meanwhile stays."""
+        waiting: tuple[Parked, ...] = getattr(self, queue)
+        setattr(self, queue, tuple(parked for parked in waiting if parked.until > until))
+        return [parked for parked in waiting if parked.until <= until]
+
+    def _put(self, queue: Queue, parked: Parked) -> None:
+        setattr(self, queue, (*getattr(self, queue), parked))
 
     def wake_at(self, when: float) -> None:
         """See to it that `expire` is called at `when`, or earlier."""
@@ -57,9 +61,9 @@ class WaitingRequests:
 
     def until_settled(self, call: Call, data: bytes, now: float) -> None:
         """Let a request wait until what it is about is known, `merged_list_seconds` at most."""
-        self._postpone(self.unsettled, call, data, now, min(call.started + self.ledger.limits.merged_list_seconds, call.deadline))
+        self._postpone("unsettled", call, data, now, min(call.started + self.ledger.limits.merged_list_seconds, call.deadline))
 
-    def _postpone(self, queue: list[Parked], call: Call, data: bytes, now: float, until: float) -> None:
+    def _postpone(self, queue: Queue, call: Call, data: bytes, now: float, until: float) -> None:
         """Let a request wait in a queue; together they may hold as many bytes as a link's queue.
 
         Only what has just come is weighed: what waited before has been, and is put back often.
@@ -68,7 +72,7 @@ class WaitingRequests:
             self.ledger.counters.busy += 1
             self.ledger.fail(call, errors.BUSY, "too much waits for this endpoint's tools / 等待此接入点工具的数据过多", delivered=False)
             return
-        queue.append(Parked(call, data, until))
+        self._put(queue, Parked(call, data, until))
         self.wake_at(until)
 
     def _bytes(self) -> int:
@@ -78,31 +82,31 @@ class WaitingRequests:
         """Let a `tools/list` wait until the providers have told their tools, however long."""
         call.provider = None
         call.deadline = NEVER
-        self.held.append(Parked(call, jsonrpc.request(b"0", methods.TOOLS_LIST, b"{}"), NEVER))
+        self._put("held", Parked(call, jsonrpc.request(b"0", methods.TOOLS_LIST, b"{}"), NEVER))
 
     def keep_holding(self, parked: Parked) -> None:
         """Put back a list whose time has not come."""
-        self.held.append(parked)
+        self._put("held", parked)
 
     def park(self, call: Call, data: bytes, now: float, until: float) -> None:
         """Let a call wait for its provider to come back."""
-        self._postpone(self.parked, call, data, now, until)
+        self._postpone("parked", call, data, now, until)
 
     def await_welcome(self, call: Call) -> None:
         """Let an `initialize` wait until there is something to say."""
-        self.initializes.append(Parked(call, b"", call.deadline))
+        self._put("initializes", Parked(call, b"", call.deadline))
         self.wake_at(call.deadline)
 
     def welcomes_for(self, consumer: Consumer) -> list[Parked]:
         """Take out the `initialize`s of one consumer."""
         found = [parked for parked in self.initializes if parked.call.consumer is consumer]
-        self.initializes[:] = [parked for parked in self.initializes if parked.call.consumer is not consumer]
+        self.initializes = tuple(parked for parked in self.initializes if parked.call.consumer is not consumer)
         return found
 
     def forget_closed(self) -> None:
         """Drop cancelled requests from every waiting queue, so that ask-and-cancel cannot fill them."""
-        for queue in (self.initializes, self.unsettled, self.parked, self.held):
-            queue[:] = [parked for parked in queue if is_open(parked.call)]
+        for queue in QUEUES:
+            setattr(self, queue, tuple(parked for parked in getattr(self, queue) if is_open(parked.call)))
 
     def drain(self) -> None:
         """Nothing is parked or held any more."""
