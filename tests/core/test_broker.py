@@ -325,6 +325,26 @@ class Faulty(Peer):
         raise KeyError("forgotten")
 
 
+class FaultyReader(Faulty):
+    """The mistake is where it takes what was read already."""
+
+    def send_frame(self, frame: Any, first: Any, second: Any) -> None:
+        raise RecursionError("too deep")
+
+
+@pytest.mark.parametrize("kind", [Faulty, FaultyReader])
+def test_a_fault_in_taking_an_answer_ends_its_consumer_and_not_who_answered(kind: type[Faulty]) -> None:
+    stage = Stage()
+    faulty, tool = kind(), Peer()
+    consumer = stage.broker.attach_consumer("agent:a", "a", faulty, in_process=True)
+    provider = stage.broker.attach_provider("agent:a", "a", tool)
+    consumer.receive(consumer, b'{"jsonrpc":"2.0","id":1,"method":"odd"}', stage.now, True)
+    provider.receive(provider, b'{"jsonrpc":"2.0","id":%d,"result":{}}' % tool.heard[-1]["id"], stage.now, True)
+    for timer in [timer for timer in stage.timers if timer.when <= stage.now]:
+        timer.ring()
+    assert faulty.closed == 1011 and stage.told[0] == "fault"
+
+
 def test_a_fault_of_a_consumer_within_the_house_ends_it_and_never_reaches_who_sent() -> None:
     stage = Stage()
     faulty, healthy, tool = Faulty(), Peer(), Peer()

@@ -291,7 +291,7 @@ WRONG = [
     Wrong(
         "a number of ours may come back as a string",
         "core/endpoint",
-        "number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else number_given_back(id)",
+        "number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else jsonrpc.number_given_back(id)",
         "number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else 0",
     ),
     Wrong(

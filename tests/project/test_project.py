@@ -150,6 +150,28 @@ def _literals(module: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value if isinstance(node.value, str) else node.value.decode("latin-1")
 
 
+def test_requests_notifications_and_answers_are_told_apart_in_one_place() -> None:
+    """Whoever asks for the method of a frame and then for its id asks what `jsonrpc.kind_of` says."""
+    for module in sorted(PACKAGE.rglob("*.py")):
+        if module != PACKAGE / "protocol" / "jsonrpc.py":
+            for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+                if isinstance(node, ast.If) and _asks_for(node.test, "method"):
+                    inner = [part for part in ast.walk(node) if isinstance(part, ast.If) and _asks_for(part.test, "id")]
+                    assert not inner, f"{module.relative_to(PACKAGE)}:{node.lineno}: use jsonrpc.kind_of"
+
+
+def _asks_for(test: ast.expr, member: str) -> bool:
+    """Whether a condition compares this member of a frame with UNSET."""
+    return any(
+        isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Attribute)
+        and node.left.attr == member
+        and isinstance(node.comparators[0], ast.Name)
+        and node.comparators[0].id == "UNSET"
+        for node in ast.walk(test)
+    )
+
+
 def test_no_loop_of_a_test_can_run_without_waiting() -> None:
     """A loop that swallows an exception and tries again must wait in between, or no timeout can end it."""
     for module in sorted((ROOT / "tests").rglob("*.py")):

@@ -24,11 +24,14 @@ from mcp_endpoint.protocol.jsonrpc import (
     Unreadable,
     id_key,
     is_utf8,
+    kind_of,
     members,
     parse,
     parse_lenient,
+    renumbered,
     too_large,
     unreadable_answer,
+    whole,
     with_id,
 )
 
@@ -36,6 +39,28 @@ from mcp_endpoint.protocol.jsonrpc import (
 def replaced(data: bytes, new: bytes) -> bytes:
     """What `with_id` makes of a frame, in one piece."""
     return b"".join(with_id(data, parse(data), new))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"jsonrpc":"2.0","id":1,"method":"m"}', "request"),
+        (b'{"jsonrpc":"2.0","method":"m"}', "notification"),
+        (b'{"jsonrpc":"2.0","id":1,"result":{}}', "answer"),
+        (b'{"jsonrpc":"2.0","error":{}}', "answer"),
+    ],
+)
+def test_a_message_is_a_request_a_notification_or_an_answer(data: bytes, kind: str) -> None:
+    assert kind_of(parse(data)) == kind
+
+
+@pytest.mark.parametrize("size", [1, COPY_BELOW])
+def test_a_frame_with_another_id_says_what_its_bytes_say(size: int) -> None:
+    data = b'{"jsonrpc":"2.0","id":"a","method":"m","params":{"x":"%b"}}' % (b"y" * size)
+    read = parse(data)
+    assert renumbered(read, b"7") == parse(whole(*with_id(data, read, b"7")))
+    assert bytes(read.id) == b'"a"' if read.id is not UNSET else False, "whoever was given it keeps it"
+    assert whole(data, b"") is data
 
 
 # -- a slow reader of its own, to compare with -------------------------------------------------------------------------------

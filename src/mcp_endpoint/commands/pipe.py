@@ -244,7 +244,8 @@ async def _to_endpoint(title: str, child: Child, socket: ClientConnection, repor
     try:
         async for line in child.lines():
             try:
-                data = message(line, ours=False)
+                found = message(line, ours=False)
+                data = None if found is None else found[1]
             except Unreadable as unreadable:
                 shown = readable(line.data[:CUT_BYTES].decode("utf-8", "replace"))
                 report(f"{title}: 应答无法读取 / an answer that cannot be read ({unreadable.why}): {shown}")

@@ -29,7 +29,7 @@ from ..backoff import Backoff
 from ..core.ledger import id_of
 from ..line_writer import write_all
 from ..protocol import jsonrpc, methods
-from ..protocol.jsonrpc import Malformed, parse, with_id
+from ..protocol.jsonrpc import Malformed, kind_of, parse, with_id
 from ..serving import signals
 from ..sockets.dial import SLOW_CODES, SLOW_STATUSES, NoLink, checked, dial, note, readable, shown
 
@@ -151,9 +151,9 @@ class Stdio:
             except TimeoutError:
                 return
             frame, data = self._read(line)
-            if frame is None or self._is_handshake(frame, data) or frame.method is UNSET or frame.id is UNSET:
+            if frame is None or self._is_handshake(frame, data) or kind_of(frame) != "request":
                 continue
-            self._refuse(bytes(frame.id), errors.NOT_LINKED, why, False)
+            self._refuse(id_of(frame), errors.NOT_LINKED, why, False)
 
     def _refuse(self, id: bytes, code: errors.Code, hint: str, delivered: bool | None) -> None:
         self._write(jsonrpc.error(id, code, {"source": "broker", "delivered": delivered, "hint": hint}))
@@ -195,13 +195,13 @@ class Stdio:
                 if frame is None:
                     continue
                 self._is_handshake(frame, data)
-                if frame.method is not UNSET and frame.id is not UNSET:
+                if kind_of(frame) == "request":
                     if frame.method == methods.DISCOVER:
                         hint = "initialize first / 请先 initialize"
-                        self._refuse(bytes(frame.id), errors.METHOD_NOT_FOUND, hint, False)
+                        self._refuse(id_of(frame), errors.METHOD_NOT_FOUND, hint, False)
                         continue
                     if frame.method != methods.INITIALIZE:
-                        self._owed[bytes(frame.id)] = None
+                        self._owed[id_of(frame)] = None
                 await link.send(data, text=True)
 
     async def _down(self, link: ClientConnection) -> None:
@@ -214,12 +214,13 @@ class Stdio:
                 except Malformed:
                     continue
                 id = id_of(frame)
-                if frame.method is UNSET and id == HELLO:
+                answer = kind_of(frame) == "answer"
+                if answer and id == HELLO:
                     if self._initialized:
                         await link.send(jsonrpc.notification(methods.INITIALIZED), text=True)
                     self._write(jsonrpc.notification(methods.TOOLS_CHANGED))
                     continue
-                if frame.method is UNSET and id != b"null":
+                if answer and id != b"null":
                     self._hello_owed = self._hello_owed and id != id_of(parse(self._hello, utf8=True))
                     self._owed.pop(id, None)
                 self._write(jsonrpc.one_line(data))

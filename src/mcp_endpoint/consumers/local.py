@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from .. import errors
 from ..core.broker import Broker
@@ -16,7 +16,7 @@ from ..core.ledger import number_of
 from ..core.parties import Consumer
 from ..protocol import jsonrpc, methods
 from ..protocol.definitions import Tool, hello
-from ..protocol.jsonrpc import Part
+from ..protocol.jsonrpc import VERSION, Frame, Malformed, Part, kind_of, parse, whole
 from ..protocol.stateless import INTERNAL
 from ..settings.schema import Limits
 
@@ -48,21 +48,11 @@ class _RpcError(msgspec.Struct):
     data: Any = None
 
 
-class _LocalFrame(msgspec.Struct):
-    """A frame from the endpoint; the result is not decoded."""
-
-    id: Any = None
-    method: str | msgspec.UnsetType = UNSET
-    params: msgspec.Raw | msgspec.UnsetType = UNSET
-    result: msgspec.Raw | msgspec.UnsetType = UNSET
-    error: _RpcError | msgspec.UnsetType = UNSET
-
-
 class _Token(msgspec.Struct):
     progressToken: Any = None
 
 
-_decoder: Final = msgspec.json.Decoder(_LocalFrame)
+_error: Final = msgspec.json.Decoder(_RpcError)
 _token: Final = msgspec.json.Decoder(_Token)
 
 
@@ -108,26 +98,42 @@ class Local:
         """Nothing: it is part of the process."""
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Handle one frame of the endpoint."""
-        data = b"".join((first, second))
+        """As `send_frame`, for a frame that is not parsed yet."""
+        data = whole(first, second)
         try:
-            frame = _decoder.decode(data)
-        except (msgspec.DecodeError, RecursionError):
-            asyncio.get_running_loop().call_soon(self._on_unusual, data)  # from a shallow stack: the parser's depth limit depends on it
-            return
-        if frame.method is not UNSET:
-            if frame.method == methods.PROGRESS:
-                self._on_progress(b"" if frame.params is UNSET else bytes(frame.params))
-            elif frame.id is None:
-                self._changed(frame.method)
-            return
-        waiting = self._answers.pop(frame.id, None) if isinstance(frame.id, int) else None
+            frame = parse(data, utf8=True)
+        except Malformed:
+            asyncio.get_running_loop().call_soon(self._read_again, data)  # from a shallow stack: the parser's depth limit depends on it
+        else:
+            self.send_frame(frame, data, b"")
+
+    def _read_again(self, data: bytes) -> None:
+        """Handle a frame nested to the parser's limit."""
+        self.send_frame(parse(data, utf8=True), data, b"")
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
+        """Handle one frame of the endpoint."""
+        kind = kind_of(frame)
+        if kind == "answer":
+            self._answered(frame)
+        elif frame.method == methods.PROGRESS:
+            self._on_progress(b"" if frame.params is UNSET else bytes(frame.params))
+        elif kind == "notification":
+            self._changed(str(frame.method))
+
+    def _answered(self, frame: Frame) -> None:
+        waiting = None if frame.id is UNSET else self._answers.pop(number_of(bytes(frame.id)), None)
         if waiting is None or waiting.done():
             return
-        if frame.error is not UNSET:
-            waiting.set_exception(Failed(frame.error.code, frame.error.message, frame.error.data))
-        else:
+        if frame.error is UNSET:
             waiting.set_result(bytes(frame.result) if frame.result is not UNSET else b"null")
+            return
+        try:
+            error = _error.decode(frame.error)
+        except (msgspec.DecodeError, RecursionError):
+            waiting.set_exception(Failed(INTERNAL, "an error in an unknown form / 无法识别的错误"))
+        else:
+            waiting.set_exception(Failed(error.code, error.message, error.data))
 
     def _on_progress(self, params: bytes) -> None:
         try:
@@ -136,17 +142,6 @@ class Local:
             return
         if isinstance(token, int) and token in self._progress:
             self._progress[token](params)
-
-    def _on_unusual(self, data: bytes) -> None:
-        """Handle a response that the decoder refuses: an unusual error object, a lone surrogate, or JSON nested to the parser's limit."""
-        frame = jsonrpc.parse(data, utf8=True)
-        waiting = None if frame.id is UNSET else self._answers.pop(number_of(bytes(frame.id)), None)
-        if waiting is None or waiting.done():
-            return
-        if frame.result is not UNSET:
-            waiting.set_result(bytes(frame.result))
-        else:
-            waiting.set_exception(Failed(INTERNAL, "an error in an unknown form / 无法识别的错误"))
 
     def close(self, code: int, reason: str) -> None:
         """Detach; the next request attaches again. Pending requests fail."""
@@ -209,7 +204,8 @@ class Local:
         if progress is not None:
             self._progress[number] = progress
             params = {**(params or {}), methods.META: {methods.PROGRESS_TOKEN: number}}
-        self._send(jsonrpc.request(b"%d" % number, method, _encode(params or {})))
+        id, said = b"%d" % number, _encode(params or {})
+        self._send(jsonrpc.request(id, method, said), Frame(VERSION, Raw(id), method, Raw(said)))
         if waiting.done():
             # The endpoint answered at once. Awaiting a finished future does not yield, so a retrying caller would block the event loop.
             await asyncio.sleep(0)
@@ -222,7 +218,7 @@ class Local:
         finally:
             self._progress.pop(number, None)
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, data: bytes, frame: Frame | None = None) -> None:
         consumer = self._consumer
         if consumer is not None:
-            consumer.receive(consumer, frame, asyncio.get_running_loop().time(), True)
+            consumer.receive(consumer, data, asyncio.get_running_loop().time(), True, frame)

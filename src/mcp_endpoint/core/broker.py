@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from .. import __version__
 from ..errors import INTERNAL
-from ..protocol.jsonrpc import Part
+from ..protocol.jsonrpc import Frame, Part
 from ..settings.schema import EndpointSettings, Limits
 from .delivery import LastClose
 from .endpoint import Endpoint
 from .figures import EndpointCalls
 from .links import Link, Watch
-from .parties import NEVER, Consumer, Counters, Provider
+from .parties import NEVER, Consumer, Counters, Provider, SendFrame
 from .taps import Tap
 
 FREE_FORM: Final = "opaque:"
@@ -37,11 +37,12 @@ class Cancellable(Protocol):
 class _Walled:
     """The link of a consumer within the house. A fault of its own ends it, and never reaches whoever sends: a tool serves others too."""
 
-    __slots__ = ("_link", "_soon", "_tell")
+    __slots__ = ("_link", "_soon", "_take", "_tell")
 
     def __init__(self, link: Link, tell: Callable[[str], None], soon: Callable[[Callable[[], None]], None]) -> None:
         """`tell` hears what went wrong, and `soon` calls back when whoever sends has gone on."""
         self._link = link
+        self._take: SendFrame | None = getattr(link, "send_frame", None)
         self._tell = tell
         self._soon = soon
 
@@ -53,8 +54,20 @@ class _Walled:
         try:
             self._link.send(first, second)
         except Exception as error:  # noqa: BLE001 - the boundary between two parties: the sender did nothing wrong
-            self._tell(_place(error))
-            self._soon(lambda: self.close(*INTERNAL))
+            self._failed(error)
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
+        if self._take is None:
+            self.send(first, second)
+            return
+        try:
+            self._take(frame, first, second)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._tell(_place(error))
+        self._soon(lambda: self.close(*INTERNAL))
 
     def close(self, code: int, reason: str) -> None:
         try:

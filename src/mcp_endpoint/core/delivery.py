@@ -12,8 +12,8 @@ from msgspec import UNSET
 from .. import errors
 from ..errors import Code
 from ..protocol import methods
-from ..protocol.jsonrpc import Frame, Malformed, parse
-from .ledger import Ledger, Rename, outgoing
+from ..protocol.jsonrpc import Frame, Malformed, parse, renumbered
+from .ledger import Ledger, Rename, number_text, outgoing
 from .lifecycle import Lifecycle
 from .parties import Call, Provider, State
 from .roster import Roster
@@ -90,7 +90,11 @@ class Delivery:
         if call.deadline < self.waiting.wake:
             self.waiting.wake_at(call.deadline)
         self.counters.carried += 1
-        link.send(first, second)
+        send_frame = provider.send_frame
+        if send_frame is None or not _is_same(call, frame, rename):
+            link.send(first, second)
+        else:
+            send_frame(renumbered(frame, number_text(number)), first, second)
 
     def _before_carrying(self, provider: Provider, call: Call, data: bytes) -> None:
         """What must be known of a request, or told to its provider, before it goes its way."""
@@ -155,6 +159,11 @@ class Delivery:
     def lately(self, now: float) -> bool:
         """Whether a provider left that may come back."""
         return self.last_close is not None and now < self.last_close.at + self.limits.grace_seconds
+
+
+def _is_same(call: Call, frame: Frame, rename: Rename | None) -> bool:
+    """Whether `outgoing` has changed nothing but the id."""
+    return rename is None and not call.token and (frame.params is UNSET or bytes(frame.params) != b"null")
 
 
 def _asks_for_all(data: bytes) -> bool:

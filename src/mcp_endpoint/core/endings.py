@@ -78,8 +78,10 @@ class Endings(EndpointPart):
             spans = members(data)
             edits = [jsonrpc.without(data, "result", spans), (spans["id"].start, spans["id"].end, call.id)]
             first, second = jsonrpc.splice(data, edits), b""
+            same = None
         else:
             first, second = with_id(data, frame, call.id)
+            same = frame
         del provider.pending.calls[call.number]
         provider.doubtful = False
         if consumer is None:
@@ -117,7 +119,7 @@ class Endings(EndpointPart):
                 self.lifecycle.overhear(provider, consumer, bytes(frame.result))
             if call.tool:
                 call.outcome = outcome_of(frame, answer, ours=provider.managed)
-            self.ledger.answer(call, first, second)
+            self.ledger.answer(call, first, second, same)
 
     def expired(self, provider: Provider, call: Call, now: float) -> None:
         """A provider has not answered in time."""

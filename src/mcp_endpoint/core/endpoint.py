@@ -23,21 +23,7 @@ from msgspec import UNSET
 from .. import errors
 from ..protocol import jsonrpc, methods
 from ..protocol.definitions import Tool
-from ..protocol.jsonrpc import (
-    VERSION,
-    WRONG_VERSION,
-    Frame,
-    Malformed,
-    Unreadable,
-    id_key,
-    neither,
-    number_given_back,
-    parse,
-    parse_lenient,
-    too_large,
-    unread,
-    with_id,
-)
+from ..protocol.jsonrpc import VERSION, WRONG_VERSION, Frame, Malformed, Unreadable, id_key, kind_of, parse, parse_lenient, with_id
 from ..settings.schema import EndpointSettings, Limits
 from .catalog import Catalog
 from .changes import Changes
@@ -265,20 +251,22 @@ class Endpoint:
 
     # == frames of consumers ===============================================================================================
 
-    def consumer_receive(self, consumer: Consumer, data: bytes, now: float, utf8: bool) -> None:
+    def consumer_receive(self, consumer: Consumer, data: bytes, now: float, utf8: bool, frame: Frame | None = None) -> None:
         """One frame of a consumer."""
         ledger = self.ledger
         ledger.now = now
         try:
-            frame = parse(data, utf8)
+            if frame is None:
+                frame = parse(data, utf8)
             if frame.jsonrpc != VERSION:
                 raise Malformed(errors.INVALID_REQUEST, WRONG_VERSION, id_of(frame))
-            if frame.method is UNSET:
-                ledger.take_from_consumer(consumer, frame, data)
-            elif frame.id is UNSET:
+            kind = kind_of(frame)
+            if kind == "request":
+                self._consumer_asks(consumer, frame, data, now)
+            elif kind == "notification":
                 self.notifications.from_consumer(consumer, frame, data)
             else:
-                self._consumer_asks(consumer, frame, data, now)
+                ledger.take_from_consumer(consumer, frame, data)
         except Malformed as malformed:
             usable = id_key(malformed.id, self.limits.integer_id_chars, self.limits.string_id_bytes)
             ledger.heard(consumer, data)
@@ -299,8 +287,9 @@ class Endpoint:
         if len(method) > METHOD_CHARS:
             raise Malformed(errors.INVALID_REQUEST, "the method's name is too long", id)
         ledger = self.ledger
-        tool = tool_of(frame, data) if method == methods.TOOLS_CALL and ledger.listened and not consumer.relays else ""
-        seconds = self.settings.call_timeout if method == methods.TOOLS_CALL else self._seconds_for(method)
+        calls_tool = method == methods.TOOLS_CALL
+        tool = tool_of(frame, data) if calls_tool and ledger.listened and not consumer.relays else ""
+        seconds = self.settings.call_timeout if calls_tool else self._seconds_for(method)
         if self.waiting.draining:
             ledger.refuse_busy(consumer, id, key, method, "the server is stopping / 服务器正在停止", tool, data)
             return
@@ -309,7 +298,7 @@ class Endpoint:
             return
         try:
             direct = self.roster.direct
-            if direct is not None and (method == methods.TOOLS_CALL or method not in OUT_OF_LINE) and not consumer.only:
+            if direct is not None and (calls_tool or method not in OUT_OF_LINE) and not consumer.only:
                 self.delivery.carry(direct, call, frame, data)
             else:
                 self.routing.route(call, frame, data, now)
@@ -324,7 +313,7 @@ class Endpoint:
 
     # == frames of providers ===============================================================================================
 
-    def provider_receive(self, provider: Provider, data: bytes, now: float, utf8: bool) -> None:
+    def provider_receive(self, provider: Provider, data: bytes, now: float, utf8: bool, frame: Frame | None = None) -> None:
         """One frame of a provider. What is not JSON-RPC is what a stdio server printed: it is dropped, and not answered."""
         translator = provider.translator
         if translator is not None and not translator.speaking:
@@ -332,17 +321,18 @@ class Endpoint:
             return
         ledger = self.ledger
         ledger.now = now
-        frame: Frame | None = None
         try:
-            try:
-                frame = parse(data, utf8)
-            except Malformed:
-                frame, data = parse_lenient(data, utf8)
-            if frame.method is not UNSET:
+            if frame is None:
+                try:
+                    frame = parse(data, utf8)
+                except Malformed:
+                    frame, data = parse_lenient(data, utf8)
+            kind = kind_of(frame)
+            if kind != "answer":
                 ledger.heard(provider, data)
                 if frame.jsonrpc != VERSION:
                     raise Malformed(errors.INVALID_REQUEST, "a method without jsonrpc 2.0: a line of somebody's log")
-                if frame.id is UNSET:
+                if kind == "notification":
                     self.notifications.from_provider(provider, frame, data, now)
                 else:
                     ask = ledger.hand_to_consumer(provider, frame, data, now)
@@ -356,9 +346,9 @@ class Endpoint:
                 data = jsonrpc.splice(data, [jsonrpc.without(data, "error", jsonrpc.members(data))])
                 frame = parse(data, utf8=True)
             if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
-                raise neither(frame)
+                raise jsonrpc.neither(frame)
             id = bytes(frame.id)
-            number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else number_given_back(id)
+            number = int(id) if id.isdigit() and len(id) <= PLAIN_ID_CHARS else jsonrpc.number_given_back(id)
             calls = provider.pending.calls
             call = calls.get(number)
             if call is None and len(calls) == 1 and id == b"null" and could_not_be_read(frame):
@@ -379,10 +369,10 @@ class Endpoint:
                 return
             first, second = with_id(data, frame, call.id)
         except Malformed as malformed:
-            if frame is None or frame.method is UNSET:
+            if frame is None or kind_of(frame) == "answer":
                 ledger.heard(provider, data)
             noise(ledger, provider, data, malformed, now)
-            unreadable = unread(data, malformed)
+            unreadable = jsonrpc.unread(data, malformed)
             if isinstance(unreadable, Unreadable):
                 self._end_unread(provider, unreadable, now)
             return
@@ -390,12 +380,12 @@ class Endpoint:
         provider.doubtful = False
         if call.tool and (len(data) > FOUND_QUICKLY or data.find(IS_ERROR) >= 0) and says_error(frame, data):
             call.outcome = TOOL_ERROR
-        ledger.answer(call, first, second)
+        ledger.answer(call, first, second, frame)
 
     def provider_said_too_much(self, provider: Provider, beginning: bytes, end: bytes, now: float) -> None:
         """An answer above `provider_message_bytes` came, of which only the ends were kept."""
         self.ledger.now = now
-        unreadable = too_large(beginning, end, self.limits.provider_message_bytes)
+        unreadable = jsonrpc.too_large(beginning, end, self.limits.provider_message_bytes)
         if unreadable is not None:
             self.ledger.heard(provider, beginning)
             noise(self.ledger, provider, beginning, unreadable, now)

@@ -19,7 +19,21 @@ from msgspec import UNSET
 from .. import errors
 from ..errors import Code
 from ..protocol import jsonrpc, methods
-from ..protocol.jsonrpc import BACKSLASH, CR, LF, UNDERSCORE, Frame, Malformed, Part, id_key, members, one_line, place_in_params, with_id
+from ..protocol.jsonrpc import (
+    BACKSLASH,
+    CR,
+    LF,
+    UNDERSCORE,
+    Frame,
+    Malformed,
+    Part,
+    id_key,
+    members,
+    one_line,
+    place_in_params,
+    renumbered,
+    with_id,
+)
 from ..settings.schema import Limits
 from .figures import EndpointCalls
 from .links import Watch
@@ -64,8 +78,11 @@ class Ledger:
         self.in_flight = 0
         self.now = 0.0  # the time of what the endpoint is at; who listens is told of it
 
-    def answer(self, call: Call, first: Part, second: Part = b"") -> None:
-        """Give a consumer the one answer it is owed; a second one, or one after a cancel, goes nowhere."""
+    def answer(self, call: Call, first: Part, second: Part = b"", frame: Frame | None = None) -> None:
+        """Give a consumer the one answer it is owed; a second one, or one after a cancel, goes nowhere.
+
+        `frame` is the provider's answer as it was read, if nothing but its id is changed in `first` and `second`.
+        """
         consumer = call.consumer
         if consumer is None or consumer.owed.pop(call, call) is not None:
             return
@@ -75,19 +92,23 @@ class Ledger:
         if consumer.edits and (edit := consumer.edits.get(call.method)) is not None:
             edited = edit(first, second, consumer.answer_bytes)
             if edited is not None:
-                first, second = edited, b""
+                first, second, frame = edited, b"", None
         size = len(first) + len(second)
         if size > consumer.answer_bytes:
             self.counters.answers_too_big += 1
             call.outcome = OUTCOMES[errors.ANSWER_TOO_BIG.number]
             hint = f"{size} bytes, the limit is {consumer.answer_bytes} / {size} 字节，上限 {consumer.answer_bytes}"
-            first, second = self.error(call.id, errors.ANSWER_TOO_BIG, hint, delivered=True), b""
+            first, second, frame = self.error(call.id, errors.ANSWER_TOO_BIG, hint, delivered=True), b"", None
         elif link.queued > self.limits.queued_bytes_per_link:
             self.counters.busy += 1
             call.outcome = OUTCOMES[errors.BUSY.number]
             hint = "this consumer does not read its answers / 使用端没有读取应答"
-            first, second = self.error(call.id, errors.BUSY, hint, delivered=call.provider is not None), b""
-        link.send(first, second)
+            first, second, frame = self.error(call.id, errors.BUSY, hint, delivered=call.provider is not None), b"", None
+        send_frame = consumer.send_frame
+        if send_frame is None or frame is None:
+            link.send(first, second)
+        else:
+            send_frame(renumbered(frame, call.id), first, second)
         if call.tool and self.figures is not None:
             self.figures.ended(call, self.now)
         if self.tap is not None and not consumer.relays:

@@ -217,6 +217,7 @@ class Lifecycle:
     def translate(self, provider: Provider, refused: bytes = b"") -> None:
         """Speak to a tool in the words of the stateless era from now on; `refused` is its error to a handshake, if it had one."""
         receive = provider.receive
+        provider.send_frame = None  # what it sends is put in other words
         provider.translator = provider.link = Translator(
             provider.link,
             lambda frame, now: receive(provider, frame, now, True),

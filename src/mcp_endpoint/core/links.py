@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..protocol.jsonrpc import Part
+from ..protocol.jsonrpc import Frame, Part
 
 
 class Link(Protocol):
@@ -25,6 +25,13 @@ class Link(Protocol):
     @property
     def queued(self) -> int:
         """Bytes taken by `send` that the peer has not taken yet."""
+
+
+class FrameLink(Link, Protocol):
+    """A link to another part of this process, which takes a frame as it was read, so that nobody reads it again."""
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
+        """As `send`; `frame` is what `first` and `second` say. It is not changed, by nobody."""
 
 
 class Watch(Protocol):

@@ -9,12 +9,21 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from ..protocol.definitions import Tool
+from ..protocol.jsonrpc import Frame, Part
 from .links import Link
 from .older_clients import Edit
 from .translator import Translator
 
-Receive = Callable[[Any, bytes, float, bool], None]
-"""How a link hands a frame in: the party, the frame, the time, and whether the wire has checked that it is UTF-8."""
+
+class Receive(Protocol):
+    """How a link hands a frame in."""
+
+    def __call__(self, party: Any, data: bytes, now: float, utf8: bool, frame: Frame | None = None, /) -> None:
+        """`utf8`: the wire has checked that it is. `frame` is what `data` says, where somebody in this process has read it already."""
+
+
+SendFrame = Callable[[Frame, Part, Part], None]
+"""`send_frame` of a `FrameLink`."""
 MAX_ID: Final = 2**31 - 1
 NEVER: Final = float("inf")
 LONG_AGO: Final = -NEVER
@@ -164,6 +173,7 @@ class Consumer:
         "receive",
         "relays",
         "seen",
+        "send_frame",
         "since",
         "thinking",
     )
@@ -172,6 +182,7 @@ class Consumer:
     def __init__(self, endpoint: Place, link: Link, answer_bytes: int, ask_seconds: float, since: float, receive: Receive) -> None:
         self.endpoint = endpoint
         self.link = link
+        self.send_frame: SendFrame | None = getattr(link, "send_frame", None)
         self.answer_bytes = answer_bytes
         self.ask_seconds = ask_seconds  # how long it may think about a provider's question
         self.in_process = False  # its initialize is answered here, never carried
@@ -305,6 +316,7 @@ class Provider:
         "proven",
         "receive",
         "relist",
+        "send_frame",
         "server_id",
         "since",
         "state",
@@ -318,6 +330,7 @@ class Provider:
     def __init__(self, endpoint: Place, link: Link, server_id: str, order: int, since: float, remember: int, receive: Receive) -> None:
         self.endpoint = endpoint
         self.link = link
+        self.send_frame: SendFrame | None = getattr(link, "send_frame", None)
         self.server_id = server_id
         self.order = order
         self.since = since

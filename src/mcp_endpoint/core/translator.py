@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw
 from ..errors import UNREADABLE_ANSWER
 from ..protocol import jsonrpc, methods
 from ..protocol.definitions import ALL, identity
-from ..protocol.jsonrpc import Frame, Malformed, Part, Unreadable, id_key, members, parse, splice
+from ..protocol.jsonrpc import Frame, Malformed, Part, Unreadable, id_key, kind_of, members, parse, splice, whole
 from ..protocol.stateless import INTERNAL, MISSING_CAPABILITY, MOST_SENT, ROUNDS, Error, fields, objects, read_error, requires_input, text
 from .links import Link
 
@@ -101,16 +101,17 @@ class Translator:
         if self.plain:
             self.link.send(first, second)
             return
-        data = b"".join((first, second))
+        data = whole(first, second)
         frame = parse(data, utf8=True)
         self._sending = True
         try:
-            if frame.method is UNSET:
-                self._answered(frame)
-            elif frame.id is UNSET:
+            kind = kind_of(frame)
+            if kind == "request":
+                self._ask(frame, data)
+            elif kind == "notification":
                 self._tell(frame, data)
             else:
-                self._ask(frame, data)
+                self._answered(frame)
         finally:
             self._sending = False
 
@@ -241,8 +242,9 @@ class Translator:
         except Malformed:
             self._say(data)
             return
-        if frame.method is not UNSET:
-            if frame.id is not UNSET or not self._heard_on_stream(frame):
+        kind = kind_of(frame)
+        if kind != "answer":
+            if kind == "request" or not self._heard_on_stream(frame):
                 self._say(data)
             return
         key = None if frame.id is UNSET else id_key(bytes(frame.id), 20, 128)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import codecs
 import re
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, DecodeError, Raw, UnsetType, ValidationError
@@ -64,6 +64,26 @@ class Frame(msgspec.Struct, gc=False):
     params: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
+
+
+Kind = Literal["request", "notification", "answer"]
+
+
+def kind_of(frame: Frame) -> Kind:
+    """What a message is: without a method an answer, with one a request, or a notification where it has no id (JSON-RPC 2.0 §4, §5)."""
+    if frame.method is UNSET:
+        return "answer"
+    return "notification" if frame.id is UNSET else "request"
+
+
+def renumbered(frame: Frame, id: bytes) -> Frame:
+    """The frame as `with_id` leaves it; whoever was given `frame` keeps it as it was."""
+    return Frame(frame.jsonrpc, Raw(id), frame.method, frame.params, frame.result, frame.error)
+
+
+def whole(first: Part, second: Part) -> bytes:
+    """A frame of two parts as one piece."""
+    return first if not second and isinstance(first, bytes) else b"".join((first, second))
 
 
 class Malformed(Exception):

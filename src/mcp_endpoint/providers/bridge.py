@@ -1,8 +1,9 @@
 """Connects a managed server's internal endpoint with another endpoint: a consumer at the first, a provider at the second.
 
 One process or remote server serves many endpoints, each through one bridge. Frames are passed on unchanged: both sides are endpoints of
-the core, which translate ids and progress tokens and route responses. Frames to the server are delivered in the next turn of the event
-loop, because a link never calls back before its `send` has returned.
+the core, which translate ids and progress tokens and route responses. A frame that one of them has parsed is not parsed again by the
+other. Frames to the server are delivered in the next turn of the event loop, because a link never calls back before its `send` has
+returned.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..core.broker import Broker
 from ..core.parties import Consumer, Provider
 from ..errors import GOING_AWAY, CloseReason
 from ..protocol import jsonrpc, methods
-from ..protocol.jsonrpc import Part
+from ..protocol.jsonrpc import Frame, Part, whole
 
 
 class Bridge:
@@ -45,7 +46,7 @@ class Bridge:
         self._broker = broker
         self._clock = clock
         self._later = later
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[tuple[bytes, Frame | None]] = deque()
         self._bytes = 0
         self._open = True
         self._held = held
@@ -80,19 +81,19 @@ class Bridge:
         self.up(jsonrpc.notification(methods.TOOLS_CHANGED))
         self._later(self.close)
 
-    def down(self, data: bytes) -> None:
-        """Take a frame for the server."""
+    def down(self, data: bytes, frame: Frame | None = None) -> None:
+        """Take a frame for the server; `frame` is the parsed `data`, if it was parsed."""
         if not self._open:
             return
         if self._retiring:
-            frame = jsonrpc.parse(data, utf8=True)
+            frame = frame or jsonrpc.parse(data, utf8=True)
             if frame.method == methods.TOOLS_LIST and frame.id is not UNSET:
                 answer = jsonrpc.result(bytes(frame.id), b'{"tools":[]}')
                 self._later(lambda: self.up(answer))
             return
         if not self._frames and not self._held:
             self._later(self._hand_on)
-        self._frames.append(data)
+        self._frames.append((data, frame))
         self._bytes += len(data)
 
     def release(self) -> None:
@@ -105,14 +106,14 @@ class Bridge:
         now = self._clock()
         frames, self._frames = self._frames, deque()
         self._bytes = 0
-        for data in frames:
+        for data, frame in frames:
             if self._open:
-                self._consumer.receive(self._consumer, data, now, True)
+                self._consumer.receive(self._consumer, data, now, True, frame)
 
-    def up(self, data: bytes) -> None:
-        """Pass on a frame of the server."""
+    def up(self, data: bytes, frame: Frame | None = None) -> None:
+        """Pass on a frame of the server; `frame` as in `down`."""
         if self._open:
-            self._provider.receive(self._provider, data, self._clock(), True)
+            self._provider.receive(self._provider, data, self._clock(), True, frame)
 
     @property
     def waiting(self) -> int:
@@ -131,7 +132,10 @@ class _Down:
         return self._bridge.waiting
 
     def send(self, first: Part, second: Part = b"") -> None:
-        self._bridge.down(_whole(first, second))
+        self._bridge.down(whole(first, second))
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
+        self._bridge.down(whole(first, second), frame)
 
     def ping(self) -> None:
         """Nothing: it is not a socket and cannot be half open."""
@@ -151,14 +155,13 @@ class _Up:
         return 0
 
     def send(self, first: Part, second: Part = b"") -> None:
-        self._bridge.up(_whole(first, second))
+        self._bridge.up(whole(first, second))
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
+        self._bridge.up(whole(first, second), frame)
 
     def ping(self) -> None:
         """Nothing: it is not a socket and cannot be half open."""
 
     def close(self, code: int, reason: str) -> None:
         self._bridge.close(CloseReason(code, reason))
-
-
-def _whole(first: Part, second: Part) -> bytes:
-    return first if not second and isinstance(first, bytes) else b"".join((first, second))

@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from .. import errors
 from ..protocol import jsonrpc, methods
-from ..protocol.jsonrpc import Malformed, Part, members, parse, place_in_params, splice
+from ..protocol.jsonrpc import Frame, Malformed, Part, kind_of, members, parse, place_in_params, splice, whole
 
 LISTS_REMEMBERED: Final = 1024
 """Requests for a list that wait for their response; the endpoint gives up on each after seconds."""
@@ -112,11 +112,14 @@ class ToolFilter:
         """Whether every frame passes unchanged."""
         return not self._allow and not self._deny and not self._changes
 
-    def checked(self, first: Part, second: Part = b"") -> Checked:
-        """A frame (in two parts) from the endpoint, as the server gets it; or the error for a request that must not reach the server."""
-        data = b"".join((first, second))
+    def checked(self, first: Part, second: Part = b"", frame: Frame | None = None) -> Checked:
+        """A frame (in two parts) from the endpoint, as the server gets it; or the error for a request that must not reach the server.
+
+        `frame` is the parsed frame, if it was parsed. A frame that is not changed is returned as the same object.
+        """
+        data = whole(first, second)
         try:
-            frame = parse(data)
+            frame = frame or parse(data)
         except Malformed:
             return Checked(data, False)
         if frame.id is UNSET:
@@ -142,13 +145,16 @@ class ToolFilter:
                 return Checked(_refusal(id), True)
         return Checked(data, False)
 
-    def passed(self, data: bytes) -> bytes:
-        """A frame from the server, as the endpoint gets it: lists are filtered and renamed, other frames unchanged."""
+    def passed(self, data: bytes, frame: Frame | None = None) -> bytes:
+        """A frame from the server, as the endpoint gets it: lists are filtered and renamed, other frames unchanged.
+
+        `frame` and the returned object as in `checked`.
+        """
         if not self._lists:
             return data
         try:
-            frame = parse(data)
-            if frame.method is not UNSET or frame.id is UNSET or bytes(frame.id) not in self._lists:
+            frame = frame or parse(data)
+            if kind_of(frame) != "answer" or frame.id is UNSET or bytes(frame.id) not in self._lists:
                 return data
             first = self._lists.pop(bytes(frame.id))
             if frame.result is UNSET:

@@ -216,7 +216,9 @@ def test_a_list_under_an_id_of_another_type_is_filtered_all_the_same() -> None:
     tool_filter = ToolFilter((), ("hidden",))
     assert not tool_filter.checked(b'{"jsonrpc":"2.0","id":3,"method":"tools/list"}').refused
     heard = message(Line(b'{"jsonrpc":"2.0","id":"3","result":{"tools":[{"name":"hidden"},{"name":"seen"}]}}'))
-    assert heard is not None and b"hidden" not in tool_filter.passed(heard)
+    assert heard is not None
+    frame, data = heard
+    assert b"hidden" not in tool_filter.passed(data, frame)
 
 
 async def test_what_a_dying_process_had_written_still_arrives_and_why_it_ended_is_told(hasty: None) -> None:

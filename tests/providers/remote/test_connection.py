@@ -39,7 +39,7 @@ class Listener:
         self.changes = 0
         self.tasks: list[asyncio.Task[None]] = []
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes, frame: jsonrpc.Frame | None = None) -> None:
         self.came.put_nowait(data)
 
     def noise(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from mcp_endpoint.core.parties import Counters, Provider
-from mcp_endpoint.protocol.jsonrpc import parse
+from mcp_endpoint.protocol.jsonrpc import Frame, parse
 from mcp_endpoint.providers.remote import link as module
 from mcp_endpoint.providers.remote.failure import Failure, refused
 from mcp_endpoint.providers.remote.link import Lost, ServerLink
@@ -26,7 +26,7 @@ class Heard:
     def __init__(self) -> None:
         self.frames: asyncio.Queue[Any] = asyncio.Queue()
 
-    def receive(self, provider: Any, data: bytes, now: float, utf8: bool) -> None:
+    def receive(self, provider: Any, data: bytes, now: float, utf8: bool, frame: Frame | None = None) -> None:
         self.frames.put_nowait(json.loads(data))
 
     async def next(self) -> Any:
@@ -55,7 +55,7 @@ async def test_what_is_for_the_server_waits_for_the_transport_and_is_counted() -
     link.send(LIST[:20], LIST[20:])
     assert link.queued == len(LIST)
     link.send(b'{"jsonrpc":"2.0","id":6,"method":"tools/call","params":{"name":"no"}}')
-    assert await link.next() == LIST
+    assert await link.next() == (LIST, parse(LIST))
     assert link.queued == 0
     assert (await heard.next())["error"]["code"] == -32602
 
@@ -132,9 +132,9 @@ async def test_a_stream_of_announcements_that_breaks_off_is_opened_again_and_one
     link, heard = made()
     listen = b'{"jsonrpc":"2.0","id":9,"method":"subscriptions/listen","params":{}}'
     link.send(listen)
-    assert await link.next() == listen
+    assert await link.next() == (listen, parse(listen))
     link.failed(b"9", Failure("broke off", "中断", None))
-    assert await asyncio.wait_for(link.next(), BOUND) == listen
+    assert await asyncio.wait_for(link.next(), BOUND) == (listen, parse(listen))
     assert (await heard.next())["method"] == CHANGED
     link.failed(b"9", refused(404, b""))
     assert "HTTP 404" in (await heard.next())["error"]["data"]["hint"]
@@ -153,7 +153,7 @@ async def test_what_ends_a_connection_is_its_first_failure() -> None:
 
 async def test_what_cannot_be_read_goes_to_the_endpoint_which_knows_whose_it_may_be() -> None:
     class Raw(Heard):
-        def receive(self, provider: Any, data: bytes, now: float, utf8: bool) -> None:
+        def receive(self, provider: Any, data: bytes, now: float, utf8: bool, frame: Frame | None = None) -> None:
             self.frames.put_nowait(data)
 
     link, _ = made()

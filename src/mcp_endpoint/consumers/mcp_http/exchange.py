@@ -21,7 +21,7 @@ from ...core.older_clients import edits_for
 from ...core.parties import Consumer
 from ...core.translator import Translator
 from ...protocol import definitions, jsonrpc, methods, stateless
-from ...protocol.jsonrpc import Frame, Malformed, Part
+from ...protocol.jsonrpc import VERSION, Frame, Malformed, Part, kind_of, whole
 from ...settings.schema import Limits
 from .caller import Caller
 from .envelope import StatelessRequest
@@ -150,19 +150,23 @@ class Exchange:
         self._wake()
 
     def send(self, first: Part, second: Part = b"") -> None:
+        """As `send_frame`, for a frame that is not parsed yet."""
+        try:
+            self.send_frame(jsonrpc.parse(whole(first, second), utf8=True), first, second)
+        except Malformed:
+            return  # nested to the parser's limit, which depends on the stack
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
         """Handle one frame of the endpoint."""
         if self.ended:
             return
-        try:
-            frame = jsonrpc.parse(b"".join((first, second)), utf8=True)
-            if frame.method is UNSET:
-                self._answered(frame)
-            elif frame.id is UNSET:
-                self._notified(frame)
-            else:
-                self._on_request(frame)
-        except Malformed:
-            return  # nested to the parser's limit, which depends on the stack
+        kind = kind_of(frame)
+        if kind == "answer":
+            self._answered(frame)
+        elif kind == "notification":
+            self._notified(frame)
+        else:
+            self._on_request(frame)
 
     def _answered(self, frame: Frame) -> None:
         number = number_of(b"" if frame.id is UNSET else bytes(frame.id))
@@ -242,10 +246,14 @@ class Exchange:
         """Whether nothing of a request is left, so that the exchange can be reused."""
         return not self.ended and not self.consumer.owed and not self.consumer.asks
 
-    def forward(self, frame: bytes) -> None:
-        """Pass a frame to the endpoint."""
+    def forward(self, data: bytes, frame: Frame | None = None) -> None:
+        """Pass a frame to the endpoint; `frame` is the parsed `data`, if it is known."""
         if not self.ended:
-            self.consumer.receive(self.consumer, frame, self._loop.time(), True)
+            self.consumer.receive(self.consumer, data, self._loop.time(), True, frame)
+
+    def _request(self, method: str, params: bytes) -> None:
+        id = b"%d" % self._last
+        self.forward(jsonrpc.request(id, method, params), Frame(VERSION, Raw(id), method, Raw(params)))
 
     async def initialize(self) -> Frame:
         """Do the handshake with the endpoint, once; returns its response."""
@@ -261,7 +269,7 @@ class Exchange:
         self._last += 1
         reply: asyncio.Future[Frame] = self._loop.create_future()
         self._replies[self._last] = reply
-        self.forward(jsonrpc.request(b"%d" % self._last, method, params))
+        self._request(method, params)
         return await reply
 
     def begin(self, asked: StatelessRequest) -> None:
@@ -275,7 +283,7 @@ class Exchange:
         self._all_asked = False
         self._last += 1
         asker = any(isinstance(provider.link, Translator) for provider in self.consumer.endpoint.providers)
-        self.forward(jsonrpc.request(b"%d" % self._last, asked.method, stateless.without_envelope(asked.params, asker=asker)))
+        self._request(asked.method, stateless.without_envelope(asked.params, asker=asker))
 
     def _names(self, client: str) -> None:
         """Take over the client's name, which may differ with each request."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -20,11 +21,11 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from ... import errors
-from ...core.ledger import number_of
+from ...core.ledger import id_of, number_of
 from ...core.parties import Call, Consumer
 from ...errors import Code
 from ...protocol import jsonrpc, methods
-from ...protocol.jsonrpc import Frame, Malformed, Part, id_key, members, place_in_params
+from ...protocol.jsonrpc import Frame, Malformed, Part, id_key, kind_of, members, place_in_params, whole
 from ...protocol.stateless import INTERNAL
 from ...settings.schema import Limits
 from . import failures
@@ -232,23 +233,30 @@ class Session:
         del self.consumer  # breaks a reference cycle
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Handle one frame of the endpoint."""
+        """As `send_frame`, for a frame that is not parsed yet."""
         if self.ended:
             return
+        data = whole(first, second)
         try:
-            if not second and isinstance(first, bytes):
-                data, frame = first, self._sessions.parsed(first)
-            else:
-                data = b"".join((first, second))
-                frame = jsonrpc.parse(data, utf8=True)
-            if frame.method is UNSET:
-                self._answered(frame, data)
-            elif frame.id is UNSET:
-                self._notified(frame.method, data)
-            else:
-                self._on_request(number_of(bytes(frame.id)), data)
+            frame = self._sessions.parsed(data)
         except Malformed:
             return  # nested to the parser's limit, which depends on the stack
+        self._take(frame, data)
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
+        """Handle one frame of the endpoint."""
+        if not self.ended:
+            self._take(frame, whole(first, second))
+
+    def _take(self, frame: Frame, data: bytes) -> None:
+        kind = kind_of(frame)
+        if kind == "answer":
+            self._answered(frame, data)
+        elif kind == "notification":
+            with suppress(Malformed):  # as above
+                self._notified(str(frame.method), data)
+        else:
+            self._on_request(number_of(id_of(frame)), data)
 
     def _answered(self, frame: Frame, data: bytes) -> None:
         if frame.id is UNSET:
@@ -358,9 +366,9 @@ class Session:
 
     # -- requests of the client --------------------------------------------------------------------------------------------
 
-    def forward(self, data: bytes) -> None:
+    def forward(self, message: Message) -> None:
         """Pass a frame to the endpoint."""
-        self.consumer.receive(self.consumer, data, asyncio.get_running_loop().time(), True)
+        self.consumer.receive(self.consumer, message.data, asyncio.get_running_loop().time(), True, message.frame)
 
     async def post(self, messages: list[Message], *, batch: bool, json: bool, stream: bool) -> Response:
         """Process the messages of one POST; returns its response as soon as its form is known."""
@@ -373,7 +381,7 @@ class Session:
             self._posts[key] = post
         for message in messages:
             if not self.ended:
-                self.forward(message.data)
+                self.forward(message)
             if not self.ended:
                 self._after(message)
         if not post.awaited and not post.answers and post.stream is None:
@@ -407,7 +415,7 @@ class Session:
             post = Post({message.key: message}, self.caller.name, self._sessions.store, streams=True, begun=begun)
             post.stream = self.own_stream()
             self._posts[message.key] = post
-        self.forward(message.data)
+        self.forward(message)
         if not self.ended:
             self._after(message)
         return Response("Accepted", 202, media_type="text/plain")

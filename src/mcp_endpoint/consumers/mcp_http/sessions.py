@@ -22,9 +22,10 @@ from starlette.responses import Response
 
 from ... import errors
 from ...core.broker import Broker
+from ...core.ledger import id_of
 from ...core.shares import Shares
 from ...protocol import jsonrpc, methods
-from ...protocol.jsonrpc import VERSION, WRONG_VERSION, Frame, Malformed, id_key
+from ...protocol.jsonrpc import VERSION, WRONG_VERSION, Frame, Malformed, id_key, kind_of
 from ...settings.schema import Limits
 from .answers import LATER, accepts, refused
 from .caller import Caller
@@ -166,17 +167,16 @@ class Sessions:
         frame = jsonrpc.parse(data)
         if frame.jsonrpc != VERSION:
             raise Malformed(errors.INVALID_REQUEST, WRONG_VERSION)
-        if frame.method is UNSET:
-            if frame.id is UNSET or (frame.result is UNSET) == (frame.error is UNSET):
-                raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer")
+        kind = kind_of(frame)
+        if kind == "answer" and (frame.id is UNSET or (frame.result is UNSET) == (frame.error is UNSET)):
+            raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer")
+        if kind != "request":
             return Message(frame, data, b"")
-        if frame.id is UNSET:
-            return Message(frame, data, b"")
-        key = self._key(bytes(frame.id))
+        key = self._key(id_of(frame))
         if key is None:
             raise Malformed(errors.INVALID_REQUEST, "an id is an integer or a string, and not longer than the limits")
         if frame.result is not UNSET or frame.error is not UNSET:
-            raise Malformed(errors.INVALID_REQUEST, "a request has no result and no error", bytes(frame.id))
+            raise Malformed(errors.INVALID_REQUEST, "a request has no result and no error", id_of(frame))
         return Message(frame, data, key)
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------------

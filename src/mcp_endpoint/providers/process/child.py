@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from ...errors import EndpointError
-from ...protocol.jsonrpc import Malformed, Unreadable, parse_lenient, too_large
+from ...protocol.jsonrpc import Frame, Malformed, Unreadable, parse_lenient, too_large
 
 STDIN_SECONDS: Final = 2.0
 """Time for a child to exit after its stdin was closed (MCP, lifecycle, shutdown)."""
@@ -88,14 +88,14 @@ class Line(NamedTuple):
     end: bytes = b""
 
 
-def message(line: Line, *, ours: bool = True) -> bytes | None:
-    """The JSON-RPC message in a line, parsed by `parse_lenient` (see there for `ours`); None for other output.
+def message(line: Line, *, ours: bool = True) -> tuple[Frame, bytes] | None:
+    """The JSON-RPC message in a line and its bytes, parsed by `parse_lenient` (see there for `ours`); None for other output.
 
     Raises Unreadable for a response that is invalid or too long.
     """
     try:
         if line.whole:
-            return parse_lenient(line.data, ours=ours)[1]
+            return parse_lenient(line.data, ours=ours)
     except Unreadable:
         raise
     except Malformed:

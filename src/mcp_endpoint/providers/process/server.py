@@ -26,7 +26,7 @@ from ...credentials.store import CredentialStore
 from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, CloseReason, EndpointError
 from ...log import BLOT
 from ...protocol import jsonrpc, methods
-from ...protocol.jsonrpc import Part, Unreadable, unreadable_answer
+from ...protocol.jsonrpc import Frame, Part, Unreadable, unreadable_answer
 from ..mcp_json import ServerEntry, mask
 from ..tool_filter import ToolFilter
 from .child import LINE_BYTES, Child, Command, Line, message
@@ -64,12 +64,19 @@ class _ProcessLink:
         return 0 if self._child is None else self._child.queued
 
     def send(self, first: Part, second: Part = b"") -> None:
+        """As `send_frame`, for a message that is not parsed yet."""
+        self._write(first, second)
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
         """Write one line, or answer a request that must not reach the process."""
+        self._write(first, second, frame)
+
+    def _write(self, first: Part, second: Part, frame: Frame | None = None) -> None:
         assert self._child is not None
         if self._tool_filter.open:
             self._child.write(first, second)
             return
-        data, refused = self._tool_filter.checked(first, second)
+        data, refused = self._tool_filter.checked(first, second, frame)
         if refused:
             self._loop.call_soon(self.forward, data)
         else:
@@ -78,19 +85,22 @@ class _ProcessLink:
     def receive_line(self, line: Line) -> None:
         """Handle one line of the process."""
         try:
-            data = message(line)
+            found = message(line)
         except Unreadable as unreadable:
             self._noise(line, f"an answer that cannot be read ({unreadable.why})")
-            data = unreadable_answer(unreadable)
-        if data is not None:
-            self.forward(data if self._tool_filter.open else self._tool_filter.passed(data))
+            self.forward(unreadable_answer(unreadable))
+            return
+        if found is not None:
+            frame, data = found
+            shown = data if self._tool_filter.open else self._tool_filter.passed(data, frame)
+            self.forward(shown, frame if shown is data else None)
         elif line.data.strip():
             self._noise(line, "not JSON-RPC" if line.whole else f"more than {LINE_BYTES} bytes in one line")
 
-    def forward(self, data: bytes) -> None:
-        """Pass a message to the endpoint."""
+    def forward(self, data: bytes, frame: Frame | None = None) -> None:
+        """Pass a message to the endpoint; `frame` is the parsed `data`, if it was parsed."""
         if self.provider is not None:
-            self.provider.receive(self.provider, data, self._loop.time(), True)
+            self.provider.receive(self.provider, data, self._loop.time(), True, frame)
 
     def ping(self) -> None:
         """Nothing: its exit is noticed at once."""

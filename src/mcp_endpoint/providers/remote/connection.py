@@ -16,12 +16,12 @@ from typing import Any, Final, Protocol
 from urllib.parse import urljoin
 
 import httpx2
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from ... import errors
 from ...backoff import Backoff
 from ...protocol import jsonrpc, methods
-from ...protocol.jsonrpc import Frame, Malformed, Unreadable, members, parse, parse_lenient
+from ...protocol.jsonrpc import VERSION, Frame, Malformed, Unreadable, kind_of, members, parse, parse_lenient
 from ...protocol.sse import TAIL_BYTES, Event, Events
 from ...protocol.stateless import objects
 from .failure import BROKEN_OFF, NO_ANSWER, TOO_LATE, Failure, excerpt, names_lost_session, too_large, unreadable
@@ -56,8 +56,8 @@ class NotOpened(Exception):
 class Receiver(Protocol):
     """Receives what arrives on a connection."""
 
-    def received(self, data: bytes) -> None:
-        """A message of the server, unchanged."""
+    def received(self, data: bytes, frame: Frame | None = None) -> None:
+        """A message of the server, unchanged; `frame` is the parsed `data`, if it was parsed."""
 
     def noise(self) -> None:
         """An event that is not a message."""
@@ -104,7 +104,7 @@ class StreamableHttpConnection:
 
     async def post(self, data: bytes, frame: Frame, headers: Mapping[str, str]) -> Failure | None:
         """Send one message. For a request, its response has been received when this returns None."""
-        id = None if frame.method is UNSET or frame.id is UNSET else bytes(frame.id)
+        id = bytes(frame.id) if kind_of(frame) == "request" and frame.id is not UNSET else None
         hello = frame.method == methods.INITIALIZE
         response = await self._send("POST", data, {**_SENT, **headers}, named=not hello)
         endless = frame.method == methods.LISTEN
@@ -152,7 +152,7 @@ class StreamableHttpConnection:
         answer = answer_to(id, frame, data)
         if isinstance(answer, Failure):
             return answer
-        self._receiver.received(answer)
+        self._receiver.received(*answer)
         return None
 
     async def _in_events(self, id: bytes, response: httpx2.Response) -> Failure | None:
@@ -177,11 +177,11 @@ class StreamableHttpConnection:
                         continue
                     try:
                         frame, data = read(event.data)
-                        if frame.method is UNSET:
+                        if kind_of(frame) == "answer":
                             return self._answer(id, frame, data)
                     except Malformed as malformed:
                         return unreadable(malformed.why, event.data)
-                    self._receiver.received(data)
+                    self._receiver.received(data, frame)
             except Broken as broken:
                 failure = broken.failure
                 if failure is not BROKEN_OFF:
@@ -384,20 +384,22 @@ def read(data: bytes) -> tuple[Frame, bytes]:
         return parse(data), data
 
 
-def answer_to(id: bytes, frame: Frame, data: bytes) -> bytes | Failure:
+def answer_to(id: bytes, frame: Frame, data: bytes) -> tuple[bytes, Frame] | Failure:
     """The response with the id of its request; a Failure if it says that the session is unknown.
 
     Raises Malformed if it is not a response.
     """
     kind = "result" if frame.error is UNSET or bytes(frame.error) == b"null" else "error"
     body = getattr(frame, kind)
-    if frame.method is not UNSET or body is UNSET:
+    if kind_of(frame) != "answer" or body is UNSET:
         raise Malformed(errors.INVALID_REQUEST, "neither a result nor an error", id)
     if kind == "error" and names_lost_session(known := objects(body)):
         said = excerpt(str(known.get("message")).encode())
         return Failure(f"the server does not know the session: {said}", f"服务器不认识此会话：{said}", False, session_lost=True)
+    answer = Frame(VERSION, Raw(id))
+    setattr(answer, kind, body)
     raw = bytes(body)
     if b"\\ufffd" in raw:  # a lone surrogate, which the parser replaces: use the raw bytes
         place = members(data)[kind]
         raw = data[place.start : place.end]
-    return jsonrpc.result(id, raw) if kind == "result" else jsonrpc.failure(id, raw)
+    return (jsonrpc.result(id, raw) if kind == "result" else jsonrpc.failure(id, raw)), answer

@@ -22,8 +22,10 @@ def envelope() -> dict[str, Any]:
 def headers_of(frame: Frame, chosen: str, tools: Mapping[str, Any]) -> dict[str, str]:
     """The headers of one message; `chosen` is the negotiated revision, `tools` says which arguments a call mirrors in headers."""
     known = {methods.VERSION_HEADER: chosen} if chosen else {}
-    if frame.method is UNSET or frame.method == methods.INITIALIZE:
-        return known if frame.method is UNSET else {}
+    if frame.method is UNSET:  # an answer
+        return known
+    if frame.method == methods.INITIALIZE:
+        return {}
     params = fields(frame.params)
     version = text(fields(params.get(methods.META, UNSET)).get(methods.VERSION_KEY))
     if version is None:

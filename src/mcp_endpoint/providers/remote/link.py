@@ -18,7 +18,7 @@ from ...backoff import Backoff
 from ...core.catalog import read_page
 from ...core.parties import Counters, Provider
 from ...protocol import jsonrpc, methods
-from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, parse
+from ...protocol.jsonrpc import Frame, Malformed, Part, Unreadable, kind_of, parse, whole
 from ...protocol.stateless import fields, objects
 from ..tool_filter import ToolFilter
 from .connection import read
@@ -60,7 +60,7 @@ class ServerLink:
         self._loop = loop
         self._mask = mask
         self._counters = counters
-        self._waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[bytes, Frame]] = asyncio.Queue()
         self._queued = 0
         self.provider: Provider | None = None
         self.welcome = b""
@@ -86,7 +86,7 @@ class ServerLink:
         self._lists: dict[bytes, None] = {}
         self._list_backoff = Backoff(draw)
         self._list_timer: asyncio.TimerHandle | None = None
-        self._listens: dict[bytes, bytes] = {}
+        self._listens: dict[bytes, tuple[bytes, Frame]] = {}
         """Id → the request that opened the stream of notifications (MCP 2026-07-28)."""
         self._listened = 0.0
         self._backoff = Backoff(draw)
@@ -101,9 +101,15 @@ class ServerLink:
         return self._queued
 
     def send(self, first: Part, second: Part = b"") -> None:
+        """As `send_frame`, for a message that is not parsed yet."""
+        data = whole(first, second)
+        self._take(data, parse(data, utf8=True))
+
+    def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
         """Queue a message, or answer it here."""
-        data = b"".join((first, second))
-        frame = parse(data, utf8=True)
+        self._take(whole(first, second), frame)
+
+    def _take(self, data: bytes, frame: Frame) -> None:
         id = b"" if frame.id is UNSET else bytes(frame.id)
         if frame.method == methods.INITIALIZE and id and self.welcome:
             reply = parse(self.welcome, utf8=True)
@@ -112,13 +118,13 @@ class ServerLink:
         if frame.method == methods.INITIALIZED and self.version:
             return  # already sent
         if frame.method == methods.LISTEN:
-            self._listens = {id: data}
+            self._listens = {id: (data, frame)}
             self._listened = self._loop.time()
-            self._put(data)
+            self._put(data, frame)
             return
-        data, refused = self.tool_filter.checked(data)
+        taken, refused = (data, False) if self.tool_filter.open else self.tool_filter.checked(data, frame=frame)
         if refused:
-            self._loop.call_soon(self.forward, data)
+            self._loop.call_soon(self.forward, taken)
         else:
             if frame.method == methods.TOOLS_LIST and id:
                 self._lists[id] = None
@@ -129,7 +135,7 @@ class ServerLink:
                     answer, self.first_list = self.first_list, b""
                     self._loop.call_soon(self.received, b"".join(jsonrpc.with_id(answer, parse(answer, utf8=True), id)))
                     return
-            self._put(data)
+            self._put(taken, frame if taken is data else parse(taken, utf8=True))
 
     def _first_page(self, frame: Frame) -> bool:
         """Whether the request can be answered with the list of the handshake."""
@@ -143,20 +149,20 @@ class ServerLink:
         """End this connection."""
         self.lost(Failure(f"closed by the endpoint: {reason}", f"接入点已关闭连接：{reason}", None))
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes, frame: Frame) -> None:
         self._queued += len(data)
-        self._waiting.put_nowait(data)
+        self._waiting.put_nowait((data, frame))
 
-    async def next(self) -> bytes:
+    async def next(self) -> tuple[bytes, Frame]:
         """Wait for the next message to the server."""
-        data = await self._waiting.get()
+        data, frame = await self._waiting.get()
         self._queued -= len(data)
-        return data
+        return data, frame
 
-    def forward(self, data: bytes) -> None:
-        """Pass a message to the endpoint."""
+    def forward(self, data: bytes, frame: Frame | None = None) -> None:
+        """Pass a message to the endpoint; `frame` is the parsed `data`, if it was parsed."""
         if self.provider is not None:
-            self.provider.receive(self.provider, data, self._loop.time(), False)
+            self.provider.receive(self.provider, data, self._loop.time(), False, frame)
 
     def lost(self, failure: Failure) -> None:
         """The connection has ended."""
@@ -170,11 +176,12 @@ class ServerLink:
 
     # -- callbacks of the connection (see `connection.Receiver`) -----------------------------------------------------------
 
-    def received(self, data: bytes) -> None:
-        """Handle a message of the server."""
+    def received(self, data: bytes, frame: Frame | None = None) -> None:
+        """Handle a message of the server; `frame` as in `forward`."""
         self.last_received = self._loop.time()
         try:
-            frame, data = read(data)
+            if frame is None:
+                frame, data = read(data)
         except Malformed as malformed:
             if isinstance(malformed, Unreadable) and not malformed.number and self.own:
                 for waiting in self.own.values():  # at most one
@@ -184,7 +191,7 @@ class ServerLink:
                 self.forward(data)  # the endpoint finds the request
             return
         id = b"" if frame.id is UNSET else bytes(frame.id)
-        if frame.method is UNSET:
+        if kind_of(frame) == "answer":
             if (own := self.own.pop(id, None)) is not None:
                 if not own.done():
                     own.set_result((data, frame))
@@ -194,7 +201,8 @@ class ServerLink:
         if frame.method == methods.TOOLS_CHANGED:
             self.first_list = b""
         self.tools |= tools_with_headers(frame)
-        self.forward(self.tool_filter.passed(data))
+        shown = self.tool_filter.passed(data, frame)
+        self.forward(shown, frame if shown is data else None)
 
     def noise(self) -> None:
         """Count an event that is not a message."""
@@ -224,7 +232,7 @@ class ServerLink:
     def _listen(self, id: bytes) -> None:
         if id in self._listens and not self.over.done():
             self._listened = self._loop.time()
-            self._put(self._listens[id])
+            self._put(*self._listens[id])
             self.changed()
 
     def _list_came(self, id: bytes, frame: Frame) -> None:

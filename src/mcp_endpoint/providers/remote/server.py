@@ -32,7 +32,7 @@ from ...credentials.store import CredentialStore
 from ...errors import CloseReason
 from ...protocol import jsonrpc, methods
 from ...protocol.definitions import ALL, hello
-from ...protocol.jsonrpc import Frame, parse
+from ...protocol.jsonrpc import Frame, kind_of, parse
 from ...protocol.stateless import fields, knows_only_stateless, objects, text
 from ..mcp_json import ServerEntry, Wire, mask
 from ..tool_filter import ToolFilter
@@ -398,10 +398,9 @@ class RemoteServer:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         while True:
-            data = await link.next()
-            frame = parse(data, utf8=True)
+            data, frame = await link.next()
             headers = headers_of(frame, link.version, link.tools)
-            if frame.method is not UNSET and frame.id is not UNSET:
+            if kind_of(frame) == "request" and frame.id is not UNSET:
                 id = bytes(frame.id)
                 task = spawn(self._forward(link, way, data, frame, headers))
                 link.in_flight[id] = task, headers.get(methods.VERSION_HEADER) == methods.STATELESS_REVISION
@@ -432,5 +431,5 @@ class RemoteServer:
         self._last_error = f"{self._mask(failure.zh)} / {self._mask(failure.en)}"
         if failure.unreachable:
             link.lost(failure)
-        if frame.method is not UNSET and frame.id is not UNSET:
+        if kind_of(frame) == "request" and frame.id is not UNSET:
             link.failed(bytes(frame.id), failure)

@@ -14,8 +14,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import httpx2
-import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from ...credentials.lookahead import answer_of, worked
 from ...credentials.placement import as_header, in_query
@@ -25,6 +24,7 @@ from ...credentials.rotation import Rotation, route_of
 from ...credentials.store import CredentialStore
 from ...log import BLOT
 from ...protocol import methods
+from ...protocol.jsonrpc import Frame, Malformed, kind_of, parse
 from ...protocol.stateless import fields, objects
 from .failure import BROKEN_OFF, TOO_LATE, Failure, compressed, elsewhere, excerpt, in_circles, refused, too_large, unanswered, unreachable
 
@@ -53,14 +53,6 @@ KEY_STATUSES: Final = frozenset((401, 402, 403, 407, 429))
 """Statuses about the client's credentials: their body is text for people, not a JSON-RPC response."""
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _PORTS: Final = {"http": 80, "https": 443}
-
-
-class _RpcMessage(msgspec.Struct):
-    method: str | UnsetType = UNSET
-    id: msgspec.Raw | UnsetType = UNSET
-
-
-_decoder: Final = msgspec.json.Decoder(_RpcMessage)
 
 
 class Broken(httpx2.StreamError):
@@ -95,7 +87,7 @@ class KeyedTransport(httpx2.AsyncBaseTransport):
         message = _message(request)
         endless = request.method == "GET" or (message is not None and message.method == methods.LISTEN)
         patience = CLOSE_SECONDS if request.method == "DELETE" else ANSWER_SECONDS
-        if message is not None and (message.id is UNSET or message.method is UNSET):
+        if message is not None and kind_of(message) != "request":
             patience = ACCEPT_SECONDS
         request.extensions["timeout"] = {**request.extensions.get("timeout", {}), "read": None if endless else patience}
         # Without compression, counting the received bytes bounds the size.
@@ -291,13 +283,13 @@ def media_type(response: httpx2.Response) -> str:
     return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _message(request: httpx2.Request) -> _RpcMessage | None:
+def _message(request: httpx2.Request) -> Frame | None:
     """The JSON-RPC message in a POST."""
     if request.method != "POST":
         return None
     try:
-        return _decoder.decode(request.content)
-    except (msgspec.DecodeError, RecursionError):
+        return parse(request.content, utf8=True)
+    except Malformed:
         return None
 
 
