@@ -280,7 +280,6 @@ async def test_twenty_frames_that_are_none_end_a_device_and_not_its_neighbour(ru
         pytest.param('{"jsonrpc":"2.0","id":1.5,"result":{}}', id="a fraction for an id"),
         pytest.param('{"jsonrpc":"2.0","id":"one","result":{}}', id="a word for an id"),
         pytest.param('{"jsonrpc":"2.0","id":77,"result":{}}', id="an id nobody gave"),
-        pytest.param('{"jsonrpc":"2.0","id":1,"id":2,"result":{}}', id="two ids"),
         pytest.param('{"jsonrpc":"2.0","result":{}}', id="no id"),
         pytest.param("null", id="null"),
         pytest.param('"\\ud800"', id="half a surrogate pair"),

@@ -146,7 +146,9 @@ async def test_an_entry_that_changes_or_goes_takes_only_its_own_process_along(tm
         written(tmp_path, one=small("one", "a"), two=small("two", "b", env={"X": "1"}), three=small("three", "c", disabled=True))
         found = await until(lambda stats: len(stats["rooms"]["providers"]["servers"]) == 2, running)
         assert [server["name"] for server in found["rooms"]["providers"]["servers"]] == ["one", "two"]
-        assert await answered(asker, "b") != b
+        async with asyncio.timeout(BOUND):
+            while await answered(asker, "b") == b:  # noqa: ASYNC110 - the process of before may answer until it is stopped
+                await asyncio.sleep(0.02)
         assert text_of(await asker.calls(3, "a")) == a
         await hears_of_a_change(asker)
         assert await asker.names() == {"a", "b"}
