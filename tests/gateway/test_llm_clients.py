@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -216,7 +217,7 @@ async def test_what_was_said_is_in_the_file_of_records_and_no_key_is(tmp_path: P
     api = ModelApi()
     async with served(api.app) as (behind, _):
         config = Config(
-            recorder=RecorderSettings(on=True),
+            recorder=RecorderSettings(on=True, files="logs"),
             gateway=(GatewaySettings(kind="llm", name="model", target=f"http://127.0.0.1:{behind}/v1"),),
         )
         async with running(config, root=tmp_path) as server, asyncio.timeout(BOUND):
@@ -239,6 +240,8 @@ async def test_what_was_said_is_in_the_file_of_records_and_no_key_is(tmp_path: P
     assert bare(chat.said().answer) == bare(got)
     assert (embedding.summary.model, embedding.said().answer["dimension"]) == ("e", 3)
     reader.close()
-    for path in (tmp_path / "data").iterdir():
+    logs = sorted((tmp_path / "logs/llm_proxy").iterdir())
+    assert [json.loads(path.read_text("utf-8"))["path"] for path in logs].count("/v1/chat/completions") == 1
+    for path in [*(tmp_path / "data").iterdir(), *logs]:
         written = path.read_bytes()
         assert canary.encode() not in written and b"azure+canary/0123456789" not in written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sqlite3
@@ -15,8 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from mcp_endpoint.exchanges import Exchange
 from mcp_endpoint.recorder import store, writer
-from mcp_endpoint.recorder.batch import CALL, GAP, LINK, SECRETS, Hello, Told, decode_told, frame
+from mcp_endpoint.recorder.batch import CALL, EXCHANGE, GAP, LINK, SECRETS, Hello, Told, decode_told, frame
 from mcp_endpoint.recorder.query import Reader
 from mcp_endpoint.recorder.writer import CHECKPOINT_SECONDS, RETRY_SECONDS, Writer, run
 
@@ -68,6 +70,44 @@ def test_secrets_that_are_told_are_looked_for_from_then_on(tmp_path: Path) -> No
     play.give(call(1, "quite-a-secret"), (SECRETS, ["quite-a-secret"]))
     play.give(call(2, "quite-a-secret"))
     assert b"quite-a-secret" not in b"".join(path.read_bytes() for path in store.files_of(play.path) if path.exists())
+
+
+def exchange(number: int = 0) -> tuple[Any, ...]:
+    made = Exchange(
+        1.8e9, 2.0, 1.0, None, "model", "here", "POST", "/v1/chat/completions", 200, "ok", [], b"{}", [], [(0.1, b"{}")], 4, False
+    )
+    return (EXCHANGE, msgspec.structs.replace(made, request_body=b'{"n":%d,"api_key":"abcdefgh12345"}' % number))
+
+
+def test_an_exchange_is_a_log_file_too_where_there_is_a_folder(tmp_path: Path) -> None:
+    play = Play(tmp_path / "records.db", logs=str(tmp_path / "logs"))
+    assert play.give(call(), exchange(1), exchange(2)).stored == 3
+    written = [path.read_text() for path in (tmp_path / "logs/llm_proxy").iterdir()]
+    assert sorted(json.loads(text)["body"]["n"] for text in written) == [1, 2]
+    assert "abcdefgh12345" not in str(written)
+    Play(tmp_path / "other.db").give(exchange())
+    assert len(list((tmp_path / "logs/llm_proxy").iterdir())) == 2
+
+
+def test_a_folder_that_takes_no_log_file_is_told_tried_again_and_costs_no_record(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file")
+    play = Play(tmp_path / "records.db", logs=str(tmp_path / "logs"))
+    told = play.give(exchange())
+    assert told.stored == 1 and "logs" in told.trouble
+    (tmp_path / "logs").unlink()
+    assert play.give(exchange()).trouble and not (tmp_path / "logs").exists()
+    play.now += RETRY_SECONDS
+    assert (play.give(exchange()).trouble, play.records()) == ("", 3)
+
+
+def test_log_files_go_by_the_bounds_of_the_records(tmp_path: Path) -> None:
+    play = Play(tmp_path / "records.db", logs=str(tmp_path / "logs"), keep_days=1.0)
+    play.give(exchange())
+    (path,) = (tmp_path / "logs/llm_proxy").iterdir()
+    os.utime(path, (0.0, 0.0))
+    play.now += 2 * 86_400
+    play.give()
+    assert not path.exists()
 
 
 def test_one_record_that_cannot_be_written_takes_no_other_with_it(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Hello(msgspec.Struct, array_like=True):
     """Of the marks that stand for secrets."""
     names: list[str]
     """More names of keys that hold a secret."""
+    logs: str = ""
+    """The folder of log files; empty for none."""
 
 
 class Called(msgspec.Struct, array_like=True, tag=CALL, gc=False):

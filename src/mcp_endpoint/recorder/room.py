@@ -82,11 +82,15 @@ class Recorder:
         key: bytes,
         known: Callable[[], Collection[str]],
         clock: Callable[[], float],
+        logs: Path | None = None,
     ) -> None:
-        """`path` is the file of records, `key` the server's, `known` gives the secrets it knows now, `clock` is the broker's."""
+        """`path` is the file of records, `logs` the folder of log files if there are any, `key` the server's, `known` gives the secrets it
+        knows now, `clock` is the broker's.
+        """
         self.path = path
         self._settings = settings
         self._limits = limits
+        self._logs = "" if logs is None else str(logs)
         self._key = hmac.digest(key, b"recorder", "sha256") if key else secrets.token_bytes(32)
         self._known = known
         self._loop = asyncio.get_running_loop()
@@ -236,6 +240,7 @@ class Recorder:
                 settings.raw,
                 self._key,
                 list(settings.redact),
+                self._logs,
             )
             self._said = frozenset()
             stdin.writelines(frame(hello))

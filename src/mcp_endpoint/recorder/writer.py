@@ -15,14 +15,15 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
 from ..errors import EndpointError
-from .batch import LENGTH_BYTES, Hello, Secrets, Told, decode_batch, decode_hello, encode_told
+from .batch import LENGTH_BYTES, Exchanged, Hello, Item, Secrets, Told, decode_batch, decode_hello, encode_told
+from .files import trim, write_exchange
 from .records import Made, Raw, Rules, made
 from .redact import Redactor
 from .store import Damaged, Store, set_aside
@@ -54,6 +55,9 @@ class Writer:
         self._checkpoint_at = clock() + CHECKPOINT_SECONDS
         self._dirty = False
         self._trouble = ""
+        self._logs_again = clock()
+        self._logs_trouble = ""
+        """Why log files cannot be written, which is no reason to write no records."""
 
     def begin(self) -> Told:
         """Open the file; says which batch of this run it holds last."""
@@ -71,6 +75,7 @@ class Writer:
                 self._rules = self._rules_for(item.values)
         made_of = made(batch.items, self._rules)
         stored = self._save(made_of, batch.number) if batch.items else 0
+        self._write_files(batch.items)
         self._look_after()
         return self._told(batch.number, stored)
 
@@ -96,6 +101,19 @@ class Writer:
                 self._trouble = ""
                 return found.counted
         return 0
+
+    def _write_files(self, items: Sequence[Item]) -> None:
+        """A log file for each exchange. A folder that does not take one is left alone for a while; the records go on."""
+        if not self._hello.logs or self._clock() < self._logs_again:
+            return
+        try:
+            for item in items:
+                if isinstance(item, Exchanged):
+                    write_exchange(Path(self._hello.logs), item.exchange, self._rules)
+                    self._logs_trouble = ""
+        except OSError as error:
+            self._logs_again = self._clock() + RETRY_SECONDS
+            self._logs_trouble = f"{self._hello.logs}: {error.strerror or type(error).__name__}"
 
     def _one_by_one(self, found: Made, meta: dict[str, str]) -> int:
         """One record of a batch cannot be written: it alone is dropped."""
@@ -146,17 +164,20 @@ class Writer:
             if now >= self._retain_at:
                 self._retain_at = now + RETAIN_SECONDS
                 self._store.retain(int(self._now() * 1000))
+                if self._hello.logs:
+                    trim(Path(self._hello.logs), self._hello.keep_bytes, self._hello.keep_days, self._now())
             if self._dirty and now >= self._checkpoint_at:
                 self._checkpoint_at = now + CHECKPOINT_SECONDS
                 self._store.checkpoint()
                 self._dirty = False
 
     def _told(self, number: int, stored: int) -> Told:
+        trouble = self._trouble or self._logs_trouble
         if self._store is None:
-            return Told(number, stored=stored, trouble=self._trouble)
+            return Told(number, stored=stored, trouble=trouble)
         with contextlib.suppress(sqlite3.Error, OSError):
-            return Told(number, self._store.newest(), stored, self._store.bytes(), self._trouble)
-        return Told(number, stored=stored, trouble=self._trouble)
+            return Told(number, self._store.newest(), stored, self._store.bytes(), trouble)
+        return Told(number, stored=stored, trouble=trouble)
 
 
 def run(stdin: BinaryIO, say: Callable[[bytes], None]) -> None:

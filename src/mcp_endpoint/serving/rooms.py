@@ -166,6 +166,7 @@ def _recorder(context: Context, rings: Keys) -> Any:
         config.server.key.encode(),
         known,
         asyncio.get_running_loop().time,
+        context.root / config.recorder.files if config.recorder.files else None,
     )
     context.broker.tap = recorder.taps
     return recorder

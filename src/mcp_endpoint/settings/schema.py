@@ -193,6 +193,9 @@ class Recorder(Struct, frozen=True, kw_only=True):
     endpoints: Annotated[
         tuple[str, ...], Meta(description="endpoints that are recorded, by their printed names; *, ? and […] may be used")
     ] = ("*",)
+    files: Annotated[
+        str, Meta(description="folder for a JSON file per HTTP exchange too, below the root folder unless absolute; empty is none")
+    ] = ""
 
 
 class CredentialSettings(Struct, frozen=True, kw_only=True):
