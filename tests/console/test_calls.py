@@ -46,7 +46,7 @@ async def test_an_endpoint_without_tools_says_the_next_command_and_is_left_as_it
         page = (await visitor.get("/console/tools?endpoint=kitchen", headers=PAGE | BEARER)).text
         assert "mcp-endpoint pipe" in page
         (room,) = (one for one in server._rooms if one.name == "console")
-        room._calls.close()  # type: ignore[attr-defined]
+        room.shell._calls.close()  # type: ignore[attr-defined]
         assert not server._broker.endpoints
 
 

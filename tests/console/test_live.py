@@ -86,7 +86,7 @@ async def test_there_are_only_so_many_streams_and_one_that_left_makes_room(tmp_p
             assert refused.status_code == 503 and refused.headers["retry-after"]
         (room,) = (one for one in server._rooms if one.name == "console")
         async with asyncio.timeout(BOUND):
-            while room._live.full:  # type: ignore[attr-defined]  # noqa: ASYNC110 - the server sees the end of a connection by itself
+            while room.shell._live.full:  # type: ignore[attr-defined]  # noqa: ASYNC110 - the server sees the end of a connection by itself
                 await asyncio.sleep(0.01)
         async with following(visitor) as events:
             await events.next()

@@ -12,8 +12,8 @@ from ..access.addresses import ROOM
 from ..access.admission import Authenticator, Source
 from ..settings.schema import Server
 from ..web.page import prefers_chinese
+from .room import PATH
 
-PATH: Final = "/console"
 LANGUAGE: Final = "mes_console_language"
 """The cookie of the language that was chosen; without it the browser's own is used."""
 FIELDS: Final = 1_000

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute
 
 from ..access.addresses import without_secrets
 from ..access.admission import Authenticator
+from ..access.directory import Directory
 from ..access.tokens import TokenCodec
 from ..asgi import Bodies
 from ..consumers.mcp_http.route import McpHttp
@@ -53,6 +54,8 @@ class Context(NamedTuple):
     """Counts what waits for a connection that a room has made (`Budget.keep`)."""
     report: Callable[[], Mapping[str, Any]] = dict
     """What `/stats` tells the holder of the key, for the console."""
+    directory: Directory | None = None
+    """Who may use the console; None is the holder of the key."""
 
 
 def open_rooms(context: Context, standalone: str = "") -> list[Room]:
@@ -183,29 +186,34 @@ def _gateway(context: Context, rings: Keys, bodies: Bodies, exchanges: Exchanges
 
 def _console(context: Context, bodies: Bodies, rooms: Sequence[Room]) -> Room:
     """The console, with the pages that other rooms contribute (`pages`)."""
-    from ..console import room as console  # not loaded where it is off
-    from ..console.calls import Calls
-    from ..console.overview import Overview
+    from ..console.room import Console  # not loaded where it is off
 
-    config = context.config
-    calls = Calls(context.broker, config.limits)
-    overview = Overview(config, context.broker, context.codec, context.report)
-    pages = overview.pages(calls)
-    recorder: Any = next((one for one in rooms if one.name == "recorder"), None)
-    live = None
-    if recorder is None:
-        pages += overview.without_records()
-    else:
-        from ..console.live import Live
-        from ..console.records import Records
+    def make() -> Any:
+        from ..console.calls import Calls
+        from ..console.overview import Overview
+        from ..console.shell import Shell
 
-        records = Records(recorder.path, recorder.describe)
-        pages += records.pages()
-        live = Live(records, config.limits.console_streams)
-        recorder.on_newest = live.wake
-    for one in rooms:
-        pages += getattr(one, "pages", ())
-    return console.Console(config, context.authenticator, bodies, calls, pages, live=live)
+        config = context.config
+        calls = Calls(context.broker, config.limits)
+        overview = Overview(config, context.broker, context.codec, context.report)
+        pages = overview.pages(calls)
+        recorder: Any = next((one for one in rooms if one.name == "recorder"), None)
+        live = None
+        if recorder is None:
+            pages += overview.without_records()
+        else:
+            from ..console.live import Live
+            from ..console.records import Records
+
+            records = Records(recorder.path, recorder.describe)
+            pages += records.pages()
+            live = Live(records, config.limits.console_streams)
+            recorder.on_newest = live.wake
+        for one in rooms:
+            pages += getattr(one, "pages", ())
+        return Shell(config, context.authenticator, bodies, calls, pages, context.directory, live)
+
+    return Console(make)
 
 
 def _api(context: Context, providers: Providers | None, bodies: Bodies, *, standalone: bool = False) -> Room:
