@@ -23,8 +23,8 @@ from mcp_endpoint import backoff
 from mcp_endpoint.commands import pipe
 from mcp_endpoint.commands.pipe import Options
 from mcp_endpoint.errors import GOING_AWAY, PROVIDER_GONE, RESTARTING, TOOL_ENDED, ConfigError, EndpointError
+from mcp_endpoint.providers.command import Command, environment
 from mcp_endpoint.providers.process import child
-from mcp_endpoint.providers.process.child import Command, environment
 
 HERE = Path(__file__).parents[1]
 ODD = HERE / "support" / "odd_server.py"

@@ -23,8 +23,8 @@ from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.credentials.store import CredentialStore
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.providers import managed as house
+from mcp_endpoint.providers.entry import ServerEntry
 from mcp_endpoint.providers.managed import ManagedServer, Providers
-from mcp_endpoint.providers.mcp_json import ServerEntry
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 from mcp_endpoint.settings.schema import Providers as Settings
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mcp_endpoint.errors import ConfigError
-from mcp_endpoint.providers.mcp_json import Entries, mask, read
-from mcp_endpoint.providers.process.child import Command
+from mcp_endpoint.providers.command import Command
+from mcp_endpoint.providers.entry import mask
+from mcp_endpoint.providers.mcp_json import Entries, read
 from mcp_endpoint.providers.tool_filter import ToolChange
 
 OURS = {"PATH": "/bin", "HOME": "/home/me", "AWS_SECRET_ACCESS_KEY": "s3cret-s3cret", "CITY": "杭州"}

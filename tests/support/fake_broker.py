@@ -15,7 +15,7 @@ from websockets.http11 import Request, Response
 
 from mcp_endpoint.commands import pipe
 from mcp_endpoint.commands.pipe import Options
-from mcp_endpoint.providers.process.child import Command
+from mcp_endpoint.providers.command import Command
 
 TOKEN = "canary-token-3f9a"
 

@@ -23,8 +23,8 @@ from ..credentials.store import bans_file, read_bans, read_keys
 from ..errors import EXIT_CONFIG, ConfigError, EndpointError
 from ..log import escape
 from ..providers import mcp_json
+from ..providers.entry import ServerEntry, mask
 from ..providers.managed import ManagedServer
-from ..providers.mcp_json import ServerEntry
 from ..serving.rooms import imported
 from ..settings.schema import Config, CredentialSettings, GatewaySettings
 from ..web.page import REASONS
@@ -143,7 +143,7 @@ def _unusable(name: str, why: Reason, file: Path | str) -> Finding:
 def _command(server: ServerEntry, file: Path) -> Finding:
     """Whether the process of a managed server could be started."""
     assert server.command is not None
-    hide = mcp_json.mask(server)
+    hide = mask(server)
     program = escape(hide(server.command.program))
     remedy = (
         f'correct "command", "args" or "cwd" of {server.name} in {file}',

@@ -28,7 +28,8 @@ from ..errors import GOING_AWAY, TOOL_ENDED, CloseReason, ConfigError, EndpointE
 from ..line_writer import Console, LineWriter
 from ..protocol.jsonrpc import Unreadable, unreadable_answer
 from ..providers import mcp_json
-from ..providers.process.child import CUT_BYTES, LINE_BYTES, Child, Command, environment, message
+from ..providers.command import Command, environment
+from ..providers.process.child import CUT_BYTES, LINE_BYTES, Child, message
 from ..serving import signals
 from ..sockets import dial
 from ..sockets.dial import NoLink, readable

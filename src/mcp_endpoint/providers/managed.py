@@ -35,7 +35,8 @@ from ..protocol.jsonrpc import Part
 from ..settings.schema import Providers as Settings
 from . import mcp_json
 from .bridge import Bridge
-from .mcp_json import Entries, ServerEntry
+from .entry import ServerEntry
+from .mcp_json import Entries
 from .process import usage
 from .process.server import ProcessServer, sessions
 

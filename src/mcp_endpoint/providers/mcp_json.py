@@ -9,26 +9,23 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import UNSET
 
-from ..core.broker import INNER
 from ..core.catalog import NAME_CHARS
 from ..errors import ConfigError
 from ..files import read_bytes, why_not
-from ..log import BLOT
 from ..protocol.jsonrpc import Malformed, members
 from ..settings import env_file
-from .process.child import Command, environment
+from .command import Command, environment
+from .entry import ServerEntry, Wire
 from .tool_filter import ToolChange, collisions
 
-Wire = Literal["stdio", "http", "sse", "any"]
-"""Transport of a server; `any` is a URL without a type: Streamable HTTP, else HTTP+SSE."""
 WIRES: Final[Mapping[str, Wire]] = {"stdio": "stdio", "sse": "sse", "http": "http", "streamablehttp": "http"}
 """Values of `type`, `transport` and `transportType`, compared without case, `-` and `_`."""
 LONGEST_CALL_SECONDS: Final = 300.0
@@ -102,49 +99,6 @@ class _Switches(msgspec.Struct):
 class _Block(msgspec.Struct):
     mcp_servers: dict[str, msgspec.Raw] | None = msgspec.field(default=None, name="mcpServers")
     servers: dict[str, msgspec.Raw] | None = None
-
-
-class ServerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One valid entry, ready to be started or connected to; equal entries need no restart."""
-
-    name: str
-    label: str
-    """Name of its tools and of its internal endpoint; servers with the same label are replicas."""
-    wire: Wire
-    command: Command | None = None
-    """The command; None for a server reached by URL."""
-    url: str = ""
-    headers: Mapping[str, str] = {}
-    endpoints: tuple[str, ...] | None = None
-    """Patterns of the printable names of endpoints it serves; None: `[providers] endpoints`."""
-    allow: tuple[str, ...] = ()
-    """Patterns of visible tools; empty means all."""
-    deny: tuple[str, ...] = ()
-    """Patterns of hidden tools."""
-    tools: Mapping[str, ToolChange] = {}
-    """Changes to its tools, by their own names."""
-    credentials: str = ""
-    """Name of its key pool, `[credentials.NAME]`."""
-    place: str = ""
-    """Where the key goes: `query:NAME`, `header:NAME`, `bearer` or `env:NAME`."""
-    timeout: float | None = None
-    """Deadline of its calls in seconds; None: the default."""
-    secrets: frozenset[str] = frozenset()
-    """Values that must never be shown."""
-
-    @property
-    def endpoint(self) -> str:
-        """Name of its internal endpoint, which no token grants."""
-        return f"{INNER}{self.label}"
-
-    @property
-    def shown(self) -> str:
-        """Printable name of its internal endpoint."""
-        return f"server {self.label}"
-
-    def __repr__(self) -> str:
-        """Only its name: the address, a header or a variable may contain a secret."""
-        return f"<Server {self.name!r}>"
 
 
 class Entries(NamedTuple):
@@ -447,12 +401,3 @@ def _at(file: Path, text: bytes, byte: int) -> str:
     """`file:line:column`, counted from 1, columns in characters."""
     before = text[:byte].decode("utf-8", "replace")
     return f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
-
-
-def mask(server: ServerEntry) -> Callable[[str], str]:
-    """Returns a function that masks a server's secrets in a text."""
-    words = sorted(server.secrets, key=len, reverse=True)
-    if not words:
-        return str
-    secret = re.compile("|".join(map(re.escape, words)))
-    return lambda text: secret.sub(BLOT, text)

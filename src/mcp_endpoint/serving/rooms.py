@@ -30,8 +30,8 @@ from ..credentials.store import KEYS_SHOWN, CredentialStore, credential_store
 from ..errors import ConfigError, EndpointError
 from ..exchanges import Exchanges
 from ..gateway.llm import environment_keys
+from ..providers.entry import ServerEntry
 from ..providers.managed import ManagedServer, Providers, condition
-from ..providers.mcp_json import ServerEntry
 from ..settings.schema import Config
 from ..sockets.dial_out import DialOut, Keep
 from ..web.room import Room

@@ -21,9 +21,10 @@ from process_watch import PATIENCE
 
 from mcp_endpoint import backoff
 from mcp_endpoint.core.broker import Broker
-from mcp_endpoint.providers.mcp_json import ServerEntry
+from mcp_endpoint.providers.command import Command, environment
+from mcp_endpoint.providers.entry import ServerEntry
 from mcp_endpoint.providers.process import server as stdio
-from mcp_endpoint.providers.process.child import Command, Line, environment, message
+from mcp_endpoint.providers.process.child import Line, message
 from mcp_endpoint.providers.process.server import CRASHES, ProcessServer, sessions
 from mcp_endpoint.providers.tool_filter import ToolFilter
 from mcp_endpoint.settings.schema import EndpointSettings, Limits

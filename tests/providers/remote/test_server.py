@@ -23,7 +23,7 @@ from url_server import JSON, MAINTENANCE, Small, rpc_error
 from mcp_endpoint.consumers.local import Failed, Local
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.credentials.store import CredentialStore, credential_store
-from mcp_endpoint.providers.mcp_json import ServerEntry
+from mcp_endpoint.providers.entry import ServerEntry
 from mcp_endpoint.providers.remote import server as module
 from mcp_endpoint.providers.remote import transport as carrying
 from mcp_endpoint.providers.remote.server import RemoteServer as Kept

@@ -27,9 +27,10 @@ from ...errors import GOING_AWAY, NOT_READING, TOOL_ENDED, CloseReason, Endpoint
 from ...log import BLOT
 from ...protocol import jsonrpc, methods
 from ...protocol.jsonrpc import Frame, Part, Unreadable, unreadable_answer
-from ..mcp_json import ServerEntry, mask
+from ..command import Command
+from ..entry import ServerEntry, mask
 from ..tool_filter import ToolFilter
-from .child import LINE_BYTES, Child, Command, Line, message
+from .child import LINE_BYTES, Child, Line, message
 from .stderr import StderrTail
 from .usage import Usage
 

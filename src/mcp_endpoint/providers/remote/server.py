@@ -34,7 +34,7 @@ from ...protocol import jsonrpc, methods
 from ...protocol.definitions import ALL, hello
 from ...protocol.jsonrpc import Frame, kind_of, parse
 from ...protocol.stateless import fields, knows_only_stateless, objects, text
-from ..mcp_json import ServerEntry, Wire, mask
+from ..entry import ServerEntry, Wire, mask
 from ..tool_filter import ToolFilter
 from .connection import HttpSseConnection, NotOpened, StreamableHttpConnection
 from .failure import BROKEN_OFF, Failure, excerpt, names_lost_session
