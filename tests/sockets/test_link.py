@@ -6,17 +6,19 @@ import asyncio
 import gc
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from loguru import logger
 from sockets.peerframes import BINARY, PING, TEXT, closing, frame
-from sockets.wire_server import DEVICE, TOOL, Party, certificates, configured, linked, staged, until
+from sockets.wire_server import DEVICE, TOOL, Party, Stage, certificates, configured, linked, request, staged, until
 
 from mcp_endpoint.errors import GOING_AWAY, INTERNAL, NOT_READING, RESTARTING, TOO_BIG
 from mcp_endpoint.log import setup
 from mcp_endpoint.settings.schema import Logging, Server
+from mcp_endpoint.sockets import link as module
 from mcp_endpoint.sockets.frames import FRAMES_PER_TURN
-from mcp_endpoint.sockets.link import READ_PER_TURN, WebSocketLink
+from mcp_endpoint.sockets.link import HANDSHAKES_PER_TURN, READ_PER_TURN, Turn, WebSocketLink
 
 MIB = 1024 * 1024
 
@@ -420,6 +422,110 @@ async def test_uvicorns_own_shutdown_says_restarting() -> None:
         for one in list(stage.connections):
             one.shutdown()
         assert await peer.close_reason() == tuple(RESTARTING)
+
+
+# Many handshakes at once
+
+
+async def burst(stage: Stage, count: int, behind: bytes = b"") -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Sockets that are connected first, and then send their handshakes in one turn of the loop, with `behind` right behind each."""
+    before = len(stage.connections)
+    peers = [await asyncio.open_connection("127.0.0.1", stage.port) for _ in range(count)]
+    await until(lambda: len(stage.connections) == before + count)
+    for _, writer in peers:
+        writer.write(request(DEVICE + "?token=friend") + behind)
+    return peers
+
+
+def ended(peers: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
+    for _, writer in peers:
+        writer.close()
+
+
+async def test_a_call_is_answered_in_the_midst_of_many_handshakes() -> None:
+    async with staged() as stage, linked(stage) as device:
+        many = 12 * HANDSHAKES_PER_TURN
+        peers = await burst(stage, many)
+        device.say("hello")
+        assert await device.hears() == "hello"
+        assert len(stage.broker.parties) < many // 2, "the others are not through yet"
+        await stage.broker.party(many)
+        for reader, _ in peers:
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+        ended(peers)
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stage], Turn]:
+    """No handshake has its turn until this is called: then those that wait have theirs."""
+    monkeypatch.setattr(module, "HANDSHAKES_PER_TURN", 0)
+
+    def go_on(stage: Stage) -> Turn:
+        monkeypatch.undo()
+        (turn,) = {one.turn for one in stage.connections if isinstance(one, WebSocketLink)}
+        turn.call_soon(turn._next_arrivals)
+        return turn
+
+    return go_on
+
+
+def waiters(stage: Stage) -> int:
+    return sum(isinstance(one, WebSocketLink) for one in stage.connections)
+
+
+async def test_what_comes_right_behind_a_handshake_that_waits_is_delivered_after_it(waiting: Callable[[Stage], Turn]) -> None:
+    async with staged() as stage:
+        peers = await burst(stage, 2, frame(TEXT, b"early"))
+        await until(lambda: waiters(stage) == 2)
+        assert not stage.broker.parties
+        waiting(stage)
+        await stage.broker.until(lambda: [party.heard for party in stage.broker.parties] == [[(b"early", True)]] * 2)
+        peers[0][1].write(frame(TEXT, b"later"))
+        await stage.broker.until(lambda: any(len(party.heard) == 2 for party in stage.broker.parties))
+        ended(peers)
+
+
+async def test_a_handshake_that_waits_is_refused_when_the_server_stops_meanwhile(waiting: Callable[[Stage], Turn]) -> None:
+    async with staged() as stage:
+        peers = await burst(stage, 1)
+        await until(lambda: waiters(stage) == 1)
+        stage.acceptor.refuse_new = True
+        for one in list(stage.connections):
+            one.shutdown()
+        waiting(stage)
+        assert (await peers[0][0].read()).startswith(b"HTTP/1.1 503")
+        ended(peers)
+
+
+async def test_whoever_goes_while_its_handshake_waits_is_forgotten(waiting: Callable[[Stage], Turn]) -> None:
+    async with staged() as stage:
+        peers = await burst(stage, 2)
+        await until(lambda: waiters(stage) == 2)
+        first = next(iter(stage.connections))
+        first.cut()
+        await until(lambda: first not in stage.connections)
+        turn = waiting(stage)
+        await stage.broker.party()
+        assert not turn.arriving and len(stage.broker.parties) == 1 and stage.acceptor.links == 1
+        ended(peers)
+
+
+async def test_a_fault_in_one_handshake_ends_no_other(waiting: Callable[[Stage], Turn], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged() as stage:
+        peers = await burst(stage, 2)
+        await until(lambda: waiters(stage) == 2)
+        decide, faults = stage.acceptor.decide, [ValueError("a fault")]
+
+        def faulty(*arguments: Any, **options: Any) -> Any:
+            if faults:
+                raise faults.pop()
+            return decide(*arguments, **options)
+
+        waiting(stage)
+        monkeypatch.setattr(stage.acceptor, "decide", faulty)
+        await stage.broker.party()
+        await until(lambda: waiters(stage) == 1)
+        ended(peers)
 
 
 async def test_a_log_line_is_written_per_event_and_none_per_frame() -> None:
