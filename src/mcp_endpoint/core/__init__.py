@@ -1,1 +1,1 @@
-"""The core: endpoints, who is attached to them, and which call goes where; pure."""
+"""The core: endpoints, their parties, and the routing of requests; pure."""

@@ -1,4 +1,4 @@
-"""Names to endpoints, and the endpoints' deadlines to one timer."""
+"""Finds endpoints by name, attaches parties to them, and wakes them at their deadlines with one timer."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from .parties import NEVER, Consumer, Counters, Provider, SendFrame
 from .taps import Tap
 
 FREE_FORM: Final = "opaque:"
-"""What the names of the endpoints begin with that tokens of free choice open."""
+"""Prefix of the names of free-form endpoints."""
 INNER: Final = "server:"
-"""What the names of the endpoints begin with where servers of the house are providers; no token opens one."""
+"""Prefix of the names of internal endpoints, where managed servers are providers; no token grants one."""
 
 
 class Cancellable(Protocol):
-    """What `call_at` gives: a timer that can be called off."""
+    """A timer, as returned by `call_at`."""
 
     def cancel(self) -> None:
-        """Call it off."""
+        """Cancel it."""
 
 
 class _Walled:
-    """The link of a consumer within the house. A fault of its own ends it, and never reaches whoever sends: a tool serves others too."""
+    """Wraps the link of an in-process consumer: its errors end only itself, and never reach the sender, which serves others too."""
 
     __slots__ = ("_link", "_soon", "_take", "_tell")
 
     def __init__(self, link: Link, tell: Callable[[str], None], soon: Callable[[Callable[[], None]], None]) -> None:
-        """`tell` hears what went wrong, and `soon` calls back when whoever sends has gone on."""
+        """`tell` is called with the error; `soon` schedules a callback after the sender has finished."""
         self._link = link
         self._take: SendFrame | None = getattr(link, "send_frame", None)
         self._tell = tell
@@ -53,7 +53,7 @@ class _Walled:
     def send(self, first: Part, second: Part = b"") -> None:
         try:
             self._link.send(first, second)
-        except Exception as error:  # noqa: BLE001 - the boundary between two parties: the sender did nothing wrong
+        except Exception as error:  # noqa: BLE001 - the boundary between two parties
             self._failed(error)
 
     def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
@@ -80,13 +80,13 @@ class _Walled:
 
 
 def _place(error: Exception) -> str:
-    """What went wrong, and where in our code; nothing of what was sent."""
+    """The type and place of an error, without any data."""
     frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
     return f"{type(error).__name__} in {frame.f_code.co_qualname}:{line}"
 
 
 class Broker:
-    """All endpoints of one server, found by name. Everything is called from one thread, and nothing here waits."""
+    """All endpoints of one server, by name. Single-threaded; nothing here waits."""
 
     def __init__(
         self,
@@ -99,13 +99,13 @@ class Broker:
         watch: Watch,
         figures: Callable[[str], EndpointCalls | None] = lambda shown: None,
     ) -> None:
-        """`clock` is monotonic, in seconds, and is what `call_at` understands; `epoch` is the wall clock, read once.
+        """`clock` is monotonic, in seconds, the clock of `call_at`; `epoch` is the wall clock, read once.
 
-        `figures` gives who counts the tool calls of an endpoint, by its printable name.
+        `figures` returns the call counters of an endpoint, by its printable name.
         """
         self.settings = settings
         self.limits = limits
-        # How long a call may take and how many there may be is decided at the endpoint it came in by.
+        # Deadlines and numbers of calls are limited at the outer endpoint.
         self._inner_settings = replace(settings, call_timeout=limits.progress_seconds, tools={})
         self._inner_limits = replace(limits, in_flight_per_consumer=limits.in_flight_per_endpoint)
         self.counters = Counters()
@@ -118,7 +118,7 @@ class Broker:
         self._watch = watch
         self._figures = figures
         self.tap: Tap | None = None
-        """Who is told of all that happens at the endpoints; set before the first link attaches."""
+        """Receives all events of the endpoints; set before the first link attaches."""
         self._last_closes: OrderedDict[str, tuple[str, LastClose]] = OrderedDict()
         self._alarms: list[tuple[float, int, Endpoint]] = []
         self._alarm_number = 0
@@ -126,10 +126,10 @@ class Broker:
         self._timer_at = NEVER
         self._draining = False
         self.on_open: Callable[[Endpoint], None] = lambda endpoint: None
-        """Is told of an endpoint that has its first consumer: the house may bring its providers there."""
+        """Called when an endpoint gets its first consumer: managed servers are attached then."""
         self.on_idle: Callable[[Endpoint], None] = lambda endpoint: None
-        """Is told of an endpoint whose last consumer has left: the house takes its own away."""
-        # Made once: an idle endpoint is kept small.
+        """Called when an endpoint has lost its last consumer: managed servers are detached then."""
+        # Created once, so that an idle endpoint stays small.
         self._elsewhere = lambda: self.providers
         self._arm = self.arm
 
@@ -146,7 +146,7 @@ class Broker:
         stateless: bool = False,
         call_seconds: float | None = None,
     ) -> Provider:
-        """Somebody who answers is at the endpoint `name`; `shown` is how the endpoint may be printed. The rest as for the endpoint."""
+        """Attach a provider to the endpoint `name`; `shown` is the endpoint's printable name. Other arguments as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.providers += 1
         provider = endpoint.attach_provider(
@@ -168,7 +168,7 @@ class Broker:
         asks_once: bool = False,
         only: str = "",
     ) -> Consumer:
-        """Somebody who asks is at the endpoint `name`; the rest as for the endpoint."""
+        """Attach a consumer to the endpoint `name`; other arguments as for the endpoint."""
         endpoint = self._endpoint(name, shown)
         self.consumers += 1
         if in_process:
@@ -188,7 +188,7 @@ class Broker:
         return consumer
 
     def detach(self, party: Provider | Consumer, code: int, reason: str) -> None:
-        """A link is gone; delivered exactly once per link. An endpoint without links is forgotten, its last farewell is not."""
+        """A link has closed; called exactly once per link. An endpoint without links is dropped, but its last close is remembered."""
         endpoint = party.endpoint
         assert isinstance(endpoint, Endpoint)
         endpoint.detach(party, code, reason, self._clock())
@@ -199,10 +199,10 @@ class Broker:
             if not endpoint.consumers:
                 self.on_idle(endpoint)
         if self.endpoints.get(endpoint.name) is not endpoint:
-            return  # what the house had brought left with its last consumer, and it was forgotten then
+            return  # already dropped when its managed servers were detached
         if endpoint.empty:
             del self.endpoints[endpoint.name]
-            endpoint.forget()  # an alarm may still hold it
+            endpoint.forget()  # an alarm may still refer to it
             if endpoint.last_close is not None:
                 self._last_closes[endpoint.name] = endpoint.shown, endpoint.last_close
                 self._last_closes.move_to_end(endpoint.name)
@@ -239,7 +239,7 @@ class Broker:
     # -- time ------------------------------------------------------------------------------------------------------------
 
     def arm(self, endpoint: Endpoint) -> None:
-        """See to it that the endpoint is woken at its deadline."""
+        """Make sure that the endpoint is woken at its deadline."""
         when = endpoint.deadline()
         if when >= endpoint.armed:
             return
@@ -263,7 +263,7 @@ class Broker:
         while self._alarms and self._alarms[0][0] <= now:
             when, _, endpoint = heapq.heappop(self._alarms)
             if when != endpoint.armed:
-                continue  # an earlier alarm of this endpoint has rung meanwhile
+                continue  # superseded by an earlier alarm
             endpoint.armed = NEVER
             endpoint.expire(now)
             if not endpoint.empty:
@@ -271,40 +271,40 @@ class Broker:
         if self._alarms:
             self._set_timer(self._alarms[0][0])
 
-    # -- the end ---------------------------------------------------------------------------------------------------------
+    # -- shutdown --------------------------------------------------------------------------------------------------------
 
     @property
     def draining(self) -> bool:
-        """Whether no new work is taken any more."""
+        """Whether new requests are refused."""
         return self._draining
 
     def drain(self) -> None:
-        """Take no new work; what is in flight goes on."""
+        """Refuse new requests; those in flight continue."""
         self._draining = True
         now = self._clock()
         for endpoint in self.endpoints.values():
             endpoint.drain(now)
 
     def finish(self) -> None:
-        """Answer whatever is still in flight."""
+        """Answer all requests in flight."""
         now = self._clock()
         for endpoint in self.endpoints.values():
             endpoint.finish(now)
 
     @property
     def in_flight(self) -> int:
-        """Requests that are owed an answer."""
+        """Requests that have no response yet."""
         return sum(endpoint.ledger.in_flight for endpoint in self.endpoints.values())
 
-    # -- looking in ------------------------------------------------------------------------------------------------------
+    # -- reports ---------------------------------------------------------------------------------------------------------
 
     def snapshot(self, *, detail: bool) -> dict[str, Any]:
-        """The state in numbers, ready for JSON; with `detail` every endpoint by its printable name, and those that have no link left."""
+        """The state in numbers, ready for JSON; with `detail` every endpoint by its printable name, and those without links."""
         now = self._clock()
-        # The inner endpoints are the house's own affair: what is in flight there came in by one of the others.
+        # Internal endpoints are left out: requests in flight there came in at an outer one.
         inner = [endpoint for name, endpoint in self.endpoints.items() if name.startswith(INNER)]
         outer = [endpoint for name, endpoint in self.endpoints.items() if not name.startswith(INNER)]
-        # HTTP sessions and calls of the API: consumers as devices are, but no device.
+        # HTTP sessions and calls of the API are consumers but not devices.
         sessions = sum(consumer.in_process for endpoint in outer for consumer in endpoint.consumers)
         found: dict[str, Any] = {
             "endpoints": len(outer),

@@ -1,18 +1,17 @@
-"""The tools of one endpoint under one roof: who brought them, what they are called outside, who answers now.
+"""The merged tools of one endpoint: which provider has which tool, under which name, and who answers.
 
-Prompts, resources and resource templates stand in catalogs of their own, by the same rules; a URI is to a resource what its name is to
-a tool.
+Prompts, resources and resource templates have catalogs of their own with the same rules; a resource's URI corresponds to a tool's name.
 
 Rules of this module:
 
-1. A tool belongs to a label. The same name under the same label, brought by several providers, are replicas of one tool: the newest
-   answers, and the older resume when it leaves. A replica whose last call timed out is second choice until it answers anything.
-2. The first label that owns a name exports it as it is, Chinese names too; another label's tool of that name is exported as
-   `label__name`. What was exported once means the same (label, tool) for as long as the catalog lives; only when no name is left are
-   those taken back that are on no shelf and were never called.
-3. Names are given in the order in which the providers attached, when somebody first needs them (`settle`), so that the order in
-   which greetings happen to finish does not matter.
-4. The list is a function of the shelves: the same shelves give the same bytes, in the same order.
+1. A tool belongs to a label. The same name under the same label from several providers means replicas of one tool: the newest answers, and
+   older ones take over when it leaves. A replica whose last call timed out is second choice until it answers anything.
+2. The first label with a name exports it unchanged, also Chinese names; another label's tool of that name is exported as `label__name`.
+   An exported name means the same (label, tool) for the catalog's lifetime; only when no names are left, those that are on no shelf and
+   were never called are reused.
+3. Names are assigned in the order in which the providers attached, when they are first needed (`settle`), so that the order in which
+   handshakes end does not matter.
+4. The list is a function of the shelves: equal shelves give equal bytes in the same order.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from ..protocol.jsonrpc import Malformed, members, splice
 from .parties import Provider
 
 NAME_CHARS: Final = 64
-"""Characters. What the interfaces of language models take for a function's name behind xiaozhi-server."""
+"""Characters. Longest function name that language models accept behind xiaozhi-server."""
 
 LONGEST_PAGE: Final = 4096
-"""Tools of one page that are looked at."""
+"""Most tools of one page that are read."""
 NAMES_PER_TOOL: Final = 16
-"""How many lasting names an endpoint gives for each tool it has room for; a provider that renames its tools for ever ends here."""
+"""Most names an endpoint assigns, per tool of its limit; bounds a provider that keeps renaming its tools."""
 LABELS: Final = 1024
-"""How many server_ids an endpoint remembers to keep apart what their labels spell alike."""
+"""Most server_ids an endpoint remembers to distinguish labels with the same spelling."""
 LONGEST_NAME: Final = 1024
-"""Characters. A tool with a longer name is left out; MCP advises 128."""
+"""Characters. A tool with a longer name is left out; MCP recommends 128."""
 
 _OUTSIDE_LABEL: Final = re.compile(r"[^A-Za-z0-9_-]")
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class Shelf:
-    """The tools one provider brought; it stays a while after the provider left (`left` is then the time)."""
+    """The tools of one provider; kept for a while after the provider left (`left` is then the time)."""
 
     __slots__ = ("label", "left", "order", "provider", "tools")
 
@@ -59,18 +58,18 @@ class Shelf:
 
 
 class Kind(NamedTuple):
-    """What a catalog holds, and how MCP asks for it and lists it."""
+    """What a catalog contains, and how MCP lists it."""
 
     method: str
-    """The request that lists them."""
+    """The method that lists them."""
     member: str
-    """Where they stand in its result."""
+    """Their member in its result."""
     key: str
-    """What one of them is called by."""
+    """The field that identifies one."""
     capability: str
-    """What a provider must have declared to be asked."""
+    """The capability that a provider must have declared."""
     join: Callable[[str, str, str], str]
-    """The name outside of what bears `name` and belongs to `label`, where others bear that name; a third part tells two such apart."""
+    """Builds the exported name from label and name where the name is taken; a third part distinguishes two equal results."""
     decoder: msgspec.json.Decoder[Any]
     named: msgspec.json.Decoder[Any]
 
@@ -82,7 +81,7 @@ def _kind(method: str, member: str, key: str, capability: str, join: Callable[[s
 
 
 def joined_name(label: str, name: str, more: str = "") -> str:
-    """`label__name`, cut to 64 characters with six hex digits of the whole's SHA-256, or with `more`."""
+    """`label__name`; above 64 characters cut, with six hex digits of its SHA-256 or `more`."""
     whole = f"{label}__{name}"
     if len(whole) <= NAME_CHARS and not more:
         return whole
@@ -90,7 +89,7 @@ def joined_name(label: str, name: str, more: str = "") -> str:
 
 
 def joined_uri(label: str, uri: str, more: str = "") -> str:
-    """`label+uri`: still a URI (RFC 3986 §3.1 allows `+`, `-` and digits in a scheme, but no `_` and no digit in front)."""
+    """`label+uri`: a valid URI (RFC 3986 §3.1 allows `+`, `-` and digits in a scheme, but no `_` and no leading digit)."""
     scheme = label.replace("_", "-") + (f"-{more}" if more else "")
     return f"{scheme if scheme[:1].isalpha() else 'x' + scheme}+{uri}"
 
@@ -102,10 +101,10 @@ TEMPLATES: Final = _kind(methods.TEMPLATES_LIST, "resourceTemplates", "uriTempla
 
 
 def read_page(result: bytes | msgspec.Raw, most: int = LONGEST_PAGE, kind: Kind = TOOLS) -> tuple[list[Tool], str | None] | None:
-    """The tools and the next cursor of one `tools/list` result (or of another kind's), or None if it is not one.
+    """The tools and the next cursor of a `tools/list` result (or of another kind's); None if it is not one.
 
-    At most `most` of them are looked at: half a million names in one page would hold everybody up. A tool without a name, with a
-    boundless one, or with a repeated key, cannot be called and is left out.
+    At most `most` of them are read: half a million names on one page would block everybody. A tool without a name, with a too long name,
+    or with a repeated key cannot be called and is left out.
     """
     try:
         page = kind.decoder.decode(result)
@@ -120,7 +119,7 @@ def read_page(result: bytes | msgspec.Raw, most: int = LONGEST_PAGE, kind: Kind 
 
 
 def read_tool(definition: bytes, kind: Kind = TOOLS) -> Tool | None:
-    """One tool's definition, or None if it has no usable name."""
+    """One tool's definition, or None without a usable name."""
     try:
         name = getattr(kind.named.decode(definition), kind.key)
         place = members(definition)[kind.key]
@@ -142,7 +141,7 @@ _annotated_decoder: Final = msgspec.json.Decoder(_Annotated)
 
 
 def is_repeatable(tool: Tool) -> bool:
-    """Whether a tool says of itself that calling it twice does no more than calling it once (MCP, ToolAnnotations)."""
+    """Whether a tool declares itself read-only or idempotent (MCP, ToolAnnotations)."""
     try:
         hints = _annotated_decoder.decode(tool.definition).annotations
     except (msgspec.DecodeError, RecursionError):
@@ -151,7 +150,7 @@ def is_repeatable(tool: Tool) -> bool:
 
 
 def clean_label(text: str) -> str:
-    """A label in the alphabet that every consumer's name rules allow (xiaozhi-server: contract 1.4)."""
+    """A label with only the characters that all consumers allow (xiaozhi-server: contract 1.4)."""
     return _OUTSIDE_LABEL.sub("_", text)[:NAME_CHARS]
 
 
@@ -167,7 +166,7 @@ _NO_LABELS: Final[dict[str, str]] = {}
 
 
 class Catalog:
-    """All tools of one endpoint. `limit` is the number of tools, `page_bytes` that of a page of a list that must be paged."""
+    """The tools of one endpoint. `limit` is the number of tools, `page_bytes` the size of a page of a paged list."""
 
     __slots__ = (
         "_fingerprint",
@@ -192,20 +191,20 @@ class Catalog:
         self.owners = _NO_OWNERS
         self.exported = _NO_EXPORTED
         self.called = _NO_CALLED
-        """The names somebody called by way of this catalog; they keep their meaning."""
+        """Exported names that were called; their meaning is kept."""
         self.full = False
-        """Whether something on the shelves has no name because there is none left."""
+        """Whether a tool on a shelf has no name because none is left."""
         self.revision = 0
         self._labels = _NO_LABELS
         self._pages: list[bytes] | None = None
         self._fingerprint = b""
 
-    # -- who brought what ------------------------------------------------------------------------------------------------
+    # -- shelves -----------------------------------------------------------------------------------------------------------
 
     def label_for(self, server_id: str, server_name: str) -> str:
         """The label of a provider: its server_id, else its serverInfo.name, else `tool`.
 
-        Two different server_ids never share a label, also when they differ only in characters a label cannot hold.
+        Different server_ids never share a label, even if they differ only in characters that a label cannot contain.
         """
         label = clean_label(server_id or server_name) or "tool"
         if not server_id:
@@ -217,17 +216,17 @@ class Catalog:
         return f"{label[: NAME_CHARS - 7]}_{_digest(server_id)}"
 
     def shelf_of(self, provider: Provider) -> Shelf | None:
-        """The provider's own shelf, also one that stayed behind."""
+        """The provider's shelf, also after it left."""
         for shelf in self.shelves:
             if shelf.provider is provider:
                 return shelf
         return None
 
     def put(self, provider: Provider, label: str, order: int, tools: Iterable[Tool]) -> int:
-        """Take a provider's tools in, in place of what it, or one of its label that left, brought before.
+        """Set a provider's tools; replaces its earlier ones, and shelves of its label whose providers have left.
 
-        Gives the number of tools that were left out: those that found no room (a replica takes none, so that a newcomer is not cut
-        while its old link still hangs), and those that are larger than a page, with which a device could never read the list.
+        Returns the number of tools left out: those above the limit (a replica needs no room, so that a reconnecting tool is not cut while
+        its old link still exists), and those larger than a page, which would make the list unreadable for a device.
         """
         kept = [shelf for shelf in self.shelves if shelf.left is None or shelf.label != label]
         nobody_left = len(kept) == len(self.shelves)
@@ -247,7 +246,7 @@ class Catalog:
             room -= new
         if old is not None:
             if nobody_left and old.label == label and old.tools == named:
-                return len(left_out)  # the same again: the list need not be made anew
+                return len(left_out)  # unchanged: keep the encoded list
             self.shelves.remove(old)
         self.shelves.append(Shelf(provider, label, order, named))
         self.shelves.sort(key=lambda shelf: shelf.order)
@@ -256,7 +255,7 @@ class Catalog:
         return len(left_out)
 
     def _make_room(self) -> None:
-        """Shelves that stayed behind count too: the ones left longest ago go when there are too many tools."""
+        """Shelves of providers that left count too: drop the oldest when there are too many tools."""
         left = sorted((shelf for shelf in self.shelves if shelf.left is not None), key=lambda shelf: shelf.left or 0.0)
         total = sum(len(shelf.tools) for shelf in self.shelves)
         for shelf in left:
@@ -266,14 +265,14 @@ class Catalog:
             self.shelves.remove(shelf)
 
     def leave(self, provider: Provider, now: float) -> None:
-        """The provider is gone; its shelf stays until it is taken out by `sweep`."""
+        """The provider has left; its shelf stays until `sweep` removes it."""
         shelf = self.shelf_of(provider)
         if shelf is not None:
             shelf.left = now
             self.changed()
 
     def sweep(self, before: float) -> bool:
-        """Take out the shelves that were left at or before `before`; says whether there were any."""
+        """Remove the shelves left at or before `before`; returns whether there were any."""
         kept = [shelf for shelf in self.shelves if shelf.left is None or shelf.left > before]
         if len(kept) == len(self.shelves):
             return False
@@ -282,12 +281,12 @@ class Catalog:
         return True
 
     def clear(self) -> None:
-        """Take out all shelves."""
+        """Remove all shelves."""
         self.shelves.clear()
         self.changed()
 
     def changed(self) -> None:
-        """Forget what was computed from the shelves."""
+        """Drop what was computed from the shelves."""
         self.revision += 1
         self._pages = None
         self.full = False
@@ -295,7 +294,7 @@ class Catalog:
     # -- names -------------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Give every tool on the shelves its lasting name."""
+        """Assign a lasting name to every tool on the shelves."""
         most = self.limit * NAMES_PER_TOOL
         for shelf in self.shelves:
             for name in shelf.tools:
@@ -307,7 +306,7 @@ class Catalog:
                         self._export(shelf.label, name)
 
     def _free(self) -> None:
-        """Take back the names of what is on no shelf any more and was never called."""
+        """Release names that are on no shelf and were never called."""
         here = {(shelf.label, name) for shelf in self.shelves for name in shelf.tools}
         for exported, owner in list(self.owners.items()):
             if owner not in here and exported not in self.called:
@@ -319,7 +318,7 @@ class Catalog:
             exported = self.kind.join(label, name, "")
         if exported in self.owners:
             exported = self.kind.join(label, name, _digest(f"{label}__{name}"))
-        # Two hashes of 24 bits that meet leave the second tool without a name rather than with somebody else's.
+        # If two 24-bit hashes collide, the second tool stays without a name instead of getting another tool's.
         if not self.owners:
             self.owners, self.exported, self.called = {}, {}, {}
         if exported not in self.owners:
@@ -327,23 +326,23 @@ class Catalog:
             self.exported[label, name] = exported
 
     def plain_for(self, label: str) -> bool:
-        """Whether every name known here is a tool of `label` under its own name: then nothing needs translating."""
-        return all(owner == label for owner, _ in self.owners.values())  # a name is changed only where another label bears it
+        """Whether every known name is a tool of `label` under its own name: then nothing needs translation."""
+        return all(owner == label for owner, _ in self.owners.values())  # names are changed only if another label has them
 
     def replicas(self, label: str, name: str) -> list[Shelf]:
-        """Who can answer (label, name) now, first choice first."""
+        """The shelves that can answer (label, name) now, best first."""
         shelves = [shelf for shelf in self.shelves if shelf.label == label and shelf.left is None and name in shelf.tools]
         shelves.reverse()  # the newest first
         if len(shelves) > 1:
             newest = shelves[0].tools[name].definition
-            # Sorting is stable. A healthy replica of the newest comes before it when it is in doubt; another definition never does.
+            # The sort is stable. A healthy replica precedes a doubtful newest one; one with another definition never does.
             shelves.sort(key=lambda shelf: 2 if shelf.tools[name].definition != newest else 1 if shelf.provider.doubtful else 0)
         return shelves
 
     # -- the list ----------------------------------------------------------------------------------------------------------
 
     def pages(self) -> list[bytes]:
-        """The list as `"tools":[…]` arrays of exported definitions, cut where a page grows above `page_bytes`."""
+        """The list as `"tools":[…]` arrays of exported definitions, split at `page_bytes`."""
         if self._pages is None:
             self.settle()
             self._pages = self._cut(self.listed())
@@ -351,12 +350,12 @@ class Catalog:
         return self._pages
 
     def fingerprint(self) -> bytes:
-        """Equal exactly when the list's bytes are."""
+        """Equal exactly if the list's bytes are equal."""
         self.pages()
         return self._fingerprint
 
     def listed(self) -> list[tuple[str, Tool]]:
-        """Every tool once, under its exported name, as the newest of its replicas that has not left describes it; in order of attaching."""
+        """Every tool once, under its exported name, with the definition of its newest replica; in order of attaching."""
         self.settle()
         found: dict[str, tuple[bool, Tool]] = {}
         for shelf in self.shelves:
@@ -364,7 +363,7 @@ class Catalog:
             for name, tool in shelf.tools.items():
                 exported = self.exported.get((shelf.label, name))
                 if exported is not None and (here or not found.get(exported, (False,))[0]):
-                    found[exported] = here, tool  # a later shelf is a newer provider; the place in the order stays
+                    found[exported] = here, tool  # a later shelf is a newer provider; the order is kept
         return [(exported, tool) for exported, (_, tool) in found.items()]
 
     def _cut(self, named: Iterable[tuple[str, Tool]]) -> list[bytes]:
@@ -384,15 +383,15 @@ class Catalog:
         return pages
 
     def page(self, cursor: str | None, missing: list[str], most: int = 0) -> bytes:
-        """The `tools/list` result for a cursor: the whole list if it has at most `most` bytes, because not every consumer follows pages.
+        """The `tools/list` result for a cursor: the whole list if it fits into `most` bytes, because not every consumer follows pages.
 
-        A cursor that is not of this revision gets the list from its start. `missing` are labels of providers that have not told their
-        tools in time; they are named in `_meta`.
+        An outdated cursor gets the list from its start. `missing` are labels of providers whose tools are not known yet; they are named in
+        `_meta`.
         """
         return self._page(self.pages(), cursor, missing, most)
 
     def page_of(self, label: str, cursor: str | None, most: int = 0) -> bytes:
-        """The same for one label's tools, under their own names."""
+        """The same for the tools of one label, under their own names."""
         found: dict[str, tuple[bool, Tool]] = {}
         for shelf in self.shelves:
             if shelf.label == label:

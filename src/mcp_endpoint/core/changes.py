@@ -1,4 +1,4 @@
-"""What goes on when something has changed: whatever waited for it, and whoever is to be told of it."""
+"""Continues waiting requests and notifies consumers after a change at the endpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .routing import Routing
 
 
 class Changes(EndpointPart):
-    """Lets one endpoint go on after a change."""
+    """Reactions of one endpoint to changes."""
 
     __slots__ = ("features", "lists", "notifications", "routing")
 
@@ -25,7 +25,7 @@ class Changes(EndpointPart):
         self.notifications = notifications
 
     def recheck(self, now: float) -> None:
-        """Something changed that waiting requests may have waited for."""
+        """Something has changed that waiting requests may depend on."""
         self.roster.update_direct()
         self.lifecycle.settle()
         if not self.roster.settling():
@@ -36,7 +36,7 @@ class Changes(EndpointPart):
         self.lists.tell_changes(now)
 
     def greeting_ended(self, provider: Provider, now: float) -> None:
-        """A greeting has ended, well or not: whoever waited for it goes on."""
+        """A handshake has ended, with or without success: continue what waited for it."""
         self.roster.update_direct()
         self.lifecycle.settle()
         if self.features.used:
@@ -45,7 +45,7 @@ class Changes(EndpointPart):
         self.recheck(now)
 
     def redo(self, waiting: Iterable[Waiting], now: float) -> None:
-        """Find the way of frames that waited for a provider, in their order."""
+        """Route frames that waited for a provider, in order."""
         for frame in waiting:
             if frame.call is not None:
                 self.routing.again(frame.call, frame.data, now)
@@ -53,13 +53,13 @@ class Changes(EndpointPart):
                 self.notifications.from_consumer(frame.consumer, parse(frame.data, utf8=True), frame.data)
 
     def retry_parked(self, now: float) -> None:
-        """Find the way of calls whose provider left, now that somebody is there."""
+        """Route calls whose provider left, if there is a provider again."""
         if not self.waiting.parked or not self.roster.providers or self.roster.settling():
             return
         for parked in self.waiting.take("parked"):
             self.routing.again(parked.call, parked.data, now)
 
     def listing_ended(self, now: float) -> None:
-        """A provider's tools are listed, well or not: consumers may have to ask again."""
+        """A listing of a provider's tools has ended: consumers may need a new list."""
         self.lists.changed()
         self.recheck(now)

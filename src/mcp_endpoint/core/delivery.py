@@ -1,4 +1,4 @@
-"""The way of a request to its provider; and what it hears, or waits for, where there is none."""
+"""Sends a request to its provider, or answers or parks it if there is none."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from .roster import Roster
 from .waiting import WaitingRequests
 
 KEPT_BYTES: Final = 16 * 1024
-"""Bytes of a request that is kept while it may have to be said again after a greeting; a larger one is said once."""
+"""Largest request that is kept to be sent again after a handshake; a larger one is sent once."""
 
 _fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class LastClose(NamedTuple):
-    """When and how the last provider left; `at` is on the heart's clock."""
+    """When and how the last provider left; `at` is on the core's clock."""
 
     at: float
     code: int
     reason: str
 
     def when(self, epoch: float) -> str:
-        """The time of day in UTC; `epoch` is what must be added to the heart's clock to get seconds since 1970."""
+        """The time in UTC; `epoch` plus the core's clock gives seconds since 1970."""
         return datetime.fromtimestamp(self.at + epoch, UTC).isoformat(timespec="seconds")
 
     def describe(self, epoch: float) -> dict[str, Any]:
-        """What an operator may know of it, ready for JSON."""
+        """For an operator, ready for JSON."""
         return {"at": self.when(epoch), "code": self.code, "reason": self.reason}
 
 
 class Delivery:
-    """Hands requests to providers."""
+    """Sends requests to providers."""
 
     __slots__ = ("_elsewhere", "_epoch", "counters", "last_close", "ledger", "lifecycle", "limits", "roster", "waiting")
 
@@ -57,7 +57,7 @@ class Delivery:
         elsewhere: Callable[[], int],
         last_close: LastClose | None,
     ) -> None:
-        """`epoch`, `elsewhere` and `farewell` as for the endpoint."""
+        """`epoch`, `elsewhere` and `last_close` as for the endpoint."""
         self.roster = roster
         self.waiting = waiting
         self.lifecycle = lifecycle
@@ -69,9 +69,9 @@ class Delivery:
         self.last_close = last_close
 
     def carry(self, provider: Provider, call: Call, frame: Frame, data: bytes, rename: Rename | None = None) -> None:
-        """Hand a request to a provider: its id becomes a number of that link, and everything else stays as it came.
+        """Send a request to a provider: its id is replaced by a number of that link, everything else is unchanged.
 
-        Raises `Malformed` for a frame whose keys are not unambiguous.
+        Raises `Malformed` for a frame with repeated keys.
         """
         link = provider.link
         if link.queued > self.limits.queued_bytes_per_link:
@@ -97,7 +97,7 @@ class Delivery:
             send_frame(renumbered(frame, number_text(number)), first, second)
 
     def _before_carrying(self, provider: Provider, call: Call, data: bytes) -> None:
-        """What must be known of a request, or told to its provider, before it goes its way."""
+        """Bookkeeping, and the end of the handshake, before a request is sent."""
         if provider.state is State.NEW:
             provider.carried = True
             if len(data) <= KEPT_BYTES and (not provider.proven or call.method == methods.TOOLS_LIST):
@@ -110,7 +110,7 @@ class Delivery:
                 call.purpose = "whole list"
 
     def to_bare(self, call: Call, frame: Frame, data: bytes, otherwise: Code) -> None:
-        """The newest bare provider may know it; `otherwise` is the error if there is none."""
+        """Send it to the newest bare provider, which may know it; `otherwise` is the error if there is none."""
         for provider in reversed(self.roster.providers):
             if provider.state is State.BARE:
                 self.carry(provider, call, frame, data)
@@ -118,12 +118,12 @@ class Delivery:
         self.ledger.fail(call, otherwise, "no provider of this endpoint has it / 此接入点没有工具端提供它", delivered=False)
 
     def nobody(self, call: Call) -> None:
-        """Answer a call that finds no provider."""
+        """Answer a call for which there is no provider."""
         self.counters.no_provider += 1
         self.ledger.fail(call, errors.NO_PROVIDER, self.why_nobody(), delivered=False)
 
     def park(self, call: Call, data: bytes, now: float) -> None:
-        """Let a call wait a moment for its provider to come back."""
+        """Let a call wait briefly for its provider to return."""
         until = call.started + self.limits.grace_call_seconds
         if now >= until or self.waiting.draining:
             self.nobody(call)
@@ -131,7 +131,7 @@ class Delivery:
         self.waiting.park(call, data, now, until)
 
     def why_nobody(self) -> str:
-        """Why a call finds no tool, in words for whoever looks at the device."""
+        """Why there is no tool for a call, for the user of the device."""
         failed = [provider.failed for provider in self.roster.providers if provider.failed]
         if failed:
             return f"greeting failed: {failed[-1]} / 与工具端握手失败：{failed[-1]}"
@@ -142,14 +142,14 @@ class Delivery:
         return hint
 
     def last_close_text(self) -> str:
-        """When and how the last provider left, in words."""
+        """When and how the last provider left, as text."""
         assert self.last_close is not None
         when = self.last_close.when(self._epoch)
         told = f"{self.last_close.code} {self.last_close.reason}".strip()
         return f"left at {when} with {told} / 已于 {when} 断开，代码 {told}"
 
     def last_close_described(self) -> dict[str, Any] | None:
-        """The same, ready for JSON; None if none has left."""
+        """The same, ready for JSON; None if no provider has left."""
         return None if self.last_close is None else self.last_close.describe(self._epoch)
 
     def provider_left(self, code: int, reason: str, now: float) -> None:
@@ -157,7 +157,7 @@ class Delivery:
         self.last_close = LastClose(now, code, reason)
 
     def lately(self, now: float) -> bool:
-        """Whether a provider left that may come back."""
+        """Whether a provider has left recently and may return."""
         return self.last_close is not None and now < self.last_close.at + self.limits.grace_seconds
 
 
@@ -167,7 +167,7 @@ def _is_same(call: Call, frame: Frame, rename: Rename | None) -> bool:
 
 
 def _asks_for_all(data: bytes) -> bool:
-    """Whether a `tools/list` asks for the whole list: no cursor, and no parameter that some server may take for a filter."""
+    """Whether a `tools/list` requests the whole list: without cursor or other parameters that a server may take for a filter."""
     params = parse(data, utf8=True).params
     if params is UNSET:
         return True

@@ -1,4 +1,4 @@
-"""How a request that was carried ends: with an answer that needs a look, at its deadline, or with its provider."""
+"""The end of a carried request: a response that needs processing, the deadline, or the provider's leaving."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .routing import REPEATABLE, Routing
 from .tool_calls import outcome_of
 
 
-class _Told(msgspec.Struct):
+class _ErrorData(msgspec.Struct):
     delivered: bool | None = None
 
 
 class _BrokersError(msgspec.Struct):
     code: int
-    data: _Told | None = None
+    data: _ErrorData | None = None
 
 
 _brokers_error_decoder: Final = msgspec.json.Decoder(_BrokersError)
 
 NAMELESS: Final = (errors.PARSE_ERROR.number, errors.UNREADABLE_ANSWER.number, errors.ANSWER_TOO_BIG.number)
-"""Errors that may come without the id of their request: whoever sends them could not read what was said."""
+"""Error codes that may come without an id: the sender could not read the request."""
 
 
 def could_not_be_read(frame: Frame) -> bool:
-    """Whether an error is about a message that could not be read, so that it names no request."""
+    """Whether an error is about an unreadable message, so that it names no request."""
     try:
         return frame.error is not UNSET and _brokers_error_decoder.decode(frame.error).code in NAMELESS
     except (msgspec.DecodeError, RecursionError):
@@ -44,7 +44,7 @@ def could_not_be_read(frame: Frame) -> bool:
 
 
 def _may_be_repeated(frame: Frame, *, harmless: bool) -> bool:
-    """Whether a provider of the house says that it reached nobody; or, if a second time does no harm, that nobody will answer."""
+    """Whether a managed provider reports that nobody received the request; or, if repeating is harmless, that nobody will answer."""
     if frame.error is UNSET:
         return False
     try:
@@ -57,7 +57,7 @@ def _may_be_repeated(frame: Frame, *, harmless: bool) -> bool:
 
 
 class Endings(EndpointPart):
-    """Ends the requests of one endpoint that were carried."""
+    """Ends the carried requests of one endpoint."""
 
     __slots__ = ("changes", "features", "lists", "routing")
 
@@ -69,12 +69,12 @@ class Endings(EndpointPart):
         self.changes = changes
 
     def answered(self, provider: Provider, call: Call, frame: Frame, data: bytes, now: float) -> None:
-        """An answer the endpoint itself has a use for, or one that must be changed. Raises `Malformed` before anything is done."""
+        """A response that the endpoint itself needs, or that must be changed. Raises `Malformed` before any change."""
         consumer = call.consumer
         first: Part
         second: Part
         if frame.error is not UNSET and frame.result is not UNSET:
-            # An error is an error: xiaozhi-server takes any answer with a `result` key for success.
+            # xiaozhi-server takes any response with a `result` key for success: remove it.
             spans = members(data)
             edits = [jsonrpc.without(data, "result", spans), (spans["id"].start, spans["id"].end, call.id)]
             first, second = jsonrpc.splice(data, edits), b""
@@ -101,7 +101,7 @@ class Endings(EndpointPart):
                 self.routing.again(call, call.again, now)
                 return
             if frame.error is not UNSET and call.tried and call.method == methods.TOOLS_LIST:
-                self.waiting.hold(call)  # it was asked because nobody else could be; its consumer has no use for an error
+                self.waiting.hold(call)  # asked as a last resort: its error is of no use
                 return
             answer, data, call.data = data, call.data, b""
             if data and insists(call, frame) and provider.state in (State.NEW, State.INITIALIZING):
@@ -124,14 +124,14 @@ class Endings(EndpointPart):
     def expired(self, provider: Provider, call: Call, now: float) -> None:
         """A provider has not answered in time."""
         if call.purpose == "greeting" and provider.translator is not None and provider.translator.give_up():
-            call.deadline = now + self.ledger.limits.own_initialize_seconds  # it may know the handshake yet
+            call.deadline = now + self.ledger.limits.own_initialize_seconds  # it may still support the handshake
         elif call.purpose == "greeting":
-            # It stays in the table without a deadline: a result that comes late still makes the provider ready.
+            # Kept without a deadline: a late result still makes the provider ready.
             call.deadline = NEVER
             self.lifecycle.fail(provider, "it did not answer initialize in time")
             self.changes.greeting_ended(provider, now)
         elif call.purpose == "list" and not provider.listed and not provider.paged:
-            # The same with its first list: whoever must have all tools still waits for it, the others do not.
+            # The same for its first list: consumers that need all tools still wait for it, others do not.
             call.deadline = NEVER
             self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)
             self.changes.recheck(now)
@@ -156,7 +156,7 @@ class Endings(EndpointPart):
         for call in calls:
             if call.consumer is not None and is_open(call):
                 if call.method == methods.TOOLS_LIST and self.lists.holds_for(call.consumer):
-                    # Its consumer asks once in its life and takes an error for the end: asking again is what it cannot do.
+                    # Its consumer requests the list once only and takes an error for final: hold the list.
                     self.waiting.hold(call)
                 elif call.again and call.purpose == REPEATABLE:
                     self.routing.again(call, call.again, now)

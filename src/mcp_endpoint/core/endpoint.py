@@ -1,16 +1,16 @@
-"""Where a frame goes: the named place where consumers find providers, as a synchronous state machine.
+"""One endpoint: a synchronous state machine that receives every frame and routes it.
 
-Rules of the endpoint and of the modules it is made of:
+Rules of the endpoint and its parts:
 
-1. Links attach and detach; frames come in as bytes with `now`; frames go out through `Link.send`, which never waits. Deadlines are
-   asked for (`deadline`) and expired from outside (`expire`). Nothing here waits, reads a clock, logs or knows a socket.
-2. Every accepted request is in `Consumer.owed` until its one answer leaves; `Ledger.answer` is the only way out of it.
-3. How many providers are attached decides what the endpoint is:
-     none      the endpoint answers for itself: `initialize`, `ping`, an empty (or held) list, -32001
-     one       a wire: everything but the handshake is carried
-     several   one server: lists are merged, calls go where the catalog says
-4. A request is carried at once, or it waits in exactly one place with an end (see `waiting`).
-5. Each field of such a module is written there; whoever is further up asks for the change by a method.
+1. Links attach and detach; frames come in as bytes with `now`, and go out through `Link.send`, which never waits. The caller asks for the
+   next deadline (`deadline`) and calls `expire`. Nothing here waits, reads a clock, logs or uses a socket.
+2. Every accepted request is in `Consumer.owed` until its one response is sent; `Ledger.answer` is the only way out.
+3. The number of providers decides the behaviour:
+     none      the endpoint answers itself: `initialize`, `ping`, an empty (or held) list, -32001
+     one       a wire: everything except the handshake is carried
+     several   one server: lists are merged, calls are routed by the catalog
+4. A request is carried at once, or waits in exactly one place with a deadline (see `waiting`).
+5. Each field of a part is written by that part only; others call a method for a change.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from .unreadable import bad_frame, error_of, noise
 from .waiting import WaitingRequests
 
 METHOD_CHARS: Final = 256
-"""Characters of a method; it is kept as long as its call."""
+"""Most characters of a method name; it is kept as long as its call."""
 PLAIN_ID_CHARS: Final = 10
-"""Digits of an id that every limit allows: nothing else needs to be asked of it."""
+"""Digits of an id that all limits allow: no further check is needed."""
 OUT_OF_LINE: Final = SHARED | {methods.INITIALIZE, methods.TOOLS_LIST}
-"""What is never simply carried: all consumers of a provider would feel it, or its consumer must have all tools."""
+"""Methods that are never carried directly: they affect all consumers of a provider, or need the merged list."""
 
 
 class Endpoint:
-    """A named place where consumers find providers; its name is what a token opens to."""
+    """A named place where consumers find providers; a token grants access to it."""
 
     __slots__ = (
         "armed",
@@ -96,16 +96,16 @@ class Endpoint:
         tap: Tap | None = None,
         draining: bool = False,
     ) -> None:
-        """`epoch` is what must be added to `now` to get seconds since 1970; `elsewhere` counts the tools of other endpoints.
+        """`epoch` plus `now` gives seconds since 1970; `elsewhere` counts the tools of other endpoints.
 
-        `arm` is told when `deadline` has moved to an earlier time, `figures` of every tool call that has ended, `tap` of all that happens.
+        `arm` is called when `deadline` has become earlier, `figures` counts finished tool calls, `tap` receives all events.
         """
         self.name = name
         self.shown = shown
         self.settings = settings
         self.limits = limits
         self.counters = counters
-        self.armed = NEVER  # the broker's own note of when it will come back
+        self.armed = NEVER  # for the broker: when it will call `expire`
         self.ledger = Ledger(shown, limits, counters, watch, figures, tap)
         self.waiting = WaitingRequests(self.ledger, arm, self, draining=draining)
         self.catalog = Catalog(limits.tools_per_endpoint, limits.list_page_bytes)
@@ -125,22 +125,22 @@ class Endpoint:
 
     @property
     def providers(self) -> list[Provider]:
-        """Who answers here, in the order of attaching."""
+        """The providers, in order of attaching."""
         return self.roster.providers
 
     @property
     def consumers(self) -> dict[Consumer, None]:
-        """Who asks here."""
+        """The consumers."""
         return self.roster.consumers
 
     @property
     def last_close(self) -> LastClose | None:
-        """How the last provider left."""
+        """When and how the last provider left."""
         return self.delivery.last_close
 
     @property
     def empty(self) -> bool:
-        """Whether nobody is attached."""
+        """Whether nothing is attached."""
         return not self.roster.providers and not self.roster.consumers
 
     def attach_consumer(
@@ -155,13 +155,13 @@ class Endpoint:
         asks_once: bool = False,
         only: str = "",
     ) -> Consumer:
-        """Somebody who asks is here.
+        """Attach a consumer.
 
-        `answer_bytes` bounds what it can take in one answer, `ask_seconds` how long it may think about a provider's question (default:
-        what a device can). For one `in_house` the endpoint greets the providers itself. The lists of a `patient` one wait for a provider
-        that still starts: it asks for others, who decide how long they wait. The lists of one that `asks_once` wait for all tools that
-        still start, as those of `hold_empty_list_for` do; where there is none, it hears so at once. One that sees `only` a label has that
-        label's tools under their own names, and no others.
+        `answer_bytes` limits a response, `ask_seconds` is its time to answer a provider's request (default: that of a device). For an
+        `in_process` one the endpoint itself initializes the providers. Lists of a `patient` one wait for a provider that is starting: it
+        acts for consumers elsewhere, whose endpoint limits the wait. Lists of one that `asks_once` wait for all tools that are starting,
+        as those of `hold_empty_list_for`, but not if there are none. With `only` it sees only the tools of that label, under their own
+        names.
         """
         limits = self.limits
         limit = limits.device_answer_bytes if answer_bytes is None else answer_bytes
@@ -186,11 +186,10 @@ class Endpoint:
         stateless: bool = False,
         call_seconds: float | None = None,
     ) -> Provider:
-        """Somebody who answers is here. Nobody is sent away for it; the others only have to show that they still live.
+        """Attach a provider. No other provider is removed; the others are pinged, so that a dead one is found.
 
-        One of the `house` may be believed when it says that a call did not reach anybody. A `stateless` one wants to be greeted as
-        MCP 2026-07-28 does, and as before only if it cannot be. `call_seconds` is how long a call of its tools may take, where it is not
-        as everywhere.
+        A `managed` one is trusted when it says that a call reached nobody. A `stateless` one is initialized by MCP 2026-07-28, and by a
+        handshake only if it does not support that. `call_seconds` is the deadline of calls to its tools, None for the default.
         """
         for other in self.roster.providers:
             other.link.ping()
@@ -212,7 +211,7 @@ class Endpoint:
         return provider
 
     def detach(self, party: Provider | Consumer, code: int, reason: str, now: float) -> None:
-        """A link is gone, for whatever reason; what it owed is answered. Delivered exactly once per link."""
+        """A link has closed; what it owed is answered. Called exactly once per link."""
         self.ledger.now = now
         if isinstance(party, Provider):
             self._provider_left(party, code, reason, now)
@@ -232,7 +231,7 @@ class Endpoint:
         self.roster.provider_left(provider)
         self.lists.provider_left(provider, now)
         provider.move(Step.LEAVE)
-        if self.roster.consumers or not provider.managed:  # what the house takes away when nobody asks any more has not died
+        if self.roster.consumers or not provider.managed:  # a managed server detached without consumers has not failed
             self.delivery.provider_left(code, reason, now)
         self.catalog.leave(provider, now)
         if self.features.used:
@@ -242,7 +241,7 @@ class Endpoint:
         waiting = self.lifecycle.take_waiting(provider)
         lost = list(provider.pending.calls.values())
         provider.pending.calls.clear()
-        # A call refers to its provider: these two would keep it alive.
+        # Calls refer to their provider: break the reference cycle.
         provider.greeting = provider.listing = None
         self.endings.lost(lost, now)
         self.changes.redo(waiting, now)
@@ -252,7 +251,7 @@ class Endpoint:
     # == frames of consumers ===============================================================================================
 
     def consumer_receive(self, consumer: Consumer, data: bytes, now: float, utf8: bool, frame: Frame | None = None) -> None:
-        """One frame of a consumer."""
+        """Handle one frame of a consumer."""
         ledger = self.ledger
         ledger.now = now
         try:
@@ -306,7 +305,7 @@ class Endpoint:
             self.ledger.fail(call, malformed.code, malformed.why, delivered=False)
 
     def _seconds_for(self, method: str) -> float:
-        """How long a request may take."""
+        """The deadline of a request, in seconds."""
         if method == methods.INITIALIZE:
             return self.limits.initialize_seconds
         return self.limits.list_seconds if method in methods.LISTS else self.settings.call_timeout
@@ -314,7 +313,7 @@ class Endpoint:
     # == frames of providers ===============================================================================================
 
     def provider_receive(self, provider: Provider, data: bytes, now: float, utf8: bool, frame: Frame | None = None) -> None:
-        """One frame of a provider. What is not JSON-RPC is what a stdio server printed: it is dropped, and not answered."""
+        """Handle one frame of a provider. Output that is not JSON-RPC (of a stdio server) is dropped."""
         translator = provider.translator
         if translator is not None and not translator.speaking:
             translator.hear(data, now, utf8=utf8)
@@ -342,7 +341,7 @@ class Endpoint:
             if frame.jsonrpc != VERSION:
                 frame, data = parse_lenient(data, utf8=True)
             if frame.error is not UNSET and len(frame.error) == 4 and bytes(frame.error) == b"null":
-                # JSON-RPC 1 wrote both keys on every answer: `"error": null` says that there is none.
+                # JSON-RPC 1 wrote both keys in every response: `"error": null` means no error.
                 data = jsonrpc.splice(data, [jsonrpc.without(data, "error", jsonrpc.members(data))])
                 frame = parse(data, utf8=True)
             if frame.id is UNSET or (frame.result is UNSET and frame.error is UNSET):
@@ -354,7 +353,7 @@ class Endpoint:
             if call is None and len(calls) == 1 and id == b"null" and could_not_be_read(frame):
                 call = next(iter(calls.values()))
             if call is None:
-                jsonrpc.members(data)  # an id that stands twice may name a call all the same
+                jsonrpc.members(data)  # raises Malformed for a repeated id, which may name a call
                 if provider.pending.was_late(number):
                     self.counters.late_answers += 1
                     provider.doubtful = False
@@ -383,7 +382,7 @@ class Endpoint:
         ledger.answer(call, first, second, frame)
 
     def provider_said_too_much(self, provider: Provider, beginning: bytes, end: bytes, now: float) -> None:
-        """An answer above `provider_message_bytes` came, of which only the ends were kept."""
+        """A response above `provider_message_bytes` was discarded; only its ends are known."""
         self.ledger.now = now
         unreadable = jsonrpc.too_large(beginning, end, self.limits.provider_message_bytes)
         if unreadable is not None:
@@ -395,46 +394,46 @@ class Endpoint:
         if (error := error_of(self.ledger, provider, unreadable)) is not None:
             self.provider_receive(provider, error, now, True)
 
-    # == time and the end ==================================================================================================
+    # == time and shutdown =================================================================================================
 
     def deadline(self) -> float:
-        """When `expire` must be called at the latest; it may be early, never late. Infinity if nothing waits."""
+        """The latest time at which `expire` must be called; it may be too early, never too late. Infinity if nothing waits."""
         return self.waiting.wake
 
     def expire(self, now: float) -> None:
-        """Do what time demands: answer what waited too long, forget what was kept long enough."""
+        """Process everything that is due: answer expired requests, drop what was kept long enough."""
         self.ledger.now = now
         expire(self.endings, now)
 
     def drain(self, now: float) -> None:
-        """Take no new work: what is held or parked is answered, what is with a provider goes on unless a person must answer first."""
+        """Refuse new requests; answer held and parked ones; those at a provider continue, unless a person must answer first."""
         self.ledger.now = now
         drain(self.endings, now)
 
     def finish(self, now: float) -> None:
-        """Answer whatever is still owed: nobody will come back for it."""
+        """Answer all remaining requests with an error."""
         self.ledger.now = now
         finish(self.endings)
 
     def forget(self) -> None:
-        """Nobody is here any more: keep nothing of what they brought."""
+        """Nothing is attached any more: drop all state of the providers."""
         self.catalog.clear()
         self.features.forget()
 
-    # == looking in ========================================================================================================
+    # == reports ===========================================================================================================
 
     @property
     def holding(self) -> bool:
-        """Whether a list is held until the providers have told their tools."""
+        """Whether a list is held until the tools are known."""
         return bool(self.waiting.held)
 
     def tool_named(self, name: str, only: str) -> Tool | None:
-        """The tool that a name means here, for a consumer that sees `only` one label ("": all)."""
+        """The tool with this name, for a consumer that sees `only` one label ("": all)."""
         self.catalog.settle()
         label, own = (only, name) if only else self.catalog.owners.get(name, ("", ""))
         replicas = self.catalog.replicas(label, own)
         return replicas[0].tools[own] if replicas else None
 
     def describe(self, now: float) -> dict[str, Any]:
-        """What an operator may know of this endpoint, ready for JSON; no secret is in it."""
+        """The status for an operator, ready for JSON, without secrets."""
         return describe(self.delivery, now)

@@ -1,4 +1,4 @@
-"""What ends by time, and what ends when the server stops."""
+"""Processes deadlines, and ends requests when the server stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .waiting import QUEUES
 
 
 def expire(at: Endings, now: float) -> None:
-    """Do what time demands: answer what waited too long, forget what was kept long enough."""
+    """Process everything that is due: answer expired requests, drop what was kept long enough."""
     at.waiting.begin_round()
     for provider in list(at.roster.providers):
         if provider.translator is not None:
@@ -34,7 +34,7 @@ def expire(at: Endings, now: float) -> None:
 
 
 def _earliest(at: Endings) -> float:
-    """The next deadline of what providers and consumers are asked, and of shelves that are kept for a while."""
+    """The next deadline of requests to providers and consumers, and of shelves that are kept."""
     times = [NEVER]
     for provider in at.roster.providers:
         times += [call.deadline for call in provider.pending.calls.values()]
@@ -46,7 +46,7 @@ def _earliest(at: Endings) -> float:
 
 
 def drain(at: Endings, now: float) -> None:
-    """Take no new work: what is held or parked is answered, what is with a provider goes on unless a person must answer first."""
+    """Refuse new requests; answer held and parked ones; those at a provider continue, unless a person must answer first."""
     at.waiting.drain()
     for consumer in [consumer for consumer in at.roster.consumers if consumer.thinking]:
         for call in list(consumer.owed):
@@ -65,7 +65,7 @@ def drain(at: Endings, now: float) -> None:
 
 
 def finish(at: Endings) -> None:
-    """Answer whatever is still owed: nobody will come back for it."""
+    """Answer all remaining requests with an error."""
     for consumer in at.roster.consumers:
         for call in list(consumer.owed):
             at.ledger.counters.provider_gone += 1

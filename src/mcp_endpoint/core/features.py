@@ -1,13 +1,13 @@
-"""What providers offer beside tools, when several share an endpoint: prompts, resources, completion, log levels, subscriptions.
+"""Server features besides tools, shared by several providers: prompts, resources, completion, log levels, subscriptions.
 
 Rules of this module:
 
-1. Nothing is asked for before somebody wants to know: prompts, resources and templates are listed with the first request that needs
-   them, once per provider, and again after it said that they changed. A provider is asked only for what it declared.
-2. Names of prompts and URIs are settled like names of tools (see `catalog`).
-3. A URI that nobody listed belongs to the template it fits, else to the newest provider that has resources.
-4. A provider is told to subscribe, to unsubscribe and how much to log for all consumers together: the first subscriber's request and
-   the last one's end are what it hears, and the lowest level anybody wants. Each consumer hears what it asked for.
+1. Lists are requested on demand: prompts, resources and templates are listed at the first request that needs them, once per provider, and
+   again after it announced a change. A provider is asked only for what it has declared.
+2. Names of prompts and URIs are assigned like names of tools (see `catalog`).
+3. A URI that is in no list belongs to the template it matches, else to the newest provider with resources.
+4. Subscriptions and log levels are sent to a provider for all consumers together: it gets the first subscribe and the last unsubscribe,
+   and the lowest requested level. Each consumer gets what it has requested.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHANGED: Final = {
     methods.RESOURCES_CHANGED: (RESOURCES, TEMPLATES),
 }
 SHARED: Final = frozenset((methods.SUBSCRIBE, methods.UNSUBSCRIBE, methods.SET_LEVEL))
-"""What one consumer asks and all consumers of a provider feel."""
+"""Requests of one consumer that affect all consumers of a provider."""
 ABOUT: Final[dict[str, tuple[Kind, ...]]] = {
     **{method: (kind,) for method, kind in KINDS.items()},
     methods.PROMPTS_GET: (PROMPTS,),
@@ -44,7 +44,7 @@ ABOUT: Final[dict[str, tuple[Kind, ...]]] = {
     methods.COMPLETE: (),
     methods.SET_LEVEL: (),
 }
-"""The requests that find their way here, and what must be known for it."""
+"""The methods handled here, and which lists they need."""
 
 
 _EXPRESSION: Final = re.compile(r"\{[^{}]*\}")
@@ -57,8 +57,8 @@ class _Ref(msgspec.Struct):
     uri: str | None = None
 
 
-class _Params(msgspec.Struct):
-    """What of a request's parameters decides its way."""
+class _FeatureParams(msgspec.Struct):
+    """The parameters that decide the routing."""
 
     name: str | None = None
     uri: str | None = None
@@ -67,18 +67,18 @@ class _Params(msgspec.Struct):
     ref: _Ref | None = None
 
 
-_decoder: Final = msgspec.json.Decoder(_Params)
+_decoder: Final = msgspec.json.Decoder(_FeatureParams)
 
 
-def _read(frame: Frame) -> _Params:
+def _read(frame: Frame) -> _FeatureParams:
     try:
-        return _decoder.decode(frame.params) if frame.params is not UNSET else _Params()
+        return _decoder.decode(frame.params) if frame.params is not UNSET else _FeatureParams()
     except (msgspec.DecodeError, RecursionError):
-        return _Params()
+        return _FeatureParams()
 
 
 def fits(template: str, uri: str) -> bool:
-    """Whether `uri` may be an expansion of `template` (RFC 6570), whatever its expressions stand for. Linear in both."""
+    """Whether `uri` may be an expansion of `template` (RFC 6570), for any values. Linear time."""
     first, *rest = _EXPRESSION.split(template)
     if not rest:
         return uri == template
@@ -94,8 +94,8 @@ def fits(template: str, uri: str) -> bool:
     return True
 
 
-class _Listing:
-    """One listing on its way, and what it brought so far."""
+class _FeatureListing:
+    """A listing in progress, with its entries so far."""
 
     __slots__ = ("again", "call", "found")
 
@@ -107,13 +107,13 @@ class _Listing:
 
 _NO_CATALOGS: Final[dict[Kind, Catalog]] = {}
 _NO_LISTED: Final[dict[tuple[Provider, Kind], None]] = {}
-_NO_LISTINGS: Final[dict[tuple[Provider, Kind], _Listing]] = {}
+_NO_LISTINGS: Final[dict[tuple[Provider, Kind], _FeatureListing]] = {}
 _NO_SUBSCRIBERS: Final[dict[tuple[Provider, str], dict[Consumer, str]]] = {}
-"""What an endpoint has as long as it is not used; these are never filled."""
+"""Shared empty values of an endpoint that does not use them; never filled."""
 
 
 class SharedFeatures(EndpointPart):
-    """What the providers of one endpoint offer beside tools, and who wants to hear of it."""
+    """The features of one endpoint's providers besides tools, and their subscribers."""
 
     __slots__ = ("catalogs", "listed", "listings", "subscribers")
 
@@ -122,20 +122,20 @@ class SharedFeatures(EndpointPart):
         self.forget()
 
     def forget(self) -> None:
-        """Nobody is here any more: keep nothing."""
+        """Drop all state."""
         self.catalogs: dict[Kind, Catalog] = _NO_CATALOGS
         self.listed: dict[tuple[Provider, Kind], None] = _NO_LISTED
-        self.listings: dict[tuple[Provider, Kind], _Listing] = _NO_LISTINGS
+        self.listings: dict[tuple[Provider, Kind], _FeatureListing] = _NO_LISTINGS
         self.subscribers: dict[tuple[Provider, str], dict[Consumer, str]] = _NO_SUBSCRIBERS
-        """(provider, its URI) → who subscribed, and the URI that consumer knows."""
+        """(provider, its URI) → subscribed consumers, with the URI that each knows."""
 
     @property
     def used(self) -> bool:
-        """Whether somebody wanted more than tools here."""
+        """Whether anything besides tools was requested."""
         return bool(self.catalogs)
 
     def _use(self) -> None:
-        """Make what is to be filled, when it is first needed: an idle endpoint is kept small."""
+        """Create the state on first use: an idle endpoint stays small."""
         if not self.catalogs:
             limits = self.ledger.limits
             self.catalogs = {kind: Catalog(limits.tools_per_endpoint, limits.list_page_bytes, kind) for kind in KINDS.values()}
@@ -144,7 +144,7 @@ class SharedFeatures(EndpointPart):
     # -- requests ----------------------------------------------------------------------------------------------------------
 
     def route(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> bool:
-        """Find the way of a request at an endpoint with several providers; False for one that is not about what stands here."""
+        """Route a request at an endpoint with several providers; False if it is not handled here."""
         self._use()
         kinds = ABOUT.get(call.method)
         if kinds is None:
@@ -169,7 +169,7 @@ class SharedFeatures(EndpointPart):
         return True
 
     def share(self, provider: Provider, call: Call, frame: Frame, data: bytes, now: float) -> None:
-        """A request of `SHARED` at an endpoint with one provider: carried, unless others there would feel it."""
+        """Route a request of `SHARED` at an endpoint with one provider: carry it, unless other consumers would be affected."""
         assert call.consumer is not None
         self._use()
         params = _read(frame)
@@ -181,7 +181,7 @@ class SharedFeatures(EndpointPart):
             self._subscribe(provider, params.uri, params.uri, call, frame, data, None)
 
     def _wait_for(self, kinds: tuple[Kind, ...], call: Call, data: bytes, now: float, patient: bool) -> bool:
-        """Ask whoever has not told what it offers, and let the request wait for it; False if it need not wait any longer."""
+        """Request missing lists and let the request wait for them; False if it need not wait."""
         for kind in kinds:
             for provider in self._having(kind.capability):
                 if (provider, kind) not in self.listed:
@@ -192,7 +192,7 @@ class SharedFeatures(EndpointPart):
         return True
 
     def _having(self, capability: str) -> list[Provider]:
-        """Who declared a capability, in the order of attaching."""
+        """The ready providers with a capability, in order of attaching."""
         ready = (provider for provider in self.roster.providers if provider.state is State.READY)
         return [provider for provider in ready if provider.welcome is not None and capability in provider.welcome.capabilities]
 
@@ -204,7 +204,7 @@ class SharedFeatures(EndpointPart):
             self.delivery.to_bare(call, frame, data, errors.METHOD_NOT_FOUND)
 
     def _to_owner(self, kind: Kind, name: str | None, path: tuple[str, ...], call: Call, frame: Frame, data: bytes) -> None:
-        """To whoever a name or URI belongs to, which knows it by its own."""
+        """Carry a request to the owner of a name or URI, under the owner's own name for it."""
         found = None if name is None else self._owner(kind, name)
         if found is None or name is None:
             having = self._having(kind.capability if path[0] != "ref" else "completions")
@@ -223,7 +223,7 @@ class SharedFeatures(EndpointPart):
             self.delivery.carry(provider, call, frame, data, rename=rename)
 
     def _owner(self, kind: Kind, name: str) -> tuple[Provider, str] | None:
-        """Who knows a name, and as what."""
+        """The provider of a name, and its own name for it."""
         catalog = self.catalogs[kind]
         catalog.settle()
         owner = catalog.owners.get(name)
@@ -237,7 +237,7 @@ class SharedFeatures(EndpointPart):
             for exported, (label, template) in templates.owners.items():
                 shelves = templates.replicas(label, template)
                 if shelves and fits(exported, name):
-                    # An exported template is `label+template`, and so is what it expands to.
+                    # An exported template is `label+template`, and so are its expansions.
                     return shelves[0].provider, name[len(exported) - len(template) :]
         return None
 
@@ -263,7 +263,7 @@ class SharedFeatures(EndpointPart):
         self.delivery.carry(provider, call, frame, data, rename=rename)
 
     def updated(self, provider: Provider, data: bytes) -> bool:
-        """Tell those who subscribed that a resource changed; False if nobody is known to have."""
+        """Notify the subscribers of a changed resource; False if there are none."""
         spans = members(data)
         place = place_in_params(data, spans, "uri") if "params" in spans else None
         if place is None:
@@ -292,7 +292,7 @@ class SharedFeatures(EndpointPart):
             self.delivery.carry(self.roster.sole, call, frame, data)
             return
         if level not in methods.LEVELS or not logging:
-            # A provider says itself what is wrong with a level.
+            # An invalid level is answered by a provider.
             if logging:
                 self.delivery.carry(logging[-1], call, frame, data)
             else:
@@ -303,20 +303,20 @@ class SharedFeatures(EndpointPart):
         self.ledger.answer(call, jsonrpc.result(call.id, b"{}"))
 
     def _tell_level(self, provider: Provider, now: float) -> None:
-        """The most talkative level that anybody asked for."""
+        """Send the lowest level that any consumer has requested."""
         levels = [consumer.level for consumer in self.roster.consumers if consumer.level != EVERYTHING]
         if levels:
             self._tell(provider, methods.SET_LEVEL, {"level": methods.LEVELS[min(levels)]}, now)
 
     def ready(self, provider: Provider, now: float) -> None:
-        """A provider that came later hears what those before it were told."""
+        """A new provider gets the log level of the others."""
         if provider in self._having("logging"):
             self._tell_level(provider, now)
 
     # -- providers and consumers -----------------------------------------------------------------------------------------------
 
     def _tell(self, provider: Provider, method: str, params: dict[str, Any], now: float) -> None:
-        """A request of the endpoint's own whose answer changes nothing."""
+        """Send a request of the endpoint whose response is ignored."""
         if provider.link.queued > self.ledger.limits.queued_bytes_per_link:
             return
         call = Call(None, b"null", b"", method, now, now + self.ledger.limits.list_seconds, provider, purpose="told")
@@ -329,7 +329,7 @@ class SharedFeatures(EndpointPart):
         if listing is not None:
             return
         call = Call(None, b"null", b"", kind.method, now, now + self.ledger.limits.list_seconds, provider, purpose="offers")
-        self.listings[provider, kind] = _Listing(call)
+        self.listings[provider, kind] = _FeatureListing(call)
         self.lifecycle.finish_handshake(provider)
         self._ask_page(provider, call, b"{}")
 
@@ -338,7 +338,7 @@ class SharedFeatures(EndpointPart):
         self.ledger.say(provider, jsonrpc.request(number_text(provider.pending.add(call)), call.method, params))
 
     def page_answered(self, provider: Provider, call: Call, frame: Frame) -> bool:
-        """One page of what a provider offers; says whether it was the last. One that answers with an error has none of it."""
+        """Handle one page of a list; returns whether it was the last. An error means an empty list."""
         kind = KINDS[call.method]
         listing = self.listings[provider, kind]
         limits = self.ledger.limits
@@ -355,14 +355,14 @@ class SharedFeatures(EndpointPart):
         return True
 
     def listing_ended(self, provider: Provider, kind: Kind) -> None:
-        """Whether it brought anything or not, this listing is over; what it brought is on the shelf."""
+        """A listing has ended, with or without success: put its entries on the shelf."""
         listing = self.listings.pop((provider, kind))
         self.catalogs[kind].put(provider, provider.label, provider.order, listing.found)
         if not listing.again:
             self.listed[provider, kind] = None
 
     def changed(self, provider: Provider, method: str) -> None:
-        """A provider says that what it offers is not what it was."""
+        """A provider announced a changed list."""
         for kind in CHANGED[method]:
             self.listed.pop((provider, kind), None)
             listing = self.listings.get((provider, kind))
@@ -370,7 +370,7 @@ class SharedFeatures(EndpointPart):
                 listing.again = True
 
     def provider_left(self, provider: Provider, now: float) -> None:
-        """Nothing of it can be read any more; its names keep their meaning."""
+        """Remove a provider's entries; their names keep their meaning."""
         for kind, catalog in self.catalogs.items():
             catalog.leave(provider, now)
             catalog.sweep(now)
@@ -380,14 +380,14 @@ class SharedFeatures(EndpointPart):
             del self.subscribers[key]
 
     def consumer_left(self, consumer: Consumer, now: float) -> None:
-        """Nothing is subscribed for it any more."""
+        """End the subscriptions of a consumer."""
         for (provider, own), known in list(self.subscribers.items()):
             if known.pop(consumer, None) is not None and not known:
                 del self.subscribers[provider, own]
                 self._tell(provider, methods.UNSUBSCRIBE, {"uri": own}, now)
 
     def hearers(self, data: bytes, consumers: list[Consumer]) -> list[Consumer]:
-        """Which of them want a log message of this level."""
+        """Those of the consumers that want a log message of this level."""
         if all(consumer.level == EVERYTHING for consumer in consumers):
             return consumers
         spans = members(data)

@@ -1,7 +1,7 @@
-"""What operators learn of tool calls: figures for `/metrics`, and who is told of each that fails.
+"""Counts tool calls for `/metrics`, and passes failed ones to the log.
 
-Numbers are kept per endpoint, and per tool and outcome within it. Peers choose these names, so there are only so many of either: what comes
-later is counted as `other`. Arguments and answers are never looked at here.
+Numbers are kept per endpoint, tool and outcome. Peers choose these names, so their number is limited: further ones count as `other`.
+Arguments and results are never examined here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .parties import Call
 OTHER: Final = "other"
 OK: Final = "ok"
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
-"""Upper ends of the buckets that durations are counted in, in seconds; 25 is where a call's time is over by default."""
+"""Upper bounds of the duration buckets, in seconds; 25 is the default deadline of a call."""
 FOLDED: Final = 256
-"""Durations that wait to be counted at most, per endpoint."""
+"""Most durations of an endpoint that wait to be counted."""
 
 Tell = Callable[[Call, float], None]
-"""Hears of a call that has ended, and of the seconds it took; never raises."""
+"""Called with a finished call and its duration in seconds; must not raise."""
 
 
 class EndpointCalls:
@@ -30,38 +30,38 @@ class EndpointCalls:
     __slots__ = ("_buckets", "_every", "_most", "_seconds", "_tell", "_times", "_tools", "failed", "ok")
 
     def __init__(self, most: int, tell: Tell, *, every: bool) -> None:
-        """`most` is how many tools are counted by name; the rest as for `Calls`."""
+        """`most` is the number of tools counted by name; other arguments as for `Calls`."""
         self._most = most
         self._tell = tell
         self._every = every
         self._tools: set[str] = set()
         self.ok: dict[str, int] = {}
-        """Tool → how often a call of it went well."""
+        """Tool → number of successful calls."""
         self.failed: dict[tuple[str, str], int] = {}
-        """(tool, outcome) → how often a call of it ended otherwise."""
+        """(tool, outcome) → number of other calls."""
         self._times: list[float] = []
         self._buckets = [0] * (len(BOUNDS) + 1)
         self._seconds = 0.0
 
     @property
     def counts(self) -> dict[tuple[str, str], int]:
-        """(tool, outcome) → how often."""
+        """(tool, outcome) → number of calls."""
         return {(tool, OK): count for tool, count in self.ok.items()} | self.failed
 
     @property
     def buckets(self) -> list[int]:
-        """How many took no longer than each of BOUNDS, but longer than the one before; the last: longer than all."""
+        """Number of calls per bucket of BOUNDS; the last for longer ones."""
         self._fold()
         return self._buckets
 
     @property
     def seconds(self) -> float:
-        """All durations together."""
+        """Sum of all durations."""
         self._fold()
         return self._seconds
 
     def _fold(self) -> None:
-        """Count the durations that are not counted yet: many at once cost half of one at a time."""
+        """Count the waiting durations: counting many at once costs half as much."""
         times = self._times
         times.sort()
         ends = [*(bisect_right(times, bound) for bound in BOUNDS), len(times)]
@@ -70,7 +70,7 @@ class EndpointCalls:
         times.clear()
 
     def ended(self, call: Call, now: float) -> None:
-        """Count it, and tell it if it failed."""
+        """Count a finished call, and pass it on if it failed."""
         seconds = now - call.started
         self._times.append(seconds)
         if len(self._times) >= FOLDED:
@@ -89,7 +89,7 @@ class EndpointCalls:
             self._tell(call, seconds)
 
     def _known(self, tool: str) -> str:
-        """What a tool is counted as."""
+        """The name under which a tool is counted."""
         if tool in self._tools:
             return tool
         if len(self._tools) >= self._most:
@@ -102,7 +102,7 @@ class Calls:
     """The calls of all endpoints; one per server."""
 
     def __init__(self, limits: Limits, tell: Tell, *, every: bool) -> None:
-        """`tell` hears of calls that failed, and with `every` of those that went well too."""
+        """`tell` is called for failed calls, with `every` also for successful ones."""
         self._limits = limits
         self._tell = tell
         self._every = every
@@ -110,11 +110,11 @@ class Calls:
 
     @property
     def endpoints(self) -> Mapping[str, EndpointCalls]:
-        """By printable name, OTHER for those that came when there were enough; they outlive their links."""
+        """By printable name, OTHER for later ones; kept after their links have closed."""
         return self._endpoints
 
     def of(self, shown: str) -> EndpointCalls:
-        """The one of an endpoint."""
+        """The counters of an endpoint."""
         name = shown if shown in self._endpoints or len(self._endpoints) < self._limits.metric_endpoints else OTHER
         if name not in self._endpoints:
             self._endpoints[name] = EndpointCalls(self._limits.metric_tools, self._tell, every=self._every)

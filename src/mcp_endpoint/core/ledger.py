@@ -1,11 +1,11 @@
-"""Requests on their way: the ids on both sides, the deadlines, and what is owed to whom.
+"""Requests in flight: ids on both sides, deadlines, and responses that are owed.
 
 Rules of this module:
 
-1. Every link has its own ids. What a provider sees is a small positive integer, counted per provider, because one of the fleet's
-   tool clients reads ids as 32-bit integers (contract: verdure-mcp).
-2. An answer is looked up in the answering link's own table only, and leaves the table with its first answer.
-3. What was pending and is no more (expired, cancelled) is remembered for a while, so that a late answer is not taken for a forged one.
+1. Every link has its own ids. Providers get small positive integers, counted per provider, because one tool client in use reads ids as
+   32-bit integers (contract: verdure-mcp).
+2. A response is looked up in the table of its own link only, and the entry is removed with the first response.
+3. Expired and cancelled requests are remembered for a while, so that a late response is not counted as unknown.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ from .taps import IN, OUT, Tap
 from .tool_calls import CANCELLED_CALL, CONSUMER_LEFT, ERROR, OUTCOMES
 
 DEVICES_ASK: Final = (methods.INITIALIZE, "server/", "tools/", "prompts/", "resources/", "completion/", "logging/")
-"""How methods begin that only a device asks: whoever asks them at the tool's address has come to the wrong one."""
+"""Prefixes of methods that only devices send: a sender of one at the tool address has the wrong address."""
 TOOL_ADDRESS: Final = Code(
     errors.METHOD_NOT_FOUND.number,
     "这是工具端的地址；使用端请用 /mcp_endpoint/call/ / This is the tool address; a device uses /mcp_endpoint/call/",
 )
 TOKEN_CHARS: Final = 4096
-"""Characters of a progress token that is given back as it came; a longer one is not a token anybody uses."""
+"""Longest progress token that is passed back; longer ones are ignored."""
 
 Rename = tuple[tuple[str, ...], bytes]
-"""A path below `params`, and the JSON that stands there for the provider."""
+"""A path below `params`, and the JSON value for the provider."""
 
 
 class Ledger:
-    """What one endpoint owes to whom. `answer` is the only way out of `Consumer.owed` that a consumer hears of."""
+    """The owed responses of one endpoint. Consumers get responses only through `answer`."""
 
     __slots__ = ("counters", "figures", "in_flight", "limits", "listened", "now", "shown", "tap", "watch")
 
@@ -76,12 +76,12 @@ class Ledger:
         self.tap = tap
         self.listened = figures is not None or tap is not None
         self.in_flight = 0
-        self.now = 0.0  # the time of what the endpoint is at; who listens is told of it
+        self.now = 0.0  # time of the current event, for tap and figures
 
     def answer(self, call: Call, first: Part, second: Part = b"", frame: Frame | None = None) -> None:
-        """Give a consumer the one answer it is owed; a second one, or one after a cancel, goes nowhere.
+        """Send a consumer the one response it is owed; later ones, and those after a cancel, are dropped.
 
-        `frame` is the provider's answer as it was read, if nothing but its id is changed in `first` and `second`.
+        `frame` is the provider's response as parsed, if only its id differs in `first` and `second`.
         """
         consumer = call.consumer
         if consumer is None or consumer.owed.pop(call, call) is not None:
@@ -115,9 +115,9 @@ class Ledger:
             self.tap.answered(call, first, second, self.now)
 
     def fail(self, call: Call, code: Code, hint: str, *, delivered: bool | None) -> None:
-        """Answer a call with one of our errors; `delivered` says whether its provider may have run it (None: nobody knows).
+        """Answer a call with one of our errors; `delivered`: whether its provider may have executed it (None: unknown).
 
-        Of one that was tried before nobody can say that it reached nobody.
+        After a first attempt `delivered` is unknown (None), never False.
         """
         if call.tried and not delivered:
             delivered = None
@@ -125,16 +125,16 @@ class Ledger:
         self.answer(call, self.error(call.id, code, hint, delivered=delivered))
 
     def error(self, id: bytes, code: Code, hint: str, *, delivered: bool | None = None) -> bytes:
-        """An answer with one of our errors, and with what a person needs to know about it."""
+        """Encode a response with one of our errors, and the explanation for a person."""
         return jsonrpc.error(id, code, {"source": "broker", "agent_id": self.shown, "delivered": delivered, "hint": hint})
 
     def heard(self, party: Provider | Consumer, data: bytes) -> None:
-        """A party said something that is neither a consumer's request nor the answer to one."""
+        """Pass a received frame to the tap that is neither a consumer's request nor its response."""
         if self.tap is not None:
             self.tap.told(party, IN, data, self.now)
 
     def say(self, party: Provider | Consumer, first: Part, second: Part = b"") -> None:
-        """Send a frame that is neither a consumer's request nor the answer to one."""
+        """Send a frame that is neither a consumer's request nor its response."""
         if self.tap is not None:
             self.tap.told(party, OUT, b"".join((first, second)), self.now)
         party.link.send(first, second)
@@ -148,7 +148,7 @@ class Ledger:
         self.say(provider, one_line(data))
 
     def tell_consumer(self, consumer: Consumer, data: bytes) -> None:
-        """Send a notification to a consumer, unless it is too big for it or its queue is full."""
+        """Send a notification to a consumer, unless it is too large or its queue is full."""
         if len(data) > consumer.answer_bytes or consumer.link.queued > self.limits.queued_bytes_per_link:
             self.counters.dropped_notifications += 1
             return
@@ -156,7 +156,7 @@ class Ledger:
         self.say(consumer, data)
 
     def cancel(self, call: Call, reason: str) -> None:
-        """Tell a provider that nobody waits for a call any more (MCP, Cancellation: never for `initialize`)."""
+        """Send a cancel notification to a provider (MCP, Cancellation: never for `initialize`)."""
         assert call.provider is not None
         call.provider.pending.give_up(call.number)
         self.tell_provider(call.provider, jsonrpc.notification(methods.CANCELLED, {"requestId": call.number, "reason": reason}))
@@ -174,13 +174,13 @@ class Ledger:
         self.fail(call, errors.TIMED_OUT, f"{en} / {zh}", delivered=delivered)
 
     def refuse(self, provider: Provider, id: bytes, hint: str, code: Code = errors.METHOD_NOT_FOUND) -> None:
-        """Tell a provider that what it asked is not answered."""
+        """Answer a provider's request with an error."""
         self.say(provider, self.error(id, code, hint))
 
     def accept(
         self, consumer: Consumer, id: bytes, key: bytes, method: str, now: float, seconds: float, tool: str = "", data: bytes = b""
     ) -> Call | None:
-        """Owe a consumer one answer, or refuse at once (None) if too much is in flight. `tool` where somebody is told of it."""
+        """Accept a request, or refuse it (None) if too many are in flight. `tool` is given if somebody counts calls."""
         limits = self.limits
         owed = consumer.owed
         if len(owed) >= limits.in_flight_per_consumer or self.in_flight >= limits.in_flight_per_endpoint:
@@ -195,7 +195,7 @@ class Ledger:
         return call
 
     def refuse_busy(self, consumer: Consumer, id: bytes, key: bytes, method: str, hint: str, tool: str, data: bytes) -> None:
-        """Answer a request that is not accepted."""
+        """Refuse a request as busy."""
         self.counters.busy += 1
         first = self.error(id, errors.BUSY, hint, delivered=False)
         consumer.link.send(first)
@@ -207,7 +207,7 @@ class Ledger:
             self.tap.answered(call, first, b"", self.now)
 
     def strike(self, call: Call) -> None:
-        """Owe a call no answer any more: its consumer cancelled it."""
+        """Remove a call that its consumer has cancelled."""
         assert call.consumer is not None
         del call.consumer.owed[call]
         self.in_flight -= 1
@@ -215,7 +215,7 @@ class Ledger:
         self._unanswered(call, CANCELLED_CALL)
 
     def _unanswered(self, call: Call, why: str) -> None:
-        """Whoever listens is told of a call that gets no answer."""
+        """Report a call that gets no response."""
         call.outcome = why
         if call.tool and self.figures is not None:
             self.figures.ended(call, self.now)
@@ -223,7 +223,7 @@ class Ledger:
             self.tap.ended(call, why, self.now)
 
     def consumer_left(self, consumer: Consumer) -> None:
-        """Nobody is owed anything there; who worked for it is told."""
+        """Remove everything of a consumer, and cancel its calls."""
         for call in consumer.owed:
             if call.provider is not None:
                 self.cancel(call, "the consumer left")
@@ -235,14 +235,14 @@ class Ledger:
         consumer.asks.clear()
 
     def provider_left(self, provider: Provider, consumers: Iterable[Consumer]) -> None:
-        """What a provider had asked needs no answer any more."""
+        """Withdraw a provider's requests from the consumers."""
         for consumer in consumers:
             for number in [number for number, ask in consumer.asks.items() if ask.provider is provider]:
                 del consumer.asks[number]
                 self.tell_consumer(consumer, jsonrpc.notification(methods.CANCELLED, {"requestId": number, "reason": "the provider left"}))
 
     def expire_asks(self, consumer: Consumer, now: float) -> None:
-        """A consumer that lets one request of a provider expire counts as not able to answer that kind."""
+        """Expire provider requests; a consumer that does not answer counts as lacking the capability."""
         for number in [number for number, ask in consumer.asks.items() if ask.deadline <= now]:
             ask = consumer.asks.pop(number)
             consumer.capabilities -= {ask.capability}
@@ -250,9 +250,9 @@ class Ledger:
             self.tell_consumer(consumer, jsonrpc.notification(methods.CANCELLED, {"requestId": number, "reason": "timed out"}))
 
     def hand_to_consumer(self, provider: Provider, frame: Frame, data: bytes, now: float) -> ClientRequest | None:
-        """A provider's own request: `ping` is answered here, the rest only by a consumer that can and has a call there.
+        """Handle a provider's request: answer `ping`, pass others to the consumer with a call there if it has the capability.
 
-        Gives what a consumer was asked. Somebody in the house may think longer than a call may take: its calls there wait for it.
+        Returns what was passed on. An in-process consumer may take longer than a call's deadline: its calls there are extended.
         """
         assert frame.id is not UNSET and frame.method is not UNSET
         id = bytes(frame.id)
@@ -291,7 +291,7 @@ class Ledger:
 
     @staticmethod
     def _asking(provider: Provider, question: bytes) -> set[Consumer]:
-        """For whom a provider may be asking: whoever has a call there. One that thinks about a question already is not asked another's."""
+        """The consumers that the provider may be asking: those with a call there, except those already busy with another request."""
         if provider.translator is not None:
             call = provider.pending.calls.get(provider.translator.number_of(question))
             return set() if call is None or call.consumer is None else {call.consumer}
@@ -299,13 +299,13 @@ class Ledger:
         return asking if len(asking) < 2 else {consumer for consumer in asking if not consumer.thinking}
 
     def _can_be_asked(self, consumer: Consumer, capability: str, data: bytes) -> bool:
-        """Whether a consumer declared the capability, and can take one more question of this size."""
+        """Whether a consumer has the capability, and room for a request of this size."""
         if capability not in consumer.capabilities or len(consumer.asks) >= self.limits.in_flight_per_consumer:
             return False
         return len(data) <= consumer.answer_bytes and consumer.link.queued <= self.limits.queued_bytes_per_link
 
     def take_from_consumer(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
-        """A consumer's answer to what a provider asked of it."""
+        """Handle a consumer's response to a provider's request."""
         if frame.id is UNSET or (frame.result is UNSET) == (frame.error is UNSET):
             raise Malformed(errors.INVALID_REQUEST, "neither a request nor an answer", id_of(frame))
         ask = consumer.asks.get(number_of(bytes(frame.id)))
@@ -319,7 +319,7 @@ class Ledger:
         self.say(ask.provider, one_line(b"".join((first, second))))
 
     def withdraw(self, provider: Provider, consumers: Iterable[Consumer], data: bytes) -> None:
-        """A provider no longer wants the answer to what it asked."""
+        """A provider has cancelled its request."""
         spans = members(data)
         place = place_in_params(data, spans, "requestId") if "params" in spans else None
         if place is None:
@@ -334,45 +334,45 @@ class Ledger:
 
 
 def most_of(call: Call) -> int:
-    """Bytes that the result of a call may have for its consumer to take the answer."""
+    """Most bytes of a result, so that the response fits its consumer's limit."""
     assert call.consumer is not None
     return call.consumer.answer_bytes - len(jsonrpc.result(call.id, b""))
 
 
 def number_text(number: int) -> bytes:
-    """A number of ours as it stands in a frame."""
+    """One of our numbers as bytes."""
     return b"%d" % number
 
 
 def number_of(raw: bytes) -> int:
-    """The number an id of ours stands for, or 0 if these bytes cannot be one (another type, spelling or range)."""
+    """The number in an id of ours; 0 if it is not one (other type, spelling or range)."""
     return int(raw) if len(raw) <= 10 and raw.isdigit() else 0
 
 
 def id_of(frame: Frame) -> bytes:
-    """The bytes of a frame's id, `null` if it has none."""
+    """The bytes of a frame's id, `null` without one."""
     return b"null" if frame.id is UNSET else bytes(frame.id)
 
 
-class _Params(msgspec.Struct, gc=False):
+class _MetaParams(msgspec.Struct, gc=False):
     meta: msgspec.Raw | msgspec.UnsetType = msgspec.field(default=UNSET, name=methods.META)
 
 
-_params_decoder: Final = msgspec.json.Decoder(_Params)
+_params_decoder: Final = msgspec.json.Decoder(_MetaParams)
 
 
 def _needs_a_look(params: msgspec.Raw) -> bool:
-    """Whether something in the parameters of a frame may have to be changed: a progress token, or parameters that are null."""
+    """Whether the parameters may need an edit: they contain a progress token, or are null."""
     try:
         return _params_decoder.decode(params).meta is not UNSET
     except msgspec.ValidationError:
         return len(params) == 4
-    except RecursionError:  # the frame was read at a place where the stack had room for one more level
+    except RecursionError:  # the parser's depth limit depends on the stack
         raise Malformed(errors.INVALID_PARAMS, "nested too deep") from None
 
 
 def outgoing(call: Call, frame: Frame, data: bytes, number: int, rename: Rename | None) -> tuple[Part, Part]:
-    """A request as its provider sees it."""
+    """A request in the form for its provider."""
     if LF in data or CR in data:
         data = one_line(data)
     params = frame.params
@@ -383,7 +383,7 @@ def outgoing(call: Call, frame: Frame, data: bytes, number: int, rename: Rename 
     spans = members(data)
     edits = [(spans["id"].start, spans["id"].end, number_text(number))]
     if bytes(params) == b"null":
-        # A server made with the TypeScript SDK drops a frame with `"params": null`, which manager-api sends.
+        # A server with the TypeScript SDK drops a frame with `"params": null`, which manager-api sends.
         edits.append(jsonrpc.without(data, "params", spans))
     else:
         token = place_in_params(data, spans, methods.META, methods.PROGRESS_TOKEN)

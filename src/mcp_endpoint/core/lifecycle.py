@@ -1,17 +1,17 @@
-"""The life of a provider, from its first frame to its last: new, initializing, ready or bare, gone.
+"""The lifecycle of a provider: new, initializing, ready or bare, gone; and its tool lists.
 
 Rules of this module:
 
-1. A provider is initialised once in its life (MCP 2025-11-25, Lifecycle), by the first consumer's `initialize` or by the endpoint's
-   own; servers made with the SDK of early 2025 confuse everybody's calls when they are greeted twice.
+1. A provider is initialized once (MCP 2025-11-25, Lifecycle), by the first consumer's `initialize` or by the endpoint's own; servers with
+   the SDK of early 2025 mix up calls if they are initialized twice.
 2. Exactly one `notifications/initialized` is sent to it.
-3. A provider that leaves a greeting unanswered, or answers it with an error, is bare: it has no catalog and is not greeted again.
-   A result that comes late still makes it ready.
-4. Every other consumer's `initialize` is answered from the one result.
+3. A provider that does not answer `initialize`, or answers with an error, is bare: it has no catalog and is not initialized again. A late
+   result still makes it ready.
+4. Every other consumer's `initialize` is answered from that one result.
 
         attach          initialize sent          result
     (nothing) ──► NEW ───────────────► INITIALIZING ──► READY
-                   │                        │ error, silence   ▲
+                   │                        │ error, timeout   ▲
                    │                        └──────► BARE ─────┘ late result
                    └── detach, from every state ──► GONE
 """
@@ -37,15 +37,15 @@ from .translator import Translator
 from .waiting import WaitingRequests
 
 NAME_CHARS: Final = 128
-"""Characters kept of the name a peer gives itself."""
+"""Characters kept of a peer's name."""
 WELCOME_BYTES: Final = 64 * 1024
-"""Bytes of a result of `initialize`; it is kept and walked for each consumer, and a larger one is none."""
+"""Largest result of `initialize`; it is kept and parsed for each consumer."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
 
 class Hello(msgspec.Struct):
-    """What the endpoint needs of a consumer's `initialize` parameters; anything malformed in them counts as absent."""
+    """The used parameters of a consumer's `initialize`; malformed ones count as absent."""
 
     version: str
     name: str
@@ -91,20 +91,20 @@ def _string(raw: msgspec.Raw | bytes) -> str:
 
 
 def read_hello(params: bytes | msgspec.Raw) -> Hello:
-    """What a consumer says of itself in `initialize`."""
+    """Read the parameters of a consumer's `initialize`."""
     fields = _fields(params)
     info = _fields(fields.get("clientInfo", b""))
     declared = _object(fields.get("capabilities", b""))
     return Hello(
         version=_string(fields.get("protocolVersion", b""))[:NAME_CHARS],
         name=_string(info.get("name", b"")),
-        # `"sampling": null` is how some peers write that they have not got it.
+        # Some peers write `"sampling": null` for a missing capability.
         capabilities=frozenset(name for name in methods.CAPABILITIES.values() if isinstance(declared.get(name), dict)),
     )
 
 
 def read_welcome(body: bytes) -> Welcome | None:
-    """What a provider says of itself, or None if this is no result of `initialize` (MCP: `protocolVersion` is required)."""
+    """Read a provider's result of `initialize`; None if it is not one (MCP: `protocolVersion` is required)."""
     if len(body) > WELCOME_BYTES:
         return None
     try:
@@ -118,18 +118,18 @@ def read_welcome(body: bytes) -> Welcome | None:
 
 
 def welcome_from(welcome: Welcome, asked: str) -> bytes:
-    """The result another consumer's `initialize` gets: the provider's bytes, with the revision asked for if it is known and not newer."""
+    """The result for another consumer's `initialize`: the provider's bytes, with the requested revision if it is known and not newer."""
     if asked not in methods.HANDSHAKE_REVISIONS or asked >= welcome.version:
         return welcome.body
     try:
         place = members(welcome.body)["protocolVersion"]
-    except Malformed:  # nested to the parser's limit: it is told as it came
+    except Malformed:  # nested to the parser's limit: unchanged
         return welcome.body
     return splice(welcome.body, [(place.start, place.end, _encode(asked))])
 
 
 def own_welcome(asked: str, welcomes: list[Welcome], version: str) -> bytes:
-    """The endpoint's own result of `initialize`: alone, or for several providers with the union of their capabilities."""
+    """The endpoint's own result of `initialize`: without providers, or with the union of their capabilities."""
     capabilities: dict[str, Any] = {}
     for welcome in welcomes:
         for name, value in welcome.capabilities.items():
@@ -150,7 +150,7 @@ def is_missing(provider: Provider) -> bool:
 
 
 def insists(call: Call, frame: Frame) -> bool:
-    """Whether an answer to a request without handshake looks like a server that insists on one."""
+    """Whether a response to a request without handshake looks like that of a server that requires one."""
     if frame.error is UNSET:
         return False
     if call.method == methods.TOOLS_LIST:
@@ -162,7 +162,7 @@ def insists(call: Call, frame: Frame) -> bool:
 
 
 class Lifecycle:
-    """Greets the providers of one endpoint, learns their tools, and answers consumers for them."""
+    """Initializes the providers of one endpoint, lists their tools, and answers consumers' `initialize`."""
 
     __slots__ = ("catalog", "ledger", "limits", "roster", "settings", "version", "waiting")
 
@@ -178,7 +178,7 @@ class Lifecycle:
         self.version = version
 
     def initialize(self, call: Call, frame: Frame, data: bytes, now: float) -> None:
-        """A consumer introduces itself; to a provider that is new the first one's words are carried."""
+        """Handle a consumer's `initialize`; the first one is carried to a sole new provider."""
         consumer = call.consumer
         assert consumer is not None
         hello = read_hello(frame.params if frame.params is not UNSET else b"")
@@ -207,7 +207,7 @@ class Lifecycle:
         self.settle()
 
     def learn(self, now: float) -> None:
-        """Greet whoever is new, and ask whoever is ready for its tools: the endpoint must know now."""
+        """Initialize new providers, and list the tools of ready ones."""
         for provider in self.roster.providers:
             if provider.state is State.NEW:
                 self.greet(provider, now)
@@ -215,7 +215,7 @@ class Lifecycle:
                 self.list_tools(provider, now)
 
     def translate(self, provider: Provider, refused: bytes = b"") -> None:
-        """Speak to a tool in the words of the stateless era from now on; `refused` is its error to a handshake, if it had one."""
+        """Put a translator before a stateless provider; `refused` is its error to a handshake, if any."""
         receive = provider.receive
         provider.send_frame = None  # what it sends is put in other words
         provider.translator = provider.link = Translator(
@@ -237,9 +237,9 @@ class Lifecycle:
         self.ledger.say(provider, jsonrpc.request(number_text(number), methods.INITIALIZE, _encode(hello(ALL, self.version))))
 
     def answered(self, provider: Provider, call: Call, frame: Frame, first: Part, second: Part, now: float) -> bool:
-        """A provider has answered `initialize`; `first` and `second` are its answer under the id of the consumer it was carried for.
+        """A provider has answered `initialize`; `first` and `second` are its response with the id of the consumer it was carried for.
 
-        Says whether its greeting has ended by that.
+        Returns whether the handshake has ended.
         """
         provider.greeting = None
         if frame.error is not UNSET and provider.translator is None and stateless.knows_only_stateless(frame.error):
@@ -256,7 +256,7 @@ class Lifecycle:
             self.fail(provider, "it answered initialize with an error" if frame.error is not UNSET else "it sent no result")
         greeter = provider.greeter
         if greeter is not None and in_time:
-            # The consumer whose initialize was carried sees the provider's own answer.
+            # The consumer whose initialize was carried gets the provider's own response.
             for waiting in self.waiting.welcomes_for(greeter):
                 greeter.initialized = greeter.initialized or welcome is not None
                 if waiting.call.id == call.id:
@@ -269,7 +269,7 @@ class Lifecycle:
         return True
 
     def _greet_stateless(self, provider: Provider, call: Call, refused: bytes) -> None:
-        """It has given the handshake up, or never had it: greet it once more, as the stateless era does (MCP 2026-07-28)."""
+        """The provider supports no handshake: initialize it by the stateless revision (MCP 2026-07-28)."""
         self.translate(provider, refused)
         provider.greeting = call
         self.ledger.say(
@@ -277,21 +277,21 @@ class Lifecycle:
         )
 
     def fail(self, provider: Provider, why: str) -> None:
-        """Its greeting came to nothing: it is bare."""
+        """The handshake has failed: the provider is bare."""
         provider.move(Step.FAIL)
         provider.failed = why
         provider.label = self.catalog.label_for(provider.server_id, "")
         self.ledger.watch.tell("bare", self.ledger.shown, label=provider.label, why=why)
 
     def finish_handshake(self, provider: Provider) -> None:
-        """Send the one `initialized` if the first consumer has not."""
+        """Send the one `initialized`, if the first consumer has not."""
         if provider.state is State.READY and not provider.initialized_sent:
             provider.initialized_sent = True
             self.ledger.say(provider, jsonrpc.notification(methods.INITIALIZED))
             self.roster.update_direct()
 
     def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
-        """Keep a frame until its provider is greeted; what finds no room is refused."""
+        """Keep a frame until its provider is initialized; refuse it if there is no room."""
         full = provider.waiting_bytes + len(data) > self.limits.queued_bytes_per_link
         if full or len(provider.waiting) >= self.limits.in_flight_per_endpoint:
             if call is None:
@@ -306,13 +306,13 @@ class Lifecycle:
             self.waiting.wake_at(call.deadline)
 
     def take_waiting(self, provider: Provider) -> tuple[Waiting, ...]:
-        """Take out the frames that wait until a provider is greeted."""
+        """Remove and return the frames that wait for a provider."""
         waiting, provider.waiting = provider.waiting, ()
         provider.waiting_bytes = 0
         return waiting
 
     def expire_waiting(self, provider: Provider, now: float) -> None:
-        """Answer the calls that waited for a greeting until their deadline."""
+        """Answer calls that waited for a handshake until their deadline."""
         kept = [waiting for waiting in provider.waiting if waiting.call is None or waiting.call.deadline > now]
         expired = [waiting.call for waiting in provider.waiting if waiting.call is not None and waiting.call.deadline <= now]
         if expired:
@@ -332,7 +332,7 @@ class Lifecycle:
                 provider.waiting_bytes = sum(len(frame.data) for frame in kept)
 
     def settle(self) -> None:
-        """Answer the waiting `initialize`s as soon as there is something to say."""
+        """Answer waiting `initialize`s as soon as possible."""
         if not self.waiting.initializes:
             return
         states = [provider.state for provider in self.roster.providers]
@@ -342,7 +342,7 @@ class Lifecycle:
             self.welcome(parked.call)
 
     def welcome(self, call: Call) -> None:
-        """Answer one `initialize` from what is known now: one provider's result, several providers', or the endpoint's own."""
+        """Answer one `initialize` from one provider's result, several providers', or the endpoint's own."""
         consumer = call.consumer
         assert consumer is not None
         ready = [provider for provider in self.roster.providers if provider.state is State.READY]
@@ -354,15 +354,15 @@ class Lifecycle:
         else:
             body = own_welcome(consumer.asked_version, welcomes, self.version)
         consumer.initialized = True
-        # Names are not given while an older provider may still bring its tools.
+        # Do not assign names while an older provider may still bring its tools.
         consumer.seen = b"" if self.roster.settling() else self.catalog.fingerprint()
         self.roster.update_direct()
         self.ledger.answer(call, jsonrpc.result(call.id, body))
 
     def list_tools(self, provider: Provider, now: float) -> None:
-        """Ask a ready provider for its tools; while it answers, one more asking is remembered and no second one.
+        """Request a ready provider's tools; during a listing only remember that another one is needed.
 
-        A first list that is overdue is asked for once more, and whichever answer comes first counts.
+        An overdue first list is requested once more, and the first response counts.
         """
         if provider.listing is not None:
             if provider.listing.deadline < NEVER:
@@ -378,7 +378,7 @@ class Lifecycle:
 
     @staticmethod
     def _give_up_lists(provider: Provider, kept: Call) -> None:
-        """Expect no answer any more to the askings for a first list but to `kept`."""
+        """Stop waiting for responses to list requests except `kept`."""
         for other in [call for call in provider.pending.calls.values() if call.purpose == "list" and call is not kept]:
             provider.pending.give_up(other.number)
 
@@ -387,7 +387,7 @@ class Lifecycle:
         self.ledger.say(provider, jsonrpc.request(number_text(provider.pending.add(call)), methods.TOOLS_LIST, params))
 
     def page_answered(self, provider: Provider, call: Call, frame: Frame, now: float) -> bool:
-        """One page of a provider's tools; says whether it was the last. A server without tools answers with an error: an empty list."""
+        """Handle one page of tools; returns whether it was the last. An error of a server without tools means an empty list."""
         page = None
         if not provider.paged:
             provider.paged = True
@@ -399,18 +399,18 @@ class Lifecycle:
             self.ledger.watch.tell("no list", self.ledger.shown, label=provider.label)
         else:
             provider.pages = (*provider.pages, *page[0])
-            # An endless list ends at the limit of tools or of bytes, and at the deadline of its first page.
+            # An endless list ends at the limit of tools or bytes, and at the deadline of its first page.
             size = sum(len(tool.definition) for tool in provider.pages)
             room = len(provider.pages) < self.limits.tools_per_endpoint and size < self.limits.provider_message_bytes
             if page[1] is not None and room:
-                if call.deadline == NEVER:  # the first page came late; the others have as long as any list
+                if call.deadline == NEVER:  # the first page was late; give the others the usual time
                     call.deadline = now + self.limits.list_seconds
                 self._ask_page(provider, call, _encode({"cursor": page[1]}))
                 return False
         left_out = self.catalog.put(provider, provider.label, provider.order, provider.pages)
         if left_out:
             self.ledger.watch.tell("too many tools", self.ledger.shown, label=provider.label, left_out=left_out)
-        first_time, count = not provider.listed, len(provider.pages)  # the end of this listing may begin the next
+        first_time, count = not provider.listed, len(provider.pages)  # listing_ended may start the next one
         provider.listed = True
         self.listing_ended(provider, now)
         if first_time:
@@ -418,7 +418,7 @@ class Lifecycle:
         return True
 
     def overhear(self, provider: Provider, consumer: Consumer, result: bytes) -> None:
-        """Learn from a whole list that was carried what its names mean from now on."""
+        """Learn a provider's tools from a whole list that was carried."""
         page = read_page(result, self.limits.tools_per_endpoint + 1)
         if page is not None and page[1] is None:
             self.catalog.put(provider, provider.label, provider.order, page[0])
@@ -428,7 +428,7 @@ class Lifecycle:
             self.roster.update_direct()
 
     def listing_ended(self, provider: Provider, now: float) -> None:
-        """Whether it brought tools or not, this listing is over."""
+        """A listing has ended, with or without success."""
         provider.listing = None
         if provider.relist:
             provider.relist = False

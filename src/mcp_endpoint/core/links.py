@@ -1,4 +1,4 @@
-"""What the core asks of its surroundings: a link that takes frames, and somebody who is told of rare events."""
+"""The interfaces that the core needs: a link that takes frames, and a receiver of rare events."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from ..protocol.jsonrpc import Frame, Part
 
 
 class Link(Protocol):
-    """What the heart needs of whatever attaches: a socket, a child process, an HTTP session."""
+    """What the core needs of anything that attaches: a socket, a child process, an HTTP session."""
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """Take one frame, `first` followed by `second`. Never waits, never raises, and never answers before it has returned.
+        """Take one frame, `first` followed by `second`. Never waits, never raises, and never calls back before it has returned.
 
-        Does nothing on a link that is closing.
+        Does nothing on a closing link.
         """
 
     def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake (RFC 6455 §7), once."""
+        """Start the closing handshake (RFC 6455 §7), once."""
 
     def ping(self) -> None:
-        """Ask for a sign of life now, so that a half-open socket is found within the ping timeout."""
+        """Ping now, so that a half-open socket is found within the ping timeout."""
 
     @property
     def queued(self) -> int:
-        """Bytes taken by `send` that the peer has not taken yet."""
+        """Bytes taken by `send` that the peer has not read."""
 
 
 class FrameLink(Link, Protocol):
@@ -35,7 +35,7 @@ class FrameLink(Link, Protocol):
 
 
 class Watch(Protocol):
-    """Who is told of what is rare enough to be told; never of a single good frame."""
+    """Receives rare events, for the log; never single valid frames."""
 
     def tell(self, event: str, shown: str, **fields: object) -> None:
-        """`event` is a word, `shown` the endpoint's printable name; the fields hold no secret."""
+        """`event` is a short name, `shown` the endpoint's printable name; fields contain no secrets."""

@@ -1,4 +1,4 @@
-"""What a `tools/list` says, how long it waits for tools that still start, and when consumers are told to ask again."""
+"""Answers `tools/list`: what it contains, how long it waits for starting tools, and when `list_changed` is sent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _list_decoder: Final = msgspec.json.Decoder(_ListParams)
 
 
 def cursor_of(frame: Frame) -> str | None:
-    """Where in a list its consumer is."""
+    """The cursor of a list request."""
     try:
         return _list_decoder.decode(frame.params).cursor if frame.params is not UNSET else None
     except (msgspec.DecodeError, RecursionError):
@@ -33,7 +33,7 @@ def cursor_of(frame: Frame) -> str | None:
 
 
 class Lists(EndpointPart):
-    """The lists of tools that one endpoint gives."""
+    """The tool lists of one endpoint."""
 
     __slots__ = ("_announced", "_lost_at", "_ready_at", "announce")
 
@@ -41,27 +41,27 @@ class Lists(EndpointPart):
         super().__init__(delivery)
         self.announce = False
         self._announced = LONG_AGO
-        self._lost_at = LONG_AGO  # when one left that had not told its tools yet
-        self._ready_at = NEVER  # since when somebody could answer the held lists
+        self._lost_at = LONG_AGO  # when a provider left before its first list
+        self._ready_at = NEVER  # since when held lists could be answered
 
     def changed(self) -> None:
-        """The tools are not what they were, or may not be: whoever knows another list is told."""
+        """The tools may have changed: consumers with another list are notified."""
         self.announce = True
 
     def provider_left(self, provider: Provider, now: float) -> None:
-        """A provider that left before it told its tools may be expected back."""
+        """A provider that left before its first list is expected to return."""
         if now < self._expected_until(provider):
             self._lost_at = now
 
     def is_ours(self, provider: Provider) -> bool:
-        """Whether one provider's own list would show names that mean something else here, or miss tools that may come back."""
+        """Whether a sole provider's own list would be wrong: its names mean something else here, or tools that may return are missing."""
         others = any(shelf.provider is not provider for shelf in self.catalog.shelves)
         if provider.state is not State.READY:
             return others
         return others or not self.catalog.plain_for(provider.label)
 
     def answer_when_settled(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
-        """A list from all catalogs, as soon as they are complete or `merged_list_seconds` have passed."""
+        """Answer a list from all catalogs, once they are complete or `merged_list_seconds` have passed."""
         self.lifecycle.learn(now)
         if patient and self.roster.settling():
             self.waiting.until_settled(call, data, now)
@@ -69,7 +69,7 @@ class Lists(EndpointPart):
             self.answer(call, frame, data)
 
     def answer(self, call: Call, frame: Frame, data: bytes) -> None:
-        """Answer a list from the catalog; where there is none, by the newest bare provider."""
+        """Answer a list from the catalog, or by the newest bare provider if it is empty."""
         consumer = call.consumer
         bare = self.roster.bare()
         if bare and not self.catalog.shelves:
@@ -83,7 +83,7 @@ class Lists(EndpointPart):
         self.ledger.answer(call, jsonrpc.result(call.id, body))
 
     def tell_changes(self, now: float) -> None:
-        """`list_changed` for every consumer whose list is another than the one it knows; at most one a second."""
+        """Send `list_changed` to every consumer with an outdated list; at most once per `list_changed_seconds`."""
         if not self.announce or self.roster.settling():
             return
         due = self._announced + self.ledger.limits.list_changed_seconds
@@ -97,20 +97,20 @@ class Lists(EndpointPart):
         self.roster.update_direct()
         for consumer in self.roster.consumers:
             if not consumer.seen and self.roster.sole is not None:
-                consumer.seen = fingerprint  # it knows no list yet, and its only provider told its tools for the first time
+                consumer.seen = fingerprint  # it has no list yet: the sole provider's first one
             if consumer.initialized and consumer.seen != fingerprint:
                 self._announced = now
                 consumer.seen = fingerprint
                 self.ledger.tell_consumer(consumer, jsonrpc.notification(methods.TOOLS_CHANGED))
 
     def holds_for(self, consumer: Consumer) -> bool:
-        """Whether the lists of a consumer wait for tools that still start."""
+        """Whether a consumer's lists wait for tools that are starting."""
         names = self.settings.hold_empty_list_for
         known = consumer.patient or consumer.asks_once or any(fnmatchcase(consumer.name, name) for name in names)
         return known and not self.waiting.draining
 
     def waits_for_tools(self, call: Call, frame: Frame, now: float) -> bool:
-        """Whether a list must be held; one that need not be has no deadline either, and one with a cursor goes on with what it got."""
+        """Whether a list must be held; it then has no deadline. A list with a cursor is continued."""
         assert call.consumer is not None
         if not self.holds_for(call.consumer) or cursor_of(frame) is not None:
             return False
@@ -119,32 +119,32 @@ class Lists(EndpointPart):
             return not any(provider.answered for provider in self.roster.providers)
         sole = self.roster.sole
         if sole is not None and (sole.answered or sole.state is not State.BARE) and not self.is_ours(sole):
-            return now < self._quiet_at()  # it is carried, and answered whenever this one provider answers
+            return now < self._quiet_at()  # carried; answered when this provider answers
         return now < self._held_until(now)
 
     def _quiet_at(self) -> float:
-        """When nobody has come for a moment, nor is expected back.
+        """When no provider has attached for a while, and none is expected to return.
 
-        A provider that left before it told its tools is expected back as long as a call waits for a lost tool.
+        A provider that left before its first list is expected for `grace_call_seconds`.
         """
         return max(self.roster.attached_at + self.ledger.limits.hold_quiet_seconds, self._lost_at + self.ledger.limits.grace_call_seconds)
 
     def take_back(self) -> None:
-        """Hold what was carried to a provider that is not alone any more, or that need not answer any more; it hears nothing of it."""
+        """Hold lists that were carried to a provider that is no longer sole, or need not be answered; its late response is ignored."""
         for provider in self.roster.providers:
             for call in [call for call in provider.pending.calls.values() if call.consumer is not None and call.deadline == NEVER]:
                 provider.pending.give_up(call.number)
                 self.waiting.hold(call)
 
     def _expected_until(self, provider: Provider) -> float:
-        """How long a held list waits for a provider that has not answered its greeting or its first list."""
+        """How long a held list waits for a provider without a finished handshake or first list."""
         return LONG_AGO if provider.answered else max(provider.since, provider.greeted) + self.settings.hold_seconds
 
     def _held_until(self, now: float) -> float:
-        """When the held lists are answered if nothing changes; NEVER as long as there is nobody who could.
+        """When the held lists are answered if nothing changes; NEVER while no provider could.
 
-        When somebody could, and nobody is expected any more. Whoever comes and goes again and again keeps the others' tools back no longer
-        than twice the time that a silent one does.
+        That is when a provider is available and none is expected any more. A provider that keeps reconnecting delays the tools of others
+        at most twice as long as a silent one.
         """
         seconds = self.settings.hold_seconds
         if not any(provider.answered or provider.state is State.BARE for provider in self.roster.providers):
@@ -155,7 +155,7 @@ class Lists(EndpointPart):
         return min(due, self._ready_at + 2 * seconds)
 
     def answer_held(self, now: float) -> None:
-        """Answer the held lists if it is time; one of a patient consumer as soon as somebody has told its tools."""
+        """Answer the held lists when they are due; those of patient consumers as soon as any provider is listed."""
         if not self.waiting.held:
             return
         due = self._held_until(now)

@@ -1,4 +1,4 @@
-"""Who hears what nobody asked for: progress, cancelling, log messages, changed lists, and what MCP does not name."""
+"""Routes notifications: progress, cancellation, log messages, changed lists, and unknown ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .unreadable import bad_frame
 
 
 class Notifications(EndpointPart):
-    """Hands on the notifications of one endpoint, either way."""
+    """Routes the notifications of one endpoint, in both directions."""
 
     __slots__ = ("features",)
 
@@ -26,7 +26,7 @@ class Notifications(EndpointPart):
         self.features = features
 
     def from_consumer(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
-        """A notification is never answered, not even one that makes no sense (JSON-RPC 2.0 §4.1)."""
+        """Handle a consumer's notification; it is never answered, even if it is invalid (JSON-RPC 2.0 §4.1)."""
         self.ledger.heard(consumer, data)
         try:
             self._carry(consumer, frame, data)
@@ -44,7 +44,7 @@ class Notifications(EndpointPart):
         if method == methods.INITIALIZED:
             if sole is not None and sole.greeter is consumer and not sole.initialized_sent and sole.state is not State.BARE:
                 sole.initialized_sent = True
-                self.ledger.say(sole, jsonrpc.one_line(data))  # also when its queue is full: it is the only one
+                self.ledger.say(sole, jsonrpc.one_line(data))  # even if its queue is full: it is sent once only
                 self.roster.update_direct()
         elif method == methods.PROGRESS:
             for provider in dict.fromkeys(ask.provider for ask in consumer.asks.values()):
@@ -68,7 +68,7 @@ class Notifications(EndpointPart):
                 self.ledger.counters.dropped_notifications += 1
 
     def _cancel(self, consumer: Consumer, frame: Frame, data: bytes) -> None:
-        """The newest call of that id gets no answer any more, and its provider hears the number it knows."""
+        """Cancel the newest call with that id, and tell its provider, with the provider's number."""
         spans = members(data)
         place = jsonrpc.place_in_params(data, spans, "requestId") if "params" in spans else None
         key = (
@@ -90,7 +90,7 @@ class Notifications(EndpointPart):
             self.lifecycle.forget_closed()
 
     def from_provider(self, provider: Provider, frame: Frame, data: bytes, now: float) -> None:
-        """Hand on what a provider says to nobody in particular. Raises `Malformed`."""
+        """Handle a provider's notification. Raises `Malformed`."""
         method = frame.method
         if method == methods.PROGRESS:
             self._progress(provider, data, now)
@@ -122,7 +122,7 @@ class Notifications(EndpointPart):
             self.ledger.tell_consumer(consumer, data)
 
     def _progress(self, provider: Provider, data: bytes, now: float) -> None:
-        """Progress goes to whoever gave the token, with its own token, and the call may take that much longer."""
+        """Pass progress to the consumer, with its own token, and extend the call's deadline."""
         spans = members(data)
         place = jsonrpc.place_in_params(data, spans, methods.PROGRESS_TOKEN) if "params" in spans else None
         call = provider.pending.calls.get(number_of(data[place.start : place.end])) if place is not None else None

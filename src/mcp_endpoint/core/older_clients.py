@@ -1,4 +1,4 @@
-"""What is changed in answers for clients that know less of MCP than the tools: by the revision they ask for, and by settings."""
+"""Adapts responses for clients with older revisions of MCP, or as configured."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..settings.schema import EndpointSettings
 
 _CONTENT_FIRST: Final = b'"result":{"content":[{'
 _CONTENT_FIRST_SPACED: Final = b'"result": {"content": [{'
-"""How nearly all results begin, in the two ways JSON is spaced: they have a content. To look for this costs less than for what is rare."""
+"""How nearly all results begin, in two spellings: they have content. This check is cheaper than looking for the rare case."""
 _HEAD_BYTES: Final = 96
 
 Edit = Callable[[Part, Part, int], bytes | None]
-"""An answer in two parts, and the most bytes its consumer takes, to what goes out instead; None for the answer as it came."""
+"""Edits a response (in two parts, with its consumer's size limit); returns None to leave it unchanged."""
 
 
 def edits_for(name: str, version: str, settings: EndpointSettings) -> Mapping[str, Edit]:
-    """Method → what is changed in its answers, for the client of this name that asks for this revision of MCP; "" if it asks for none."""
+    """Method → edit of its responses, for a client with this name and requested revision ("" for none)."""
     edits: dict[str, Edit] = {}
     rule = settings.structured_as_text
     if rule == "always" or (rule == "old" and version < methods.STRUCTURED_SINCE):
@@ -33,7 +33,7 @@ def edits_for(name: str, version: str, settings: EndpointSettings) -> Mapping[st
 
 
 def _text(first: Part, second: Part, most: int) -> bytes | None:
-    """The answer to a call, with a text where it holds none; as it came where it would then be too large to be given at all."""
+    """The response to a call, with a text if it has none; unchanged if it would become too large."""
     if isinstance(first, bytes) and first.find(_CONTENT_FIRST, 0, _HEAD_BYTES) >= 0:
         return None  # nearly always
     frame = _frame(first, second)
@@ -44,7 +44,7 @@ def _text(first: Part, second: Part, most: int) -> bytes | None:
 
 
 def _inline(first: Part, second: Part, most: int) -> bytes | None:
-    """A list whose schemas have no references; as it came where it would then be too large."""
+    """A list with references in schemas resolved; unchanged if it would become too large."""
     if REFERENCE not in _frame(first, second):
         return None
     told = tools_inlined(b"".join((first, second)))
@@ -52,7 +52,7 @@ def _inline(first: Part, second: Part, most: int) -> bytes | None:
 
 
 def _frame(first: Part, second: Part) -> bytes:
-    """What stands in the two parts, or the frame that the larger one was cut from: what is large is not copied to look at it."""
+    """The whole frame, or the frame that the larger part is a view of: large frames are not copied to be searched."""
     if isinstance(first, bytes):
         return first + second if isinstance(second, bytes) else cast("bytes", second.obj)
     return cast("bytes", first.obj)

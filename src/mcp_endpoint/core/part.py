@@ -1,4 +1,4 @@
-"""What the parts of an endpoint share: who is there, what waits, what is owed."""
+"""The base class of an endpoint's parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .waiting import WaitingRequests
 
 
 class EndpointPart:
-    """A part of one endpoint. Parts keep one reference to what they share: most endpoints are idle, and there are many."""
+    """A part of one endpoint. It keeps a single reference to the shared state: most endpoints are idle, and there are many."""
 
     __slots__ = ("delivery",)
 
@@ -21,22 +21,22 @@ class EndpointPart:
 
     @property
     def roster(self) -> Roster:
-        """Who is attached."""
+        """The attached parties."""
         return self.delivery.roster
 
     @property
     def waiting(self) -> WaitingRequests:
-        """What waits."""
+        """The waiting requests."""
         return self.delivery.waiting
 
     @property
     def lifecycle(self) -> Lifecycle:
-        """How far the providers are."""
+        """The providers' lifecycles."""
         return self.delivery.lifecycle
 
     @property
     def ledger(self) -> Ledger:
-        """What is owed to whom."""
+        """The owed responses."""
         return self.delivery.ledger
 
     @property
@@ -46,5 +46,5 @@ class EndpointPart:
 
     @property
     def settings(self) -> EndpointSettings:
-        """What is set for this endpoint."""
+        """The settings of the endpoint."""
         return self.delivery.lifecycle.settings

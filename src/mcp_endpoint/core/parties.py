@@ -1,4 +1,4 @@
-"""Who meets at an endpoint, and what is on its way between them: consumers, providers and their requests."""
+"""The parties of an endpoint and their requests: Consumer, Provider, Call, and the provider's state table."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .translator import Translator
 
 
 class Receive(Protocol):
-    """How a link hands a frame in."""
+    """How a link passes a frame."""
 
     def __call__(self, party: Any, data: bytes, now: float, utf8: bool, frame: Frame | None = None, /) -> None:
-        """`utf8`: the wire has checked that it is. `frame` is what `data` says, where somebody in this process has read it already."""
+        """`utf8`: the transport has checked the encoding. `frame`: `data` as parsed already in this process, if it was."""
 
 
 SendFrame = Callable[[Frame, Part, Part], None]
@@ -29,30 +29,30 @@ NEVER: Final = float("inf")
 LONG_AGO: Final = -NEVER
 NO_EDITS: Final[Mapping[str, Edit]] = {}
 EVERYTHING: Final = -1
-"""The log level of a consumer that asked for none: it hears all there is."""
+"""Log level of a consumer that has not set one: it gets all messages."""
 
 
 class Place(Protocol):
-    """The endpoint at which a party is attached, as its link and its room see it."""
+    """The endpoint of a party, as its link sees it."""
 
     name: str
-    """What a token opens to."""
+    """Its internal name."""
     shown: str
-    """How it may be printed."""
+    """Its printable name."""
 
     @property
     def providers(self) -> list[Provider]:
-        """Who answers there, in the order of attaching."""
+        """Its providers, in order of attaching."""
 
     def provider_said_too_much(self, provider: Provider, beginning: bytes, end: bytes, now: float) -> None:
-        """An answer above `provider_message_bytes` came, of which only the ends were kept."""
+        """A response above `provider_message_bytes` was discarded; only its ends are known."""
 
     def tool_named(self, name: str, only: str) -> Tool | None:
-        """The tool that a name means there, for a consumer that sees `only` one label ("": all)."""
+        """The tool with this name, for a consumer that sees `only` one label ("": all)."""
 
 
 class Counters:
-    """What happened since the start, as plain numbers; `/metrics` and `/stats` read them."""
+    """Counters since the start, for `/metrics` and `/stats`."""
 
     __slots__ = (
         "answers",
@@ -75,13 +75,13 @@ class Counters:
 
     def __init__(self) -> None:
         self.requests = 0  # accepted from consumers
-        self.answers = 0  # given to consumers, errors included
-        self.carried = 0  # requests handed to a provider
+        self.answers = 0  # sent to consumers, including errors
+        self.carried = 0  # requests sent to a provider
         self.notifications = 0  # carried, either way
-        self.dropped_notifications = 0  # for nobody, or for a link whose queue is full
-        self.asked = 0  # requests of providers handed to a consumer
+        self.dropped_notifications = 0  # without a receiver, or with a full queue
+        self.asked = 0  # requests of providers sent to a consumer
         self.late_answers = 0
-        self.unknown_answers = 0  # forged, repeated or never asked for
+        self.unknown_answers = 0  # forged, repeated or unexpected
         self.noise = 0  # frames of providers that are not JSON-RPC
         self.bad_frames = 0  # frames of consumers that are not JSON-RPC
         self.busy = 0
@@ -92,19 +92,19 @@ class Counters:
         self.answers_too_big = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Name and value of each counter, in alphabetical order."""
+        """The counters by name, in alphabetical order."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Call(msgspec.Struct, eq=False, gc=False):
-    """One request on its way: who asked, under which id, who answers, until when.
+    """One request in flight: its consumer and id, its provider, its deadline.
 
-    `consumer` is None for the endpoint's own requests; `provider` and `number` are set once it was handed to one. `id` are the
-    consumer's bytes and `key` what ids are compared by. `data` is kept only while the request may have to be said (again); `again` is it
-    for as long as another replica might answer instead of those it was `tried` with.
-    `tool` is its tool's name where somebody is told of its end, and `outcome` how it ended ("": answered well). `said` is the beginning
-    of what the consumer said, as long as a tap listens.
-    The garbage collector does not look at calls, there are too many: whoever keeps one lets go of it when its link leaves.
+    `consumer` is None for the endpoint's own requests; `provider` and `number` are set when it was sent to one. `id` are the consumer's
+    bytes and `key` is the normalized id. `data` is kept only while the request may have to be sent (again); `again` is kept while another
+    replica might answer instead of those in `tried`.
+    `tool` is the tool's name if calls are counted, and `outcome` how it ended ("": success). `said` is the beginning of the request, if
+    there is a tap.
+    Calls are not tracked by the garbage collector, there are too many: whoever keeps one must drop it when its link closes.
     """
 
     consumer: Consumer | None
@@ -126,7 +126,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
 
 
 class Parked(msgspec.Struct, eq=False):
-    """A request that waits for something the endpoint will know at `until` at the latest."""
+    """A request that waits for a change at the endpoint, at most until `until`."""
 
     call: Call
     data: bytes
@@ -134,7 +134,7 @@ class Parked(msgspec.Struct, eq=False):
 
 
 class ClientRequest(msgspec.Struct, eq=False):
-    """A request of a provider that was handed to a consumer: sampling, elicitation or roots."""
+    """A provider's request that was sent to a consumer: sampling, elicitation or roots."""
 
     provider: Provider
     id: bytes
@@ -149,7 +149,7 @@ _NO_LATE: Final[dict[int, None]] = {}
 
 
 class Consumer:
-    """Whoever asks, on its link: a device, the server that speaks for it, an MCP client."""
+    """A consumer and its link: a device, the server that acts for it, an MCP client."""
 
     __slots__ = (
         "answer_bytes",
@@ -184,13 +184,13 @@ class Consumer:
         self.link = link
         self.send_frame: SendFrame | None = getattr(link, "send_frame", None)
         self.answer_bytes = answer_bytes
-        self.ask_seconds = ask_seconds  # how long it may think about a provider's question
-        self.in_process = False  # its initialize is answered here, never carried
-        self.patient = False  # its lists wait for a provider that still starts, however long
-        self.asks_once = False  # it may never ask for its tools again: its list waits for tools that still start
+        self.ask_seconds = ask_seconds  # its time to answer a provider's request
+        self.in_process = False  # its initialize is answered by the endpoint, never carried
+        self.patient = False  # its lists wait for a starting provider without limit
+        self.asks_once = False  # it lists tools once: its list waits for starting ones
         self.only = ""  # the one label it sees, "" for all
-        self.relays = False  # it hands on what came in at another endpoint, where its calls are counted
-        self.level = EVERYTHING  # the least important log messages it wants, as an index of `LEVELS`
+        self.relays = False  # it relays calls of another endpoint, where they are counted
+        self.level = EVERYTHING  # its lowest log level, as an index of `LEVELS`
         self.since = since
         self.receive = receive
         self.owed: dict[Call, None] = {}
@@ -199,26 +199,26 @@ class Consumer:
         self.name = ""
         self.asked_version = ""
         self.capabilities: frozenset[str] = frozenset()
-        self.edits: Mapping[str, Edit] = NO_EDITS  # method → what is changed in the answers to it
+        self.edits: Mapping[str, Edit] = NO_EDITS  # method → edit of its responses
         self.initialized = False
         self.bad_frames = 0
-        self.thinking = False  # all that its tools ask for its calls has been asked, and they wait
-        self.seen = b""  # the list it was given or told of, as a fingerprint; empty as long as it knows none
+        self.thinking = False  # its tools wait for its answers
+        self.seen = b""  # fingerprint of its last list; empty without one
 
 
 class Pending:
-    """The requests one link still has to answer, by the number they have there."""
+    """The pending requests of one link, by their number there."""
 
     __slots__ = ("_last", "_late", "_remember", "calls")
 
     def __init__(self, remember: int) -> None:
         self.calls: dict[int, Call] = {}
         self._last = 0
-        self._late = _NO_LATE  # in the order in which they were given up
+        self._late = _NO_LATE  # oldest first
         self._remember = remember
 
     def add(self, call: Call) -> int:
-        """Give the call a number that nothing pending has, and keep it."""
+        """Give the call a free number and keep it."""
         number = self._last + 1
         calls = self.calls
         while number > MAX_ID or number in calls:
@@ -229,7 +229,7 @@ class Pending:
         return number
 
     def give_up(self, number: int) -> None:
-        """Take a call out without an answer; one that comes later is late, not unknown."""
+        """Remove a call without a response; a later response counts as late, not unknown."""
         del self.calls[number]
         if not self._late:
             self._late = {}
@@ -238,17 +238,17 @@ class Pending:
             del self._late[next(iter(self._late))]
 
     def was_late(self, number: int) -> bool:
-        """Whether this answers a call that was given up; true once per call."""
+        """Whether this number was given up; true once per call."""
         return self._late.pop(number, self) is None
 
 
 def is_open(call: Call) -> bool:
-    """Whether a consumer still waits for this call's answer."""
+    """Whether a consumer still waits for this call."""
     return call.consumer is not None and call in call.consumer.owed
 
 
 class State(Enum):
-    """Where a provider is in its life."""
+    """The lifecycle state of a provider."""
 
     NEW = "new"
     INITIALIZING = "initializing"
@@ -258,7 +258,7 @@ class State(Enum):
 
 
 class Step(Enum):
-    """What moves a provider on."""
+    """The transitions of a provider."""
 
     GREET = "greet"
     RESULT = "result"
@@ -279,7 +279,7 @@ TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
 
 
 class Welcome(msgspec.Struct):
-    """A provider's result of `initialize`: its bytes, and what the endpoint reads in them."""
+    """A provider's result of `initialize`: its bytes, and the parsed parts."""
 
     body: bytes
     version: str
@@ -288,7 +288,7 @@ class Welcome(msgspec.Struct):
 
 
 class Provider:
-    """One tool process on its link, and how far its greeting has come."""
+    """A provider (tool process) and its link, with the state of its handshake."""
 
     __slots__ = (
         "behind",
@@ -336,16 +336,16 @@ class Provider:
         self.since = since
         self.receive = receive
         self.state = State.NEW
-        self.call_seconds: float | None = None  # how long a call of its tools may take, where it is not as everywhere
-        self.behind: Place | None = None  # the endpoint of the managed server it stands for
-        self.managed = False  # brought by the house itself: a process it keeps, a server it reached
+        self.call_seconds: float | None = None  # deadline of calls to its tools, None for the default
+        self.behind: Place | None = None  # the internal endpoint of its managed server
+        self.managed = False  # attached by this server itself
         self.label = ""
         self.pending = Pending(remember)
-        self.doubtful = False  # its last call timed out, and it has said nothing since
-        self.carried = False  # a consumer's request went to it without any handshake
-        self.proven = False  # and it answered one, so it does not insist on a handshake
+        self.doubtful = False  # its last call timed out, and it sent nothing since
+        self.carried = False  # it got a request without a handshake
+        self.proven = False  # and answered one, so it needs no handshake
         self.greeter: Consumer | None = None  # the consumer whose initialize was carried
-        self.greeted = LONG_AGO  # when its greeting began
+        self.greeted = LONG_AGO  # when its handshake began
         self.greeting: Call | None = None  # until it is answered, however late
         self.welcome: Welcome | None = None
         self.failed = ""  # why it is bare, for hints
@@ -355,25 +355,25 @@ class Provider:
         self.listing: Call | None = None  # the endpoint's own tools/list in flight
         self.pages: tuple[Tool, ...] = ()
         self.paged = False  # the first page of this listing has come
-        self.listed = False  # its shelf is complete
+        self.listed = False  # its first list is complete
         self.relist = False  # its tools changed while they were being listed
-        self.list_changed = False  # it said so before it was ready
+        self.list_changed = False  # announced before it was ready
         self.noise = 0
         self.noise_told = LONG_AGO
-        self.translator: Translator | None = None  # stands before its link if it knows the stateless era only
+        self.translator: Translator | None = None  # before its link, if it is stateless only
 
     def move(self, step: Step) -> None:
-        """Go on along the table above. Raises KeyError for a step that the state does not know."""
+        """Apply a transition. Raises KeyError for an invalid one."""
         self.state = TRANSITIONS[self.state, step]
 
     @property
     def settling(self) -> bool:
-        """Whether it is still being greeted or listed for the first time, and in time."""
+        """Whether its handshake or its first list is in progress, and not overdue."""
         return self.state is State.INITIALIZING or (self.listing is not None and not self.listed and self.listing.deadline < NEVER)
 
     @property
     def answered(self) -> bool:
-        """Whether it has answered its greeting and its first list, well or not; one that is bare because it was silent has not."""
+        """Whether its handshake and its first list have ended with a response; not for one that is bare because it was silent."""
         return self.listed or (self.state is State.BARE and self.greeting is None)
 
 

@@ -1,4 +1,4 @@
-"""What an operator may know of an endpoint, ready for JSON; no secret is in it."""
+"""Builds the status of an endpoint for operators, ready for JSON, without secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .roster import Roster
 
 
 def describe(delivery: Delivery, now: float) -> dict[str, Any]:
-    """One endpoint: its name for people, who is there, and how the last provider left."""
+    """One endpoint: name, parties, and the last close."""
     roster, ledger, last_close = delivery.roster, delivery.ledger, delivery.last_close_described()
     described: dict[str, Any] = {
         "endpoint": ledger.shown,
@@ -24,7 +24,7 @@ def describe(delivery: Delivery, now: float) -> dict[str, Any]:
 
 
 def describe_tools(roster: Roster, catalog: Catalog, now: float) -> list[dict[str, Any]]:
-    """Each provider: how far it is, what it works on, and the functions it brought, by the names they have outside."""
+    """Each provider: state, requests in flight, and its tools by exported name."""
     return [
         {
             "label": provider.label or provider.server_id,
@@ -40,7 +40,7 @@ def describe_tools(roster: Roster, catalog: Catalog, now: float) -> list[dict[st
 
 
 def describe_consumers(roster: Roster, now: float, *, in_process: bool) -> list[dict[str, Any]]:
-    """Each device; or, `in_house`, each session over HTTP and each caller of this server."""
+    """Each device; or, with `in_process`, each HTTP session and each caller inside this server."""
     return [_described(consumer, now) for consumer in roster.consumers if consumer.in_process is in_process]
 
 
@@ -52,7 +52,7 @@ def _exported_by(provider: Provider, catalog: Catalog) -> list[str]:
 
 
 def _described(consumer: Consumer, now: float) -> dict[str, Any]:
-    """What an operator may know of a consumer."""
+    """The status of a consumer."""
     return {
         "client": consumer.name,
         "initialized": consumer.initialized,
@@ -62,7 +62,7 @@ def _described(consumer: Consumer, now: float) -> dict[str, Any]:
 
 
 def _shown_state(provider: Provider) -> str:
-    """How far a provider is, for an operator; one that stands for a managed server is no further than that server."""
+    """A provider's state for an operator; one of a managed server is not ahead of that server."""
     if provider.behind is None or provider.state not in (State.READY, State.BARE):
         return provider.state.value
     if not provider.behind.providers:

@@ -1,7 +1,7 @@
-"""Who is attached to an endpoint, and who takes frames as they are.
+"""The attached parties of an endpoint, and the provider whose frames need no translation.
 
-`sole` is the one provider where there is one; `direct` is it as long as its frames need no translation and no look: the
-short way, which costs two look-ups. Both are computed again whenever a link, a state or a name changes.
+`sole` is the provider if there is exactly one; `direct` is the same if its frames need neither translation nor inspection: the fast path,
+which costs two look-ups. Both are recomputed when a link, a state or a name changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .waiting import WaitingRequests
 
 
 def is_bare(provider: Provider) -> bool:
-    """Whether a provider is known to work without MCP's handshake."""
+    """Whether a provider is known to work without a handshake."""
     return provider.state is State.BARE or (provider.state is State.NEW and provider.carried)
 
 
@@ -27,40 +27,40 @@ class Roster:
         self._catalog = catalog
         self._waiting = waiting
         self._attached = 0
-        self.attached_at = LONG_AGO  # when the newest provider came
+        self.attached_at = LONG_AGO  # when the newest provider attached
         self.providers: list[Provider] = []
         self.consumers: dict[Consumer, None] = {}
         self.sole: Provider | None = None
         self.direct: Provider | None = None
 
     def next_order(self) -> int:
-        """The place in the order of attaching that the next provider has, from 1."""
+        """The order number of the next provider, from 1."""
         return self._attached + 1
 
     def provider_came(self, provider: Provider, now: float) -> None:
-        """A provider is here, the newest one."""
+        """Add a provider."""
         self._attached += 1
         self.attached_at = now
         self.providers.append(provider)
         self.update_direct()
 
     def provider_left(self, provider: Provider) -> None:
-        """A provider is gone; `update_direct` is to be called when its tools are."""
+        """Remove a provider; call `update_direct` after its tools were removed."""
         self.providers.remove(provider)
 
     def consumer_came(self, consumer: Consumer) -> None:
-        """A consumer is here."""
+        """Add a consumer."""
         self.consumers[consumer] = None
 
     def consumer_left(self, consumer: Consumer) -> None:
-        """A consumer is gone; the provider that its `initialize` was carried to is greeted for nobody in particular."""
+        """Remove a consumer; a handshake it started continues without it."""
         del self.consumers[consumer]
         for provider in self.providers:
             if provider.greeter is consumer:
                 provider.greeter = None
 
     def plain(self) -> bool:
-        """Whether this is a relay between peers of which nobody speaks MCP's handshake: then the broker adds nothing of its own."""
+        """Whether this is a plain relay between peers without MCP's handshake: then the broker adds nothing."""
         if any(consumer.initialized for consumer in self.consumers) or self._waiting.initializes:
             return False
         if any(provider.state in (State.INITIALIZING, State.READY) for provider in self.providers):
@@ -68,11 +68,11 @@ class Roster:
         return len(self.providers) < 2 or any(is_bare(provider) for provider in self.providers)
 
     def settling(self) -> bool:
-        """Whether some provider is still on its way to ready, so that names and lists may yet change."""
+        """Whether a provider is about to become ready, so that names and lists may change."""
         return any(provider.settling for provider in self.providers)
 
     def bare(self) -> list[Provider]:
-        """Who has not taken a greeting, in the order of attaching."""
+        """The bare providers, in order of attaching."""
         return [provider for provider in self.providers if provider.state is State.BARE]
 
     def update_direct(self) -> None:

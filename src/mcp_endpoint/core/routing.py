@@ -1,4 +1,4 @@
-"""Which provider takes a request: the one, the one that its tool's name belongs to, any that may know it, or none."""
+"""Selects the provider of a request: the sole one, the owner of the tool's name, a bare one, or none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .lists import Lists, cursor_of
 from .parties import Call, Provider, State
 
 REPEATABLE: Final = "repeatable"
-"""The purpose of a call that may run twice: its tool says that it only reads, or that a second time changes nothing."""
+"""Purpose of a call that may be repeated: its tool declares itself read-only or idempotent."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -33,7 +33,7 @@ _call_decoder: Final = msgspec.json.Decoder(_CallParams)
 
 
 def tool_name(frame: Frame) -> str | None:
-    """The tool a `tools/call` names."""
+    """The tool name in a `tools/call`."""
     try:
         return _call_decoder.decode(frame.params).name if frame.params is not UNSET else None
     except (msgspec.DecodeError, RecursionError):
@@ -41,7 +41,7 @@ def tool_name(frame: Frame) -> str | None:
 
 
 def _unknown_tool(name: str) -> Code:
-    """-32602 that says which tool is not there: of an error, a device tells its user the message alone."""
+    """-32602 with the name of the unknown tool: devices show their user the message only."""
     shown = name[:NAME_CHARS]
     return Code(errors.INVALID_PARAMS.number, f"没有名为 {shown} 的工具 / Unknown tool: {shown}")
 
@@ -54,7 +54,7 @@ def _grant(call: Call, provider: Provider, seconds: float | None) -> None:
 
 
 class Routing:
-    """Finds the way of requests that cannot simply be carried."""
+    """Routes requests that cannot be carried directly."""
 
     __slots__ = ("catalog", "delivery", "features", "ledger", "lifecycle", "lists", "roster", "settings", "waiting")
 
@@ -70,7 +70,7 @@ class Routing:
         self.settings = delivery.lifecycle.settings
 
     def route(self, call: Call, frame: Frame, data: bytes, now: float, *, patient: bool = True) -> None:
-        """Find the way of a request. `patient` is False when it has waited for the catalog long enough."""
+        """Route a request. `patient` is False if it has already waited for the catalog."""
         assert call.consumer is not None
         if call.method == methods.INITIALIZE:
             self.lifecycle.initialize(call, frame, data, now)
@@ -88,7 +88,7 @@ class Routing:
             self._to_none(call, frame, data, now)
 
     def again(self, call: Call, data: bytes, now: float, *, patient: bool = True) -> None:
-        """Find the way of a request that waited."""
+        """Route a request that has waited."""
         try:
             self.route(call, parse(data, utf8=True), data, now, patient=patient)
         except Malformed as malformed:
@@ -137,7 +137,7 @@ class Routing:
             self._to_bare(call, frame, data, now, patient, errors.METHOD_NOT_FOUND)
 
     def _to_label(self, label: str, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
-        """The way of a request whose consumer sees one label only: its tools have their own names there."""
+        """Route a request of a consumer that sees one label only, whose tools have their own names there."""
         self.lifecycle.learn(now)
         if patient and self.roster.settling():
             self.waiting.until_settled(call, data, now)
@@ -166,7 +166,7 @@ class Routing:
             self.delivery.carry(here[-1], call, frame, data)
 
     def _call_tool(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool) -> None:
-        """A `tools/call` goes to the tool its name has always meant here."""
+        """Route a `tools/call` to the tool that owns the name."""
         name = tool_name(frame)
         settings = self.settings.tools.get(name) if name is not None else None
         seconds = None if settings is None else settings.timeout
@@ -195,7 +195,7 @@ class Routing:
     def _to_replica(
         self, label: str, tool: str, call: Call, frame: Frame, data: bytes, seconds: float | None, rename: Rename | None = None
     ) -> bool:
-        """To the first of those that have the tool now and were not tried; False if it is somebody else's affair."""
+        """Carry it to the first replica that was not tried; False if the tool has none and none was tried."""
         replicas = [shelf for shelf in self.catalog.replicas(label, tool) if shelf.provider not in call.tried]
         if replicas:
             _grant(call, replicas[0].provider, seconds)
@@ -207,7 +207,7 @@ class Routing:
         return bool(replicas or call.tried)
 
     def _keep_for_replicas(self, call: Call, data: bytes, replicas: list[Shelf], tool: str) -> None:
-        """Keep a call as long as somebody else could still answer it: if it may run twice, or if its provider would say that it did not."""
+        """Keep the request's bytes while it may be retried at another replica."""
         chosen = replicas[0]
         repeatable = len(replicas) > 1 and len(data) <= KEPT_BYTES and is_repeatable(chosen.tools[tool])
         call.purpose = REPEATABLE if repeatable else ""
@@ -216,7 +216,7 @@ class Routing:
             call.tried = (*call.tried, chosen.provider)
 
     def _to_bare(self, call: Call, frame: Frame, data: bytes, now: float, patient: bool, otherwise: Code) -> None:
-        """What the catalog cannot place goes to the newest bare provider."""
+        """Carry a request that the catalog cannot route to the newest bare provider."""
         if patient and self.roster.settling():
             self.waiting.until_settled(call, data, now)
         else:

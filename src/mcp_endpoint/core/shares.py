@@ -1,8 +1,8 @@
-"""What all endpoints share has a ceiling; when it is reached, the endpoint that has most gives way.
+"""Fair sharing of a limited resource between endpoints: at the limit, the endpoint that holds most gives up one.
 
-The one rule for links, sessions, requests, subscriptions and questions: a newcomer takes the place of one of the endpoint that has most, if
-that endpoint still has no less than the newcomer's afterwards. Else the newcomer's endpoint has most itself, and the newcomer is refused.
-So nobody who holds one token can shut out another, however much they open.
+The rule for links, sessions, requests, subscriptions and rounds: a new item replaces one of the endpoint that holds most, if that
+endpoint still has no fewer than the new item's endpoint afterwards. Otherwise the new item is refused. So the holder of one token cannot
+shut out the holder of another.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Held = TypeVar("Held")
 
 
 class Shares(Generic[Held]):
-    """Who holds what, by endpoint; within one endpoint what was unused for longest comes first."""
+    """Items by endpoint; within one endpoint the least recently used is first."""
 
     def __init__(self) -> None:
         self._held: dict[str, dict[Held, None]] = {}
-        """Endpoint → what it holds; both in the order of use."""
+        """Endpoint → its items; both in order of use."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -28,20 +28,20 @@ class Shares(Generic[Held]):
         return (one for held in self._held.values() for one in held)
 
     def count(self, owner: str) -> int:
-        """How many an endpoint holds."""
+        """Number of items of an endpoint."""
         return len(self._held.get(owner, ()))
 
     def of(self, owner: str) -> list[Held]:
-        """What an endpoint holds."""
+        """The items of an endpoint."""
         return list(self._held.get(owner, ()))
 
     def add(self, owner: str, one: Held) -> None:
-        """An endpoint holds one more."""
+        """Add an item."""
         self._held.setdefault(owner, {})[one] = None
         self._count += 1
 
     def remove(self, owner: str, one: Held) -> None:
-        """An endpoint holds this no longer; nothing happens if it did not."""
+        """Remove an item, if it is there."""
         held = self._held.get(owner, {})
         if one in held:
             del held[one]
@@ -50,7 +50,7 @@ class Shares(Generic[Held]):
                 del self._held[owner]
 
     def touch(self, owner: str, one: Held) -> None:
-        """It is in use: everything else goes before it."""
+        """Mark an item and its endpoint as most recently used."""
         held = self._held.get(owner, {})
         if one in held:
             del held[one], self._held[owner]
@@ -58,12 +58,12 @@ class Shares(Generic[Held]):
             self._held[owner] = held
 
     def largest(self, owner: str) -> dict[Held, None]:
-        """What the endpoint with most holds: `owner` itself if none has more, else of equals the one unused for longest."""
+        """The items of the endpoint with most: of `owner` if none has more, else of equals the least recently used one."""
         own = self._held.get(owner, {})
         most = max(self._held.values(), key=len, default=own)
         return most if len(most) > len(own) else own
 
     def gives_way(self, owner: str) -> Held | None:
-        """What must go so that one more of `owner`'s may come: the newest of the endpoint with most. None: `owner`'s own must not come."""
+        """The item to give up for a new one of `owner`: the newest of the endpoint with most. None: refuse the new one."""
         largest = self.largest(owner)
         return next(reversed(largest)) if len(largest) > self.count(owner) + 1 else None

@@ -1,4 +1,4 @@
-"""What the two frames of a tool call say of it: which tool, and how it ended. Arguments and contents are not looked at."""
+"""Reads the tool name and the outcome of a tool call from its frames; arguments and contents are not examined."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .. import errors
 from ..protocol.jsonrpc import BACKSLASH, Frame
 
 TOOL_CHARS: Final = 128
-"""Characters of a tool's name that a call is known by in logs and figures."""
+"""Characters of a tool's name in logs and figures."""
 UNNAMED: Final = "?"
-"""What a call is known by there whose tool cannot be read."""
+"""The name in logs and figures if it cannot be read."""
 OUTCOMES: Final = {
     errors.NO_PROVIDER.number: "no_provider",
     errors.PROVIDER_GONE.number: "provider_gone",
@@ -22,40 +22,40 @@ OUTCOMES: Final = {
     errors.TIMED_OUT.number: "timed_out",
     errors.ANSWER_TOO_BIG.number: "answer_too_big",
 }
-"""How a call ended that was answered with one of our errors; all other errors are ERROR."""
+"""The outcome for our own error codes; ERROR for all others."""
 ERROR: Final = "error"
 TOOL_ERROR: Final = "tool_error"
-"""The tool ran and says that it failed (`isError` of MCP's CallToolResult)."""
+"""The tool ran and reports a failure (`isError` of MCP's CallToolResult)."""
 CANCELLED_CALL: Final = "cancelled"
 CONSUMER_LEFT: Final = "consumer_left"
 
 
-class _Named(msgspec.Struct, gc=False):
+class _CalledName(msgspec.Struct, gc=False):
     name: str
 
 
-class _Result(msgspec.Struct, gc=False):
+class _IsError(msgspec.Struct, gc=False):
     isError: bool = False
 
 
-class _Error(msgspec.Struct, gc=False):
+class _ErrorNumber(msgspec.Struct, gc=False):
     code: int
 
 
-_named_decoder: Final = msgspec.json.Decoder(_Named)
-_result_decoder: Final = msgspec.json.Decoder(_Result)
-_error_decoder: Final = msgspec.json.Decoder(_Error)
+_named_decoder: Final = msgspec.json.Decoder(_CalledName)
+_result_decoder: Final = msgspec.json.Decoder(_IsError)
+_error_decoder: Final = msgspec.json.Decoder(_ErrorNumber)
 _NAME_FIRST: Final = (b'"params":{"name":"', b'"params": {"name": "')
-"""What stands before the name of a tool in the frames of nearly all clients, in the two ways JSON is spaced."""
+"""What precedes the tool's name in nearly all frames, in two spellings."""
 IS_ERROR: Final = b'"isError"'
-"""What stands in a result of which `says_error` may say yes."""
+"""A result without this has no `isError`."""
 FOUND_QUICKLY: Final = 1024
-"""Bytes of an answer up to which to look for that is cheaper than to call `says_error`."""
+"""Responses up to this many bytes are searched for it before `says_error` is called: that is cheaper."""
 _IS_TRUE: Final = re.compile(rb'"isError"\s*:\s*true')
 _SMALL: Final = 1024
-"""Bytes of parameters up to which parsing them is the cheapest way to their name."""
+"""Parameters up to this many bytes are parsed for the name: that is the cheapest way."""
 _HEAD_BYTES: Final = 512
-"""Bytes at the beginning of a larger frame in which the name is looked for first."""
+"""Bytes at the beginning of a larger frame that are searched for the name first."""
 _PARSED_BYTES: Final = 16 * 1024
 """Larger parameters are not parsed for a name."""
 _END_BYTES: Final = 4 * 1024
@@ -63,7 +63,7 @@ _END_BYTES: Final = 4 * 1024
 
 
 def tool_of(frame: Frame, data: bytes) -> str:
-    """The tool that the `tools/call` in `data` names, for logs and figures; UNNAMED where that cannot be read cheaply."""
+    """The tool name in the `tools/call` in `data`, for logs and figures; UNNAMED if it cannot be read cheaply."""
     params = frame.params
     if params is UNSET:
         return UNNAMED
@@ -96,7 +96,7 @@ def says_error(frame: Frame, data: bytes) -> bool:
 
 
 def _claims_error(data: bytes) -> bool:
-    """Whether `"isError": true` stands near an end of `data`."""
+    """Whether `"isError": true` occurs near an end of `data`."""
     size = len(data)
     for begin, end in ((max(0, size - _END_BYTES), size), (0, _END_BYTES)):
         while (end := data.rfind(IS_ERROR, begin, end)) >= 0:
@@ -106,7 +106,7 @@ def _claims_error(data: bytes) -> bool:
 
 
 def outcome_of(frame: Frame, data: bytes, *, ours: bool) -> str:
-    """How a provider's answer `data` ends its call. `ours`: its errors may be those of this broker, at another endpoint."""
+    """The outcome of a call from its response `data`. `ours`: its errors may be those of this broker, at another endpoint."""
     if frame.error is UNSET:
         return TOOL_ERROR if says_error(frame, data) else ""
     try:

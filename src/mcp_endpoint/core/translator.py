@@ -1,7 +1,7 @@
-"""A tool that knows only the stateless revision of MCP (2026-07-28), made to look like one of the handshake revisions.
+"""Makes a provider that is stateless only (MCP 2026-07-28) look like one with a handshake.
 
-`server/discover` stands for `initialize`, the envelope is put on each request, `subscriptions/listen` asks for what handshake servers
-announce unasked. A result that says `input_required` becomes the requests it holds; their answers go back with the repeated request.
+`initialize` becomes `server/discover`, each request gets the envelope, and `subscriptions/listen` replaces unsolicited notifications. A
+result `input_required` becomes the requests it contains; their answers are sent with the repeated request.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _strings_decoder: Final = msgspec.json.Decoder(list[str])
 
 
 class _Sent(msgspec.Struct, eq=False):
-    """One request of the heart that a tool of the stateless era works on."""
+    """One request of the core in progress at a stateless provider."""
 
     number: bytes
-    """Its id for the heart."""
+    """Its id in the core."""
     id: bytes
-    """Its id for the tool, as `id_key` gives it; b"" while its consumer is asked."""
+    """Its id at the provider, as from `id_key`; b"" while its consumer is asked."""
     method: str
     params: bytes
     own: bool
-    """The consumer speaks the era itself: what the tool asks is carried to it as it is."""
+    """The consumer is stateless too: requests of the tool are passed to it unchanged."""
     rounds: int = 0
     waits_for: dict[bytes, str] = {}
     answers: dict[str, Raw] = {}
@@ -43,18 +43,18 @@ class _Sent(msgspec.Struct, eq=False):
 
 
 class Translator:
-    """A link to a tool of the stateless era, as the heart sees it: one of the handshake era.
+    """The link to a stateless provider; the core sees a provider with a handshake.
 
-    `send` takes what the heart says, `hear` what the tool says; what is meant for the heart goes to `says`. The heart is never spoken to
-    from within `send`: what is to be said then waits for `flush`, which `owes` asks for.
+    `send` takes frames of the core, `hear` those of the provider; frames for the core go to `receive`. The core is never called from within
+    `send`: such frames wait for `flush`, which `owes` requests.
     """
 
     def __init__(
         self, link: Link, receive: Callable[[bytes, float], None], owes: Callable[[], None], version: str, *, refused: bytes = b""
     ) -> None:
-        """`version` is this program's; `refused` the error (JSON) with which the tool refused a handshake.
+        """`version` is this program's; `refused` is the error (JSON) with which the provider refused a handshake.
 
-        Without one it is greeted as the heart said if it does not know `server/discover`.
+        Without `refused` it falls back to the handshake if the provider does not support `server/discover`.
         """
         self.link = link
         self._says = receive
@@ -62,7 +62,7 @@ class Translator:
         self._due: list[bytes] = []
         self._sending = False
         self.speaking = False
-        """What the heart hears just now is already translated."""
+        """Whether the frame being passed to the core is already translated."""
         self._now = 0.0
         self._envelope: dict[str, Raw] = {
             methods.VERSION_KEY: Raw(_encode(methods.STATELESS_REVISION)),
@@ -72,7 +72,7 @@ class Translator:
         self._hello = b""
         self._refused = refused
         self.plain = False
-        """The tool knows the handshake after all: everything is carried as it is."""
+        """The provider supports the handshake: everything is passed unchanged."""
         self._sent: dict[bytes, _Sent] = {}
         self._asked: dict[bytes, _Sent] = {}
         self._questions = 0
@@ -85,19 +85,19 @@ class Translator:
 
     @property
     def queued(self) -> int:
-        """Bytes the tool has not taken yet."""
+        """Bytes the provider has not read."""
         return self.link.queued
 
     def close(self, code: int, reason: str) -> None:
-        """End the link."""
+        """Close the link."""
         self.link.close(code, reason)
 
     def ping(self) -> None:
-        """Ask the link, not the tool, for a sign of life."""
+        """Ping the link."""
         self.link.ping()
 
     def send(self, first: Part, second: Part = b"") -> None:
-        """What the heart says to the tool."""
+        """Handle a frame of the core."""
         if self.plain:
             self.link.send(first, second)
             return
@@ -116,14 +116,14 @@ class Translator:
             self._sending = False
 
     def flush(self, now: float) -> None:
-        """Say what could not be said from within `send`."""
+        """Pass on the frames that could not be passed from within `send`."""
         self._now = now
         due, self._due = self._due, []
         for frame in due:
             self._say(frame)
 
     def give_up(self) -> bool:
-        """`server/discover` is not answered; says whether the tool is greeted with a handshake now."""
+        """`server/discover` was not answered; returns whether a handshake is tried instead."""
         if self._refused or not self._hello:
             return False
         self.plain = True
@@ -144,11 +144,11 @@ class Translator:
             self.speaking = False
 
     def number_of(self, question: bytes) -> int:
-        """The heart's number of the call for which the tool asks `question` (an id as it stands in the frame), 0 if nobody knows."""
+        """The core's number of the call for which the provider sent the request `question` (its id); 0 if unknown."""
         sent = self._asked.get(question)
         return 0 if sent is None else int(sent.number)
 
-    # -- from the heart ----------------------------------------------------------------------------------------------------
+    # -- from the core -----------------------------------------------------------------------------------------------------
 
     def _ask(self, frame: Frame, data: bytes) -> None:
         assert frame.id is not UNSET and frame.method is not UNSET
@@ -179,7 +179,7 @@ class Translator:
             self._request(_Sent(number, number, method, params, own))
 
     def _request(self, sent: _Sent) -> None:
-        """Send a request under its present id, with the envelope and whatever answers it waits with."""
+        """Send a request under its present id, with the envelope and its answers."""
         if len(self._sent) >= MOST_SENT:
             self._forget(next(iter(self._sent.values())))
         self._sent[sent.id] = sent
@@ -196,7 +196,7 @@ class Translator:
         self.link.send(jsonrpc.request(sent.id, sent.method, _encode(kept)))
 
     def _tell(self, frame: Frame, data: bytes) -> None:
-        """Of what a consumer may announce, the stateless era keeps cancelling alone."""
+        """Handle a notification: the stateless revision has only cancellation."""
         if frame.method == methods.INITIALIZED:
             self._listen()
         elif frame.method == methods.CANCELLED:
@@ -210,7 +210,7 @@ class Translator:
                 break
 
     def _answered(self, frame: Frame) -> None:
-        """A consumer has answered one of the questions."""
+        """A consumer has answered one of the provider's requests."""
         question = b"" if frame.id is UNSET else bytes(frame.id)
         sent = self._asked.pop(question, None)
         if sent is None:
@@ -229,10 +229,10 @@ class Translator:
         sent.id = b'"%b.%d"' % (sent.number, sent.rounds)
         self._request(sent)
 
-    # -- from the tool -----------------------------------------------------------------------------------------------------
+    # -- from the provider -------------------------------------------------------------------------------------------------
 
     def hear(self, data: bytes, now: float, *, utf8: bool = False) -> None:
-        """What the tool says to the heart. What is no message is handed on as it is: the heart counts noise."""
+        """Handle a frame of the provider. Anything that is not a message is passed on: the core counts noise."""
         self._now = now
         if self.plain:
             self._say(data)
@@ -249,7 +249,7 @@ class Translator:
             return
         key = None if frame.id is UNSET else id_key(bytes(frame.id), 20, 128)
         if key is not None and key == self._listening:
-            self._listening = b""  # the tool takes no subscriptions, or ends this one
+            self._listening = b""  # no subscriptions, or this one has ended
             return
         sent = self._sent.pop(key, None) if key is not None else None
         if sent is None:
@@ -277,7 +277,7 @@ class Translator:
         except msgspec.DecodeError:
             served = False
         if not served:
-            self.plain = True  # it knows neither, or only the handshake
+            self.plain = True  # it supports neither, or only the handshake
             if self._refused:
                 self._say(jsonrpc.failure(sent.number, self._refused))
             else:
@@ -296,7 +296,7 @@ class Translator:
         self._say(jsonrpc.result(sent.number, _encode(welcome)))
 
     def _required(self, sent: _Sent, result: dict[str, Raw]) -> None:
-        """A tool needs more before it goes on: ask the consumer, or repeat at once if nothing is asked."""
+        """The tool needs input: send its requests to the consumer, or repeat at once if there are none."""
         sent.rounds += 1
         sent.state = result.get("requestState")
         sent.answers = {}
@@ -322,11 +322,11 @@ class Translator:
         sent.id = b""
         self._asked.update(dict.fromkeys(sent.waits_for, sent))
         for id, frame in frames:
-            if id in sent.waits_for:  # else the one before was refused
+            if id in sent.waits_for:  # else an earlier one was refused
                 self._say(frame)
 
     def _heard_on_stream(self, frame: Frame) -> bool:
-        """Take a notification of our own `subscriptions/listen`; what it announces goes to the heart without its tag."""
+        """Handle a notification of our own `subscriptions/listen`: pass it on without its tag."""
         params = fields(frame.params)
         if methods.SUBSCRIPTION_KEY not in fields(params.get(methods.META, UNSET)):
             return False
@@ -342,7 +342,7 @@ class Translator:
     # -- both ways ---------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Open the stream of announcements the tool says it has, in place of an older one."""
+        """Open the stream of notifications that the provider supports, in place of an older one."""
         wanted: dict[str, Any] = {f"{name}ListChanged": True for name, told in self._announces.items() if told}
         if self._resources:
             wanted["resourceSubscriptions"] = list(self._resources)
@@ -361,7 +361,7 @@ class Translator:
         self._say(jsonrpc.failure(sent.number, body))
 
     def _withdraw(self, sent: _Sent) -> None:
-        """Ask nothing more for a request, and forget it."""
+        """Withdraw a request's open questions, and forget it."""
         self._forget(sent)
         for question in sent.waits_for:
             del self._asked[question]

@@ -1,4 +1,4 @@
-"""What a peer says that cannot be read: counted, told once in a while, and answered where that helps."""
+"""Handles unreadable frames: counts them, logs some, and answers where it helps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .parties import Consumer, Provider
 
 
 def bad_frame(ledger: Ledger, consumer: Consumer, malformed: Malformed) -> None:
-    """Count a bad frame; a consumer that sends too many of them is closed."""
+    """Count an invalid frame of a consumer; close the link after too many."""
     consumer.bad_frames += 1
     ledger.counters.bad_frames += 1
     if consumer.bad_frames == 1:
@@ -19,7 +19,7 @@ def bad_frame(ledger: Ledger, consumer: Consumer, malformed: Malformed) -> None:
 
 
 def noise(ledger: Ledger, provider: Provider, data: bytes, malformed: Malformed, now: float) -> None:
-    """Count a frame that is not JSON-RPC: what a stdio server printed. Only a batch is answered."""
+    """Count a provider's frame that is not JSON-RPC (output of a stdio server). Only a batch is answered."""
     provider.noise += 1
     ledger.counters.noise += 1
     array = malformed.code is errors.INVALID_REQUEST and data.lstrip()[:1] == b"["
@@ -32,9 +32,9 @@ def noise(ledger: Ledger, provider: Provider, data: bytes, malformed: Malformed,
 
 
 def error_of(ledger: Ledger, provider: Provider, unreadable: Unreadable) -> bytes | None:
-    """An answer nobody can read is an answer still: the error that takes its place, so that whoever waits hears so now.
+    """The error response that replaces an unreadable response, so that its consumer does not wait.
 
-    One that does not show whose it is belongs to the only call in flight; with several of them nobody's is ended by a guess (None).
+    Without an id it belongs to the only call in flight; with several calls none is ended (None).
     """
     calls = provider.pending.calls
     number = next(iter(calls)) if unreadable.number is None and len(calls) == 1 else unreadable.number

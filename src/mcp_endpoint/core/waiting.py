@@ -1,11 +1,11 @@
-"""What waits at an endpoint, for what, and until when: four queues of requests, and the time of the next deadline.
+"""The waiting requests of an endpoint: four queues, and the next deadline.
 
     `initializes`  an initialize, until a provider is ready      `initialize_seconds`
-    `unsettled`    the catalog is being learned                  `merged_list_seconds`
-    `parked`       the call's provider just left                 `grace_call_seconds`
-    `held`         a list of a client that asks only once        until the providers have told their tools, or the drain
+    `unsettled`    the catalog is not complete yet               `merged_list_seconds`
+    `parked`       the call's provider has just left             `grace_call_seconds`
+    `held`         a list of a client that lists once only       until the tools are known, or the drain
 
-What waits for one provider's greeting is in `Provider.waiting`. A request waits in exactly one place.
+Frames that wait for one provider's handshake are in `Provider.waiting`. A request waits in exactly one place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .ledger import Ledger
 from .parties import NEVER, Call, Consumer, Parked, is_open
 
 ROUND_SECONDS: Final = 0.02
-"""Seconds between two looks at the deadlines at least, so that a flood of staggered deadlines costs a bounded number of rounds."""
+"""Shortest time between two expiry rounds, so that many staggered deadlines cost a bounded number of rounds."""
 
 Queue = Literal["initializes", "unsettled", "parked", "held"]
 QUEUES: Final[tuple[Queue, ...]] = ("initializes", "unsettled", "parked", "held")
@@ -27,12 +27,12 @@ Owner = TypeVar("Owner")
 
 
 class WaitingRequests:
-    """The requests of one endpoint that nobody works on yet."""
+    """The requests of one endpoint that are not at a provider."""
 
     __slots__ = ("_arm", "_owner", "draining", "held", "initializes", "ledger", "parked", "unsettled", "wake")
 
     def __init__(self, ledger: Ledger, arm: Callable[[Owner], None], owner: Owner, *, draining: bool) -> None:
-        """`arm` is told of the `owner` when `wake` has moved to an earlier time."""
+        """`arm` is called with the `owner` when `wake` has become earlier."""
         self.ledger = ledger
         self._arm: Callable[[Any], None] = arm
         self._owner = owner
@@ -54,19 +54,19 @@ class WaitingRequests:
         setattr(self, queue, (*getattr(self, queue), parked))
 
     def wake_at(self, when: float) -> None:
-        """See to it that `expire` is called at `when`, or earlier."""
+        """Make sure that `expire` is called at `when` or earlier."""
         if when < self.wake:
             self.wake = when
             self._arm(self._owner)
 
     def until_settled(self, call: Call, data: bytes, now: float) -> None:
-        """Let a request wait until what it is about is known, `merged_list_seconds` at most."""
+        """Let a request wait until the catalog is complete, `merged_list_seconds` at most."""
         self._postpone("unsettled", call, data, now, min(call.started + self.ledger.limits.merged_list_seconds, call.deadline))
 
     def _postpone(self, queue: Queue, call: Call, data: bytes, now: float, until: float) -> None:
-        """Let a request wait in a queue; together they may hold as many bytes as a link's queue.
+        """Let a request wait in a queue; together they are limited to the bytes of a link's queue.
 
-        Only what has just come is weighed: what waited before has been, and is put back often.
+        Only new requests are checked: earlier ones are put back often.
         """
         if call.started >= now and self._bytes() + len(data) > self.ledger.limits.queued_bytes_per_link:
             self.ledger.counters.busy += 1
@@ -79,26 +79,26 @@ class WaitingRequests:
         return sum(len(parked.data) for parked in (*self.unsettled, *self.parked))
 
     def hold(self, call: Call) -> None:
-        """Let a `tools/list` wait until the providers have told their tools, however long."""
+        """Hold a `tools/list` until the tools are known, without limit."""
         call.provider = None
         call.deadline = NEVER
         self._put("held", Parked(call, jsonrpc.request(b"0", methods.TOOLS_LIST, b"{}"), NEVER))
 
     def keep_holding(self, parked: Parked) -> None:
-        """Put back a list whose time has not come."""
+        """Put back a list that is not due."""
         self._put("held", parked)
 
     def park(self, call: Call, data: bytes, now: float, until: float) -> None:
-        """Let a call wait for its provider to come back."""
+        """Let a call wait for its provider to return."""
         self._postpone("parked", call, data, now, until)
 
     def await_welcome(self, call: Call) -> None:
-        """Let an `initialize` wait until there is something to say."""
+        """Let an `initialize` wait until it can be answered."""
         self._put("initializes", Parked(call, b"", call.deadline))
         self.wake_at(call.deadline)
 
     def welcomes_for(self, consumer: Consumer) -> list[Parked]:
-        """Take out the `initialize`s of one consumer."""
+        """Remove and return the `initialize`s of one consumer."""
         found = [parked for parked in self.initializes if parked.call.consumer is consumer]
         self.initializes = tuple(parked for parked in self.initializes if parked.call.consumer is not consumer)
         return found
@@ -109,15 +109,15 @@ class WaitingRequests:
             setattr(self, queue, tuple(parked for parked in getattr(self, queue) if is_open(parked.call)))
 
     def drain(self) -> None:
-        """Nothing is parked or held any more."""
+        """From now on nothing is parked or held."""
         self.draining = True
 
     def begin_round(self) -> None:
-        """The deadlines are being looked at: what comes up meanwhile asks for its own."""
+        """An expiry round begins: new deadlines set `wake` again."""
         self.wake = NEVER
 
     def end_round(self, earliest: float, now: float) -> None:
-        """The deadlines have been looked at; the next is `earliest`, which is what is asked for."""
+        """An expiry round has ended; `earliest` is the next deadline outside the queues."""
         queues = (self.initializes, self.unsettled, self.parked)
         times = [parked.until for queue in queues for parked in queue]
         self.wake = max(min(earliest, self.wake, *times), now + ROUND_SECONDS)
