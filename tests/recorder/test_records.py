@@ -66,6 +66,7 @@ def test_a_call_keeps_both_sides_and_none_of_its_secrets() -> None:
         ("", b'{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}', "error", -32601),
         ("timed_out", b'{"jsonrpc":"2.0","id":"a","error":{"code":-32006}}', "timed_out", -32006),
         ("cancelled", b"", "cancelled", None),
+        ("", b'{"jsonrpc":"2.0","id": ' + b" " * 60_000 + b'1,"result":1}', "ok", None),
         ("error", b'{"error":{"code":123456789012345678901234567890}}', "error", None),
     ],
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mcp_endpoint.recorder.redact import Redactor
 
@@ -52,6 +55,11 @@ def wrapped(text: str, depth: int) -> str:
         '{"text":"eyJhbGciOiJIUzI1NiJ9.%s.c2ln"}',
         '{"jwt": "%s"}',
         '{"token":{"value":"%s"',
+        '{"token\\u5bc6":"%s"}',
+        '{"token: of the house":"%s"}',
+        '{"the token\'s value":"%s"}',
+        '{"password":"%s\\\\"}',
+        '{"password":["a\\\\","%s"],"x":1}',
     ],
 )
 def test_a_secret_by_its_name_or_its_shape_is_taken_out(rules: Redactor, text: str, depth: int) -> None:
@@ -100,6 +108,66 @@ def test_what_is_left_is_still_json(rules: Redactor) -> None:
     clean = json.loads(rules.body(json.dumps(text).encode()))
     assert clean["after"] == "x" and clean["token"][1] == 5 and clean["credential"]["on"] is True
     assert all(value.startswith("***~") for value in (clean["password"], clean["token"][0], clean["credential"]["number"]))
+
+
+texts = st.text(st.sampled_from("ab \\\"'{}[]:,=\n\u5317/u0"), max_size=6)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | texts,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300)
+@given(
+    before=values,
+    after=values,
+    key=st.sampled_from(["token", "My-Api-Key", "passwd", "clientSecret", "set-cookie", "authorization"]),
+    around=st.tuples(texts, texts),
+    inside=st.sampled_from(["text", "list", "object"]),
+    depth=st.integers(0, 3),
+    ascii=st.booleans(),
+    cut=st.none() | st.integers(1, 14),
+)
+def test_whatever_stands_around_a_secret_it_is_found_and_the_rest_is_still_json(
+    before: Any, after: Any, key: str, around: tuple[str, str], inside: str, depth: int, ascii: bool, cut: int | None
+) -> None:
+    secret: Any = CANARY.join(around)
+    secret = {"text": secret, "list": [before, secret], "object": {"a": {"b": [secret]}, "c": after}}[inside]
+    text = json.dumps([before, {"a": before, key: secret, "z": after}], ensure_ascii=ascii)
+    for _ in range(depth):
+        text = json.dumps({"body": text, "n": 1}, ensure_ascii=ascii)
+    if cut is not None:
+        text = text[: text.index(CANARY) + cut]
+    clean = Redactor(b"k" * 32).body(text.encode()).decode()
+    assert CANARY[:6] not in clean
+    assert cut is not None or json.loads(clean)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "token",
+        "token'",
+        'token"',
+        "token\\",
+        '"token":',
+        '"token":[',
+        '"token":{"a',
+        "-eyJ",
+        "sk-",
+        "\\",
+        "\\u00",
+        "bearer ",
+        "x" * 43 + " ",
+        "'",
+    ],
+)
+def test_no_text_keeps_the_writer_busy_for_long(rules: Redactor, piece: str) -> None:
+    """What grows with the square of the length would take hours; the hard end of a test is much earlier."""
+    text = piece * (100_000 // len(piece))
+    for before in ("", '{"\\u0074oken \\/":["'):
+        rules.body((before + text).encode())
 
 
 def test_equal_secrets_can_be_told_to_be_equal_and_other_keys_make_other_marks(rules: Redactor) -> None:

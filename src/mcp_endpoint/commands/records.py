@@ -174,7 +174,8 @@ def summary_line(summary: Summary) -> str:
     """One record on one line, safe for a terminal."""
     what = summary.tool or summary.model or summary.method
     took = "" if summary.ms is None else f"{summary.ms:.0f} ms"
-    code = "" if summary.code is None or summary.status == "ok" else f" ({summary.code})"
+    tells = summary.status != "ok" or summary.kind == "link"
+    code = f" ({summary.code})" if tells and summary.code is not None else ""
     head = f"{summary.id:>7}  {_stamp(summary.at)}  {summary.kind:<8}"
     return "  ".join((head, *(escape(text) for text in (summary.endpoint, what, summary.label, took, summary.status + code) if text)))
 

@@ -23,7 +23,7 @@ NAME_CHARS: Final = 128
 CODES: Final = 500
 """Bytes at the beginning of an answer in which the number of its error is looked for."""
 _CODE: Final = re.compile(rb'"code"\s*:\s*(-?\d{1,9})(?!\d)')
-_ERROR: Final = re.compile(rb'\s*\{(?:\s*"(?:jsonrpc|id)"\s*:\s*[^,{}\[\]]*,)*\s*"error"\s*:\s*\{')
+_ERROR: Final = re.compile(rb'\s*\{(?:\s*"(?:jsonrpc|id)"\s*:[^,{}\[\]]*,)*\s*"error"\s*:\s*\{')
 _METHOD: Final = re.compile(rb'"method"\s*:\s*"([A-Za-z_/$.-]{1,64})"')
 _TRACE: Final = re.compile(rb'"traceparent"\s*:\s*"([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})"')
 
@@ -107,7 +107,7 @@ def made(items: Sequence[Item], rules: Rules) -> Made:
 
 def _call(call: Called, request: bytes, answer: bytes, rules: Rules) -> Record:
     trace = _TRACE.search(request) if b"traceparent" in request else None
-    status = call.outcome or ("error" if _ERROR.match(answer) else "ok")
+    status = call.outcome or ("error" if _ERROR.match(answer, 0, CODES) else "ok")
     code = None if status == "ok" else _CODE.search(answer, 0, CODES)
     return Record(
         at=int(call.at * 1000),

@@ -37,15 +37,15 @@ _COUNTS: Final = b"token"
 """A number under such a key is a count (`max_tokens`, `usage.total_tokens`) and stays."""
 _LITERAL: Final = re.compile(rb"-?[0-9][0-9.eE+-]*|true|false|null")
 _UNQUOTED: Final = re.compile(
-    rb"[A-Za-z0-9_.-]*\s{0,4}(?:=|%3[Dd]|:)\s{0,4}(?:(?:[Bb]earer|[Bb]asic)\s{1,4})?([^\s\"'&,;<>(){}\[\]\\]{3,})"
+    rb"[A-Za-z0-9_.-]{0,64}\s{0,4}(?:=|%3[Dd]|:)\s{0,4}(?:(?:[Bb]earer|[Bb]asic)\s{1,4})?([^\s\"'&,;<>(){}\[\]\\]{3,})"
 )
-_STRING_OR_NUMBER: Final = re.compile(rb"\\*[\"']|-?[0-9][0-9.eE+-]*")
-_END_OF_KEY: Final = re.compile(rb"[^\"'\\=:&\n{}\[\],]{0,%d}\\*[\"']" % LONGEST_KEY)
+_STRING_OR_NUMBER: Final = re.compile(rb"\\{0,64}[\"']|-?[0-9][0-9.eE+-]*")
+_END_OF_KEY: Final = re.compile(rb"(?:[^\"'\\\n]|\\{1,64}u[0-9A-Fa-f]{4}){0,%d}(\\{0,64}[\"'])" % LONGEST_KEY)
 _PROGRESS: Final = b"progress"
 """MCP's own progressToken is no secret, and in every second call."""
 _AFTER_KEY: Final = re.compile(rb"\s*:\s*")
-_HIDDEN: Final = re.compile(rb"\\+u00([2-7][0-9A-Fa-f])")
-_SLASH: Final = re.compile(rb"\\+/")
+_HIDDEN: Final = re.compile(rb"(?<!\\)\\{1,64}u00([2-7][0-9A-Fa-f])")
+_SLASH: Final = re.compile(rb"(?<!\\)\\{1,64}/")
 _SCHEME: Final = re.compile(rb"(?i)(bearer|basic|token|digest)\s+")
 _BASE64: Final = bytes(120 if (chr(code).isalnum() and code < 128) or code in b"+/" else 32 for code in range(256))
 """Every letter of base64 becomes an x: a long word is then found without a regular expression."""
@@ -57,7 +57,7 @@ LONGEST_TOKEN: Final = 1024
 _SHAPES: Final = (
     (b"sk-", re.compile(rb"(?i)(?<![A-Za-z0-9])()(sk-[A-Za-z0-9_-]{8,})")),
     (b"mep1.", re.compile(rb"(?i)()(mep1\.[A-Za-z0-9_.%=-]+)")),
-    (b"eyj", re.compile(rb"()(?<![A-Za-z0-9])(eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?)")),
+    (b"eyj", re.compile(rb"()(?<![A-Za-z0-9_-])(eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?)")),
     (b"bearer", re.compile(rb"(?i)(\bbearer(?:\s|%20|\+){1,4})([^\s\"',;&<>\\]+)")),
     (b"basic ", re.compile(rb"(?i)(\bbasic\s{1,4})([A-Za-z0-9+/=_-]{8,})")),
 )
@@ -195,8 +195,8 @@ class Redactor:
         """Mark the value that belongs to the needle found there; gives where it ends, or 0 if it is no key."""
         if data[max(0, start - len(_PROGRESS)) : start].lower() == _PROGRESS:
             return 0
-        key = _END_OF_KEY.match(data, end)
-        if key is None:
+        key, after = _rest_of_key(data, end)
+        if after is None:
             # No JSON: `password=…` in a form, `Authorization: …` in a text.
             loose = _UNQUOTED.match(data, end)
             if loose is None or (_LITERAL.fullmatch(loose[1]) and needle.startswith(_COUNTS)):
@@ -204,9 +204,6 @@ class Redactor:
             if not loose[1].startswith(MARK):
                 edits.append((loose.start(1), loose.end(1), self.mark(loose[1])))
             return loose.end(1)
-        after = _AFTER_KEY.match(data, key.end())
-        if after is None:
-            return 0
         at = after.end()
         quotes = _quotes(data, at)
         if quotes:
@@ -214,10 +211,10 @@ class Redactor:
             self._edit(data, at + len(quotes), stop, edits)
             return stop
         if data[at : at + 1] in (b"{", b"["):
-            return self._inner(data, at, needle, edits)
+            return self._inner(data, at, needle, key, edits)
         literal = _LITERAL.match(data, at)
         if literal is not None and literal[0][:1] not in (b"t", b"f", b"n") and not needle.startswith(_COUNTS):
-            edits.append((at, literal.end(), b'"%s"' % self.mark(literal[0])))
+            edits.append((at, literal.end(), b"%b%b%b" % (key, self.mark(literal[0]), key)))
         return at
 
     def _edit(self, data: bytes, start: int, stop: int, edits: list[tuple[int, int, bytes]]) -> None:
@@ -227,8 +224,8 @@ class Redactor:
         if len(secret) > kept and not secret.startswith(MARK, kept):
             edits.append((start + kept, stop, self.mark(secret[kept:])))
 
-    def _inner(self, data: bytes, at: int, needle: bytes, edits: list[tuple[int, int, bytes]]) -> int:
-        """An object or a list under such a key: every text in it, and every number unless it is a count."""
+    def _inner(self, data: bytes, at: int, needle: bytes, quotes: bytes, edits: list[tuple[int, int, bytes]]) -> int:
+        """An object or a list under such a key: every text in it, and every number unless it is a count. `quotes` are those of the key."""
         depth = 0
         while at < len(data):
             letter = data[at : at + 1]
@@ -250,7 +247,7 @@ class Redactor:
                     continue
                 if found is not None:
                     if not needle.startswith(_COUNTS):
-                        edits.append((at, found.end(), b'"%s"' % self.mark(found[0])))
+                        edits.append((at, found.end(), b"%b%b%b" % (quotes, self.mark(found[0]), quotes)))
                     at = found.end()
                     continue
             at += 1
@@ -282,21 +279,37 @@ def _quotes(data: bytes, at: int) -> bytes:
     return data[at : end + 1] if data[end : end + 1] in (b'"', b"'") and end < len(data) else b""
 
 
+def _rest_of_key(data: bytes, at: int) -> tuple[bytes, re.Match[bytes] | None]:
+    """The quotes of the key around a needle that ends there, and the colon behind them; no colon where this is no key."""
+    last = at + LONGEST_KEY
+    while at < last and (end := _END_OF_KEY.match(data, at)) is not None:
+        after = _AFTER_KEY.match(data, end.end())
+        if after is not None or end[1].endswith(b'"'):
+            return end[1], after
+        at = end.end()  # an apostrophe
+    return b"", None
+
+
 def _end_of_string(data: bytes, at: int, quotes: bytes) -> int:
-    """Where the string ends that began with these quotes: JSON within a string has a backslash more at each level. The end of the data for
-    one that was cut.
+    """Where the string ends that began with these quotes; the end of the data for one that was cut.
+
+    JSON in a string has its backslashes doubled and its quotes escaped once more at each level. With n backslashes before its quotes, a
+    quote of the text itself has 2n + 1, and each backslash of the text adds 2n + 2. Fewer than n: the string around it ends, and this one
+    was cut.
     """
     depth = len(quotes) - 1
     letter = quotes[-1:]
+    start = at
     while True:
         found = data.find(letter, at)
         if found < 0:
             return len(data)
         before = found
-        while before > 0 and data[before - 1] == 0x5C:
+        while before > start and data[before - 1] == 0x5C:
             before -= 1
-        if found - before <= depth:
-            return before
+        rest = (found - before) % (2 * depth + 2)
+        if rest != 2 * depth + 1:
+            return found - rest
         at = found + 1
 
 
