@@ -22,7 +22,7 @@ from model_api import BEGIN, COMPLETED, END, FINISH, ITEMS, TEXT, TOOLS, block, 
 
 from mcp_endpoint.protocol.sse import Events
 from mcp_endpoint.recorder import dialects
-from mcp_endpoint.recorder.dialects import Said, ToolCall, decoded, is_stream, said, texts_of, value_of
+from mcp_endpoint.recorder.dialects import Said, ToolCall, decoded, is_stream, said, texts_of, uncoded, value_of
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
@@ -273,6 +273,7 @@ def test_a_stream_of_anthropic_is_one_message_as_the_sdk_has_it() -> None:
             {"type": "text_delta", "text": "晴"},
             {"type": "text_delta", "text": "天"},
             {"type": "citations_delta", "citation": citation},
+            {"type": "citations_delta", "citation": citation},
         ),
         *block(2, tool, *pieces_of_json("", '{"city":', '"北京"}')),
         *block(3, {**tool, "id": "toolu_2", "name": "now"}, *pieces_of_json("")),
@@ -379,6 +380,7 @@ def test_a_compressed_stream_says_what_it_says_without(coding: bytes, code: Call
     assert found.answer == told(CHAT, body).answer
     asked = said(CHAT, [(b"content-encoding", coding)], code(b'{"model":"zipped"}'), [], b"")
     assert asked.model == "zipped"
+    assert uncoded([*EVENTS, (b"Content-Encoding", coding)]) == EVENTS
 
 
 def test_a_body_that_inflates_without_end_is_cut() -> None:
@@ -405,6 +407,15 @@ def test_what_came_of_a_compressed_body_before_it_was_cut_is_read(cut: int) -> N
 @pytest.mark.parametrize(("coding", "body"), [(b"br", b"\x0b\x02"), (b"gzip", b"plain"), (b"gzip", b""), (b"gzip", b"\x1f")])
 def test_a_coding_that_is_not_known_or_not_true_harms_nothing(coding: bytes, body: bytes) -> None:
     assert decoded([(b"content-encoding", coding)], body) in (body, b"")
+
+
+def test_of_a_stream_with_millions_of_lines_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialects, "LINES", 70_000)
+    body = sse(TOOLS) + b"\n" * 200_000 + b"data: late\n\n"
+    assert len(texts_of(body)) == len(TOOLS)
+    assert told(CHAT, gzip.compress(body), headers=[*EVENTS, (b"content-encoding", b"gzip")]).answer == told(CHAT, sse(TOOLS)).answer
+    many = b"data: x\r\n\r\n" * dialects.LINES
+    assert dialects.LINES // 8 < len(texts_of(many)) <= dialects.LINES // 4
 
 
 def test_a_stream_is_known_by_its_type_or_by_how_it_begins() -> None:

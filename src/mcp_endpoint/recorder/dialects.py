@@ -31,6 +31,9 @@ MEMBERS: Final = 16
 """Members of one gzip body that are read."""
 CODINGS: Final = 3
 """Codings of a body that are undone one after the other; more hide something."""
+LINES: Final = 200_000
+"""Line ends of a stream that are read: a few bytes of gzip hold millions of lines, which would take the writer half a minute."""
+SLICE: Final = 64 * 1024
 LARGEST: Final = 2**53
 """Of a count or an index; beyond it is a mistake."""
 FLOAT_BYTES: Final = 4
@@ -168,9 +171,16 @@ def value_of(body: bytes) -> Any:
 
 
 def _events(body: bytes) -> Iterator[bytes]:
-    for event in Events(len(body)).feed(body):
-        if event.data:
-            yield event.data
+    events = Events(len(body))
+    lines = 0
+    for start in range(0, len(body), SLICE):
+        piece = body[start : start + SLICE]
+        lines += piece.count(b"\n") + piece.count(b"\r")
+        if lines > LINES:
+            return
+        for event in events.feed(piece):
+            if event.data:
+                yield event.data
 
 
 def _mended(value: Any) -> Any:
@@ -383,7 +393,9 @@ def _block(block: dict[str, Any], delta: dict[str, Any]) -> None:
             if delta.get("partial_json"):
                 block["input"] = _more(block["input"] if isinstance(block.get("input"), _Grown) else None, _text(delta["partial_json"]))
         case "citations_delta":
-            block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
+            if not isinstance(block.get("citations"), list):
+                block["citations"] = []
+            block["citations"].append(delta.get("citation"))
         case "signature_delta":
             block["signature"] = delta.get("signature")
         case _:
