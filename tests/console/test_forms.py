@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcp_endpoint.console.forms import Wrong, arguments, inputs, schema_of
+from mcp_endpoint.console.forms import MOST, Wrong, arguments, inputs, schema_of
 
 
 def schema(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
@@ -63,6 +63,10 @@ def test_references_are_resolved_and_what_is_no_schema_has_no_inputs() -> None:
     assert one["choices"] == ['"C"', '"F"']
     for definition in (b"{}", b"[]", b'{"inputSchema": 7}', b"\xff", b'{"inputSchema":' + b"[" * 3_000):
         assert inputs(schema_of(definition)) == []
+
+
+def test_a_form_has_only_so_many_inputs() -> None:
+    assert len(inputs(schema(**{f"p{number}": {"type": "string"} for number in range(MOST + 1)}))) == MOST
 
 
 def test_empty_inputs_are_left_out_unless_the_text_is_required() -> None:

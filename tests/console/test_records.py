@@ -140,6 +140,15 @@ async def test_a_file_that_is_damaged_or_gone_is_told_and_the_other_pages_stay(t
         assert (await visitor.get("/console/overview", headers=PAGE | BEARER)).status_code == 200
 
 
+async def test_who_asks_while_the_server_stops_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with recorded(tmp_path, monkeypatch) as (server, visitor, _):
+        await visitor.get("/console/records", headers=BEARER)
+        (room,) = (one for one in server._rooms if one.name == "console")
+        await room.stop()
+        told = (await visitor.get("/console/records.json", headers=BEARER)).json()
+        assert told["problem"]["en"] == "the server is stopping" and not told["records"]
+
+
 async def test_without_a_recorder_the_page_says_how_to_begin(tmp_path: Path) -> None:
     async with console(root=tmp_path) as (_, visitor):
         page = (await visitor.get("/console/records", headers=PAGE | BEARER)).text

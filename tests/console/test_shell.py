@@ -67,6 +67,13 @@ async def test_what_is_not_there_says_so_to_a_person_and_to_a_program(tmp_path: 
         assert (await visitor.head("/console/overview", headers=PAGE | BEARER)).status_code == 200
 
 
+async def test_a_page_lets_its_forms_say_where_they_are_from(tmp_path: Path) -> None:
+    """Under `no-referrer` alone a browser sends `Origin: null` with a form, and over plain http nothing else tells whose it is."""
+    async with console(root=tmp_path) as (_, visitor):
+        for path in ("/console/login", "/console/tools", "/console/nowhere"):
+            assert '<meta name="referrer" content="same-origin">' in (await visitor.get(path, headers=PAGE | BEARER)).text
+
+
 async def test_a_static_file_is_kept_by_browsers_at_an_address_of_its_content(tmp_path: Path) -> None:
     async with console(root=tmp_path) as (_, visitor):
         page = (await visitor.get("/console/login", headers=PAGE)).text

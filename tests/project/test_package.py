@@ -58,3 +58,12 @@ def test_the_sdist_holds_every_file_of_the_project(tmp_path: Path) -> None:
     with tarfile.open(build("sdist", tmp_path)) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     assert {name for name in listed.stdout.splitlines() if (ROOT / name).exists()} <= inside
+
+
+def test_the_wheel_holds_the_consoles_templates_scripts_and_their_licences(tmp_path: Path) -> None:
+    folder = ROOT / "src/mcp_endpoint/console"
+    wanted = {
+        f"mcp_endpoint/console/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.*") if "__pycache__" not in path.parts
+    }
+    with zipfile.ZipFile(build("wheel", tmp_path)) as wheel:
+        assert wanted | {f"mcp_endpoint/console/static/vendor/LICENSE-{name}" for name in ("htm", "preact")} <= set(wheel.namelist())

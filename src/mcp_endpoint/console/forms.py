@@ -19,6 +19,8 @@ from ..protocol.schemas import inlined
 
 PREFIX: Final = "arg."
 """What the names of the inputs begin with, so that no property can be taken for another field of the form."""
+MOST: Final = 200
+"""Inputs of one form; of a larger schema the rest is written as JSON."""
 RAW: Final = "raw"
 """The field with all arguments as JSON."""
 _KINDS: Final = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
@@ -50,7 +52,7 @@ def inputs(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(properties, dict):
         return []
     needed = set(map(str, required)) if isinstance(required, list) else set()
-    return [_input(name, part if isinstance(part, dict) else {}, name in needed) for name, part in properties.items()]
+    return [_input(name, part if isinstance(part, dict) else {}, name in needed) for name, part in list(properties.items())[:MOST]]
 
 
 def arguments(schema: Mapping[str, Any], fields: Mapping[str, str]) -> bytes:

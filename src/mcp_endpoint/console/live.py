@@ -43,6 +43,7 @@ class Live:
         """End every stream."""
         self._closed = True
         self.wake(0)
+        self._records.close()
 
     @property
     def full(self) -> bool:

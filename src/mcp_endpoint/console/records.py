@@ -12,6 +12,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,6 +30,8 @@ TIMELINE: Final = 500
 """Most records of a timeline, the newest of its session."""
 BURST: Final = 100
 """Most records that a live list is given at once; of more it hears how many there were."""
+THREADS: Final = 2
+"""Questions at a time. Threads of their own: a slow one must not keep those waiting that look up names and read files."""
 Found = TypeVar("Found")
 
 
@@ -40,6 +43,11 @@ class Records:
         self._path = path
         self._about = about
         self._now = now
+        self._threads = ThreadPoolExecutor(THREADS, "records")
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        self._threads.shutdown(wait=False)
 
     def pages(self) -> list[Page]:
         """In the order of the navigation."""
@@ -158,7 +166,11 @@ class Records:
             finally:
                 reader.close()
 
-        return await asyncio.to_thread(ask)
+        try:
+            asked = self._threads.submit(ask)
+        except RuntimeError:
+            raise EndpointError("the server is stopping", "服务器正在停止") from None
+        return await asyncio.wrap_future(asked)
 
 
 def shown(record: Summary) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Shell:
                 return await self._login.by_address(asked)
             if path == "login":
                 return await self._render(asked, 200, "login.html", {"back": "", "refused": ""})
-            return await (self._stream(asked) if path == "live" else self._page(asked))
+            return await (self._stream(asked) if path == "live" and method == "GET" else self._page(asked))
         act = {"login": self._log_in, "logout": self._log_out, "language": self._set_language, "call": self._call}.get(path)
         if act is None or method != "POST":
             allowed = "GET, HEAD" if act is None else "POST"
