@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mcp_endpoint import line_writer
-from mcp_endpoint.line_writer import Console, LineWriter, RotatingFile
+from mcp_endpoint.line_writer import LineWriter, RotatingFile, StreamSink
 
 BOUND = 10.0
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes, modes and devices of POSIX")
@@ -76,7 +76,7 @@ def test_nobody_waits_for_a_reader_and_what_found_no_room_is_told_when_it_reads_
     pipe = Pipe()
     os.set_blocking(pipe.writing, blocking)
     with open(pipe.writing, "w") as stream:
-        written = writer(Console(stream))
+        written = writer(StreamSink(stream))
         for number in range(1_000):
             written.write(f"{number:09}\n")
         lines = pipe.read(b"missing\n").decode().splitlines()
@@ -92,7 +92,7 @@ def test_nobody_waits_for_a_reader_and_what_found_no_room_is_told_when_it_reads_
 
 def test_a_line_that_can_never_have_room_is_counted_at_once() -> None:
     stream = io.StringIO()
-    written = writer(Console(stream))
+    written = writer(StreamSink(stream))
     written.write("x" * 1_001)
     written.close(BOUND)
     assert stream.getvalue() == "1 missing\n"
@@ -103,7 +103,7 @@ def test_the_end_does_not_wait_for_a_reader_that_is_stuck(monkeypatch: pytest.Mo
     monkeypatch.setattr(line_writer, "CLOSE_SECONDS", 0.1)
     pipe = Pipe()
     with open(pipe.writing, "w") as stream:
-        written = writer(Console(stream))
+        written = writer(StreamSink(stream))
         written.write("nobody reads this yet\n")
         began = time.monotonic()
         written.close(0.1)
@@ -148,7 +148,7 @@ def test_a_stream_that_was_closed_under_us_costs_its_lines_only() -> None:
     stream = io.StringIO()
     stream.close()
     told: list[Exception] = []
-    written = writer(Console(stream), failed=told.append)
+    written = writer(StreamSink(stream), failed=told.append)
     written.write("lost\n")
     written.close(BOUND)
     assert isinstance(told[0], ValueError)

@@ -14,7 +14,7 @@ from upstream import Upstream, reply, says, upstream
 
 from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.consumers.http_api.jwt import Bearers
-from mcp_endpoint.serving.server import Server
+from mcp_endpoint.serving.server import DrainingServer
 from mcp_endpoint.settings.schema import Api, Config, GatewaySettings, Security
 from mcp_endpoint.settings.schema import Server as Settings
 
@@ -114,7 +114,9 @@ FOREIGN: dict[str, Sequence[str]] = {
 }
 
 
-async def status(server: Server, line: str, headers: Sequence[str], body: str = "", host: str = "127.0.0.1:PORT") -> tuple[int, str]:
+async def status(
+    server: DrainingServer, line: str, headers: Sequence[str], body: str = "", host: str = "127.0.0.1:PORT"
+) -> tuple[int, str]:
     """The status of one request, and its head."""
     method, _, target = line.partition(" ")
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *headers, *(() if "Upgrade: websocket" in headers else ("Connection: close",))]
@@ -136,7 +138,7 @@ def body_of(line: str, headers: Sequence[str]) -> str:
 @asynccontextmanager
 async def served(
     root: Path, standalone: str = "", settings: Settings | None = None, **security: object
-) -> AsyncIterator[tuple[Server, Upstream]]:
+) -> AsyncIterator[tuple[DrainingServer, Upstream]]:
     """A server with every way in, and what its gateway leads to."""
     security.setdefault("allowed_origins", ("*", "null", LISTED))
     async with upstream(says(reply(200, b"secret of the upstream"))) as behind:

@@ -41,7 +41,7 @@ class Sink(Protocol):
         """Release its resources."""
 
 
-class Console:
+class StreamSink:
     """A stream of the process, bypassing Python's buffer: a thread that waits there holds a lock that the interpreter's exit needs."""
 
     def __init__(self, stream: TextIO) -> None:

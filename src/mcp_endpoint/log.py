@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from loguru import logger
 
-from .line_writer import Console, LineWriter, RotatingFile, Sink
+from .line_writer import LineWriter, RotatingFile, Sink, StreamSink
 from .settings.schema import Logging, Server
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def setup(logging: Logging, server: Server, stream: TextIO | None) -> Callable[[
 
     # The console first, and ended last: errors of the file are logged there.
     if stream is not None:
-        add(Console(stream), "控制台", "the console")
+        add(StreamSink(stream), "控制台", "the console")
     if logging.log_file:
         try:
             add(RotatingFile(Path(logging.log_file), logging.max_file_size, logging.backup_count), "日志文件", "the log file")

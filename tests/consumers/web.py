@@ -15,7 +15,7 @@ from mcp_endpoint.access.tokens import TokenCodec
 from mcp_endpoint.consumers.mcp_http.route import McpHttp
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.core.parties import Provider
-from mcp_endpoint.serving.server import Server
+from mcp_endpoint.serving.server import DrainingServer
 from mcp_endpoint.settings.schema import Config, EndpointSettings, Limits, Security
 from mcp_endpoint.settings.schema import Server as Settings
 
@@ -134,7 +134,7 @@ class Stream:
 class Web:
     """One server, and a client of it."""
 
-    def __init__(self, server: Server, client: httpx2.AsyncClient) -> None:
+    def __init__(self, server: DrainingServer, client: httpx2.AsyncClient) -> None:
         self.server = server
         self.broker: Broker = server._broker
         self.client = client

@@ -116,7 +116,7 @@ def test_the_hint_says_when_and_how_the_tool_left() -> None:
 
 
 def test_the_hint_says_why_the_greeting_failed() -> None:
-    """greeting failed: REASON."""
+    """initialize failed: REASON."""
     play = Play()
     device = play.ready_device()
     tool = play.tool()
@@ -127,7 +127,7 @@ def test_the_hint_says_why_the_greeting_failed() -> None:
     tool.says(failure(tool.hear()["id"], -32601))
     tool.says(failure(tool.hear()["id"], -32601))  # server/discover
     play.wait(11)
-    assert "greeting failed: it answered initialize with an error" in hint(device)
+    assert "initialize failed: it answered initialize with an error" in hint(device)
 
 
 def test_the_hint_says_that_tools_are_connected_under_another_token() -> None:

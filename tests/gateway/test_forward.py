@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec import UNSET
 
-from mcp_endpoint.gateway.forward import Rest, rpc_of
+from mcp_endpoint.gateway.forward import SplitBody, rpc_of
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"jsonrpc":2}', b'{"method":"ping"}', b"[" * 100_000])
@@ -26,4 +26,4 @@ async def test_the_rest_of_a_body_follows_its_beginning_without_empty_pieces() -
         for piece in (b"", b"b", b"", b"c"):
             yield piece
 
-    assert [piece async for piece in Rest(b"a", pieces())] == [b"a", b"b", b"c"]
+    assert [piece async for piece in SplitBody(b"a", pieces())] == [b"a", b"b", b"c"]

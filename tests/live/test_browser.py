@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from upstream import Upstream, reply, says, upstream
 
-from mcp_endpoint.serving.server import Server
+from mcp_endpoint.serving.server import DrainingServer
 from mcp_endpoint.settings.schema import Api, Config, CredentialSettings, GatewaySettings, Limits, Providers, Security
 
 PAGE = Path(__file__).with_name("foreign_page.html")
@@ -32,7 +32,7 @@ BROWSER_BOUND = 60.0
 
 
 @asynccontextmanager
-async def ours(root: Path, *, origins: tuple[str, ...] = ("*",), status: int = 403) -> AsyncIterator[tuple[Server, Upstream]]:
+async def ours(root: Path, *, origins: tuple[str, ...] = ("*",), status: int = 403) -> AsyncIterator[tuple[DrainingServer, Upstream]]:
     """A server with a managed server, an API and a gateway whose upstream answers everything with `status`."""
     (root / "mcp.json").write_text(
         json.dumps({"mcpServers": {"clock": {"command": sys.executable, "args": ["-I", "-S", str(SMALL), "clock", "who"]}}})

@@ -24,7 +24,7 @@ from mcp_endpoint.credentials.store import CredentialStore
 from mcp_endpoint.errors import ConfigError, EndpointError
 from mcp_endpoint.providers import managed as house
 from mcp_endpoint.providers.entry import ServerEntry
-from mcp_endpoint.providers.managed import ManagedServer, Providers
+from mcp_endpoint.providers.managed import ManagedServer, ManagedServers
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
 from mcp_endpoint.settings.schema import Providers as Settings
 
@@ -143,7 +143,7 @@ class Stage:
         self.told: list[str] = []
         self.far: dict[str, Far] = {}
         self.broker = Broker(EndpointSettings(), Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
-        self.room = Providers(self.broker, Settings(file="mcp.json", **settings), root, {}, self.made, self.ring)
+        self.room = ManagedServers(self.broker, Settings(file="mcp.json", **settings), root, {}, self.made, self.ring)
         self.missing = False
 
     def made(self, server: ServerEntry, ring: CredentialStore | None) -> ManagedServer:

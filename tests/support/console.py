@@ -15,7 +15,7 @@ from running import BOUND, KEY, running
 from websockets.asyncio.client import connect
 
 from mcp_endpoint.access.tokens import TokenCodec
-from mcp_endpoint.serving.server import Server
+from mcp_endpoint.serving.server import DrainingServer
 from mcp_endpoint.settings.schema import Config
 
 PAGE = {"Accept": "text/html", "Accept-Language": "en"}
@@ -36,7 +36,7 @@ class Visitor(httpx2.AsyncClient):
 
 
 @asynccontextmanager
-async def console(config: Config = DEFAULT, *, root: Path = Path()) -> AsyncIterator[tuple[Server, Visitor]]:
+async def console(config: Config = DEFAULT, *, root: Path = Path()) -> AsyncIterator[tuple[DrainingServer, Visitor]]:
     """A server of `config`, and somebody who visits it."""
     async with running(config, root=root) as server, Visitor(base_url=f"http://127.0.0.1:{server.port}", timeout=BOUND) as visitor:
         yield server, visitor

@@ -14,7 +14,7 @@ from console import Visitor, console
 
 from mcp_endpoint.recorder.store import Record, Session, Store, files_of
 from mcp_endpoint.serving import rooms
-from mcp_endpoint.serving.server import Server
+from mcp_endpoint.serving.server import DrainingServer
 from mcp_endpoint.settings.schema import Config
 
 NOW = int(time.time() * 1_000)
@@ -68,7 +68,7 @@ def call(tool: str = "lamp", number: int = 0, *, answer: str = "on", **changes: 
 @asynccontextmanager
 async def recorded(
     root: Path, monkeypatch: pytest.MonkeyPatch, config: Config | None = None
-) -> AsyncIterator[tuple[Server, Visitor, Writer]]:
+) -> AsyncIterator[tuple[DrainingServer, Visitor, Writer]]:
     """A server whose console shows the records that `Writer.write` is given."""
     writer = Writer(root / "records.db")
     made = rooms.open_rooms

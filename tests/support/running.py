@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mcp_endpoint.serving.server import Server, bind, create_server
+from mcp_endpoint.serving.server import DrainingServer, bind, create_server
 from mcp_endpoint.settings.schema import Config
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
@@ -31,7 +31,7 @@ def settled(config: Config) -> Config:
 
 
 @asynccontextmanager
-async def running(config: Config, *, root: Path = Path(), standalone: str = "") -> AsyncIterator[Server]:
+async def running(config: Config, *, root: Path = Path(), standalone: str = "") -> AsyncIterator[DrainingServer]:
     """A server of `config` in this loop; stopped the orderly way at the end. `root` and `alone` as for `create_server`."""
     config = settled(config)
     sockets = bind(config.server, SOURCES)

@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed
 
 from ..backoff import Backoff
 from ..errors import GOING_AWAY, TOOL_ENDED, CloseReason, ConfigError, EndpointError
-from ..line_writer import Console, LineWriter
+from ..line_writer import LineWriter, StreamSink
 from ..protocol.jsonrpc import Unreadable, unreadable_answer
 from ..providers import mcp_json
 from ..providers.command import Command, environment
@@ -286,7 +286,7 @@ def reporter() -> Iterator[Report]:
         yield lambda text: None
         return
     writer = LineWriter(
-        Console(sys.stderr),
+        StreamSink(sys.stderr),
         QUEUE_BYTES,
         lambda lines: _line(f"{lines} 行未能写出 / {lines} lines were not written"),
         lambda error: None,

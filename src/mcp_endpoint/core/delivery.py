@@ -134,7 +134,7 @@ class Delivery:
         """Why there is no tool for a call, for the user of the device."""
         failed = [provider.failed for provider in self.roster.providers if provider.failed]
         if failed:
-            return f"greeting failed: {failed[-1]} / 与工具端握手失败：{failed[-1]}"
+            return f"initialize failed: {failed[-1]} / 与工具端握手失败：{failed[-1]}"
         hint = self.last_close_text() if self.last_close is not None else "never connected / 从未连接"
         others = self._elsewhere() if not self.roster.providers else 0
         if others:

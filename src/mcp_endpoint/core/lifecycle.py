@@ -298,7 +298,7 @@ class Lifecycle:
                 self.ledger.counters.dropped_notifications += 1
             else:
                 self.ledger.counters.busy += 1
-                self.ledger.fail(call, errors.BUSY, "too much waits for this tool's greeting / 等待工具端握手的数据过多", delivered=False)
+                self.ledger.fail(call, errors.BUSY, "too much waits for this tool's initialize / 等待工具端握手的数据过多", delivered=False)
             return
         provider.waiting_bytes += len(data)
         provider.waiting = (*provider.waiting, Waiting(consumer, call, data))

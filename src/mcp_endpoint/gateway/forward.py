@@ -76,7 +76,7 @@ class Forwarded(NamedTuple):
     rpc: Rpc | None
 
 
-class Rest(httpx2.AsyncByteStream):
+class SplitBody(httpx2.AsyncByteStream):
     """A request body whose first part has already been read."""
 
     def __init__(self, begun: bytes, rest: AsyncIterator[bytes]) -> None:

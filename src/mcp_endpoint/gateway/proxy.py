@@ -50,7 +50,7 @@ from ..protocol import jsonrpc, methods
 from ..settings.schema import Config
 from . import llm
 from .answer import Streamed
-from .forward import Counts, Forwarded, Rest, Rpc, Upstream, rpc_of
+from .forward import Counts, Forwarded, Rpc, SplitBody, Upstream, rpc_of
 from .rewrite import KEY_HEADER, Scrub, Target, climbs, request_headers, unkeyed
 from .tee import Recording, Tee
 
@@ -125,9 +125,9 @@ class Gateway:
         """Every path of every gateway, for every method."""
         if not self._standalone:
             paths = ("/gateway/{name}", "/gateway/{name}/{path:path}")
-            return [Route(path, _Acceptor(self), methods=list(METHODS)) for path in paths]
+            return [Route(path, _GatewayApp(self), methods=list(METHODS)) for path in paths]
 
-        return [Route("/{path:path}", _Acceptor(self), methods=list(METHODS))]
+        return [Route("/{path:path}", _GatewayApp(self), methods=list(METHODS))]
 
     def refuses_pages(self, request: Request) -> bool:
         """Always true: an image in a web page must not spend a key."""
@@ -393,7 +393,7 @@ class Gateway:
             if begun or length is not None or request.method in ("POST", "PUT", "PATCH"):
                 headers.append((b"content-length", b"%d" % len(begun)))
         else:
-            stream = Rest(begun, rest)
+            stream = SplitBody(begun, rest)
             headers.append((b"transfer-encoding", b"chunked") if length is None else (b"content-length", length.encode()))
         seconds = upstream.settings.timeout
         return await upstream.transport.handle_async_request(
@@ -430,7 +430,7 @@ async def _recorded(carrying: Coroutine[Any, Any, _Answer], tee: Tee) -> _Answer
     return given
 
 
-class _Acceptor:
+class _GatewayApp:
     """The gateway's ASGI application."""
 
     def __init__(self, gateway: Gateway) -> None:

@@ -159,7 +159,7 @@ def _bilingual(error: EndpointError) -> str:
     return f"{where}{error.zh} / {where}{error.en}"
 
 
-class Providers:
+class ManagedServers:
     """The room of managed servers; one per broker."""
 
     name = "providers"

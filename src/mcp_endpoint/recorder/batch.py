@@ -82,7 +82,7 @@ class Linked(msgspec.Struct, array_like=True, tag=LINK, gc=False):
 
 
 class Framed(msgspec.Struct, array_like=True, tag=FRAME, gc=False):
-    """A frame that is no call: a greeting, a notification, a question of a tool, a bad frame, a late answer."""
+    """A frame that is not a call: initialize, a notification, a request of a tool, a bad frame, a late response."""
 
     at: float
     endpoint: str

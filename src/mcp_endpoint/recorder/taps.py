@@ -20,7 +20,7 @@ SESSIONS: Final = 1_000_000
 """Sessions of one run of the server before their ids could be those of a later one."""
 
 
-class _Seat:
+class _Attached:
     """What is known of a party while it is attached."""
 
     __slots__ = ("endpoint", "id", "named")
@@ -50,7 +50,7 @@ class Taps:
         self._patterns = tuple(endpoints)
         self._offset = epoch() - clock()
         self._call_bytes = call_bytes
-        self._seats: dict[Consumer | Provider, _Seat] = {}
+        self._attached: dict[Consumer | Provider, _Attached] = {}
         self._session = int(epoch()) * SESSIONS
         self.exchanges = Exchanges(queue, body_bytes)
 
@@ -62,11 +62,11 @@ class Taps:
     def answered(self, call: Call, first: Part, second: Part, now: float) -> None:
         """One call, one record."""
         assert call.consumer is not None
-        seat = self._seats.get(call.consumer)
-        if seat is None:
+        attached = self._attached.get(call.consumer)
+        if attached is None:
             return
-        if not seat.named and call.consumer.name:
-            self._name(call.consumer, seat, now)
+        if not attached.named and call.consumer.name:
+            self._name(call.consumer, attached, now)
         said = call.said
         size = len(said) + len(first) + len(second)
         most = self._call_bytes
@@ -80,8 +80,8 @@ class Taps:
                 CALL,
                 self._offset + call.started,
                 (now - call.started) * 1000,
-                seat.endpoint,
-                seat.id,
+                attached.endpoint,
+                attached.id,
                 "" if provider is None else provider.label or provider.server_id,
                 call.method,
                 call.tool,
@@ -110,14 +110,14 @@ class Taps:
         self._frame(party, direction, data, now)
 
     def _frame(self, party: Provider | Consumer, direction: Direction, data: bytes, now: float, *, late: bool = False) -> None:
-        seat = self._seats.get(party)
-        if seat is None:
+        attached = self._attached.get(party)
+        if attached is None:
             return
         size = len(data)
         if size > self._call_bytes:
             data = data[: self._call_bytes]
         self._queue.put(
-            (FRAME, self._offset + now, seat.endpoint, seat.id, _name_of(party), direction, data, size, late),
+            (FRAME, self._offset + now, attached.endpoint, attached.id, _name_of(party), direction, data, size, late),
             len(data),
             truncated=size > len(data),
         )
@@ -128,17 +128,19 @@ class Taps:
             shown = party.endpoint.shown
             if any(fnmatchcase(shown, pattern) for pattern in self._patterns):
                 self._session += 1
-                seat = self._seats[party] = _Seat(self._session, shown)
-                self._link(party, seat, "opened", now)
-        elif party in self._seats:
-            self._link(party, self._seats.pop(party), "closed", now, code, reason)
+                attached = self._attached[party] = _Attached(self._session, shown)
+                self._link(party, attached, "opened", now)
+        elif party in self._attached:
+            self._link(party, self._attached.pop(party), "closed", now, code, reason)
 
-    def _name(self, party: Consumer, seat: _Seat, now: float) -> None:
-        seat.named = True
-        self._link(party, seat, "named", now)
+    def _name(self, party: Consumer, attached: _Attached, now: float) -> None:
+        attached.named = True
+        self._link(party, attached, "named", now)
 
-    def _link(self, party: Provider | Consumer, seat: _Seat, event: str, now: float, code: int | None = None, reason: str = "") -> None:
-        self._queue.note((LINK, self._offset + now, seat.id, seat.endpoint, party.side, _name_of(party), event, code, reason))
+    def _link(
+        self, party: Provider | Consumer, attached: _Attached, event: str, now: float, code: int | None = None, reason: str = ""
+    ) -> None:
+        self._queue.note((LINK, self._offset + now, attached.id, attached.endpoint, party.side, _name_of(party), event, code, reason))
 
 
 class Exchanges:

@@ -31,7 +31,7 @@ from ..errors import ConfigError, EndpointError
 from ..exchanges import Exchanges
 from ..gateway.llm import environment_keys
 from ..providers.entry import ServerEntry
-from ..providers.managed import ManagedServer, Providers, condition
+from ..providers.managed import ManagedServer, ManagedServers, condition
 from ..settings.schema import Config
 from ..sockets.dial_out import DialOut, Keep
 from ..web.room import Room
@@ -82,7 +82,7 @@ def open_rooms(context: Context, standalone: str = "") -> list[Room]:
     ]
     providers = None
     if context.config.providers.file:
-        providers = Providers(context.broker, context.config.providers, context.root, context.environ, _upstream(context), rings)
+        providers = ManagedServers(context.broker, context.config.providers, context.root, context.environ, _upstream(context), rings)
         rooms.append(providers)
     if context.config.gateway:
         rooms.append(_gateway(context, rings, bodies, exchanges))
@@ -216,7 +216,7 @@ def _console(context: Context, bodies: Bodies, rooms: Sequence[Room]) -> Room:
     return Console(make)
 
 
-def _api(context: Context, providers: Providers | None, bodies: Bodies, *, standalone: bool = False) -> Room:
+def _api(context: Context, providers: ManagedServers | None, bodies: Bodies, *, standalone: bool = False) -> Room:
     config = context.config.api
     kept: list[ManagedServer] = []
     by_url: dict[str, tuple[str, str]] = {}

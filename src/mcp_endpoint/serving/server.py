@@ -36,8 +36,8 @@ from ..core.broker import Broker
 from ..core.figures import OK, Calls
 from ..core.parties import Call
 from ..errors import RESTARTING, ConfigError, EndpointError
-from ..line_writer import Console
-from ..providers.managed import Providers
+from ..line_writer import StreamSink
+from ..providers.managed import ManagedServers
 from ..settings.first_start import Prepared
 from ..settings.load import Loaded
 from ..settings.schema import Config
@@ -68,7 +68,7 @@ SPARE_DESCRIPTORS: Final = 64
 """File descriptors beside the sockets of peers: files, pipes, listeners."""
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn's server with a drain before its shutdown; it does not raise the signal again after a clean exit."""
 
     def __init__(
@@ -170,7 +170,7 @@ def run(loaded: Loaded, prepared: Prepared, root: Path, standalone: str = "", en
         sockets = bind(config.server, loaded.sources)
         show: Callable[[str], None] = _show_nothing
         if config.server.print_addresses and sys.stdout is not None:
-            console = log.lines_to(Console(sys.stdout), config.logging, "控制台", "the console")
+            console = log.lines_to(StreamSink(sys.stdout), config.logging, "控制台", "the console")
             after.callback(console.close)
             show = console.write
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -205,7 +205,7 @@ def create_server(
     standalone: str = "",
     environ: Mapping[str, str] = os.environ,
     show: Callable[[str], None] = _show_nothing,
-) -> Server:
+) -> DrainingServer:
     """Build one server inside the running loop; two of them share nothing.
 
     `root` is the base of relative paths in the configuration. `standalone` names the one room that has the port to itself (`serve --as`).
@@ -253,7 +253,7 @@ def create_server(
             "ready": view.state == "ready",
         }
         pools = next((room.describe() for room in rooms if room.name == "keys"), {})
-        servers = next((room.states() for room in rooms if isinstance(room, Providers)), {})
+        servers = next((room.states() for room in rooms if isinstance(room, ManagedServers)), {})
         dialled = next((room.connected() for room in rooms if isinstance(room, DialOut)), {})
         recorder: Any = next((room for room in rooms if room.name == RECORDER), None)
         if recorder is not None:
@@ -286,7 +286,7 @@ def create_server(
         if settings.print_addresses:
             show(announcement(settings, port, codec, contained=in_container(os.environ)) + "\n")
 
-    return Server(served, view, broker, acceptor, rooms, announce)
+    return DrainingServer(served, view, broker, acceptor, rooms, announce)
 
 
 class LogWatch:

@@ -25,7 +25,7 @@ from mcp_endpoint.consumers.http_api.api import SECRET_NAMES
 from mcp_endpoint.consumers.http_api.api import HttpApi as Room
 from mcp_endpoint.consumers.http_api.jwt import Bearers
 from mcp_endpoint.errors import ConfigError, EndpointError
-from mcp_endpoint.serving.server import Server, create_server
+from mcp_endpoint.serving.server import DrainingServer, create_server
 from mcp_endpoint.settings.schema import Api, Config, Limits
 from mcp_endpoint.settings.schema import Server as Settings
 
@@ -53,7 +53,7 @@ def server_of(said: str, *more: str) -> MCPServer:
 class Front:
     """The API alone on its port, a client of it, and its request log."""
 
-    def __init__(self, url: str, client: httpx2.AsyncClient, log: Path, server: Server) -> None:
+    def __init__(self, url: str, client: httpx2.AsyncClient, log: Path, server: DrainingServer) -> None:
         self.url = url
         self.client = client
         self.log = log

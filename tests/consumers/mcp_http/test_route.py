@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from mcp_endpoint.access.admission import Authenticator
 from mcp_endpoint.asgi import Bodies
 from mcp_endpoint.consumers.mcp_http.caller import Caller
-from mcp_endpoint.consumers.mcp_http.route import McpHttp, Visit, is_stateless
+from mcp_endpoint.consumers.mcp_http.route import McpHttp, OpenRequest, is_stateless
 from mcp_endpoint.settings.schema import Config, Limits
 from mcp_endpoint.settings.schema import Server as Settings
 
@@ -279,7 +279,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": META, "more_body": False}
 
-        answer = await room.answer(Request(scope, receive), Visit(nowhere))
+        answer = await room.answer(Request(scope, receive), OpenRequest(nowhere))
         assert json.loads(bytes(answer.body)) == {
             "method": "POST",
             "bytes": len(META),
@@ -293,7 +293,7 @@ async def test_a_request_of_the_other_era_is_answered_by_it() -> None:
         assert twin.stopped
         alone = McpHttp(web.broker, config.limits, Authenticator(config, CODEC), Bodies(8, BOUND))
         assert "stateless" not in alone.describe()
-        answer = await alone.answer(Request(scope, receive), Visit(nowhere))
+        answer = await alone.answer(Request(scope, receive), OpenRequest(nowhere))
         assert answer.status_code == 415  # without that era its requests are seen as the other's
         await alone.stop()
 

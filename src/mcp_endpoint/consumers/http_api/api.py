@@ -29,7 +29,7 @@ from ...access.admission import TWO_TOKENS, TwoTokens, token_of
 from ...asgi import Bodies, BodyRefused, unless_gone
 from ...core.broker import Broker
 from ...errors import EndpointError
-from ...line_writer import Console, LineWriter, RotatingFile, Sink
+from ...line_writer import LineWriter, RotatingFile, Sink, StreamSink
 from ...log import BLOT, lines_to, redact
 from ...protocol.definitions import Tool
 from ...settings.schema import Config
@@ -202,7 +202,7 @@ class HttpApi:
         logging = self._config.logging
         try:
             if target == "-":
-                sink: Sink = Console(sys.stdout)
+                sink: Sink = StreamSink(sys.stdout)
             else:
                 sink = RotatingFile(self._root / target, logging.max_file_size, logging.backup_count)
         except OSError as error:

@@ -81,7 +81,7 @@ class McpHttp:
         self._limits = limits
         self._authenticator = authenticator
         self.sessions = Sessions(broker, limits, store)
-        self.visits: Shares[Visit] = Shares()
+        self.visits: Shares[OpenRequest] = Shares()
         """Requests in progress, including open streams, by endpoint."""
         self._stateless: Era = stateless or self.sessions
         self._sse = HttpSse(self.sessions) if legacy_sse else None
@@ -111,7 +111,7 @@ class McpHttp:
             return self.sessions.describe()
         return {**self.sessions.describe(), "stateless": self._stateless.describe()}
 
-    def _takes(self, visit: Visit, caller: Caller) -> bool:
+    def _takes(self, visit: OpenRequest, caller: Caller) -> bool:
         """Whether the request fits the limit; the endpoint with most requests may have to give up one."""
         if len(self.visits) >= self._limits.http_requests:
             crowded = self.visits.gives_way(caller.name)
@@ -123,11 +123,11 @@ class McpHttp:
         self.visits.add(visit.owner, visit)
         return True
 
-    def leaves(self, visit: Visit) -> None:
+    def leaves(self, visit: OpenRequest) -> None:
         """A request has ended."""
         self.visits.remove(visit.owner, visit)
 
-    async def answer(self, request: Request, visit: Visit) -> Response:
+    async def answer(self, request: Request, visit: OpenRequest) -> Response:
         """Answer one request."""
         caller = self._caller(request)
         if not isinstance(caller, Refusal) and not self._takes(visit, caller):
@@ -188,7 +188,7 @@ class _McpApp:
         self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        visit = Visit(send)
+        visit = OpenRequest(send)
         try:
             response = await self._room.answer(Request(scope, receive, send), visit)
             await response(scope, receive, visit.send)
@@ -202,7 +202,7 @@ class _McpApp:
             self._room.leaves(visit)
 
 
-class Visit:
+class OpenRequest:
     """One request in progress, which can be cancelled in favour of another endpoint's."""
 
     def __init__(self, send: Send) -> None:
