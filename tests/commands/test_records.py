@@ -66,6 +66,9 @@ def test_records_are_listed_shown_and_counted(store: Store, tmp_path: Path, caps
 def test_a_stream_is_shown_as_it_came_and_as_the_message_it_makes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = side_of([sse(TOOLS, end=END)], [("content-type", "text/event-stream"), ("content-encoding", "gzip")])
     store.save([Record(at=AT, kind="exchange", method="POST /v1/chat/completions?a=1", request=side_of([b"{}"], []), answer=answer)])
+    wanted = Record(at=AT, kind="exchange", model="gpt-5", tool="get_weather", request=side_of([b"{}"], []), answer=side_of([b"{}"], []))
+    store.save([wanted])
+    assert "gpt-5 → get_weather" in said(capsys, tmp_path, "records", "list", "--lines", "1")
     _, _, message = said(capsys, tmp_path, "records", "show", "4").partition("the message of the stream\n")
     assert json.loads(message)["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"city":"北京"}'
 

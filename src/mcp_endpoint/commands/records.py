@@ -172,7 +172,7 @@ def _shown(reader: Reader, summary: Summary, as_json: bool) -> str:
 
 def summary_line(summary: Summary) -> str:
     """One record on one line, safe for a terminal."""
-    what = summary.tool or summary.model or summary.method
+    what = " → ".join(filter(None, (summary.model, summary.tool))) or summary.method
     took = "" if summary.ms is None else f"{summary.ms:.0f} ms"
     tells = summary.status != "ok" or summary.kind == "link"
     code = f" ({summary.code})" if tells and summary.code is not None else ""
