@@ -22,7 +22,7 @@ from .status import View, routes
 
 METHODS: Final = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 HEADERS: Final = ("*",)
-"""All: MCP 2026-07-28 lets tools define headers of their own (`Mcp-Param-…`), and no cookies are used."""
+"""All: MCP 2026-07-28 lets tools define headers of their own (`Mcp-Param-…`). Cookies (the console's) are never allowed."""
 EXPOSED: Final = ("Mcp-Session-Id", "MCP-Protocol-Version", "WWW-Authenticate", "Retry-After")
 """Response headers that scripts of other origins may read."""
 
