@@ -174,7 +174,7 @@ def render(facts: Facts, *, chinese: bool) -> str:
         body += _servers(rooms.get("providers"), text)
         body += _rows(text("Outbound links", "外连"), [_target(target, text) for target in rooms.get("dial", {}).get("targets", ())])
         body += _rows(text("Gateways", "网关"), [_gateway(name, told, text) for name, told in rooms.get("gateway", {}).items()])
-        body += _rows(text("Keys", "密钥池"), [_pool(name, told, text) for name, told in rooms.get("keys", {}).items()])
+        body += _rows(text("Pools of keys", "凭据池"), [_pool(name, told, text) for name, told in rooms.get("keys", {}).items()])
     else:
         body += _key_form(facts, text)
     links = " · ".join(f'<a href="{path}"><code>{path}</code></a>' for path in ("/health", "/ready", "/stats"))
