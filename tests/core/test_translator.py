@@ -231,7 +231,7 @@ def test_an_answer_to_a_second_round_that_cannot_be_read_ends_the_call() -> None
     stage.hears(required(2, "busy"))
     stage.translator.hear(b'{"jsonrpc":"2.0","id":"2.1","result":{},"result":{}}', 3.0)
     failed = stage.heart.pop()
-    assert failed["id"] == 2 and "a key stands twice" in failed["error"]["data"]["hint"]
+    assert failed["id"] == 2 and "a key is repeated" in failed["error"]["data"]["hint"]
 
 
 def test_a_tool_that_only_wants_to_be_asked_again_is_but_not_for_ever() -> None:

@@ -225,7 +225,7 @@ def test_a_file_that_is_no_block_is_told_with_its_place(tmp_path: Path, text: st
             "t.enabled is a text, expected true or",
         ),
         ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"title": "T"}}}}}', "mcp.json:1:17", "unknown field `title`"),
-        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {}, "t": {}}}}}', "mcp.json:1:17", "twice"),
+        ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {}, "t": {}}}}}', "mcp.json:1:17", "repeated"),
         ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "a.b"}}}}}', "mcp.json:1:17", "'a.b': devices take 1 to 64"),
         ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": ""}}}}}', "mcp.json:1:17", "devices take 1 to 64"),
         ('{"mcpServers": {"a": {"command": "x", "tools": {"t": {"name": "u"}, "u": {}}}}}', "mcp.json:1:17", 'also named "u"'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -253,7 +254,7 @@ class Child:
             self._let_go()
             if not self._ends.exited.is_set():
                 with contextlib.suppress(ProcessLookupError):  # already dead; the loop has not noticed yet
-                    self._transport.terminate()
+                    self._ask_to_end()
                 await self._dead_within(KILL_SECONDS)
             reading.cancel()
             self._transport.close()
@@ -269,6 +270,13 @@ class Child:
         except TimeoutError:
             return False
         return True
+
+    def _ask_to_end(self) -> None:
+        """SIGTERM. Not by asyncio's transport, which first looks whether the child is dead, and so takes the status away from the loop."""
+        if sys.platform == "win32":
+            self._transport.terminate()
+        else:
+            os.kill(self._transport.get_pid(), signal.SIGTERM)
 
     def _let_go(self) -> None:
         """Close the supervisor's pipe, which ends the child's group with SIGTERM; without one (Windows) `stop` terminates the child."""
