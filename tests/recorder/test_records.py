@@ -154,7 +154,7 @@ def test_a_small_body_that_inflates_to_a_large_one_is_cut() -> None:
     assert len(record.answer) < 9_000_000
 
 
-@pytest.mark.parametrize("body", [b"no json", b"[1]", b'{"model":5}', b"[" * 5_000, b"\xff"])
+@pytest.mark.parametrize("body", [b"no json", b"[1]", b'{"model":5}', b"[" * 5_000, b"\xff", b'{"a":"\xb8"}'])
 def test_a_request_that_names_no_model_has_none(body: bytes) -> None:
     trace = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     for headers, found in (([trace], trace[1].decode()), ([(trace[0], b"no trace")], "")):

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from mcp_endpoint.exchanges import Exchange
-from mcp_endpoint.recorder import store, writer
+from mcp_endpoint.recorder import records, store, writer
 from mcp_endpoint.recorder.batch import CALL, EXCHANGE, GAP, LINK, SECRETS, Hello, Told, decode_told, frame
 from mcp_endpoint.recorder.query import Reader
 from mcp_endpoint.recorder.writer import CHECKPOINT_SECONDS, RETRY_SECONDS, Writer, run
@@ -190,6 +190,24 @@ def test_a_fault_of_ours_costs_one_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert "internal error: ValidationError" in one.trouble and three.stored == 1
     run(io.BytesIO(b""), said.append)
     assert len(said) == 4
+
+
+def test_a_fault_of_ours_in_one_record_costs_that_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Play(tmp_path / "records.db")
+    well = records.made
+
+    def faulty(items: Any, rules: Any) -> Any:
+        if any(getattr(item, "at", 0.0) == 1_002.0 for item in items):
+            raise ValueError("a mistake")
+        return well(items, rules)
+
+    monkeypatch.setattr(writer, "made", faulty)
+    chat = b'{"messages":[{"role":"user","content":"%s"}]}' % (b"hello " * 20)
+    exchange = (1_000.0, 1.0, None, None, "model", "here", "POST", "/v1", 200, "ok", [], chat, [], [], 9, False)
+    told = play.give(call(1), call(2), (EXCHANGE, exchange))
+    assert (told.stored, told.trouble) == (2, "")
+    last = Reader(play.path).record(told.newest)
+    assert last is not None and last.request.body == chat
 
 
 def test_the_process_ignores_signals_and_stores_all_before_it_leaves(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def value_of(body: bytes) -> Any:
     """A body as a JSON value; None if it is none."""
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:  # not valid, and yet what clients take: NaN, half a surrogate pair, a byte order mark
         return _mended(json.loads(body.decode("utf-8-sig")))
@@ -246,7 +246,7 @@ def _event_value(data: bytes) -> Any:
     """An event's JSON. Half a surrogate pair stays: the other half comes with the next event."""
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         return json.loads(data)

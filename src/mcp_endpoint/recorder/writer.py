@@ -73,7 +73,7 @@ class Writer:
         for item in batch.items:
             if isinstance(item, Secrets):
                 self._rules = self._rules_for(item.values)
-        made_of = made(batch.items, self._rules)
+        made_of = self._made(batch.items)
         stored = self._save(made_of, batch.number) if batch.items else 0
         self._write_files(batch.items)
         self._look_after()
@@ -83,6 +83,21 @@ class Writer:
         """Nothing comes any more."""
         if self._store is not None:
             self._store.close()
+
+    def _made(self, items: Sequence[Item]) -> Made:
+        """The records of a batch. A fault of ours in one of them costs that one."""
+        try:
+            return made(items, self._rules)
+        except Exception:  # noqa: BLE001 - the boundary of a record: the others are well
+            if len(items) == 1:
+                return Made([], [], {}, 0)
+        found = Made([], [], {}, 0)
+        for one in (self._made([item]) for item in items):
+            found.parts |= {len(found.records) + place: parts for place, parts in one.parts.items()}
+            found.records += one.records
+            found.sessions += one.sessions
+            found.counted += one.counted
+        return found
 
     def _rules_for(self, values: list[str]) -> Rules:
         return Raw() if self._hello.raw else Redactor(self._hello.key, self._hello.names, values)
