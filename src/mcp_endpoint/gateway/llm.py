@@ -73,8 +73,9 @@ def keyless(headers: Iterable[Header]) -> list[Header]:
 def pinned(path: bytes) -> tuple[str, bytes]:
     """The endpoint that a path below the gateway pins (`@ENDPOINT/…`), and the path without it; an empty name where it pins none."""
     step, _, rest = path.lstrip(b"/").partition(b"/")
-    name = unquote_to_bytes(step[1:]).decode("utf-8", "replace") if step.startswith(b"@") else ""
-    return (name, rest) if 0 < len(name) <= LONGEST_PIN else ("", path)
+    text = unquote_to_bytes(step).decode("utf-8", "replace")
+    at, name = text[:1], text[1:]
+    return (name, rest) if at == "@" and 0 < len(name) <= LONGEST_PIN else ("", path)
 
 
 def below(target: bytes, path: bytes) -> bytes:
