@@ -258,7 +258,7 @@ async def test_a_server_that_cannot_live_is_left_alone_after_a_while_and_tried_a
             assert "status 1" in found["bad"]["why"]
             assert found["bad"]["said"][-1] == "no key: ***"
             starts = found["bad"]["starts"]
-            assert "failed again and again" in running.log
+            assert "failed repeatedly" in running.log
             good = small("bad", "b")
             file.write_text(file.read_text() + "\n")
             await until(lambda stats: stats["rooms"]["providers"]["servers"][0]["state"] != "stopped", running)

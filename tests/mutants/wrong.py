@@ -135,15 +135,15 @@ WRONG = [
     # -- one provider is a wire, several are one server --------------------------------------------------------------------
     Wrong(
         "exactly one `initialized` is ever sent",
-        "core/notifications",
-        " and not sole.initialized_sent and sole.state is not State.BARE:",
-        " and sole.state is not State.BARE:",
+        "core/lifecycle",
+        "        if not provider.initialized_sent:\n",
+        "        if True:\n",
     ),
     Wrong(
         "`initialized` is ours before the first request if the first consumer has not said it",
         "core/lifecycle",
-        "if provider.state is State.READY and not provider.initialized_sent:",
-        "if provider.state is State.READY and not provider.initialized_sent and provider.greeter is None:",
+        "if provider.state is State.READY:\n            self.end_handshake",
+        "if provider.state is State.READY and provider.greeter is None:\n            self.end_handshake",
     ),
     Wrong(
         "later initializes are answered with the revision they asked for",
@@ -252,7 +252,7 @@ WRONG = [
     Wrong(
         "a consumer that let a question expire counts as not able",
         "core/ledger",
-        "            consumer.capabilities -= {ask.capability}\n",
+        "            consumer.declare(consumer.capabilities - {ask.capability})\n",
         "",
     ),
     # -- when nobody is there ------------------------------------------------------------------------------------------------
@@ -328,13 +328,13 @@ WRONG = [
     Wrong(
         "the provider hears `cancelled` when a deadline has passed",
         "core/endings",
-        '            provider.doubtful = True\n            self.ledger.cancel(call, "timed out")\n',
-        "            provider.doubtful = True\n            provider.pending.give_up(call.number)\n",
+        '            provider.doubt()\n            self.ledger.cancel(call, "timed out")\n',
+        "            provider.doubt()\n            provider.pending.give_up(call.number)\n",
     ),
     Wrong(
         "an initialize is never cancelled",
         "core/endings",
-        "            # It stays in the table without a deadline: a result that comes late still makes the provider ready.\n",
+        "            # Kept without a deadline: a late result still makes the provider ready.\n",
         '            self.ledger.tell_provider(provider, jsonrpc.notification("notifications/cancelled", {"requestId": call.number}))\n',
     ),
     Wrong(

@@ -19,6 +19,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mcp_endpoint.core.parties import Consumer, Provider
 from mcp_endpoint.protocol import definitions, jsonrpc, methods
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +116,36 @@ def test_the_core_is_made_of_small_pieces() -> None:
             if isinstance(node, ast.ClassDef):
                 methods = [part.name for part in node.body if isinstance(part, ast.FunctionDef)]
                 assert len(methods) <= 25, f"{module.name}: {node.name} has {len(methods)} methods"
+
+
+def test_each_field_of_a_party_is_written_by_one_module() -> None:
+    """A module that wants another's field changed asks for it by a method, so that there is one place to read how it changes."""
+    writers: dict[str, set[str]] = {}
+    for module in sorted(PACKAGE.rglob("*.py")):
+        where = str(module.relative_to(PACKAGE))
+        for scope in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(scope, ast.ClassDef | ast.Module):
+                for node in ast.walk(scope):
+                    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+                        for field in _fields_of_parties(scope, node, where):
+                            writers.setdefault(field, set()).add(where)
+    assert not {field: modules for field, modules in writers.items() if len(modules) > 1}
+    assert {"Consumer.seen", "Provider.greeting", "Provider.doubtful", "Provider.link"} <= writers.keys(), "it finds what is written"
+
+
+def _fields_of_parties(scope: ast.ClassDef | ast.Module, node: ast.Attribute, where: str) -> list[str]:
+    """The fields that this assignment writes; what the constructors write is not counted."""
+    owner = ast.unparse(node.value).split(".")[-1].lstrip("_")
+    if isinstance(scope, ast.ClassDef):
+        made = next((part for part in scope.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
+        own = where == "core/parties.py" and scope.name in PARTIES and owner == "self" and made is not None
+        return [f"{scope.name}.{node.attr}"] if own and made is not None and node not in ast.walk(made) else []
+    return [f"{kind.__name__}.{node.attr}" for kind in PARTIES.values() if owner in CALLED[kind] and node.attr in kind.__slots__]
+
+
+PARTIES = {"Consumer": Consumer, "Provider": Provider}
+CALLED = {Consumer: ("consumer", "party"), Provider: ("provider", "party", "sole", "other")}
+"""What variables are called that hold one."""
 
 
 def test_no_class_bears_a_name_that_says_nothing() -> None:

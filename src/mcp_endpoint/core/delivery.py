@@ -105,7 +105,7 @@ class Delivery:
         elif call.method != methods.PING or provider.greeter is not call.consumer:
             self.lifecycle.finish_handshake(provider)
         if call.method == methods.TOOLS_LIST and call.consumer is not None:
-            call.consumer.seen = b"a list that was carried"
+            call.consumer.knows(b"a list that was carried")
             if _asks_for_all(data):
                 call.purpose = "whole list"
 

@@ -83,7 +83,7 @@ class Endings(EndpointPart):
             first, second = with_id(data, frame, call.id)
             same = frame
         del provider.pending.calls[call.number]
-        provider.doubtful = False
+        provider.trust()
         if consumer is None:
             self.ledger.heard(provider, data)
         if call.purpose == "greeting":
@@ -97,7 +97,7 @@ class Endings(EndpointPart):
                 self.changes.recheck(now)
         elif consumer is not None:
             if call.again and provider.managed and _may_be_repeated(frame, harmless=call.purpose == REPEATABLE):
-                provider.doubtful = True
+                provider.doubt()
                 self.routing.again(call, call.again, now)
                 return
             if frame.error is not UNSET and call.tried and call.method == methods.TOOLS_LIST:
@@ -147,7 +147,7 @@ class Endings(EndpointPart):
         elif call.consumer is None:
             provider.pending.give_up(call.number)
         else:
-            provider.doubtful = True
+            provider.doubt()
             self.ledger.cancel(call, "timed out")
             self.ledger.timed_out(call, delivered=True)
 

@@ -225,7 +225,7 @@ class Endpoint:
         self.ledger.consumer_left(consumer)
         if self.features.used:
             self.features.consumer_left(consumer, now)
-        self.lifecycle.forget_closed()
+        self.lifecycle.consumer_left(consumer)
 
     def _provider_left(self, provider: Provider, code: int, reason: str, now: float) -> None:
         self.roster.provider_left(provider)
@@ -238,11 +238,9 @@ class Endpoint:
             self.features.provider_left(provider, now)
         self.ledger.provider_left(provider, self.roster.consumers)
         self.roster.update_direct()
-        waiting = self.lifecycle.take_waiting(provider)
+        waiting = self.lifecycle.provider_left(provider)
         lost = list(provider.pending.calls.values())
         provider.pending.calls.clear()
-        # Calls refer to their provider: break the reference cycle.
-        provider.greeting = provider.listing = None
         self.endings.lost(lost, now)
         self.changes.redo(waiting, now)
         self.changes.recheck(now)
@@ -356,7 +354,7 @@ class Endpoint:
                 jsonrpc.members(data)  # raises Malformed for a repeated id, which may name a call
                 if provider.pending.was_late(number):
                     self.counters.late_answers += 1
-                    provider.doubtful = False
+                    provider.trust()
                     if ledger.tap is not None:
                         ledger.tap.late(provider, number, data, now)
                 else:
@@ -376,7 +374,8 @@ class Endpoint:
                 self._end_unread(provider, unreadable, now)
             return
         del calls[number]
-        provider.doubtful = False
+        if provider.doubtful:
+            provider.trust()
         if call.tool and (len(data) > FOUND_QUICKLY or data.find(IS_ERROR) >= 0) and says_error(frame, data):
             call.outcome = TOOL_ERROR
         ledger.answer(call, first, second, frame)

@@ -245,7 +245,7 @@ class Ledger:
         """Expire provider requests; a consumer that does not answer counts as lacking the capability."""
         for number in [number for number, ask in consumer.asks.items() if ask.deadline <= now]:
             ask = consumer.asks.pop(number)
-            consumer.capabilities -= {ask.capability}
+            consumer.declare(consumer.capabilities - {ask.capability})
             self.refuse(ask.provider, ask.id, "the consumer did not answer in time", errors.TIMED_OUT)
             self.tell_consumer(consumer, jsonrpc.notification(methods.CANCELLED, {"requestId": number, "reason": "timed out"}))
 

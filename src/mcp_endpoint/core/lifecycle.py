@@ -135,13 +135,8 @@ def own_welcome(asked: str, welcomes: list[Welcome], version: str) -> bytes:
         for name, value in welcome.capabilities.items():
             capabilities.setdefault(name, {}).update(value)
     capabilities.setdefault("tools", {})["listChanged"] = True
-    return _encode(
-        {
-            "protocolVersion": asked if asked in methods.HANDSHAKE_REVISIONS else methods.LATEST,
-            "capabilities": capabilities,
-            "serverInfo": identity(version),
-        }
-    )
+    revision = asked if asked in methods.HANDSHAKE_REVISIONS else methods.LATEST
+    return _encode({"protocolVersion": revision, "capabilities": capabilities, "serverInfo": identity(version)})
 
 
 def is_missing(provider: Provider) -> bool:
@@ -182,11 +177,10 @@ class Lifecycle:
         consumer = call.consumer
         assert consumer is not None
         hello = read_hello(frame.params if frame.params is not UNSET else b"")
-        consumer.name = hello.name[:NAME_CHARS]
+        name = hello.name[:NAME_CHARS]
+        consumer.introduce(name, consumer.edits if consumer.relays else edits_for(name, hello.version, self.settings))
         consumer.asked_version = hello.version
-        consumer.capabilities = hello.capabilities
-        if not consumer.relays:
-            consumer.edits = edits_for(consumer.name, hello.version, self.settings)
+        consumer.declare(hello.capabilities)
         provider = self.roster.sole
         if provider is not None and provider.state is State.NEW and self.settings.greet == "consumer" and not consumer.in_process:
             greeting = Call(None, call.id, call.key, methods.INITIALIZE, now, call.deadline, provider, purpose="greeting")
@@ -285,9 +279,14 @@ class Lifecycle:
 
     def finish_handshake(self, provider: Provider) -> None:
         """Send the one `initialized`, if the first consumer has not."""
-        if provider.state is State.READY and not provider.initialized_sent:
+        if provider.state is State.READY:
+            self.end_handshake(provider, jsonrpc.notification(methods.INITIALIZED))
+
+    def end_handshake(self, provider: Provider, data: bytes) -> None:
+        """Send `data`, an `initialized`, unless one was sent; also to a provider whose queue is full."""
+        if not provider.initialized_sent:
             provider.initialized_sent = True
-            self.ledger.say(provider, jsonrpc.notification(methods.INITIALIZED))
+            self.ledger.say(provider, data)
             self.roster.update_direct()
 
     def keep(self, provider: Provider, consumer: Consumer, call: Call | None, data: bytes) -> None:
@@ -304,6 +303,18 @@ class Lifecycle:
         provider.waiting = (*provider.waiting, Waiting(consumer, call, data))
         if call is not None:
             self.waiting.wake_at(call.deadline)
+
+    def consumer_left(self, consumer: Consumer) -> None:
+        """Drop its waiting requests; a handshake it started continues without it."""
+        for provider in self.roster.providers:
+            if provider.greeter is consumer:
+                provider.greeter = None
+        self.forget_closed()
+
+    def provider_left(self, provider: Provider) -> tuple[Waiting, ...]:
+        """Take out the frames that wait for a provider. Calls refer to their provider: break the reference cycle."""
+        provider.greeting = provider.listing = None
+        return self.take_waiting(provider)
 
     def take_waiting(self, provider: Provider) -> tuple[Waiting, ...]:
         """Remove and return the frames that wait for a provider."""
@@ -355,15 +366,18 @@ class Lifecycle:
             body = own_welcome(consumer.asked_version, welcomes, self.version)
         consumer.initialized = True
         # Do not assign names while an older provider may still bring its tools.
-        consumer.seen = b"" if self.roster.settling() else self.catalog.fingerprint()
+        consumer.knows(b"" if self.roster.settling() else self.catalog.fingerprint())
         self.roster.update_direct()
         self.ledger.answer(call, jsonrpc.result(call.id, body))
 
     def list_tools(self, provider: Provider, now: float) -> None:
-        """Request a ready provider's tools; during a listing only remember that another one is needed.
+        """Request a provider's tools when it is ready; during a listing only remember that another one is needed.
 
         An overdue first list is requested once more, and the first response counts.
         """
+        if provider.state is not State.READY:
+            provider.list_changed = True
+            return
         if provider.listing is not None:
             if provider.listing.deadline < NEVER:
                 provider.relist = True
@@ -424,7 +438,7 @@ class Lifecycle:
             self.catalog.put(provider, provider.label, provider.order, page[0])
             self.catalog.settle()
             provider.listed = True
-            consumer.seen = self.catalog.fingerprint()
+            consumer.knows(self.catalog.fingerprint())
             self.roster.update_direct()
 
     def listing_ended(self, provider: Provider, now: float) -> None:

@@ -78,7 +78,7 @@ class Lists(EndpointPart):
         missing = [provider.label or provider.server_id or "tool" for provider in self.roster.providers if is_missing(provider)]
         body = self.catalog.page(cursor_of(frame), missing, most_of(call))
         assert consumer is not None
-        consumer.seen = self.catalog.fingerprint()
+        consumer.knows(self.catalog.fingerprint())
         self.roster.update_direct()
         self.ledger.answer(call, jsonrpc.result(call.id, body))
 
@@ -97,10 +97,10 @@ class Lists(EndpointPart):
         self.roster.update_direct()
         for consumer in self.roster.consumers:
             if not consumer.seen and self.roster.sole is not None:
-                consumer.seen = fingerprint  # it has no list yet: the sole provider's first one
+                consumer.knows(fingerprint)  # it has no list yet: the sole provider's first one
             if consumer.initialized and consumer.seen != fingerprint:
                 self._announced = now
-                consumer.seen = fingerprint
+                consumer.knows(fingerprint)
                 self.ledger.tell_consumer(consumer, jsonrpc.notification(methods.TOOLS_CHANGED))
 
     def holds_for(self, consumer: Consumer) -> bool:

@@ -42,10 +42,8 @@ class Notifications(EndpointPart):
             data = jsonrpc.splice(data, [jsonrpc.without(data, "params", members(data))])
         sole = self.roster.sole
         if method == methods.INITIALIZED:
-            if sole is not None and sole.greeter is consumer and not sole.initialized_sent and sole.state is not State.BARE:
-                sole.initialized_sent = True
-                self.ledger.say(sole, jsonrpc.one_line(data))  # even if its queue is full: it is sent once only
-                self.roster.update_direct()
+            if sole is not None and sole.greeter is consumer and sole.state is not State.BARE:
+                self.lifecycle.end_handshake(sole, jsonrpc.one_line(data))
         elif method == methods.PROGRESS:
             for provider in dict.fromkeys(ask.provider for ask in consumer.asks.values()):
                 self.ledger.tell_provider(provider, data)
@@ -97,10 +95,7 @@ class Notifications(EndpointPart):
         elif method == methods.CANCELLED:
             self.ledger.withdraw(provider, self.roster.consumers, data)
         elif method == methods.TOOLS_CHANGED and not (self.roster.sole is provider and is_bare(provider)):
-            if provider.state is State.READY:
-                self.lifecycle.list_tools(provider, now)
-            else:
-                provider.list_changed = True
+            self.lifecycle.list_tools(provider, now)
         else:
             self._broadcast(provider, method, data)
 

@@ -205,6 +205,19 @@ class Consumer:
         self.thinking = False  # its tools wait for its answers
         self.seen = b""  # fingerprint of its last list; empty without one
 
+    def introduce(self, name: str, edits: Mapping[str, Edit]) -> None:
+        """Set its name, and the changes that clients of this name need in responses."""
+        self.name = name
+        self.edits = edits
+
+    def declare(self, capabilities: frozenset[str]) -> None:
+        """Set the client capabilities that it has."""
+        self.capabilities = capabilities
+
+    def knows(self, fingerprint: bytes) -> None:
+        """Remember the fingerprint of the list that it was sent or notified of."""
+        self.seen = fingerprint
+
 
 class Pending:
     """The pending requests of one link, by their number there."""
@@ -365,6 +378,14 @@ class Provider:
     def move(self, step: Step) -> None:
         """Apply a transition. Raises KeyError for an invalid one."""
         self.state = TRANSITIONS[self.state, step]
+
+    def doubt(self) -> None:
+        """A call to it timed out: its replicas are preferred until it answers."""
+        self.doubtful = True
+
+    def trust(self) -> None:
+        """It has answered."""
+        self.doubtful = False
 
     @property
     def settling(self) -> bool:

@@ -53,11 +53,8 @@ class Roster:
         self.consumers[consumer] = None
 
     def consumer_left(self, consumer: Consumer) -> None:
-        """Remove a consumer; a handshake it started continues without it."""
+        """Remove a consumer."""
         del self.consumers[consumer]
-        for provider in self.providers:
-            if provider.greeter is consumer:
-                provider.greeter = None
 
     def plain(self) -> bool:
         """Whether this is a plain relay between peers without MCP's handshake: then the broker adds nothing."""

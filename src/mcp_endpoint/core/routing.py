@@ -104,7 +104,7 @@ class Routing:
             elif self.lists.holds_for(call.consumer) and not (call.consumer.patient or call.consumer.asks_once):
                 self.waiting.hold(call)
             else:
-                call.consumer.seen = self.catalog.fingerprint()
+                call.consumer.knows(self.catalog.fingerprint())
                 self.ledger.answer(call, jsonrpc.result(call.id, b'{"tools":[]}'))
         elif self.delivery.lately(now):
             self.delivery.park(call, data, now)

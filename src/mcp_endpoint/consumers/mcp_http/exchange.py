@@ -287,8 +287,7 @@ class Exchange:
 
     def _names(self, client: str) -> None:
         """Take over the client's name, which may differ with each request."""
-        self.consumer.name = client
-        self.consumer.edits = edits_for(client, methods.STATELESS_REVISION, self.caller.broker.settings)
+        self.consumer.introduce(client, edits_for(client, methods.STATELESS_REVISION, self.caller.broker.settings))
 
     def park(self) -> None:
         """The client gets the tool's requests; later notifications are not for this HTTP request."""
