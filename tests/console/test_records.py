@@ -100,6 +100,33 @@ async def test_an_exchange_shows_headers_and_pieces_and_is_copied_as_curl(tmp_pa
         ]
 
 
+async def test_a_streamed_answer_is_one_message_and_a_model_is_no_tool_to_call_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"index": 0, "id": "t", "function": {"name": "get_weather", "arguments": "{}"}}
+    deltas = [{"content": "It is "}, {"content": "sunny"}, {"tool_calls": [wanted]}]
+    pieces = [b"data: %b\n\n" % json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() for delta in deltas]
+    answer = side_of(pieces, [("Content-Type", "text/event-stream")], [(0.1 * number, len(piece)) for number, piece in enumerate(pieces)])
+    request = side_of([b'{"model": "m", "stream": true}'], [("Host", "api.example")])
+    kind, method = "exchange", "POST /gateway/openai/v1/chat/completions"
+    async with recorded(tmp_path, monkeypatch) as (_, visitor, writer):
+        number = writer.write(Record(at=NOW, kind=kind, method=method, model="m", tool="get_weather", request=request, answer=answer))
+        told = (await visitor.get(f"/console/records/{number}.json", headers=BEARER)).json()
+        assert told["message"]["choices"][0]["message"]["content"] == "It is sunny"
+        assert (told["what"], told["call"]) == ("m → get_weather", None)
+        page = (await visitor.get(f"/console/records/{number}", headers=PAGE | BEARER)).text
+        assert "It is sunny" in page and "data: {" in page
+        assert "m → get_weather" in page and "Call again" not in page and "http://api.example/gateway/openai/v1/chat/completions" in page
+        listed = (await visitor.get("/console/records", headers=PAGE | BEARER)).text
+        assert "m → get_weather" in listed
+
+
+async def test_a_filter_that_is_not_understood_says_nothing_of_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with recorded(tmp_path, monkeypatch) as (_, visitor, _):
+        page = (await visitor.get("/console/records?q=ms:abc", headers=PAGE | BEARER)).text
+        assert "write ms:500" in page and "No record matches" not in page
+
+
 def test_a_curl_of_anything_is_one_command() -> None:
     words = shlex.split(curl("GET /a?b='c'&d", [("X", "a'b\"; rm -rf $HOME")], "").replace("\\\n", ""))
     assert words == ["curl", "-X", "GET", "http://HOST/a?b='c'&d", "-H", "X: a'b\"; rm -rf $HOME"]

@@ -232,7 +232,7 @@ async def test_what_was_said_is_in_the_file_of_records_and_no_key_is(tmp_path: P
     reader = Reader(tmp_path / "data/records.db")
     chat, embedding = reader.records(parse("kind:exchange", 0))
     summary = chat.summary
-    assert (summary.endpoint, summary.label, summary.method) == ("kitchen", "model", "POST /v1/chat/completions")
+    assert (summary.endpoint, summary.label, summary.method) == ("kitchen", "model", "POST /gateway/model/@kitchen/v1/chat/completions")
     assert (summary.model, summary.tool, summary.status, summary.code) == ("gpt-x", "get_weather, now", "ok", 200)
     assert (summary.tokens_in, summary.tokens_out, summary.cached) == (9, 4, 8)
     for call in got["choices"][0]["message"]["tool_calls"]:  # type: ignore[attr-defined]
@@ -241,7 +241,7 @@ async def test_what_was_said_is_in_the_file_of_records_and_no_key_is(tmp_path: P
     assert (embedding.summary.model, embedding.said().answer["dimension"]) == ("e", 3)
     reader.close()
     logs = sorted((tmp_path / "logs/llm_proxy").iterdir())
-    assert [json.loads(path.read_text("utf-8"))["path"] for path in logs].count("/v1/chat/completions") == 1
+    assert [json.loads(path.read_text("utf-8"))["path"] for path in logs].count("/gateway/model/@kitchen/v1/chat/completions") == 1
     for path in [*(tmp_path / "data").iterdir(), *logs]:
         written = path.read_bytes()
         assert canary.encode() not in written and b"azure+canary/0123456789" not in written

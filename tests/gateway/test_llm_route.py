@@ -226,7 +226,7 @@ async def test_a_stream_is_recorded_with_the_times_of_its_chunks_and_the_pinned_
     async with upstream(script) as behind, recorded(behind.url) as (client, recorder):
         answer = await client.post("@kitchen/v1/chat/completions?a=1", content=b'{"stream":true}', headers={"Authorization": "Bearer mine"})
         exchange = await recorder.next()
-    assert (exchange.endpoint, exchange.path, exchange.method) == ("kitchen", "/v1/chat/completions?a=1", "POST")
+    assert (exchange.endpoint, exchange.path, exchange.method) == ("kitchen", "/gateway/model/@kitchen/v1/chat/completions?a=1", "POST")
     assert (exchange.label, exchange.client, exchange.status, exchange.ending) == ("model", "127.0.0.1", 200, "ok")
     assert exchange.request_body == b'{"stream":true}'
     assert dict(exchange.request_headers)[b"authorization"] == b"Bearer mine"

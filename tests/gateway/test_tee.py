@@ -34,7 +34,7 @@ def begin(recorder: Recorder, recording: Recording | None = None) -> Tee:
 def test_an_exchange_is_what_was_asked_and_what_the_client_was_sent_with_its_times() -> None:
     recorder, clock = Recorder(), Clock()
     tee = begin(recorder, Recording(recorder, clock, lambda: 1_700_000_000.0))
-    tee.of("kitchen", b"v1/chat/completions", b"a=1")
+    tee.of("kitchen", b"/v1/chat/completions", b"a=1")
     tee.asked(b"{}")
     clock.now += 0.5
     tee.answered(200, [(b"content-type", b"text/event-stream")])

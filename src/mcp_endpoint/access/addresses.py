@@ -136,14 +136,14 @@ def hints(server: Server, base: str, token: str, *, contained: bool) -> list[Hin
     elif is_loopback(host) and not is_loopback(server.host) and not server.public_url:
         found.append(
             Hint(
-                f"{host} is reachable from this machine only, and the console refuses it: use the machine's network address instead.",
+                f"{host} is reachable from this machine only, and xiaozhi's console refuses it: use the machine's network address instead.",
                 f"{host} 只能从本机访问，智控台也不接受它：请改用本机的对外地址。",
             )
         )
     elif is_loopback(host):
         found.append(
             Hint(
-                f"{host} is reachable from this machine only, and the console refuses it. To open it to other machines, set "
+                f"{host} is reachable from this machine only, and xiaozhi's console refuses it. To open it to other machines, set "
                 'host = "0.0.0.0" (or public_url) under [server].',
                 f'{host} 只能从本机访问，智控台也不接受它。要让其他机器访问，请在 [server] 下设置 host = "0.0.0.0"（或 public_url）。',
             )

@@ -172,12 +172,13 @@ def _shown(reader: Reader, summary: Summary, as_json: bool) -> str:
 
 def summary_line(summary: Summary) -> str:
     """One record on one line, safe for a terminal."""
-    what = " → ".join(filter(None, (summary.model, summary.tool))) or summary.method
     took = "" if summary.ms is None else f"{summary.ms:.0f} ms"
     tells = summary.status != "ok" or summary.kind == "link"
     code = f" ({summary.code})" if tells and summary.code is not None else ""
     head = f"{summary.id:>7}  {_stamp(summary.at)}  {summary.kind:<8}"
-    return "  ".join((head, *(escape(text) for text in (summary.endpoint, what, summary.label, took, summary.status + code) if text)))
+    return "  ".join(
+        (head, *(escape(text) for text in (summary.endpoint, summary.what, summary.label, took, summary.status + code) if text))
+    )
 
 
 def _stamp(at: int) -> str:

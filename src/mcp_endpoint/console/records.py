@@ -99,7 +99,9 @@ class Records:
         detail = None if number is None else await self._asked(lambda reader: reader.record(number))
         if detail is None:
             raise NotThere("There is no such record, or no longer", "没有这条记录，或已删除")
-        return {**as_json(detail), "copies": copies(detail), "call": _call_again(detail)}
+        said = detail.said()
+        message = said.answer if said.streamed else None
+        return {**as_json(detail), **shown(detail.summary), "message": message, "copies": copies(detail), "call": _call_again(detail)}
 
     async def sessions(self, visit: Visit) -> Mapping[str, Any]:
         """The sessions that began last, each with how many records it has."""
@@ -174,8 +176,8 @@ class Records:
 
 
 def shown(record: Summary) -> dict[str, Any]:
-    """A record as a list shows it: `what` is the tool, the model or the method."""
-    return {**msgspec.to_builtins(record), "what": record.tool or record.model or record.method or record.kind}
+    """A record as a list shows it: with `what` it is called."""
+    return {**msgspec.to_builtins(record), "what": record.what or record.kind}
 
 
 def timeline(records: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -220,7 +222,7 @@ def curl(method: str, headers: Sequence[tuple[str, str]], body: str) -> str:
 
 def _call_again(detail: Detail) -> dict[str, str] | None:
     """The query of the page that calls a recorded tool again."""
-    if not detail.summary.tool:
+    if detail.summary.kind != "call" or not detail.summary.tool:
         return None
     arguments = _arguments(detail.request.body.decode("utf-8", "replace"))
     return {"endpoint": detail.summary.endpoint, "tool": detail.summary.tool, "arguments": json.dumps(arguments, ensure_ascii=False)}

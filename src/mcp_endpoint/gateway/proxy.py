@@ -240,9 +240,10 @@ class Gateway:
             return local
         query = unkeyed(request.scope["query_string"], self._key)
         prefix = "" if self._standalone else f"/gateway/{upstream.settings.name}"
+        given = prefix.encode() + b"/" + path.lstrip(b"/")
         endpoint, path = llm.pinned(path) if model else ("", path)
         if tee is not None:
-            tee.of(endpoint, path, query)
+            tee.of(endpoint, given, query)
             tee.asked(begun)
             rest = None if rest is None else tee.asking(rest)
         if model:

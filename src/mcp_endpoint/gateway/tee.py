@@ -78,9 +78,9 @@ class Tee:
         self._path = ""
 
     def of(self, endpoint: str, path: bytes, query: bytes) -> None:
-        """What is asked for: the endpoint that the path pins or an empty name, the path below that, the query without our key."""
+        """What is asked for: the endpoint that the path pins or an empty name, the client's whole path, the query without our key."""
         self._endpoint = endpoint or None
-        self._path = (b"/" + path.lstrip(b"/") + (b"?" + query if query else b"")).decode("latin-1")
+        self._path = (path + (b"?" + query if query else b"")).decode("latin-1")
 
     def asked(self, piece: bytes) -> None:
         """A piece of the request's body."""

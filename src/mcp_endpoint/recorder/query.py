@@ -164,6 +164,12 @@ class Summary(msgspec.Struct, kw_only=True):
     size: int = msgspec.field(name="bytes")
     truncated: bool
 
+    @property
+    def what(self) -> str:
+        """What a list calls it: the tool or the method; of an exchange the model, and the tools it wants to call."""
+        names = (self.model, self.tool) if self.kind == "exchange" else (self.tool, self.model)
+        return " → ".join(name for name in names if name) or self.method
+
 
 class Side(msgspec.Struct):
     """What one side said."""
