@@ -82,6 +82,16 @@ def test_the_oldest_go_when_the_file_is_too_large_and_when_they_are_too_old(tmp_
     assert file.retain(18 * DAY) == left and reader.count() == 0
 
 
+def test_of_few_and_large_records_the_newest_stay_when_the_file_is_full(tmp_path: Path) -> None:
+    file = opened(tmp_path / "records.db", keep_bytes=3_000_000)
+    for number in range(40):
+        file.save([call(at=number, request=b"%d" % number * 50_000)])
+    gone = file.retain(0)
+    reader = Reader(file.path)
+    assert gone + reader.count() == 40 and 20 <= reader.count() < 40
+    assert reader.record(40) is not None and reader.record(1) is None
+
+
 def test_parts_and_sessions_go_with_their_last_record(tmp_path: Path) -> None:
     file = opened(tmp_path / "records.db")
     old, new = (('{"messages":[{"role":"user","content":"%s"}]}' % (word * 40)).encode() for word in ("old", "new"))

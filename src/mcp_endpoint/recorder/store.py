@@ -22,7 +22,9 @@ from .parts import Piece, hashes
 FILE_MODE: Final = 0o600
 """Owner only: records hold what people said."""
 OLDEST: Final = 1000
-"""So many records go at a time when the file is too large."""
+"""At most so many records go at a time when the file is too large: short transactions."""
+SHARE: Final = 16
+"""And at most this part of them, one in SHARE: where records are large, a thousand may be all there are."""
 PAGE_BYTES: Final = 8192
 """Of a new file. A call of 300 bytes takes 26 less than with pages of 4096, where more of each stays empty."""
 BUSY_SECONDS: Final = 30.0
@@ -250,7 +252,7 @@ class Store:
         self._give_back()
         self.checkpoint()
 
-    def _drop_oldest(self, share: str = f"{OLDEST}") -> int:
+    def _drop_oldest(self, share: str = f"(SELECT count(*) / {SHARE} + 1 FROM record)") -> int:
         oldest = f"SELECT id FROM record ORDER BY id LIMIT min({OLDEST}, {share})"
         gone = self._connection.execute(f"DELETE FROM record WHERE id IN ({oldest})").rowcount
         self._sweep()
