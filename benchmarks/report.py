@@ -149,7 +149,7 @@ catalog, deadlines, bounds, counters, log. Every answer's id, nonce and payload 
 {budgets(results)}
 
 Measured by programs of their own, each beside a direct call in the same run: MCP over HTTP (`mcp_over_http.py`), the gateway
-(`gateway.py`), servers the house brings (`providers.py`), sessions opened and dropped (`sessions.py`).
+(`gateway.py`), managed servers (`providers.py`), sessions opened and dropped (`sessions.py`).
 
 ## Figures · 数据
 

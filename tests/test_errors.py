@@ -1,4 +1,4 @@
-"""errors: the tables of codes and goodbyes."""
+"""errors: the tables of codes and close reasons."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_code_that_mcp_uses_for_a_missing_resource_is_never_ours() -> None:
 
 
 @pytest.mark.parametrize("name", CLOSE_REASONS)
-def test_every_goodbye_fits_a_close_frame(name: str) -> None:
+def test_every_close_reason_fits_a_close_frame(name: str) -> None:
     """RFC 6455 §5.5.1: two bytes of code and at most 123 of reason; 1005, 1006 and 1015 are never sent."""
     close_reason = CLOSE_REASONS[name]
     assert close_reason.reason.isascii()

@@ -1,4 +1,4 @@
-"""The porter: which token opens which endpoint, from where, and how often a bad one may be shown."""
+"""Admission: which token opens which endpoint, from where, and how often a bad one may be shown."""
 
 from __future__ import annotations
 

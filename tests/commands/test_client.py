@@ -250,7 +250,7 @@ async def test_an_answer_without_any_result_is_none() -> None:
         assert await attached.call("x", {}) == ("null", False, "null")
 
 
-async def test_a_server_that_ends_the_link_is_told_with_its_goodbye() -> None:
+async def test_a_server_that_ends_the_link_is_told_with_its_close() -> None:
     async def end(link: ServerConnection, message: dict[str, Any]) -> None:
         await link.close(1012, "restarting")
 

@@ -21,7 +21,7 @@ from echo import PATH, echoing
 from loguru import logger
 
 ROOT = Path(__file__).resolve().parents[2]
-HOUSE = ROOT / ".venv-autobahn"
+VENV = ROOT / ".venv-autobahn"
 SUITE = "autobahntestsuite==25.10.1"
 VIRTUALENV = "virtualenv==20.15.1"
 """The last that makes environments for Python 2.7."""
@@ -51,7 +51,7 @@ def pythons() -> Iterator[str]:
 
 def suite() -> Path:
     """The fuzzing client's program, installed into its own environment if it is not there yet."""
-    program = HOUSE / "bin" / "wstest"
+    program = VENV / "bin" / "wstest"
     if program.exists():
         return program
     python = next(pythons(), None)
@@ -62,8 +62,8 @@ def suite() -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         tools = Path(folder) / "bin"
         subprocess.run([tools / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", VIRTUALENV], check=True)
-        subprocess.run([tools / "virtualenv", "-q", "-p", python, HOUSE], check=True)
-    subprocess.run([HOUSE / "bin" / "pip", "install", "-q", "--disable-pip-version-check", SUITE], check=True)
+        subprocess.run([tools / "virtualenv", "-q", "-p", python, VENV], check=True)
+    subprocess.run([VENV / "bin" / "pip", "install", "-q", "--disable-pip-version-check", SUITE], check=True)
     return program
 
 

@@ -15,7 +15,7 @@ from mcp_endpoint.settings.schema import Config, DialSettings, Providers, Securi
 SMALL = Path(__file__).parents[1] / "support" / "small_server.py"
 
 
-async def test_an_empty_house_says_the_next_command(tmp_path: Path) -> None:
+async def test_a_server_without_tools_says_the_next_command(tmp_path: Path) -> None:
     async with console(root=tmp_path) as (_, visitor):
         page = (await visitor.get("/console", headers=PAGE | BEARER)).text
         assert "Nobody is here yet" in page and "mcp-endpoint pipe -- python server.py" in page

@@ -1,4 +1,4 @@
-"""Code inside the house lists and calls tools, and is told when it cannot."""
+"""An in-process consumer lists and calls tools, and receives the errors of those it cannot call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Quiet:
     def tell(self, event: str, shown: str, **fields: object) -> None: ...
 
 
-def broker(limits: Limits) -> Broker:
+def new_broker(limits: Limits) -> Broker:
     loop = asyncio.get_running_loop()
     return Broker(EndpointSettings(), limits, clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
 
@@ -75,40 +75,40 @@ def local(broker: Broker, limits: Limits, **options: Any) -> Local:
 
 async def test_tools_are_listed_and_called_as_a_device_would() -> None:
     limits = Limits()
-    house = broker(limits)
-    tool = Tool(house, ["add"], {"tools/call": lambda params: {"result": {"content": [], "said": params["arguments"]}}})
-    inside = local(house, limits)
+    broker = new_broker(limits)
+    tool = Tool(broker, ["add"], {"tools/call": lambda params: {"result": {"content": [], "said": params["arguments"]}}})
+    inside = local(broker, limits)
     assert [found.name for found in await inside.tools()] == ["add"]
     assert json.loads(await inside.call("add", {"a": "1"})) == {"content": [], "said": {"a": "1"}}
     assert [frame["method"] for frame in tool.heard].count("initialize") == 1
     inside.close(1000, "done")
-    assert house.consumers == 0
+    assert broker.consumers == 0
 
 
 async def test_all_pages_of_a_list_are_read() -> None:
     limits = Limits(list_page_bytes=4096, http_answer_bytes=5000)
-    house = broker(limits)
+    broker = new_broker(limits)
     names = [f"tool_{number}_{'x' * 500}" for number in range(20)]
-    Tool(house, names[:10])
-    other = Tool(house, names[10:])
+    Tool(broker, names[:10])
+    other = Tool(broker, names[10:])
     other.party.server_id = "other"
-    assert [found.name for found in await local(house, limits).tools()] == names
+    assert [found.name for found in await local(broker, limits).tools()] == names
 
 
 async def test_a_list_that_is_none_fails() -> None:
     limits = Limits()
-    house = broker(limits)
-    Tool(house, [], {"tools/list": lambda _: {"result": {"tools": 7}}})
+    broker = new_broker(limits)
+    Tool(broker, [], {"tools/list": lambda _: {"result": {"tools": 7}}})
     with pytest.raises(Failed, match="list of tools is not a list"):
-        await local(house, limits, only="").tools()
+        await local(broker, limits, only="").tools()
 
 
 async def test_an_error_of_the_tool_is_raised_with_its_code_and_data() -> None:
     limits = Limits()
-    house = broker(limits)
-    Tool(house, ["add"], {"tools/call": lambda _: {"error": {"code": 7, "message": "no", "data": [1]}}})
+    broker = new_broker(limits)
+    Tool(broker, ["add"], {"tools/call": lambda _: {"error": {"code": 7, "message": "no", "data": [1]}}})
     with pytest.raises(Failed) as caught:
-        await local(house, limits).call("add", {})
+        await local(broker, limits).call("add", {})
     assert (caught.value.code, caught.value.message, caught.value.data) == (7, "no", [1])
     assert not caught.value.undelivered
 
@@ -116,9 +116,9 @@ async def test_an_error_of_the_tool_is_raised_with_its_code_and_data() -> None:
 @pytest.mark.parametrize("error", ["no", {"code": "7"}, {"code": None, "message": "no"}])
 async def test_an_error_in_a_form_of_the_tools_own_is_raised_and_harms_nobody(error: Any) -> None:
     limits = Limits()
-    house = broker(limits)
-    Tool(house, ["add"], {"tools/call": lambda _: {"error": error}})
-    inside = local(house, limits)
+    broker = new_broker(limits)
+    Tool(broker, ["add"], {"tools/call": lambda _: {"error": error}})
+    inside = local(broker, limits)
     with pytest.raises(Failed) as caught:
         await inside.call("add", {})
     assert caught.value.code == -32603
@@ -128,9 +128,9 @@ async def test_an_error_in_a_form_of_the_tools_own_is_raised_and_harms_nobody(er
 async def test_any_answer_that_was_carried_arrives_however_deep_it_is() -> None:
     """What the heart could read is read again: never an exception within the frame of a provider."""
     limits = Limits()
-    house = broker(limits)
-    tool = Tool(house, ["add"])
-    inside = local(house, limits)
+    broker = new_broker(limits)
+    tool = Tool(broker, ["add"])
+    inside = local(broker, limits)
     for depth in (*range(850, 1010), 0):
         result = b'{"n":%b}' % (b"[" * depth + b"]" * depth)
         tool.heard.clear()
@@ -146,7 +146,7 @@ async def test_any_answer_that_was_carried_arrives_however_deep_it_is() -> None:
 async def test_an_empty_endpoint_says_that_nobody_was_reached() -> None:
     limits = Limits()
     with pytest.raises(Failed) as caught:
-        await local(broker(limits), limits).call("add", {})
+        await local(new_broker(limits), limits).call("add", {})
     assert caught.value.code == -32001
     assert caught.value.undelivered
 
@@ -154,9 +154,9 @@ async def test_an_empty_endpoint_says_that_nobody_was_reached() -> None:
 async def test_a_caller_that_retries_at_once_does_not_stop_the_loop() -> None:
     """The endpoint answers within the call: without a turn of the loop the tool could never come."""
     limits = Limits()
-    house = broker(limits)
-    inside = local(house, limits)
-    asyncio.get_running_loop().call_later(0.05, Tool, house, ["add"], {"tools/call": lambda _: {"result": {"content": []}}})
+    broker = new_broker(limits)
+    inside = local(broker, limits)
+    asyncio.get_running_loop().call_later(0.05, Tool, broker, ["add"], {"tools/call": lambda _: {"result": {"content": []}}})
     for _ in range(1_000_000):
         try:
             assert await inside.call("add", {})
@@ -167,12 +167,12 @@ async def test_a_caller_that_retries_at_once_does_not_stop_the_loop() -> None:
 
 async def test_a_tool_that_dies_in_mid_call_may_have_run() -> None:
     limits = Limits()
-    house = broker(limits)
-    tool = Tool(house, ["add"])
-    inside = local(house, limits)
+    broker = new_broker(limits)
+    tool = Tool(broker, ["add"])
+    inside = local(broker, limits)
     calling = asyncio.create_task(inside.call("add", {}))
     await tool.hears("tools/call")
-    house.detach(tool.party, 1006, "")
+    broker.detach(tool.party, 1006, "")
     with pytest.raises(Failed) as caught:
         await calling
     assert caught.value.code == -32003
@@ -181,22 +181,22 @@ async def test_a_tool_that_dies_in_mid_call_may_have_run() -> None:
 
 async def test_whoever_stops_waiting_cancels_the_call() -> None:
     limits = Limits()
-    house = broker(limits)
-    tool = Tool(house, ["add"])
-    inside = local(house, limits)
+    broker = new_broker(limits)
+    tool = Tool(broker, ["add"])
+    inside = local(broker, limits)
     calling = asyncio.create_task(inside.call("add", {}))
     asked = await tool.hears("tools/call")
     calling.cancel()
     assert (await tool.hears("notifications/cancelled"))["params"]["requestId"] == asked["id"]
     tool.says({"id": asked["id"], "result": {}})  # too late, and nobody minds
-    assert house.in_flight == 0
+    assert broker.in_flight == 0
 
 
 async def test_leaving_fails_what_is_waited_for_and_the_next_request_comes_back() -> None:
     limits = Limits()
-    house = broker(limits)
-    tool = Tool(house, ["add"])
-    inside = local(house, limits)
+    broker = new_broker(limits)
+    tool = Tool(broker, ["add"])
+    inside = local(broker, limits)
     calling = asyncio.create_task(inside.call("add", {}))
     await tool.hears("tools/call")
     inside.close(1001, "going away")
@@ -208,32 +208,32 @@ async def test_leaving_fails_what_is_waited_for_and_the_next_request_comes_back(
 
 async def test_a_draining_server_takes_no_new_work_from_inside_either() -> None:
     limits = Limits()
-    house = broker(limits)
-    Tool(house, ["add"])
-    house.drain()
-    inside = local(house, limits)
+    broker = new_broker(limits)
+    Tool(broker, ["add"])
+    broker.drain()
+    inside = local(broker, limits)
     for _ in range(2):
         with pytest.raises(Failed) as caught:
             await inside.call("add", {})
         assert caught.value.code == -32005
-    assert house.consumers == 0
+    assert broker.consumers == 0
 
 
-async def test_an_answer_larger_than_the_house_takes_fails_and_says_so() -> None:
+async def test_an_answer_larger_than_the_limit_fails_and_says_so() -> None:
     limits = Limits(http_answer_bytes=4096)
-    house = broker(limits)
-    Tool(house, ["add"], {"tools/call": lambda _: {"result": {"text": "x" * 5000}}})
+    broker = new_broker(limits)
+    Tool(broker, ["add"], {"tools/call": lambda _: {"result": {"text": "x" * 5000}}})
     with pytest.raises(Failed) as caught:
-        await local(house, limits).call("add", {})
+        await local(broker, limits).call("add", {})
     assert caught.value.code == -32007
 
 
 async def test_changes_of_the_list_are_told() -> None:
     limits = Limits(list_changed_seconds=0.001)
-    house = broker(limits)
-    tool = Tool(house, ["add"])
+    broker = new_broker(limits)
+    tool = Tool(broker, ["add"])
     told: asyncio.Queue[str] = asyncio.Queue()
-    inside = local(house, limits, changed=told.put_nowait)
+    inside = local(broker, limits, changed=told.put_nowait)
     await inside.tools()
     tool.answers["tools/list"] = lambda _: {"result": {"tools": [{"name": "sub", "inputSchema": {}}]}}
     tool.says({"method": "notifications/tools/list_changed"})
@@ -244,7 +244,7 @@ async def test_changes_of_the_list_are_told() -> None:
 
 async def test_what_nobody_asked_for_goes_nowhere() -> None:
     limits = Limits()
-    inside = local(broker(limits), limits)
+    inside = local(new_broker(limits), limits)
     inside.send(b'{"jsonrpc":"2.0","id":1,"result":{}}')
     inside.send(b'{"jsonrpc":"2.0","id":"1",', b'"result":{}}')
     inside.send(b'{"jsonrpc":"2.0","id":1,"method":"roots/list"}')

@@ -1,4 +1,4 @@
-"""The broker with a clock that stands still: endpoints by name, one timer for all deadlines, farewells that are remembered."""
+"""The broker with a clock that stands still: endpoints by name, one timer for all deadlines, last closes that are remembered."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_equal_names_of_different_kinds_of_tokens_are_different_endpoints() -> N
     assert not tool.heard and device.heard[0]["error"]["code"] == -32001
 
 
-def test_an_endpoint_without_links_is_forgotten_and_its_farewell_is_not() -> None:
+def test_an_endpoint_without_links_is_forgotten_and_its_last_close_is_not() -> None:
     stage = Stage()
     tool = stage.tool()
     stage.leaves(tool, 1001)
@@ -130,7 +130,7 @@ def test_an_endpoint_without_links_is_forgotten_and_its_farewell_is_not() -> Non
     assert not stage.broker.endpoints and stage.broker.consumers == stage.broker.providers == 0
 
 
-def test_farewells_are_bounded_and_the_oldest_goes_first() -> None:
+def test_last_closes_are_bounded_and_the_oldest_goes_first() -> None:
     stage = Stage(Limits(remembered_endpoints=2))
     for name in ("agent:a", "agent:b", "agent:c"):
         stage.leaves(stage.tool(name))
@@ -142,7 +142,7 @@ def test_farewells_are_bounded_and_the_oldest_goes_first() -> None:
     assert "never connected" in device.heard[0]["error"]["data"]["hint"]
 
 
-def test_the_farewell_of_an_endpoint_that_is_there_again_is_told_with_it() -> None:
+def test_the_last_close_of_an_endpoint_that_is_there_again_is_told_with_it() -> None:
     stage = Stage()
     stage.leaves(stage.tool("agent:a"))
     stage.leaves(stage.tool("agent:b"))
@@ -313,7 +313,7 @@ def test_whatever_is_asked_and_answered_one_timer_wakes_everybody_in_time(steps:
 
 
 class Faulty(Peer):
-    """A link within the house that has a mistake in it."""
+    """An in-process link with a bug."""
 
     closed = 0
 
@@ -345,7 +345,7 @@ def test_a_fault_in_taking_an_answer_ends_its_consumer_and_not_who_answered(kind
     assert faulty.closed == 1011 and stage.told[0] == "fault"
 
 
-def test_a_fault_of_a_consumer_within_the_house_ends_it_and_never_reaches_who_sent() -> None:
+def test_a_fault_of_an_in_process_consumer_ends_it_and_never_reaches_who_sent() -> None:
     stage = Stage()
     faulty, healthy, tool = Faulty(), Peer(), Peer()
     stage.broker.attach_consumer("agent:a", "a", faulty, in_process=True)

@@ -43,7 +43,7 @@ def tools(*names: str) -> list[Tool]:
     return [tool(name) for name in names]
 
 
-class House:
+class CatalogPlay:
     """A catalog and who brought what, in order of attaching."""
 
     def __init__(self, limit: int = 512, page_bytes: int = 256 * KIB) -> None:
@@ -186,22 +186,22 @@ def test_server_ids_without_end_are_kept_apart_and_not_remembered() -> None:
 
 @pytest.mark.row("D4", "U11", "U17")
 def test_the_first_owner_keeps_the_bare_name_and_the_second_gets_its_label_before_it() -> None:
-    house = House()
-    one, two = house.brings("calc", "add", "查询"), house.brings("weather", "add", "rain")
-    assert house.names() == ["add", "查询", "weather__add", "rain"]
-    assert house.answers("add") == house.answers("查询") == [one]
-    assert house.answers("weather__add") == house.answers("rain") == [two]
-    assert house.catalog.owners["weather__add"] == ("weather", "add")
+    play = CatalogPlay()
+    one, two = play.brings("calc", "add", "查询"), play.brings("weather", "add", "rain")
+    assert play.names() == ["add", "查询", "weather__add", "rain"]
+    assert play.answers("add") == play.answers("查询") == [one]
+    assert play.answers("weather__add") == play.answers("rain") == [two]
+    assert play.catalog.owners["weather__add"] == ("weather", "add")
 
 
 def test_a_renamed_definition_keeps_every_other_byte() -> None:
-    house = House()
-    house.brings("a", "add")
+    play = CatalogPlay()
+    play.brings("a", "add")
     definition = '{ "title" : "加", "name" : "\\u0061dd" , "x": 1.00, "annotations":{"name":"add"}}'.encode()
     made = read_tool(definition)
     assert made is not None
-    house.brings("b", made)
-    assert definition.replace(b'"\\u0061dd"', b'"b__add"') in house.catalog.pages()[0]
+    play.brings("b", made)
+    assert definition.replace(b'"\\u0061dd"', b'"b__add"') in play.catalog.pages()[0]
 
 
 @pytest.mark.row("U17")
@@ -215,21 +215,21 @@ def test_a_joined_name_is_at_most_64_characters_and_differs_where_the_wholes_dif
 
 
 def test_a_joined_name_that_somebody_bears_already_gets_a_digest() -> None:
-    house = House()
-    house.brings("a", "add", "b__add")
-    two = house.brings("b", "add")
-    names = house.names()
+    play = CatalogPlay()
+    play.brings("a", "add", "b__add")
+    two = play.brings("b", "add")
+    names = play.names()
     assert names[:2] == ["add", "b__add"]
     assert re.fullmatch("b__add_[0-9a-f]{6}", names[2])
-    assert house.answers(names[2]) == [two]
+    assert play.answers(names[2]) == [two]
 
 
 def test_a_tool_whose_every_name_is_taken_has_none_rather_than_somebody_elses() -> None:
-    house = House()
-    house.brings("a", "add", "b__add")
-    house.brings("b", "add")
-    taken = house.names()
-    rude = House()
+    play = CatalogPlay()
+    play.brings("a", "add", "b__add")
+    play.brings("b", "add")
+    taken = play.names()
+    rude = CatalogPlay()
     one = rude.brings("a", *taken)
     rude.brings("b", "add", "own")
     assert rude.names() == [*taken, "own"]
@@ -240,72 +240,72 @@ def test_a_tool_whose_every_name_is_taken_has_none_rather_than_somebody_elses() 
 @pytest.mark.row("D4")
 def test_a_name_means_the_same_tool_until_the_end_also_when_its_owner_has_left() -> None:
     """Owner away: nobody answers under its name; never another server's tool (§3.2)."""
-    house = House()
-    one = house.brings("calc", "add")
-    two = house.brings("weather", "add")
-    assert house.names() == ["add", "weather__add"]
-    house.catalog.leave(one, 10.0)
-    assert house.answers("add") == []
-    assert house.names() == ["add", "weather__add"]
-    assert house.catalog.sweep(10.0)
-    assert house.names() == ["weather__add"]
-    assert house.answers("weather__add") == [two]
-    three = house.brings("third", "add")
-    assert house.names() == ["weather__add", "third__add"]
-    back = house.brings("calc", "add")
-    assert house.names() == ["weather__add", "third__add", "add"]
-    assert house.answers("add") == [back]
-    assert house.answers("third__add") == [three]
+    play = CatalogPlay()
+    one = play.brings("calc", "add")
+    two = play.brings("weather", "add")
+    assert play.names() == ["add", "weather__add"]
+    play.catalog.leave(one, 10.0)
+    assert play.answers("add") == []
+    assert play.names() == ["add", "weather__add"]
+    assert play.catalog.sweep(10.0)
+    assert play.names() == ["weather__add"]
+    assert play.answers("weather__add") == [two]
+    three = play.brings("third", "add")
+    assert play.names() == ["weather__add", "third__add"]
+    back = play.brings("calc", "add")
+    assert play.names() == ["weather__add", "third__add", "add"]
+    assert play.answers("add") == [back]
+    assert play.answers("third__add") == [three]
 
 
 def test_a_provider_that_renames_its_tools_for_ever_comes_to_an_end() -> None:
-    house = House(limit=2)
-    who = house.comes()
+    play = CatalogPlay(limit=2)
+    who = play.comes()
     for n in range(3 * NAMES_PER_TOOL):
-        house.brings("a", f"x{n}", f"y{n}", who=who)
-        house.catalog.settle()
-        house.catalog.called |= dict.fromkeys(house.catalog.owners)
-    assert len(house.catalog.owners) == len(house.catalog.exported) == 2 * NAMES_PER_TOOL
-    assert house.names() == [] and house.catalog.full
-    house.brings("a", "x0", who=who)
-    assert house.names() == ["x0"] and not house.catalog.full
+        play.brings("a", f"x{n}", f"y{n}", who=who)
+        play.catalog.settle()
+        play.catalog.called |= dict.fromkeys(play.catalog.owners)
+    assert len(play.catalog.owners) == len(play.catalog.exported) == 2 * NAMES_PER_TOOL
+    assert play.names() == [] and play.catalog.full
+    play.brings("a", "x0", who=who)
+    assert play.names() == ["x0"] and not play.catalog.full
 
 
 def test_names_that_nobody_ever_called_are_given_anew_when_none_is_left() -> None:
-    house = House(limit=2)
-    who = house.comes()
+    play = CatalogPlay(limit=2)
+    who = play.comes()
     for n in range(NAMES_PER_TOOL):
-        house.brings("a", f"x{n}", f"y{n}", who=who)
-        house.catalog.settle()
-    house.catalog.called |= {"x0": None}
-    house.brings("a", "x1", "z", who=who)
-    assert house.names() == ["x1", "z"] and not house.catalog.full
-    assert list(house.catalog.owners) == ["x0", "x1", "z"]
-    house.brings("b", "x0", "y0", who=who)
-    assert house.names() == ["b__x0", "y0"], "what was called keeps its meaning, what never was is free"
+        play.brings("a", f"x{n}", f"y{n}", who=who)
+        play.catalog.settle()
+    play.catalog.called |= {"x0": None}
+    play.brings("a", "x1", "z", who=who)
+    assert play.names() == ["x1", "z"] and not play.catalog.full
+    assert list(play.catalog.owners) == ["x0", "x1", "z"]
+    play.brings("b", "x0", "y0", who=who)
+    assert play.names() == ["b__x0", "y0"], "what was called keeps its meaning, what never was is free"
 
 
 def test_names_are_plain_while_one_label_owns_them_all_under_their_own_name() -> None:
-    house = House()
-    assert house.catalog.plain_for("a")
-    house.brings("a", "add", "sub")
-    assert house.catalog.plain_for("b")  # nobody has needed a name yet
-    house.catalog.settle()
-    assert house.catalog.plain_for("a")
-    assert not house.catalog.plain_for("b")
-    house.brings("b", "rain")
-    house.catalog.settle()
-    assert not house.catalog.plain_for("a")
+    play = CatalogPlay()
+    assert play.catalog.plain_for("a")
+    play.brings("a", "add", "sub")
+    assert play.catalog.plain_for("b")  # nobody has needed a name yet
+    play.catalog.settle()
+    assert play.catalog.plain_for("a")
+    assert not play.catalog.plain_for("b")
+    play.brings("b", "rain")
+    play.catalog.settle()
+    assert not play.catalog.plain_for("a")
 
 
 def test_names_that_had_to_be_changed_are_not_plain() -> None:
-    house = House()
-    one = house.brings("a", "add")
-    house.brings("b", "add")
-    house.catalog.settle()
-    house.catalog.leave(one, 0.0)
-    house.catalog.sweep(0.0)
-    assert not house.catalog.plain_for("b")
+    play = CatalogPlay()
+    one = play.brings("a", "add")
+    play.brings("b", "add")
+    play.catalog.settle()
+    play.catalog.leave(one, 0.0)
+    play.catalog.sweep(0.0)
+    assert not play.catalog.plain_for("b")
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------------
@@ -314,161 +314,161 @@ def test_names_that_had_to_be_changed_are_not_plain() -> None:
 @pytest.mark.row("D3", "U12")
 def test_of_replicas_the_newest_answers_and_the_older_resumes_when_it_leaves() -> None:
     """A tool that reconnects before its old link is reaped is there at once, and the old link's end does not take it away."""
-    house = House()
-    old = house.brings("calc", "add")
-    new = house.brings("calc", "add")
-    assert house.names() == ["add"]
-    assert house.answers("add") == [new, old]
-    house.catalog.leave(new, 0.0)
-    assert house.answers("add") == [old]
-    again = house.brings("calc", "add")
-    house.catalog.leave(old, 0.0)
-    assert house.answers("add") == [again]
-    assert house.names() == ["add"]
+    play = CatalogPlay()
+    old = play.brings("calc", "add")
+    new = play.brings("calc", "add")
+    assert play.names() == ["add"]
+    assert play.answers("add") == [new, old]
+    play.catalog.leave(new, 0.0)
+    assert play.answers("add") == [old]
+    again = play.brings("calc", "add")
+    play.catalog.leave(old, 0.0)
+    assert play.answers("add") == [again]
+    assert play.names() == ["add"]
 
 
 @pytest.mark.row("U14")
 def test_a_replica_whose_last_call_timed_out_is_second_choice() -> None:
-    house = House()
-    old, new = house.brings("calc", "add"), house.brings("calc", "add")
+    play = CatalogPlay()
+    old, new = play.brings("calc", "add"), play.brings("calc", "add")
     new.doubtful = True
-    assert house.answers("add") == [old, new]
+    assert play.answers("add") == [old, new]
     old.doubtful = True
-    assert house.answers("add") == [new, old]
+    assert play.answers("add") == [new, old]
     new.doubtful = False
-    assert house.answers("add") == [new, old]
-    house.catalog.leave(old, 0.0)
+    assert play.answers("add") == [new, old]
+    play.catalog.leave(old, 0.0)
     new.doubtful = True
-    assert house.answers("add") == [new]
+    assert play.answers("add") == [new]
 
 
 @pytest.mark.row("U14")
 def test_another_definition_is_a_fall_back_also_when_the_newest_is_in_doubt() -> None:
     """Same label, another definition: the newest wins the name (§3.2), and a doubt does not change what the name means."""
-    house = House()
-    other = house.brings("calc", tool("add", "other"))
-    same, new = house.brings("calc", tool("add")), house.brings("calc", tool("add"))
-    assert house.answers("add") == [new, same, other]
+    play = CatalogPlay()
+    other = play.brings("calc", tool("add", "other"))
+    same, new = play.brings("calc", tool("add")), play.brings("calc", tool("add"))
+    assert play.answers("add") == [new, same, other]
     new.doubtful = True
-    assert house.answers("add") == [same, new, other]
+    assert play.answers("add") == [same, new, other]
     same.doubtful = True
-    assert house.answers("add") == [new, same, other]
-    house.catalog.leave(same, 0.0)
-    house.catalog.leave(new, 0.0)
-    assert house.answers("add") == [other]
+    assert play.answers("add") == [new, same, other]
+    play.catalog.leave(same, 0.0)
+    play.catalog.leave(new, 0.0)
+    assert play.answers("add") == [other]
 
 
 def test_the_newest_that_has_not_left_describes_the_tool_at_its_old_place() -> None:
-    house = House()
-    old = house.brings("calc", tool("add", "old"), "sub")
-    middle = house.brings("calc", tool("add", "middle"))
-    new = house.brings("calc", tool("add", "new"))
+    play = CatalogPlay()
+    old = play.brings("calc", tool("add", "old"), "sub")
+    middle = play.brings("calc", tool("add", "middle"))
+    new = play.brings("calc", tool("add", "new"))
 
     def described() -> list[str]:
-        assert house.names() == ["add", "sub"]
-        return [definition["description"] for definition in house.list()]
+        assert play.names() == ["add", "sub"]
+        return [definition["description"] for definition in play.list()]
 
     assert described() == ["new", ""]
-    house.catalog.leave(new, 0.0)
+    play.catalog.leave(new, 0.0)
     assert described() == ["middle", ""]
-    house.catalog.leave(old, 0.0)
+    play.catalog.leave(old, 0.0)
     assert described() == ["middle", ""]
-    house.catalog.leave(middle, 0.0)
+    play.catalog.leave(middle, 0.0)
     assert described() == ["new", ""]
 
 
 def test_replicas_may_have_different_tools() -> None:
-    house = House()
-    old, new = house.brings("calc", "add", "sub"), house.brings("calc", "add", "mul")
-    assert house.names() == ["add", "sub", "mul"]
-    assert (house.answers("sub"), house.answers("mul")) == ([old], [new])
+    play = CatalogPlay()
+    old, new = play.brings("calc", "add", "sub"), play.brings("calc", "add", "mul")
+    assert play.names() == ["add", "sub", "mul"]
+    assert (play.answers("sub"), play.answers("mul")) == ([old], [new])
 
 
 # -- coming, changing, leaving -----------------------------------------------------------------------------------------------
 
 
 def test_what_a_provider_brings_anew_takes_the_place_of_what_it_brought_before() -> None:
-    house = House()
-    who = house.brings("calc", "add", "sub")
-    house.brings("weather", "rain")
-    house.brings("calc", "sub", "mul", who=who)
-    assert house.names() == ["sub", "mul", "rain"]
-    shelf = house.catalog.shelf_of(who)
+    play = CatalogPlay()
+    who = play.brings("calc", "add", "sub")
+    play.brings("weather", "rain")
+    play.brings("calc", "sub", "mul", who=who)
+    assert play.names() == ["sub", "mul", "rain"]
+    shelf = play.catalog.shelf_of(who)
     assert shelf is not None
     assert list(shelf.tools) == ["sub", "mul"]
-    assert house.catalog.shelf_of(house.comes()) is None
+    assert play.catalog.shelf_of(play.comes()) is None
 
 
 def test_a_shelf_that_was_left_makes_room_for_the_same_label_only() -> None:
-    house = House()
-    calc, rain = house.brings("calc", "add", "sub"), house.brings("weather", "rain")
-    house.catalog.leave(calc, 0.0)
-    house.catalog.leave(rain, 0.0)
-    house.brings("calc", "add")
-    assert house.names() == ["rain", "add"]
+    play = CatalogPlay()
+    calc, rain = play.brings("calc", "add", "sub"), play.brings("weather", "rain")
+    play.catalog.leave(calc, 0.0)
+    play.catalog.leave(rain, 0.0)
+    play.brings("calc", "add")
+    assert play.names() == ["rain", "add"]
 
 
 def test_a_shelf_stays_until_it_is_swept() -> None:
-    house = House()
-    one, two = house.brings("a", "x"), house.brings("b", "y")
-    house.catalog.leave(one, 5.0)
-    house.catalog.leave(two, 7.0)
-    house.catalog.leave(house.comes(), 8.0)
-    assert not house.catalog.sweep(4.9)
-    assert house.names() == ["x", "y"]
-    assert house.catalog.sweep(5.0)
-    assert house.names() == ["y"]
-    assert house.catalog.sweep(8.0)
-    assert house.names() == []
-    assert not house.catalog.sweep(9.0)
-    assert not house.catalog.shelves
+    play = CatalogPlay()
+    one, two = play.brings("a", "x"), play.brings("b", "y")
+    play.catalog.leave(one, 5.0)
+    play.catalog.leave(two, 7.0)
+    play.catalog.leave(play.comes(), 8.0)
+    assert not play.catalog.sweep(4.9)
+    assert play.names() == ["x", "y"]
+    assert play.catalog.sweep(5.0)
+    assert play.names() == ["y"]
+    assert play.catalog.sweep(8.0)
+    assert play.names() == []
+    assert not play.catalog.sweep(9.0)
+    assert not play.catalog.shelves
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------------
 
 
 def test_tools_beyond_the_limit_are_left_out_and_counted() -> None:
-    house = House(limit=3)
-    first, second = house.comes(), house.comes()
-    assert house.catalog.put(first, "a", 1, tools("p", "q")) == 0
-    assert house.catalog.put(second, "b", 2, tools("r", "s", "t", "s")) == 2
-    assert house.names() == ["p", "q", "r"]
-    assert house.catalog.put(first, "a", 1, tools("p", "q", "u")) == 1
-    assert house.catalog.put(first, "a", 1, tools("p")) == 0
-    assert house.catalog.put(second, "b", 2, tools("r", "s", "t")) == 1
-    assert house.names() == ["p", "r", "s"]
+    play = CatalogPlay(limit=3)
+    first, second = play.comes(), play.comes()
+    assert play.catalog.put(first, "a", 1, tools("p", "q")) == 0
+    assert play.catalog.put(second, "b", 2, tools("r", "s", "t", "s")) == 2
+    assert play.names() == ["p", "q", "r"]
+    assert play.catalog.put(first, "a", 1, tools("p", "q", "u")) == 1
+    assert play.catalog.put(first, "a", 1, tools("p")) == 0
+    assert play.catalog.put(second, "b", 2, tools("r", "s", "t")) == 1
+    assert play.names() == ["p", "r", "s"]
 
 
 def test_replicas_and_those_who_left_take_no_room() -> None:
     """A tool that comes back while its old link still hangs brings all it had."""
-    house = House(limit=3)
-    old, new = house.comes(), house.comes()
-    assert house.catalog.put(old, "a", 1, tools("x", "y", "z")) == 0
-    assert house.catalog.put(new, "a", 2, tools("x", "y", "z", "more")) == 1
-    house.catalog.leave(old, 0.0)
-    assert house.names() == ["x", "y", "z"]
-    house.catalog.leave(new, 0.0)
-    assert house.catalog.put(house.comes(), "b", 3, tools("u", "v", "w")) == 0
+    play = CatalogPlay(limit=3)
+    old, new = play.comes(), play.comes()
+    assert play.catalog.put(old, "a", 1, tools("x", "y", "z")) == 0
+    assert play.catalog.put(new, "a", 2, tools("x", "y", "z", "more")) == 1
+    play.catalog.leave(old, 0.0)
+    assert play.names() == ["x", "y", "z"]
+    play.catalog.leave(new, 0.0)
+    assert play.catalog.put(play.comes(), "b", 3, tools("u", "v", "w")) == 0
 
 
 def test_what_is_replaced_takes_no_room() -> None:
-    house = House(limit=3)
-    who = house.brings("a", "p", "q", "r")
-    assert house.catalog.put(who, "a", 1, tools("x", "y", "z", "more")) == 1
-    assert house.names() == ["x", "y", "z"]
+    play = CatalogPlay(limit=3)
+    who = play.brings("a", "p", "q", "r")
+    assert play.catalog.put(who, "a", 1, tools("x", "y", "z", "more")) == 1
+    assert play.names() == ["x", "y", "z"]
 
 
 def test_a_name_that_stands_twice_in_one_list_is_one_tool() -> None:
-    house = House(limit=1)
-    assert house.catalog.put(house.comes(), "a", 1, [tool("x", "first"), tool("x", "second")]) == 0
-    assert [definition["description"] for definition in house.list()] == ["second"]
+    play = CatalogPlay(limit=1)
+    assert play.catalog.put(play.comes(), "a", 1, [tool("x", "first"), tool("x", "second")]) == 0
+    assert [definition["description"] for definition in play.list()] == ["second"]
 
 
 def test_a_tool_larger_than_a_page_is_left_out() -> None:
     """A page with it would never reach a device, and the list would end there."""
-    house = House(page_bytes=KIB)
-    assert house.catalog.put(house.comes(), "a", 1, [tool("x"), tool("huge", "x" * KIB), tool("y")]) == 1
-    assert house.names() == ["x", "y"]
+    play = CatalogPlay(page_bytes=KIB)
+    assert play.catalog.put(play.comes(), "a", 1, [tool("x"), tool("huge", "x" * KIB), tool("y")]) == 1
+    assert play.names() == ["x", "y"]
 
 
 # -- the list ----------------------------------------------------------------------------------------------------------------
@@ -495,16 +495,16 @@ def test_an_empty_catalog_is_one_empty_page() -> None:
 @pytest.mark.row("U15")
 def test_a_list_above_the_size_of_a_page_is_paged_and_below_it_is_not() -> None:
     """So that an answer stays below the 1 MiB of the real peers (contract 1.3)."""
-    house = House(page_bytes=KIB)
+    play = CatalogPlay(page_bytes=KIB)
     names = [f"tool{n}" for n in range(100)]
-    house.brings("a", *(tool(name, "x" * 40) for name in names))
-    found, results = read(house.catalog)
+    play.brings("a", *(tool(name, "x" * 40) for name in names))
+    found, results = read(play.catalog)
     assert found == names
     assert len(results) > 5
-    assert all(len(page) <= KIB + 2 for page in house.catalog.pages())
-    assert sum(len(page) for page in house.catalog.pages()) > (len(results) - 1) * KIB * 0.8
-    house.brings("a", *names[:3], who=house.catalog.shelves[0].provider)
-    assert read(house.catalog) == (names[:3], [house.catalog.page(None, [])])
+    assert all(len(page) <= KIB + 2 for page in play.catalog.pages())
+    assert sum(len(page) for page in play.catalog.pages()) > (len(results) - 1) * KIB * 0.8
+    play.brings("a", *names[:3], who=play.catalog.shelves[0].provider)
+    assert read(play.catalog) == (names[:3], [play.catalog.page(None, [])])
 
 
 @pytest.mark.parametrize(
@@ -529,61 +529,61 @@ def test_a_list_above_the_size_of_a_page_is_paged_and_below_it_is_not() -> None:
     ],
 )
 def test_a_cursor_that_is_not_of_this_list_gives_the_list_from_its_start(cursor: str) -> None:
-    house = House(page_bytes=200)
-    house.brings("a", *(f"tool{n}" for n in range(7)))
-    assert house.catalog.revision == 1
-    assert len(house.catalog.pages()) == 3
-    assert json.loads(house.catalog.page(None, []))["nextCursor"] == "1.1"
-    assert house.catalog.page(cursor, []) == house.catalog.page(None, [])
-    assert house.catalog.page("1.1", []) != house.catalog.page("1.2", []) != house.catalog.page(None, [])
+    play = CatalogPlay(page_bytes=200)
+    play.brings("a", *(f"tool{n}" for n in range(7)))
+    assert play.catalog.revision == 1
+    assert len(play.catalog.pages()) == 3
+    assert json.loads(play.catalog.page(None, []))["nextCursor"] == "1.1"
+    assert play.catalog.page(cursor, []) == play.catalog.page(None, [])
+    assert play.catalog.page("1.1", []) != play.catalog.page("1.2", []) != play.catalog.page(None, [])
 
 
 def test_the_commas_count_for_the_size_of_a_page() -> None:
     size = len(tool("x").definition)
     for page_bytes, pages in ((3 * size + 1, 2), (3 * size + 2, 1)):
-        house = House(page_bytes=page_bytes)
-        house.brings("a", "x", "y", "z")
-        assert len(house.catalog.pages()) == pages
+        play = CatalogPlay(page_bytes=page_bytes)
+        play.brings("a", "x", "y", "z")
+        assert len(play.catalog.pages()) == pages
 
 
 def test_an_old_cursor_gives_the_new_list_from_its_start() -> None:
-    house = House(page_bytes=200)
-    house.brings("a", *(f"tool{n}" for n in range(7)))
-    cursor = json.loads(house.catalog.page(None, []))["nextCursor"]
-    house.brings("b", "more")
-    assert house.catalog.page(cursor, []) == house.catalog.page(None, [])
+    play = CatalogPlay(page_bytes=200)
+    play.brings("a", *(f"tool{n}" for n in range(7)))
+    cursor = json.loads(play.catalog.page(None, []))["nextCursor"]
+    play.brings("b", "more")
+    assert play.catalog.page(cursor, []) == play.catalog.page(None, [])
 
 
 def test_who_has_not_told_its_tools_in_time_is_named_beside_the_list() -> None:
-    house = House(page_bytes=200)
-    house.brings("a", *(f"tool{n}" for n in range(7)))
-    names, results = read(house.catalog, ["slow", "慢"])
+    play = CatalogPlay(page_bytes=200)
+    play.brings("a", *(f"tool{n}" for n in range(7)))
+    names, results = read(play.catalog, ["slow", "慢"])
     assert len(names) == 7
     assert [json.loads(result)["_meta"] for result in results] == [{"mcp-endpoint-server/missing": ["slow", "慢"]}] * len(results)
-    assert b"_meta" not in house.catalog.page(None, [])
+    assert b"_meta" not in play.catalog.page(None, [])
 
 
 def test_the_fingerprint_is_equal_exactly_when_the_list_is() -> None:
-    house = House()
-    empty = house.catalog.fingerprint()
-    who = house.brings("a", "x")
-    one = house.catalog.fingerprint()
-    replica = house.brings("a", "x")
-    assert house.catalog.fingerprint() == one != empty
-    house.brings("a", tool("x", "new words"), who=replica)
-    assert house.catalog.fingerprint() not in (one, empty)
-    house.catalog.leave(replica, 0.0)
-    assert house.catalog.fingerprint() == one
-    house.catalog.leave(who, 0.0)
-    house.catalog.sweep(0.0)
-    assert house.catalog.fingerprint() == empty
+    play = CatalogPlay()
+    empty = play.catalog.fingerprint()
+    who = play.brings("a", "x")
+    one = play.catalog.fingerprint()
+    replica = play.brings("a", "x")
+    assert play.catalog.fingerprint() == one != empty
+    play.brings("a", tool("x", "new words"), who=replica)
+    assert play.catalog.fingerprint() not in (one, empty)
+    play.catalog.leave(replica, 0.0)
+    assert play.catalog.fingerprint() == one
+    play.catalog.leave(who, 0.0)
+    play.catalog.sweep(0.0)
+    assert play.catalog.fingerprint() == empty
 
 
 def test_the_cut_between_pages_is_part_of_the_fingerprint() -> None:
     """A tool that moved to another page is another list for who reads by pages."""
-    wide, narrow = House(), House(page_bytes=100)
-    for house in (wide, narrow):
-        house.brings("a", "x", "y", "z")
+    wide, narrow = CatalogPlay(), CatalogPlay(page_bytes=100)
+    for play in (wide, narrow):
+        play.brings("a", "x", "y", "z")
     assert wide.catalog.fingerprint() != narrow.catalog.fingerprint()
 
 
@@ -596,7 +596,7 @@ NAMES = st.lists(st.sampled_from(["x", "y", "b__x", "c__y", "a__x", "z"]), max_s
 @given(st.lists(st.tuples(LABEL, NAMES), min_size=1, max_size=5), st.data())
 def test_the_order_in_which_lists_happen_to_arrive_does_not_matter(brought: list[tuple[str, list[str]]], data: st.DataObject) -> None:
     """Names follow the order of attaching (rule 3), and the same shelves give the same bytes (rule 4)."""
-    calm, hasty = House(), House()
+    calm, hasty = CatalogPlay(), CatalogPlay()
     for label, names in brought:
         calm.brings(label, *names)
     arrivals = [hasty.comes() for _ in brought]
@@ -611,8 +611,8 @@ def test_the_order_in_which_lists_happen_to_arrive_does_not_matter(brought: list
 @pytest.mark.row("D4")
 @given(st.data())
 def test_whatever_comes_and_goes_a_name_once_given_keeps_its_meaning(data: st.DataObject) -> None:
-    house = House(limit=data.draw(st.sampled_from([3, 512])), page_bytes=data.draw(st.sampled_from([60, 120, 256 * KIB])))
-    catalog = house.catalog
+    play = CatalogPlay(limit=data.draw(st.sampled_from([3, 512])), page_bytes=data.draw(st.sampled_from([60, 120, 256 * KIB])))
+    catalog = play.catalog
     here: list[Any] = []
     labels: dict[Any, str] = {}
     meanings: dict[str, tuple[str, str]] = {}
@@ -620,7 +620,7 @@ def test_whatever_comes_and_goes_a_name_once_given_keeps_its_meaning(data: st.Da
         match data.draw(st.sampled_from(["comes", "again", "leaves", "swept", "timed out"])):
             case "again" if here:
                 who = data.draw(st.sampled_from(here))
-                house.brings(labels[who], *data.draw(NAMES), who=who)
+                play.brings(labels[who], *data.draw(NAMES), who=who)
             case "leaves" if here:
                 who = here.pop(data.draw(st.integers(0, len(here) - 1)))
                 catalog.leave(who, float(now))
@@ -630,7 +630,7 @@ def test_whatever_comes_and_goes_a_name_once_given_keeps_its_meaning(data: st.Da
                 data.draw(st.sampled_from(here)).doubtful = True
             case _:
                 label = data.draw(LABEL)
-                who = house.brings(label, *data.draw(NAMES))
+                who = play.brings(label, *data.draw(NAMES))
                 here.append(who)
                 labels[who] = label
         if data.draw(st.booleans()):

@@ -922,7 +922,7 @@ def test_the_progress_of_a_question_goes_to_who_asked() -> None:
 
 
 def test_an_endpoint_tells_an_operator_who_is_there() -> None:
-    """Who is attached, in which state, with what, since when, and the last goodbye: ready for JSON, without a secret."""
+    """Who is attached, in which state, with what, since when, and the last close: ready for JSON, without a secret."""
     play = Play()
     calc, weather = play.merged(calc=["add"], weather=["add", "rain"])
     bare, device = play.tool(), play.ready_device("robot")

@@ -1,4 +1,4 @@
-"""Consumers and providers of the house itself, as plays of one endpoint: HTTP clients, the API, bridges to servers it keeps."""
+"""In-process consumers and managed providers, as plays of one endpoint: HTTP clients, the API, bridges to managed servers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CHANGED = notification("notifications/tools/list_changed")
 
 
 def guest(play: Play, **options: object) -> Actor:
-    """Somebody in the house, greeted."""
+    """An in-process consumer after its handshake."""
     actor = play.device(in_process=True, **options)
     actor.says(initialize(elicitation={}))
     return actor
 
 
-# -- the handshake of somebody in the house ------------------------------------------------------------------------------------
+# -- the handshake of an in-process consumer ------------------------------------------------------------------------------------
 
 
 def test_the_endpoint_itself_greets_the_tool_for_whoever_is_in_the_house() -> None:
@@ -36,7 +36,7 @@ def test_the_endpoint_itself_greets_the_tool_for_whoever_is_in_the_house() -> No
     assert asker.hear()["result"]["serverInfo"]["name"] == "calc"
 
 
-def test_a_call_of_somebody_in_the_house_is_carried_like_any_other() -> None:
+def test_a_call_of_an_in_process_consumer_is_carried_like_any_other() -> None:
     play = Play()
     tool = play.tool()
     asker = guest(play)
@@ -48,7 +48,7 @@ def test_a_call_of_somebody_in_the_house_is_carried_like_any_other() -> None:
     asker.hears(answer("a", sum=3))
 
 
-def test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take() -> None:
+def test_an_in_process_consumer_may_think_longer_than_a_call_may_take() -> None:
     play = Play(EndpointSettings(call_timeout=25.0), Limits(http_ask_seconds=120.0))
     tool = play.tool()
     asker = guest(play, ask_seconds=120.0)
@@ -66,7 +66,7 @@ def test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take() -> None
     asker.hears(answer("a", sum=3))
 
 
-def test_a_question_nobody_in_the_house_answers_ends_as_it_does_for_a_device() -> None:
+def test_a_request_no_in_process_consumer_answers_ends_as_it_does_for_a_device() -> None:
     play = Play()
     tool = play.tool()
     asker = guest(play, ask_seconds=120.0)
@@ -190,7 +190,7 @@ def test_the_list_of_one_label_is_paged_too() -> None:
     assert found == many
 
 
-# -- somebody in the house who is asked ----------------------------------------------------------------------------------------
+# -- requests to an in-process consumer ----------------------------------------------------------------------------------------
 
 REVISION = "2026-07-28"
 
@@ -242,8 +242,8 @@ def test_a_drain_waits_for_no_person() -> None:
 # -- who is there ----------------------------------------------------------------------------------------------------------
 
 
-class House:
-    """A broker whose house brings one provider to every endpoint as long as somebody asks there."""
+class Stage:
+    """A broker whose room attaches one provider to every endpoint as long as somebody asks there."""
 
     def __init__(self) -> None:
         self.play = Play()
@@ -275,37 +275,37 @@ class House:
         self.broker.detach(self.brought.pop().party, 1000, "nobody asks here")
 
 
-def test_the_house_brings_its_providers_with_the_first_consumer_and_takes_them_away_with_the_last() -> None:
-    house = House()
-    first = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
-    second = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play), in_process=True)
-    assert house.events == ["open"]
-    assert house.broker.endpoints["agent:kitchen"].providers[0].managed
-    house.broker.detach(first, 1000, "")
-    assert house.events == ["open"]
-    house.broker.detach(second, 1000, "")
-    assert house.events == ["open", "idle"]
-    assert not house.broker.endpoints and house.broker.providers == house.broker.consumers == 0
-    house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
-    assert house.events == ["open", "idle", "open"]
+def test_managed_providers_come_with_the_first_consumer_and_leave_with_the_last() -> None:
+    stage = Stage()
+    first = stage.broker.attach_consumer("agent:kitchen", "kitchen", Actor(stage.play))
+    second = stage.broker.attach_consumer("agent:kitchen", "kitchen", Actor(stage.play), in_process=True)
+    assert stage.events == ["open"]
+    assert stage.broker.endpoints["agent:kitchen"].providers[0].managed
+    stage.broker.detach(first, 1000, "")
+    assert stage.events == ["open"]
+    stage.broker.detach(second, 1000, "")
+    assert stage.events == ["open", "idle"]
+    assert not stage.broker.endpoints and stage.broker.providers == stage.broker.consumers == 0
+    stage.broker.attach_consumer("agent:kitchen", "kitchen", Actor(stage.play))
+    assert stage.events == ["open", "idle", "open"]
 
 
-def test_what_the_house_takes_away_when_nobody_asks_has_not_died() -> None:
-    house = House()
-    device = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
-    house.broker.detach(device, 1000, "")
-    assert house.broker.snapshot(detail=True)["left"] == []
+def test_managed_providers_that_leave_when_nobody_asks_have_not_died() -> None:
+    stage = Stage()
+    device = stage.broker.attach_consumer("agent:kitchen", "kitchen", Actor(stage.play))
+    stage.broker.detach(device, 1000, "")
+    assert stage.broker.snapshot(detail=True)["left"] == []
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_a_tool_that_dialled_in_keeps_its_endpoint_when_the_house_takes_its_own_away(stays: bool) -> None:
-    house = House()
-    tool = house.broker.attach_provider("agent:kitchen", "kitchen", Actor(house.play))
-    device = house.broker.attach_consumer("agent:kitchen", "kitchen", Actor(house.play))
+def test_a_tool_that_dialled_in_keeps_its_endpoint_when_the_managed_ones_leave(stays: bool) -> None:
+    stage = Stage()
+    tool = stage.broker.attach_provider("agent:kitchen", "kitchen", Actor(stage.play))
+    device = stage.broker.attach_consumer("agent:kitchen", "kitchen", Actor(stage.play))
     if not stays:
-        house.broker.detach(tool, 1000, "")
-    house.broker.detach(device, 1000, "")
-    assert ("agent:kitchen" in house.broker.endpoints) is stays
+        stage.broker.detach(tool, 1000, "")
+    stage.broker.detach(device, 1000, "")
+    assert ("agent:kitchen" in stage.broker.endpoints) is stays
 
 
 # -- replicas answer for each other ----------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def repeatable(name: str, **hints: bool) -> dict[str, object]:
 
 
 def replicas(play: Play, tool: dict[str, object], count: int = 2) -> list[Actor]:
-    """Several providers of the house with the same label and the same tool."""
+    """Several managed providers with the same label and the same tool."""
     actors = []
     for _ in range(count):
         actor = Actor(play)
@@ -413,7 +413,7 @@ def test_a_call_that_reached_nobody_is_tried_with_every_replica() -> None:
 
 
 def test_a_call_that_may_run_twice_goes_to_a_replica_when_its_answer_broke_off() -> None:
-    """The provider of the house is still there, but says that nobody will answer."""
+    """The managed provider is still there, but says that nobody will answer."""
     play = Play()
     older, newer = replicas(play, repeatable("look", readOnlyHint=True))
     device = play.ready_device()

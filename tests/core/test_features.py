@@ -33,7 +33,7 @@ MEMBERS = {
 }
 
 
-def house(play: Play, **capabilities: dict[str, Any]) -> list[Actor]:
+def greeted_tools(play: Play, **capabilities: dict[str, Any]) -> list[Actor]:
     """Several greeted tools by server_id, each with its capabilities beside tools."""
     actors = [play.tool(server_id) for server_id in capabilities]
     for actor, (name, declared) in zip(actors, capabilities.items(), strict=True):
@@ -69,7 +69,7 @@ def answered(actor: Actor, device: Actor, id: Any, method: str, **params: Any) -
 def test_prompts_of_all_providers_stand_in_one_list() -> None:
     """Whoever declared prompts is asked, once; whoever did not is left alone."""
     play = Play()
-    one, two, three = house(play, one={"prompts": {}}, two={}, three={"prompts": {}})
+    one, two, three = greeted_tools(play, one={"prompts": {}}, two={}, three={"prompts": {}})
     device = play.ready_device()
     device.says(request(1, "prompts/list"), request(2, "prompts/list"))
     device.hears_nothing()
@@ -85,7 +85,7 @@ def test_prompts_of_all_providers_stand_in_one_list() -> None:
 
 def test_resources_and_templates_are_listed_alike() -> None:
     play = Play()
-    one, two = house(play, one={"resources": {}}, two={"resources": {}})
+    one, two = greeted_tools(play, one={"resources": {}}, two={"resources": {}})
     device = play.ready_device()
     device.says(request(1, "resources/list"))
     tells(one, "resources/list", "a:1")
@@ -102,7 +102,7 @@ def test_resources_and_templates_are_listed_alike() -> None:
 
 def test_what_nobody_declared_nobody_has() -> None:
     play = Play()
-    house(play, one={}, two={})
+    greeted_tools(play, one={}, two={})
     device = play.ready_device()
     for number, method in enumerate(MEMBERS):
         device.says(request(number, method))
@@ -114,7 +114,7 @@ def test_what_nobody_declared_nobody_has() -> None:
 
 def test_a_provider_that_does_not_tell_holds_a_list_up_for_five_seconds() -> None:
     play = Play()
-    one, two = house(play, one={"prompts": {}}, two={"prompts": {}})
+    one, two = greeted_tools(play, one={"prompts": {}}, two={"prompts": {}})
     device = play.ready_device()
     device.says(request(1, "prompts/list"))
     tells(one, "prompts/list", "greet")
@@ -133,7 +133,7 @@ def test_what_changed_is_asked_for_again() -> None:
     """Also when it changes while it is being told."""
     play = Play()
     changed = notification("notifications/prompts/list_changed")
-    one, _ = house(play, one={"prompts": {}}, two={})
+    one, _ = greeted_tools(play, one={"prompts": {}}, two={})
     device = play.ready_device()
     device.says(request(1, "prompts/list"))
     one.says(changed)
@@ -152,7 +152,7 @@ def test_what_changed_is_asked_for_again() -> None:
 
 def test_what_a_provider_offered_leaves_with_it() -> None:
     play = Play()
-    one, two, _ = house(play, one={"prompts": {}}, two={"prompts": {}}, three={})
+    one, two, _ = greeted_tools(play, one={"prompts": {}}, two={"prompts": {}}, three={})
     device = play.ready_device()
     device.says(request(1, "prompts/list"))
     tells(one, "prompts/list", "greet")
@@ -168,7 +168,7 @@ def test_what_a_provider_offered_leaves_with_it() -> None:
 
 def test_a_prompt_goes_to_whoever_brought_it_under_the_name_it_knows() -> None:
     play = Play()
-    one, two = house(play, one={"prompts": {}}, two={"prompts": {}})
+    one, two = greeted_tools(play, one={"prompts": {}}, two={"prompts": {}})
     device = play.ready_device()
     device.says(request(1, "prompts/get", name="two__greet", arguments={"a": "b"}))
     tells(one, "prompts/list", "greet")
@@ -185,7 +185,7 @@ def test_a_prompt_goes_to_whoever_brought_it_under_the_name_it_knows() -> None:
 
 def test_a_uri_two_providers_have_is_told_apart_by_its_scheme() -> None:
     play = Play()
-    one, two = house(play, one={"resources": {}}, my_two={"resources": {}})
+    one, two = greeted_tools(play, one={"resources": {}}, my_two={"resources": {}})
     device = play.ready_device()
     device.says(request(1, "resources/list"))
     tells(one, "resources/list", "file:///a")
@@ -202,7 +202,7 @@ def test_a_uri_two_providers_have_is_told_apart_by_its_scheme() -> None:
 
 def test_an_unlisted_uri_belongs_to_the_template_it_fits() -> None:
     play = Play()
-    one, two = house(play, one={"resources": {}}, two={"resources": {}})
+    one, two = greeted_tools(play, one={"resources": {}}, two={"resources": {}})
     device = play.ready_device()
     device.says(request(1, "resources/read", uri="note://7/text"))
     knows_resources(one, templates=("note://{id}/text",))
@@ -217,7 +217,7 @@ def test_an_unlisted_uri_belongs_to_the_template_it_fits() -> None:
 
 def test_a_uri_of_a_provider_that_left_is_nobodys() -> None:
     play = Play()
-    one, two, three = house(play, one={"resources": {}}, two={}, three={})
+    one, two, three = greeted_tools(play, one={"resources": {}}, two={}, three={})
     device = play.ready_device()
     device.says(request(1, "resources/read", uri="a:1"))
     knows_resources(one, "a:1")
@@ -241,7 +241,7 @@ def test_a_uri_of_a_provider_that_left_is_nobodys() -> None:
 def test_a_completion_goes_to_whoever_brought_what_it_completes(ref: dict[str, str], own: dict[str, str]) -> None:
     play = Play()
     able: dict[str, Any] = {"prompts": {}, "resources": {}, "completions": {}}
-    one, two = house(play, one=able, two=able)
+    one, two = greeted_tools(play, one=able, two=able)
     device = play.ready_device()
     argument = {"name": "x", "value": "y"}
     device.says(request(1, "completion/complete", ref=ref, argument=argument))
@@ -255,7 +255,7 @@ def test_a_completion_goes_to_whoever_brought_what_it_completes(ref: dict[str, s
 
 def test_a_completion_of_nothing_is_refused() -> None:
     play = Play()
-    house(play, one={"completions": {}}, two={})
+    greeted_tools(play, one={"completions": {}}, two={})
     device = play.ready_device()
     device.says(request(1, "completion/complete", ref={"type": "ref/prompt", "name": "x"}), request(2, "completion/complete"))
     device.hears_error(1, -32602)
@@ -282,7 +282,7 @@ def updated(uri: str) -> dict[str, Any]:
 
 def test_whoever_subscribed_hears_of_it_under_the_uri_it_knows_and_nobody_else() -> None:
     play = Play()
-    one, two = house(play, one={"resources": {"subscribe": True}}, two={"resources": {"subscribe": True}})
+    one, two = greeted_tools(play, one={"resources": {"subscribe": True}}, two={"resources": {"subscribe": True}})
     first, second, third = play.ready_device(), play.ready_device(), play.ready_device()
     first.says(request(1, "resources/subscribe", uri="two+a:1"))
     knows_resources(one, "a:1")
@@ -332,7 +332,7 @@ def test_the_last_subscriber_that_leaves_unsubscribes() -> None:
 
 def test_an_update_nobody_is_known_to_want_is_told_to_all_as_on_a_wire() -> None:
     play = Play()
-    one, two = house(play, one={"resources": {}}, two={"resources": {}})
+    one, two = greeted_tools(play, one={"resources": {}}, two={"resources": {}})
     device = play.ready_device()
     device.says(request(1, "resources/subscribe", uri="a:1"))
     knows_resources(one, "a:1")
@@ -348,7 +348,7 @@ def test_an_update_nobody_is_known_to_want_is_told_to_all_as_on_a_wire() -> None
 
 def test_subscriptions_of_one_consumer_are_bounded() -> None:
     play = Play(limits=Limits(tools_per_endpoint=2))
-    one, _ = house(play, one={"resources": {}}, two={})
+    one, _ = greeted_tools(play, one={"resources": {}}, two={})
     device = play.ready_device()
     device.says(request(0, "resources/subscribe", uri="a:0"))
     knows_resources(one)
@@ -383,7 +383,7 @@ def message(level: Any, text: str = "x") -> dict[str, Any]:
 
 def test_providers_are_told_the_lowest_level_and_consumers_hear_what_they_asked_for() -> None:
     play = Play()
-    one, two = house(play, one={"logging": {}}, two={})
+    one, two = greeted_tools(play, one={"logging": {}}, two={})
     quiet, loud, silent = play.ready_device(), play.ready_device(), play.ready_device()
     quiet.says(request(1, "logging/setLevel", level="error"))
     quiet.hears(answer(1))
@@ -408,7 +408,7 @@ def test_providers_are_told_the_lowest_level_and_consumers_hear_what_they_asked_
 
 def test_a_provider_that_comes_later_hears_the_level_too() -> None:
     play = Play()
-    house(play, one={"logging": {}}, two={})
+    greeted_tools(play, one={"logging": {}}, two={})
     device = play.ready_device()
     device.says(request(1, "logging/setLevel", level="error"))
     device.hears(answer(1))
@@ -426,7 +426,7 @@ def test_a_provider_that_comes_later_hears_the_level_too() -> None:
 
 def test_where_nobody_asked_for_a_level_nobody_is_told_one() -> None:
     play = Play()
-    house(play, one={}, two={})
+    greeted_tools(play, one={}, two={})
     device = play.ready_device()
     device.says(request(1, "prompts/list"))
     late = play.tool("late")
@@ -436,7 +436,7 @@ def test_where_nobody_asked_for_a_level_nobody_is_told_one() -> None:
 
 def test_a_level_that_is_none_is_carried_for_its_error() -> None:
     play = Play()
-    one, _ = house(play, one={"logging": {}}, two={})
+    one, _ = greeted_tools(play, one={"logging": {}}, two={})
     device = play.ready_device()
     device.says(request(1, "logging/setLevel", level="loud"))
     frame = one.hear()
@@ -464,7 +464,7 @@ def test_one_consumer_and_one_provider_settle_their_level_between_them() -> None
 
 def test_a_request_of_our_own_that_is_never_answered_is_given_up() -> None:
     play = Play()
-    one, _ = house(play, one={"logging": {}}, two={})
+    one, _ = greeted_tools(play, one={"logging": {}}, two={})
     device = play.ready_device()
     device.says(request(1, "logging/setLevel", level="error"))
     one.hear()
@@ -475,7 +475,7 @@ def test_a_request_of_our_own_that_is_never_answered_is_given_up() -> None:
 
 def test_a_provider_that_reads_nothing_is_told_nothing() -> None:
     play = Play()
-    one, _ = house(play, one={"logging": {}}, two={})
+    one, _ = greeted_tools(play, one={"logging": {}}, two={})
     one.queued = 100 * 1024 * 1024
     device = play.ready_device()
     device.says(request(1, "logging/setLevel", level="error"))
@@ -507,7 +507,7 @@ def test_several_consumers_of_one_provider_share_its_level() -> None:
 
 def test_somebody_who_sees_one_label_subscribes_there_under_its_own_uris() -> None:
     play = Play()
-    _, two = house(play, one={"resources": {}}, two={"resources": {}})
+    _, two = greeted_tools(play, one={"resources": {}}, two={"resources": {}})
     asker = play.device(in_process=True, only="two")
     asker.says(request(1, "resources/subscribe", uri="a:1"))
     answered(two, asker, 1, "resources/subscribe", uri="a:1")

@@ -518,7 +518,7 @@ async def test_what_only_looks_like_one_of_these_is_carried(tmp_path: Path, body
 # -- who may use it ----------------------------------------------------------------------------------------------------------
 
 
-async def test_in_the_house_a_gateway_has_a_path_of_its_own_beside_everything_else(tmp_path: Path) -> None:
+async def test_a_gateway_of_the_server_has_a_path_of_its_own_beside_everything_else(tmp_path: Path) -> None:
     async with upstream(says(OK)) as behind, front(behind, tmp_path, standalone=False) as gateway:
         assert (await gateway.post("/x?y=1")).status_code == 200
         assert behind.seen[0].target == f"/mcp/x?y=1&api_key={KEYS[0]}"
@@ -601,7 +601,7 @@ async def test_who_comes_through_a_proxy_shows_the_key(tmp_path: Path) -> None:
         assert behind.seen[1].target == f"/mcp/x?a=1&key=theirs&api_key={KEYS[1]}"
 
 
-async def test_a_house_that_is_reached_from_outside_asks_everybody_for_the_key(tmp_path: Path) -> None:
+async def test_a_server_that_is_reached_from_outside_asks_everybody_for_the_key(tmp_path: Path) -> None:
     settings = Settings(public_url="https://mcp.example.org")
     async with upstream(says(OK)) as behind, front(behind, tmp_path, standalone=False, settings=settings) as gateway:
         assert (await gateway.post()).status_code == 401

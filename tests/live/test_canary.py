@@ -78,7 +78,7 @@ async def test_no_secret_of_a_whole_session_is_told_anywhere(tmp_path: Path, for
                 told.append(str(await asyncio.wait_for(asking.recv(), BOUND)))
             assert "-32006" in told[-1]
 
-        # What goes wrong at the door.
+        # What goes wrong in the handshake.
         for side in ("mcp", "call"):
             assert await is_refused(f"/mcp_endpoint/{side}/?token={BAD}") == 401
             assert await is_refused(f"/mcp_endpoint/{side}/", Authorization=f"Bearer {BAD}") == 401

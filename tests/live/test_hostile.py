@@ -1,4 +1,4 @@
-"""Hostile peers against the running program: a clear answer or goodbye, other endpoints go on meanwhile, and memory is bounded."""
+"""Hostile peers against the running program: a clear answer or close, other endpoints go on meanwhile, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ async def flood(socket: ClientConnection, frame: str, count: int = FLOOD) -> Non
 
 @asynccontextmanager
 async def not_reading(address: str) -> AsyncIterator[ClientConnection]:
-    """A socket whose owner takes nothing from it, neither messages nor pings nor goodbyes."""
+    """A socket whose owner takes nothing from it, neither messages nor pings nor close frames."""
     socket = await connect(address, compression=None, ping_interval=None, max_queue=None, close_timeout=0.1)
     socket.transport.pause_reading()
     try:

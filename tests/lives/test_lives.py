@@ -322,7 +322,7 @@ class Tool(Party):
         params = frame.get("params") or {}
         asker = self.world.askers.get(params.get("mark", ""))
         if frame["method"] == "initialize":
-            assert asker is None or not asker.in_process, "the words of somebody in the house were carried"
+            assert asker is None or not asker.in_process, "the initialize of an in-process consumer was carried"
         elif frame["method"] == "tools/call" and asker is not None:
             assert not asker.only or asker.only == self.label, "somebody who sees one label called another's tool"
             again = params["mark"] in self.world.delivered
@@ -429,7 +429,7 @@ class Lives(RuleBasedStateMachine):
         self.count = 0
         self.draining = False
         self.met: dict[int, Any] = {}  # every endpoint there ever was
-        self.housed: list[str] = []  # what the house brings wherever somebody asks
+        self.managed: list[str] = []  # managed servers at every endpoint
         self.open: set[str] = set()
         self.askers: dict[str, Device] = {}  # whose mark it is
         self.delivered: set[str] = set()  # the marks of calls some tool has heard
@@ -452,9 +452,9 @@ class Lives(RuleBasedStateMachine):
         tools=st.lists(CHARACTERS, max_size=3),
         devices=st.lists(st.booleans(), max_size=3),
         late=st.booleans(),
-        housed=st.just([]) | st.lists(st.sampled_from(["slow", "good", "lost", "lost", "dying", "silent"]), max_size=3),
+        managed=st.just([]) | st.lists(st.sampled_from(["slow", "good", "lost", "lost", "dying", "silent"]), max_size=3),
     )
-    def begin(self, greet: Any, small: bool, tools: list[str], devices: list[bool], late: bool, housed: list[str]) -> None:
+    def begin(self, greet: Any, small: bool, tools: list[str], devices: list[bool], late: bool, managed: list[str]) -> None:
         bounds = {"in_flight_per_consumer": 4, "in_flight_per_endpoint": 9, "late_answers": 2, "tools_per_endpoint": 3} if small else {}
         self.broker = Broker(
             EndpointSettings(greet=greet),
@@ -464,7 +464,7 @@ class Lives(RuleBasedStateMachine):
             epoch=lambda: 1.7e9,
             watch=self,
         )
-        self.housed = housed
+        self.managed = managed
         self.broker.tap = self.listener = Listener()
         self.broker.on_open = self._opens
         self.broker.on_idle = self._idles
@@ -520,7 +520,7 @@ class Lives(RuleBasedStateMachine):
     def _opens(self, endpoint: Endpoint) -> None:
         assert endpoint.name not in self.open
         self.open.add(endpoint.name)
-        for character in self.housed:
+        for character in self.managed:
             self._tool_comes(endpoint.name, character, "h", "house", ["t1", "t2"], managed=True)
 
     def _idles(self, endpoint: Endpoint) -> None:
@@ -528,9 +528,9 @@ class Lives(RuleBasedStateMachine):
         for tool in [tool for tool in self.tools if tool.managed and tool.endpoint == endpoint.name]:
             self._tool_goes(tool)
 
-    @precondition(lambda self: self.housed and len(self.tools) < 5 and self.devices and not self.draining)
+    @precondition(lambda self: self.managed and len(self.tools) < 5 and self.devices and not self.draining)
     @rule(who=WHO, character=st.sampled_from(["good", "lost", "slow"]))
-    def the_house_brings_one_more(self, who: int, character: str) -> None:
+    def one_more_managed_server_comes(self, who: int, character: str) -> None:
         self._tool_comes(self.devices[who % len(self.devices)].endpoint, character, "h", "house", ["t1", "t2"], managed=True)
 
     @precondition(lambda self: len(self.tools) < 4 and not self.draining)

@@ -349,9 +349,9 @@ WRONG = [
         '                self.cancel(call, "the consumer left")',
         "                call.provider.pending.give_up(call.number)",
     ),
-    # -- the house -------------------------------------------------------------------------------------------------------------
+    # -- managed servers -------------------------------------------------------------------------------------------------------------
     Wrong(
-        "the initialize of somebody in the house is never carried",
+        "the initialize of an in-process consumer is never carried",
         "core/lifecycle",
         'and self.settings.greet == "consumer" and not consumer.in_process:',
         'and self.settings.greet == "consumer":',
@@ -370,19 +370,19 @@ WRONG = [
         "            if shelf.label:\n                here",
     ),
     Wrong(
-        "a call waits for somebody in the house who thinks about a question",
+        "a call waits for an in-process consumer that thinks about a question",
         "core/ledger",
         "                    call.deadline = max(call.deadline, longer)\n",
         "                    pass\n",
     ),
     Wrong(
-        "the house takes its providers away with the last consumer",
+        "managed providers leave with the last consumer",
         "core/broker",
         "            if not endpoint.consumers:\n                self.on_idle(endpoint)",
         "            if endpoint.empty:\n                self.on_idle(endpoint)",
     ),
     Wrong(
-        "the house brings its providers once",
+        "managed providers come once",
         "core/broker",
         "        if len(endpoint.consumers) == 1:\n",
         "        if endpoint.consumers:\n",
@@ -400,7 +400,7 @@ WRONG = [
         "elif call.again and call.purpose == REPEATABLE and self.waiting.draining:",
     ),
     Wrong(
-        "only a provider of the house is believed that a call reached nobody",
+        "only a managed provider is believed that a call reached nobody",
         "core/endings",
         "            if call.again and provider.managed and _may_be_repeated(",
         "            if call.again and _may_be_repeated(",

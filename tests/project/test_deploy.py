@@ -126,7 +126,7 @@ def test_compose_gives_a_stop_the_time_the_drain_needs_and_the_container_no_righ
 @pytest.mark.row("H14")
 @pytest.mark.parametrize(("name", "port", "extra"), [("api", "5000", "api"), ("gateway", "8000", "http")])
 def test_the_rooms_that_may_stand_alone_have_services_that_start_when_they_are_named(name: str, port: str, extra: str) -> None:
-    """001 had an image for pip and one for uv; here one Dockerfile builds what a service needs. Design: one house."""
+    """001 had an image for pip and one for uv; here one Dockerfile builds what a service needs. One image for all of it."""
     service = services()[name]
     assert service["profiles"] == [name]
     assert service["build"]["args"] == {"EXTRAS": extra}

@@ -48,8 +48,8 @@ MET = {
     "http_idle_seconds": "consumers/mcp_http/test_sessions.py::test_a_session_nobody_uses_ends_and_one_that_is_read_does_not",
     "http_replay_bytes": "consumers/mcp_http/test_session.py::"
     "test_events_kept_for_a_resumption_are_bounded_and_the_least_used_session_forgets_first",
-    "http_answer_bytes": "consumers/test_local.py::test_an_answer_larger_than_the_house_takes_fails_and_says_so",
-    "http_ask_seconds": "core/test_endpoint_managed.py::test_whoever_is_in_the_house_may_think_longer_than_a_call_may_take",
+    "http_answer_bytes": "consumers/test_local.py::test_an_answer_larger_than_the_limit_fails_and_says_so",
+    "http_ask_seconds": "core/test_endpoint_managed.py::test_an_in_process_consumer_may_think_longer_than_a_call_may_take",
     "ask_seconds": "core/test_endpoint.py::test_a_consumer_that_lets_a_question_expire_counts_as_not_able",
     "http_streams": "consumers/mcp_http/test_subscriptions.py::test_there_are_only_so_many_subscriptions",
     "parked_rounds": "consumers/mcp_http/test_stateless.py::test_of_parked_rounds_there_are_only_so_many",
@@ -68,7 +68,7 @@ MET = {
     "record_call_bytes": "recorder/test_taps.py::test_what_is_long_is_cut_and_counted",
     "record_body_bytes": "recorder/test_taps.py::test_an_exchange_is_handed_on_as_it_is",
     "record_batch_seconds": "recorder/test_room.py::test_what_still_waits_at_the_end_is_written_also_if_the_writer_had_only_just_begun",
-    "remembered_endpoints": "core/test_broker.py::test_farewells_are_bounded_and_the_oldest_goes_first",
+    "remembered_endpoints": "core/test_broker.py::test_last_closes_are_bounded_and_the_oldest_goes_first",
 }
 """Field → the test that meets it."""
 UNUSED: set[str] = set()

@@ -29,7 +29,7 @@ DEEP = b'{"_meta":' * 600 + b"1" + b"}" * 600
 # == what a stateless consumer says and hears ==============================================================================
 
 
-def test_the_envelope_is_taken_off_at_the_door() -> None:
+def test_the_envelope_is_taken_off_first() -> None:
     """What is left is what a tool of the handshake era knows, byte for byte."""
     params = b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}, "_meta": %b}' % json.dumps(ENVELOPE).encode()
     assert stateless.without_envelope(params, asker=False) == b'{"name": "a",\t"arguments": {"x": 1.00, "y": "\\u4f60"}}'

@@ -48,7 +48,7 @@ class Party:
 
 
 class Stage:
-    """A broker with one server of the house, and the endpoint `home` with a bridge to it."""
+    """A broker with one managed server, and the endpoint `home` with a bridge to it."""
 
     def __init__(self, **options: Any) -> None:
         self.now = 100.0

@@ -22,7 +22,7 @@ from mcp_endpoint.access.addresses import PROBE
 from mcp_endpoint.core.broker import Broker
 from mcp_endpoint.credentials.store import CredentialStore
 from mcp_endpoint.errors import ConfigError, EndpointError
-from mcp_endpoint.providers import managed as house
+from mcp_endpoint.providers import managed as module
 from mcp_endpoint.providers.entry import ServerEntry
 from mcp_endpoint.providers.managed import ManagedServer, ManagedServers
 from mcp_endpoint.settings.schema import EndpointSettings, Limits
@@ -226,7 +226,7 @@ async def test_the_first_greeting_waits_for_a_server_that_is_about_to_start(tmp_
 @pytest.mark.parametrize("how", ["waiting", "never"])
 async def test_but_not_for_one_that_cannot_start_or_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(Far, "quick", False)
-    monkeypatch.setattr(house, "SETTLING_SECONDS", 0.2 if how == "never" else 600.0)
+    monkeypatch.setattr(module, "SETTLING_SECONDS", 0.2 if how == "never" else 600.0)
     async with opened(tmp_path, a="x/add") as stage:
         device = Device(stage.broker, "home")
         greeting = asyncio.create_task(device.greets())

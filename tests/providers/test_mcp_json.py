@@ -84,7 +84,7 @@ def test_every_spelling_of_a_server_reached_by_url(tmp_path: Path, spelling: str
     assert server.headers == {"X-Key": "k", "X-Level": "3"}
 
 
-def test_what_the_house_adds_to_an_entry(tmp_path: Path) -> None:
+def test_what_the_server_adds_to_an_entry(tmp_path: Path) -> None:
     found = _read(
         tmp_path,
         {
@@ -274,7 +274,7 @@ def test_a_disabled_entry_is_no_mistake_whatever_it_says(tmp_path: Path, rest: s
 
 
 def test_comments_and_last_commas_are_read_as_in_vs_code(tmp_path: Path) -> None:
-    text = """// the servers of the house
+    text = """// the managed servers
     {
       /* two
          lines */

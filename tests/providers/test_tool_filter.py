@@ -1,4 +1,4 @@
-"""What a sieve lets through, and that nobody gets around it."""
+"""What a tool filter passes, and that nobody gets around it."""
 
 from __future__ import annotations
 

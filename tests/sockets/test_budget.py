@@ -156,7 +156,7 @@ async def test_queues_of_peers_that_do_not_read_count_too_and_who_does_not_read_
         assert stage.acceptor.budget.bytes == 500_000
 
 
-async def test_who_stopped_reading_before_its_goodbye_still_counts() -> None:
+async def test_who_stopped_reading_before_its_close_still_counts() -> None:
     """What the transport holds leaves memory only with the socket."""
     limits = {"buffered_bytes": 4 * MIB, "queued_bytes_per_link": MIB, "overfull_times": 2}
     async with staged(configured(limits=limits, websocket={"close_timeout": 0.2})) as stage, linked(stage, TOOL):

@@ -385,7 +385,7 @@ def test_what_waited_for_its_turn_when_we_closed_is_passed_over() -> None:
     assert len(ear.heard) == FRAMES_PER_TURN
 
 
-def test_frames_passed_over_after_our_goodbye_take_turns_too() -> None:
+def test_frames_passed_over_after_our_close_take_turns_too() -> None:
     ear = Ear()
     ear.stop_messages()
     assert ear.take(frame(PING, b"x") * (SOUGHT_PER_TURN * 2 + 1), 7.0)

@@ -419,7 +419,7 @@ async def test_an_answer_nobody_takes_ends_its_connection_after_stalled_seconds(
         assert not stage.acceptor.budget.bytes
 
 
-async def test_the_last_of_an_answer_is_watched_too_when_its_sender_has_said_goodbye() -> None:
+async def test_the_last_of_an_answer_is_watched_too_when_its_sender_has_closed() -> None:
     """The peer half-closes: the transport would wait for it for ever."""
     async with staged(configured(limits={"stalled_seconds": 0.3})) as stage, connection(stage) as peer:
         deaf(peer)

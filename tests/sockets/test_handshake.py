@@ -1,4 +1,4 @@
-"""The door: who comes in, who does not, and what they are told."""
+"""The handshake: who is accepted, who is refused, and with which status."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_no_token_and_the_one_of_an_example_are_told_apart_from_a_wrong_on
 
 
 @pytest.mark.row("D24")
-async def test_a_raw_plus_that_arrives_as_a_blank_opens_the_door_all_the_same() -> None:
+async def test_a_raw_plus_that_arrives_as_a_blank_is_accepted_all_the_same() -> None:
     agent = next(name for name in (f"a{n}" for n in range(10_000)) if "+" in CODEC.make_xiaozhi(name))
     for spelling in (
         CODEC.make_xiaozhi(agent),

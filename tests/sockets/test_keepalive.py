@@ -238,7 +238,7 @@ async def test_a_half_open_link_is_found_by_a_ping_of_the_broker() -> None:
 
 
 @pytest.mark.row("D18")
-async def test_a_peer_that_does_not_answer_our_goodbye_is_cut_off_after_close_timeout() -> None:
+async def test_a_peer_that_does_not_answer_our_close_is_cut_off_after_close_timeout() -> None:
     async with staged(configured(websocket=SWIFT | {"ping_interval": 3_600.0})) as stage, linked(stage) as peer:
         (await stage.broker.party()).link.close(1008, "enough")
         assert await peer.close_reason() == (1008, "enough")

@@ -90,7 +90,7 @@ async def test_messages_of_either_side_may_be_as_large_as_their_limit_says() -> 
         assert (await stage.broker.left(0), await stage.broker.left(1)) == (tuple(TOO_BIG), tuple(TOO_BIG))
 
 
-async def test_a_goodbye_is_read_even_by_a_peer_in_the_middle_of_a_large_message() -> None:
+async def test_a_close_is_read_even_by_a_peer_in_the_middle_of_a_large_message() -> None:
     """Closing a socket with unread bytes makes the kernel throw away what the peer has not read: so only our half is closed."""
     async with staged(configured(limits={"consumer_message_bytes": 2_048})) as stage, linked(stage) as peer:
         peer.send(frame(TEXT, b"x" * 4 * MIB))
@@ -127,7 +127,7 @@ async def test_a_peer_that_floods_is_not_read_until_its_turn_is_over() -> None:
 
 @pytest.mark.parametrize("leaving", [False, True])
 async def test_a_link_is_read_once_before_the_others_have_their_turn(leaving: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that we have said goodbye to: uvloop alone reads a socket dozens of times in a row."""
+    """Also one that we have sent a close to: uvloop alone reads a socket dozens of times in a row."""
     sizes: list[int] = []
     turns: list[int] = []
     turn = [0]
@@ -253,7 +253,7 @@ async def test_pongs_for_a_peer_that_does_not_read_are_bounded_too() -> None:
 # The end, whatever ends it
 
 
-async def test_the_peers_goodbye_is_answered_and_told_to_the_broker() -> None:
+async def test_the_peers_close_is_answered_and_told_to_the_broker() -> None:
     async with staged() as stage, linked(stage) as peer:
         (await stage.broker.party()).link.send(b"last words")
         peer.send(closing(4_001, "再见".encode()))
@@ -287,7 +287,7 @@ async def test_a_socket_that_ends_without_a_close_frame_is_1006(how: str) -> Non
         party.link.cut()
 
 
-async def test_our_goodbye_comes_after_what_was_sent_and_nothing_after_it() -> None:
+async def test_our_close_comes_after_what_was_sent_and_nothing_after_it() -> None:
     async with staged() as stage, linked(stage) as peer:
         party = await stage.broker.party()
         party.link.send(b"one")
@@ -303,7 +303,7 @@ async def test_our_goodbye_comes_after_what_was_sent_and_nothing_after_it() -> N
         assert party.heard == []
 
 
-async def test_the_broker_is_told_of_its_own_goodbye_after_it_has_returned() -> None:
+async def test_the_broker_is_told_of_its_own_close_after_it_has_returned() -> None:
     async with staged() as stage, linked(stage) as peer:
         order: list[str] = []
 
@@ -319,7 +319,7 @@ async def test_the_broker_is_told_of_its_own_goodbye_after_it_has_returned() -> 
         assert await peer.end() == b""
 
 
-async def test_a_socket_that_ends_right_after_our_goodbye_counts_as_our_goodbye() -> None:
+async def test_a_socket_that_ends_right_after_our_close_counts_as_our_close() -> None:
     async with staged() as stage, linked(stage):
         party = await stage.broker.party()
         party.link.close(1008, "enough")
@@ -343,7 +343,7 @@ async def test_a_fault_in_the_heart_ends_its_link_with_1011_and_no_other() -> No
         assert await lucky.hears() == "fine"
 
 
-async def test_all_links_hear_the_same_goodbye() -> None:
+async def test_all_links_hear_the_same_close() -> None:
     async with staged() as stage, linked(stage) as one, linked(stage, TOOL) as two:
         await stage.broker.party(1)
         stage.acceptor.close_all(RESTARTING)

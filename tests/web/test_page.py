@@ -139,46 +139,46 @@ def served(**changes: Any) -> dict[str, Any]:
     return plain | changes
 
 
-def housed(*servers: dict[str, Any], problem: str = "") -> Facts:
+def with_servers(*servers: dict[str, Any], problem: str = "") -> Facts:
     found = facts()
     room = {"file": "mcp.json", "problem": problem, "servers": list(servers)}
     return found._replace(snapshot={**found.snapshot, "rooms": {"providers": room}})
 
 
-def test_the_servers_of_the_house_are_shown_with_what_they_cost() -> None:
-    page = render(housed(served(cpu_seconds=1.25, memory_bytes=64 * 1_048_576, starts=3)), chinese=False)
+def test_managed_servers_are_shown_with_what_they_cost() -> None:
+    page = render(with_servers(served(cpu_seconds=1.25, memory_bytes=64 * 1_048_576, starts=3)), chinese=False)
     for words in ("Managed servers", "mcp.json", "calc", "running", "CPU 1.2 s", "64 MiB", "starts 3", "add"):
         assert words in page
     assert "a line" not in page, "what a server says while it runs is for /stats"
-    assert "MiB" not in render(housed(served()), chinese=False)
+    assert "MiB" not in render(with_servers(served()), chinese=False)
 
 
-def test_a_server_of_the_house_that_ended_says_why_with_its_last_words() -> None:
-    page = render(housed(served(state="stopped", why="程序 <b> / its process ended", said=["<script>"])), chinese=True)
+def test_a_managed_server_that_ended_says_why_with_its_last_words() -> None:
+    page = render(with_servers(served(state="stopped", why="程序 <b> / its process ended", said=["<script>"])), chinese=True)
     for words in ("连续退出", "程序 &lt;b&gt;", "&lt;script&gt;"):
         assert words in page
-    assert "a-state-of-tomorrow" in render(housed(served(state="a-state-of-tomorrow")), chinese=False)
+    assert "a-state-of-tomorrow" in render(with_servers(served(state="a-state-of-tomorrow")), chinese=False)
 
 
 def test_why_a_server_does_not_run_is_told_in_the_language_of_the_page_alone() -> None:
     wrong = {"name": "calc", "state": "error", "why": "f:1:2: 缺少 / f:1:2: it lacks", "tools": []}
     both = "坏 / bad"
     for chinese, told, other in ((False, ("f:1:2: it lacks", "bad"), ("缺少", "坏")), (True, ("f:1:2: 缺少", "坏"), ("it lacks", "bad<"))):
-        page = render(housed(wrong, served(tools_not_changed=[both]), problem=both), chinese=chinese)
+        page = render(with_servers(wrong, served(tools_not_changed=[both]), problem=both), chinese=chinese)
         assert all(words in page for words in told)
         assert not any(words in page for words in other)
         assert not any(f'"small">{never}<' in page for never in ("0 s", "0 秒")), "what never ran has no time"
     silent = served(why_bare="it sent no result")
-    assert "应答中没有 result" in render(housed(silent), chinese=True)
+    assert "应答中没有 result" in render(with_servers(silent), chinese=True)
 
 
 def test_what_an_entry_says_of_tools_that_are_not_there_is_told() -> None:
-    page = render(housed(served(tools_not_changed=["tools.<b>: the server has no tool of this name"])), chinese=False)
+    page = render(with_servers(served(tools_not_changed=["tools.<b>: the server has no tool of this name"])), chinese=False)
     assert "tools.&lt;b&gt;: the server has no tool of this name" in page
 
 
 def test_a_file_of_servers_that_cannot_be_used_is_told() -> None:
-    page = render(housed(problem="mcp.json:1:2: no"), chinese=False)
+    page = render(with_servers(problem="mcp.json:1:2: no"), chinese=False)
     assert "mcp.json:1:2: no" in page
     assert "The file contains no servers." in page
     assert "Managed servers" not in render(facts(), chinese=False)

@@ -587,10 +587,10 @@ async def test_without_a_request_log_nothing_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "logs").exists()
 
 
-# -- in the house --------------------------------------------------------------------------------------------------------------------
+# -- in the server --------------------------------------------------------------------------------------------------------------------
 
 
-async def test_in_the_house_it_offers_the_servers_of_the_house_below_a_path_of_its_own(tmp_path: Path) -> None:
+async def test_the_server_offers_its_managed_servers_below_a_path_of_its_own(tmp_path: Path) -> None:
     async with (
         served(server_of("one").streamable_http_app()) as (port, _),
         front(tmp_path, f"http://127.0.0.1:{port}/mcp", standalone=False) as api,

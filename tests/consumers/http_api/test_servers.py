@@ -25,7 +25,7 @@ class Quiet:
     def tell(self, event: str, shown: str, **fields: object) -> None: ...
 
 
-def house() -> Broker:
+def new_broker() -> Broker:
     loop = asyncio.get_running_loop()
     return Broker(EndpointSettings(), Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
 
@@ -101,7 +101,7 @@ async def by(servers: Servers, name: str, server: str = "") -> str:
 
 @pytest.mark.row("H9")
 async def test_servers_with_the_same_tool_take_turns() -> None:
-    broker = house()
+    broker = new_broker()
     for name in ("a", "b", "c"):
         Far(broker, name, [tool("look")] if name != "c" else [tool("other")])
     servers = known(broker, "a", "b", "c")
@@ -113,7 +113,7 @@ async def test_servers_with_the_same_tool_take_turns() -> None:
 
 @pytest.mark.row("H1")
 async def test_the_one_that_is_named_goes_first() -> None:
-    broker = house()
+    broker = new_broker()
     a, b = Far(broker, "a", [tool("look")]), Far(broker, "b", [tool("look")])
     servers = known(broker, "a", "b")
     assert [await by(servers, "look", "b") for _ in range(3)] == ["b"] * 3
@@ -127,7 +127,7 @@ async def test_the_one_that_is_named_goes_first() -> None:
 @pytest.mark.row("H9")
 @pytest.mark.parametrize(("answer", "hints", "repeated"), [(unreached, {}, True), (gone, {"readOnlyHint": True}, True), (gone, {}, False)])
 async def test_a_call_is_repeated_only_where_it_does_no_harm(answer: Answer, hints: dict[str, bool], repeated: bool) -> None:
-    broker = house()
+    broker = new_broker()
     Far(broker, "a", [tool("do", **hints)], answer)
     b = Far(broker, "b", [tool("do", **hints)])
     servers = known(broker, "a", "b")
@@ -140,7 +140,7 @@ async def test_a_call_is_repeated_only_where_it_does_no_harm(answer: Answer, hin
 
 
 async def test_when_nobody_was_reached_the_last_failure_is_told() -> None:
-    broker = house()
+    broker = new_broker()
     for name in ("a", "b"):
         Far(broker, name, [tool("do")], unreached)
     with pytest.raises(Failed, match="no"):
@@ -148,7 +148,7 @@ async def test_when_nobody_was_reached_the_last_failure_is_told() -> None:
 
 
 async def test_a_call_that_is_not_answered_in_time_is_cancelled_and_fails() -> None:
-    broker = house()
+    broker = new_broker()
     Far(broker, "a", [tool("do", readOnlyHint=True)], lambda _: None)
     b = Far(broker, "b", [tool("do", readOnlyHint=True)])
     servers = Servers(broker, Limits(), lambda: {name: (f"server:{name}", name) for name in ("a", "b")}, anything, call_seconds=0.05)
@@ -159,7 +159,7 @@ async def test_a_call_that_is_not_answered_in_time_is_cancelled_and_fails() -> N
 
 
 async def test_an_error_of_the_tool_itself_is_its_answer() -> None:
-    broker = house()
+    broker = new_broker()
     Far(broker, "a", [tool("do", readOnlyHint=True)], lambda _: {"error": {"code": 7, "message": "no tea"}})
     b = Far(broker, "b", [tool("do", readOnlyHint=True)])
     with pytest.raises(Failed, match="no tea"):
@@ -169,7 +169,7 @@ async def test_an_error_of_the_tool_itself_is_its_answer() -> None:
 
 @pytest.mark.row("H3")
 async def test_a_server_is_up_as_long_as_somebody_answers_there() -> None:
-    broker = house()
+    broker = new_broker()
     far = Far(broker, "a", [tool("look")])
     servers = known(broker, "a", "b")
     assert servers.up() == {"a": True, "b": False}
@@ -185,7 +185,7 @@ async def test_a_server_is_up_as_long_as_somebody_answers_there() -> None:
 
 
 async def test_a_changed_list_is_read_again() -> None:
-    broker = house()
+    broker = new_broker()
     far = Far(broker, "a", [tool("old")])
     servers = known(broker, "a")
     assert list((await servers.tools())["a"]) == ["old"]
@@ -199,7 +199,7 @@ async def test_a_changed_list_is_read_again() -> None:
 
 async def test_a_server_that_does_not_tell_its_tools_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LIST_SECONDS", 0.3)
-    broker = house()
+    broker = new_broker()
     silent = Far(broker, "a", [])
     silent.send = lambda first, second=b"": None  # type: ignore[method-assign]
     Far(broker, "b", [tool("look")])
@@ -208,7 +208,7 @@ async def test_a_server_that_does_not_tell_its_tools_holds_nobody_up(monkeypatch
 
 
 async def test_servers_come_and_go() -> None:
-    broker = house()
+    broker = new_broker()
     Far(broker, "a", [tool("look")])
     Far(broker, "b", [tool("look")])
     names = ["a"]
@@ -220,7 +220,7 @@ async def test_servers_come_and_go() -> None:
 
 
 async def test_a_known_tool_of_a_server_that_is_down_is_not_unknown() -> None:
-    broker = house()
+    broker = new_broker()
     a, b = Far(broker, "a", [tool("look"), tool("only_a")]), Far(broker, "b", [tool("look")])
     servers = known(broker, "a", "b")
     with pytest.raises(Unknown):
@@ -241,7 +241,7 @@ async def test_a_known_tool_of_a_server_that_is_down_is_not_unknown() -> None:
 
 
 async def test_a_server_is_meant_by_its_name_or_by_its_whole_address() -> None:
-    broker = house()
+    broker = new_broker()
     Far(broker, "a", [tool("look")])
     servers = Servers(
         broker, Limits(), lambda: {"http://a/mcp": ("server:a", "a")}, anything, addresses={"http://a/mcp?key=x": "http://a/mcp"}
@@ -256,7 +256,7 @@ async def test_a_server_is_meant_by_its_name_or_by_its_whole_address() -> None:
 
 async def test_progress_is_heard_and_gives_a_call_more_time() -> None:
     """Eight times a tenth of a second, where a call that says nothing has half a second."""
-    broker = house()
+    broker = new_broker()
     far = Far(broker, "a", [tool("work")])
     servers = Servers(broker, Limits(), lambda: {"a": ("server:a", "a")}, anything, call_seconds=0.5)
     heard: list[float] = []
@@ -292,7 +292,7 @@ async def test_progress_is_heard_and_gives_a_call_more_time() -> None:
 
 
 async def test_only_permitted_servers_are_asked_and_seen() -> None:
-    broker = house()
+    broker = new_broker()
     Far(broker, "a", [tool("look"), tool("only_a")])
     b = Far(broker, "b", [tool("look")])
     servers = known(broker, "a", "b")
@@ -317,7 +317,7 @@ async def test_only_permitted_servers_are_asked_and_seen() -> None:
 
 @pytest.mark.row("H10")
 async def test_arguments_are_held_against_the_tools_own_schema() -> None:
-    broker = house()
+    broker = new_broker()
     schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"], "additionalProperties": False}
     far = Far(broker, "a", [tool("count", schema)])
     checker = Checker(4096)
@@ -331,7 +331,7 @@ async def test_arguments_are_held_against_the_tools_own_schema() -> None:
 
 
 async def test_arguments_reach_the_tool_as_they_came() -> None:
-    broker = house()
+    broker = new_broker()
     Far(broker, "a", [tool("look")], lambda params: {"result": {"deep": len(json.dumps(params["arguments"]))}})
     deep = b'{"a":' * 400 + b"1e400" + b"}" * 400
     assert json.loads((await known(broker, "a").call("look", deep)).result)["deep"] > 2_000

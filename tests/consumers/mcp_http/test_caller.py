@@ -1,4 +1,4 @@
-"""A seat: what sessions and signed states are bound to."""
+"""A caller: what sessions and signed states are bound to."""
 
 from __future__ import annotations
 

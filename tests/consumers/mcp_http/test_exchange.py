@@ -22,7 +22,7 @@ class Quiet:
     def tell(self, event: str, shown: str, **fields: object) -> None: ...
 
 
-def house() -> Broker:
+def new_broker() -> Broker:
     loop = asyncio.get_running_loop()
     return Broker(EndpointSettings(), Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
 
@@ -47,7 +47,7 @@ async def until(made: Exchange, holds: Any) -> None:
 
 
 async def test_a_request_reaches_the_tool_and_its_answer_comes_back() -> None:
-    broker = house()
+    broker = new_broker()
     tool = Tool(broker)
     made = await exchange(broker)
     assert b"desk" in made.welcome and b"desk" in made.server
@@ -62,7 +62,7 @@ async def test_a_request_reaches_the_tool_and_its_answer_comes_back() -> None:
 
 
 async def test_what_is_said_on_the_way_is_kept_for_its_client() -> None:
-    broker = house()
+    broker = new_broker()
     tool = Tool(broker)
     made = await exchange(broker)
     made.begin(asked())
@@ -83,7 +83,7 @@ async def test_what_is_said_on_the_way_is_kept_for_its_client() -> None:
 
 
 async def test_what_a_tool_asks_is_kept_until_it_is_complete_and_answered() -> None:
-    broker = house()
+    broker = new_broker()
     tool = Tool(broker)
     made = await exchange(broker)
     made.begin(asked(elicitation={}, roots={}))
@@ -107,7 +107,7 @@ async def test_what_a_tool_asks_is_kept_until_it_is_complete_and_answered() -> N
 
 
 async def test_a_question_that_is_taken_back_need_not_be_answered() -> None:
-    broker = house()
+    broker = new_broker()
     tool = Tool(broker)
     made = await exchange(broker)
     made.begin(asked(elicitation={}))
@@ -125,7 +125,7 @@ async def test_a_question_that_is_taken_back_need_not_be_answered() -> None:
     [({}, {}), ({"elicitation": {"form": {}}}, {"mode": "url"}), ({"elicitation": {"url": {}}}, {}), ({"sampling": {}}, {})],
 )
 async def test_what_the_client_did_not_declare_is_refused_for_it(declared: dict[str, Any], params: dict[str, Any]) -> None:
-    broker = house()
+    broker = new_broker()
     tool = Tool(broker)
     made = await exchange(broker)
     made.begin(asked(**declared))
@@ -137,7 +137,7 @@ async def test_what_the_client_did_not_declare_is_refused_for_it(declared: dict[
 
 
 async def test_whoever_listens_hears_every_notification() -> None:
-    broker = house()
+    broker = new_broker()
     tool = Tool(broker)
     heard: asyncio.Queue[str] = asyncio.Queue()
     made = await exchange(broker, on_notification=lambda method, frame: heard.put_nowait(method))
@@ -147,7 +147,7 @@ async def test_whoever_listens_hears_every_notification() -> None:
 
 
 async def test_the_end_of_the_link_is_an_answer_too() -> None:
-    broker = house()
+    broker = new_broker()
     tool = Tool(broker)
     made = await exchange(broker)
     asking = asyncio.create_task(made.request("tools/call", b'{"name":"echo"}'))

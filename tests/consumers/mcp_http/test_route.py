@@ -1,4 +1,4 @@
-"""The door of /mcp: who comes in, to which endpoint, and which era answers."""
+"""The route /mcp: who is accepted, to which endpoint, and which era answers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_the_servers_key_opens_every_endpoint_that_is_named() -> None:
         assert KEY not in json.dumps(web.broker.snapshot(detail=True))
 
 
-async def test_the_houses_own_endpoints_are_not_found_by_their_printed_name() -> None:
+async def test_the_servers_own_endpoints_are_not_found_by_their_printed_name() -> None:
     async with served() as web:
         Tool(web.broker, "inside", endpoint="x")
         web.broker.endpoints["server:y"] = web.broker.endpoints.pop("signed:x")

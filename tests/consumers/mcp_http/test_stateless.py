@@ -137,7 +137,7 @@ async def test_notifications_are_taken_and_mean_nothing() -> None:
 
 
 async def test_a_tool_that_is_not_there_is_a_result_a_model_can_read() -> None:
-    """Our own error codes never leave the house."""
+    """Our own error codes are never sent to a client."""
     async with served() as web:
         result = (await ask(web, called()))["result"]
         assert result["isError"] and "工具端未连接" in result["content"][0]["text"] and result["resultType"] == "complete"

@@ -1,4 +1,4 @@
-"""A process of the house in its life, in this process's own loop: carried, refused, ended, started again, given up."""
+"""The life of a managed process, in this process's own loop: carried, refused, ended, started again, given up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leash alone: whatever happens to its owner, the command's whole group ends, and the command's exit status comes through."""
+"""The supervisor on its own: whatever happens to its owner, the command's whole group ends, and the command's exit status comes through."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 async def _leashed(
     *command: str, patience: float = PATIENCE, also: tuple[int, ...] = ()
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """A leash around `command` and the owner's end of its pipe."""
+    """A supervisor of `command` and the owner's end of its pipe."""
     held, life = os.pipe()
     argv = (sys.executable, "-I", "-S", supervisor.__file__, str(held), str(patience), *command)
     process = await asyncio.create_subprocess_exec(

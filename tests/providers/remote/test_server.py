@@ -45,7 +45,7 @@ class Quiet:
     def tell(self, event: str, shown: str, **fields: object) -> None: ...
 
 
-def house(limits: Limits | None = None) -> Broker:
+def new_broker(limits: Limits | None = None) -> Broker:
     loop = asyncio.get_running_loop()
     return Broker(EndpointSettings(), limits or Limits(), clock=loop.time, call_at=loop.call_at, epoch=time.time, watch=Quiet())
 
@@ -121,7 +121,7 @@ def text(result: bytes) -> str:
 @pytest.mark.row("H8")
 @pytest.mark.parametrize(("wire", "path"), [("http", "/mcp"), ("any", "/mcp"), ("sse", "/sse"), ("any", "/sse")])
 async def test_a_server_is_listed_and_called_over_the_wire_it_speaks(wire: str, path: str) -> None:
-    broker = house()
+    broker = new_broker()
     app = adder().sse_app() if path == "/sse" else adder().streamable_http_app()
     async with served(app) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}{path}", wire=wire)) as one:
         described = await becomes(one, "running")
@@ -136,7 +136,7 @@ async def test_a_server_is_listed_and_called_over_the_wire_it_speaks(wire: str, 
 
 async def test_a_server_of_the_old_wire_is_found_also_where_its_address_does_not_say_so() -> None:
     """It refuses the first message of the new wire with 405, and is then asked for its stream (MCP 2025-03-26)."""
-    broker = house()
+    broker = new_broker()
     async with served(adder().sse_app(sse_path="/mcp")) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
         assert (await becomes(one, "running"))["wire"] == "sse"
         assert text(await local(broker, one.server).call("add", {"a": 1, "b": 2})) == "3"
@@ -163,7 +163,7 @@ class Stateless:
 
 
 async def test_a_server_that_knows_no_handshake_gets_the_headers_its_revision_demands() -> None:
-    broker = house()
+    broker = new_broker()
     behind = Stateless(adder().streamable_http_app())
     async with served(behind) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
         await becomes(one, "running")
@@ -189,7 +189,7 @@ async def test_arguments_that_a_tool_wants_in_headers_are_there(tmp_path: Path) 
         body = json.dumps({"jsonrpc": "2.0", "id": frame.get("id")} | result).encode()
         writer.write(reply(200 if "result" in result else 400, body, "Content-Type: application/json"))
 
-    broker = house()
+    broker = new_broker()
     async with upstream(script) as behind, kept(broker, entry(behind.url, wire="http")) as one:
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -203,7 +203,7 @@ async def test_arguments_that_a_tool_wants_in_headers_are_there(tmp_path: Path) 
 
 
 async def test_a_server_that_is_not_there_delays_nobody_and_is_found_when_it_comes() -> None:
-    broker = house()
+    broker = new_broker()
     async with upstream(says(reply(200))) as free:
         port = free.port
     async with kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
@@ -219,7 +219,7 @@ async def test_a_server_that_is_not_there_delays_nobody_and_is_found_when_it_com
 @pytest.mark.row("H9")
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_a_call_whose_server_dies_is_answered_and_the_server_found_again(path: str) -> None:
-    broker = house()
+    broker = new_broker()
     entered = asyncio.Event()
     app = adder(entered=entered).sse_app if path == "/sse" else adder(entered=entered).streamable_http_app
     async with served(app()) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}{path}")) as one:
@@ -239,7 +239,7 @@ async def test_a_call_whose_server_dies_is_answered_and_the_server_found_again(p
 
 @pytest.mark.row("H9")
 async def test_replicas_answer_for_each_other() -> None:
-    broker = house()
+    broker = new_broker()
     async with (
         served(adder(said="one ").streamable_http_app()) as (first, kill_first),
         served(adder(said="two ").streamable_http_app()) as (second, _),
@@ -272,7 +272,7 @@ async def test_an_answer_that_breaks_off_is_given_by_a_replica_if_the_tool_only_
         body = json.dumps({"jsonrpc": "2.0", "id": json.loads(seen.body)["id"], "result": result}).encode()
         writer.write(reply(200, body, "Content-Type: application/json"))
 
-    broker = house()
+    broker = new_broker()
     tools = ({"name": "look", "inputSchema": {}, "annotations": {"readOnlyHint": True}}, {"name": "do", "inputSchema": {}})
     async with (
         upstream(plays(answers, tools)) as good,
@@ -299,7 +299,7 @@ async def test_messages_pass_byte_for_byte_in_both_directions() -> None:
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(reply(200, said, "Content-Type: application/json"))
 
-    broker = house()
+    broker = new_broker()
     async with upstream(plays(script)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
         await becomes(one, "running")
         found = await local(broker, one.server).request("odd/method", ["a", 1.0])  # type: ignore[arg-type]
@@ -308,7 +308,7 @@ async def test_messages_pass_byte_for_byte_in_both_directions() -> None:
 
 
 async def test_an_event_that_is_no_message_harms_nothing() -> None:
-    broker = house()
+    broker = new_broker()
     play = plays(somebody_elses)
 
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -334,7 +334,7 @@ async def test_an_event_that_is_no_message_harms_nothing() -> None:
 
 
 async def test_a_server_that_forgot_the_session_is_greeted_anew() -> None:
-    broker = house()
+    broker = new_broker()
     app = adder().streamable_http_app()
     async with served(app) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
         await becomes(one, "running")
@@ -348,7 +348,7 @@ async def test_a_server_that_forgot_the_session_is_greeted_anew() -> None:
 async def test_a_silent_server_is_asked_for_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEALTH_SECONDS", 0.05)
     monkeypatch.setattr(module, "ACCEPT_SECONDS", 3.0)
-    broker = house()
+    broker = new_broker()
     async with served(adder().streamable_http_app()) as (port, kill), kept(broker, entry(f"http://127.0.0.1:{port}/mcp")) as one:
         await becomes(one, "running")
         first = one.describe()["milliseconds"]
@@ -365,7 +365,7 @@ async def test_a_silent_server_is_asked_for_a_word(monkeypatch: pytest.MonkeyPat
 async def test_an_address_that_redirects_within_its_server_is_followed(wire: str, path: str) -> None:
     """Starlette and FastAPI move `/mcp` to `/mcp/`."""
     app = adder().sse_app(sse_path="/sse/") if wire == "sse" else adder().streamable_http_app(streamable_http_path="/mcp/")
-    broker = house()
+    broker = new_broker()
     async with served(app) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}{path}", wire=wire)) as one:
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -391,7 +391,7 @@ async def test_calls_whose_session_was_forgotten_are_said_again_after_one_new_gr
         return forgotten if restarted and frame.get("method") == "tools/call" and seen.all("mcp-session-id") == [old] else None
 
     restarted: list[bool] = []
-    broker = house()
+    broker = new_broker()
     play = Small(faults, sessions=True)
     async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
         await becomes(one, "running")
@@ -412,7 +412,7 @@ async def test_a_call_that_is_refused_is_the_last_error_of_a_server_that_goes_on
     def faults(seen: Seen, frame: dict[str, Any]) -> bytes | None:
         return reply(401, b'{"message":"who are you"}', JSON) if frame.get("method") == "tools/call" else None
 
-    broker = house()
+    broker = new_broker()
     async with upstream(Small(faults)) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -429,7 +429,7 @@ async def test_a_session_that_is_never_known_ends_a_call_with_the_servers_words(
     def faults(seen: Seen, frame: dict[str, Any]) -> bytes | None:
         return rpc_error(-32001, "Session not found", 404) if frame.get("method") == "tools/call" else None
 
-    broker = house()
+    broker = new_broker()
     play = Small(faults, sessions=True)
     async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
         await becomes(one, "running")
@@ -460,7 +460,7 @@ async def test_an_old_server_that_forgot_the_session_is_greeted_anew_on_a_new_st
         if "id" in frame and b'"hang"' not in seen.body:
             streams[int(seen.target[-1]) - 1].put_nowait(Small().answer(frame))
 
-    broker = house()
+    broker = new_broker()
     async with upstream(script) as behind, kept(broker, entry(behind.url, wire="sse")) as one, asyncio.timeout(BOUND):
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -493,7 +493,7 @@ NO_RESULT = reply(200, b'{"jsonrpc":"2.0","id":"hello","result":{"no":"revision"
     ],
 )
 async def test_a_server_that_is_not_well_at_first_brings_its_tools_when_it_is(wire: str, fault: bytes, why: str) -> None:
-    broker = house()
+    broker = new_broker()
     good = Small()
     async with (
         upstream(good) as beside,
@@ -535,7 +535,7 @@ def _relay_of_sse(odd: Callable[[dict[str, Any]], bytes] = lambda frame: b"") ->
 async def test_a_list_that_fails_is_asked_for_again(fault: bytes) -> None:
     """A server that cannot name its tools at first is not ready; one that cannot later stays, and says why."""
     ill = [True]
-    broker = house()
+    broker = new_broker()
     play = Small(lambda seen, frame: fault if ill and frame.get("method") == "tools/list" else None)
     async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
         assert "tools/list failed" in (await becomes(one, "waiting"))["why"]
@@ -559,7 +559,7 @@ async def test_a_list_that_fails_is_asked_for_again(fault: bytes) -> None:
 
 async def test_the_list_of_the_handshake_is_the_endpoints_first_list() -> None:
     """Asked for twice: in the handshake, and by the consumer. The endpoint itself asks the server for nothing."""
-    broker = house()
+    broker = new_broker()
     async with upstream(Small()) as behind, kept(broker, entry(behind.url, wire="http", deny=("x",))) as one, asyncio.timeout(BOUND):
         await becomes(one, "running")
         assert [tool.name for tool in await local(broker, one.server).tools()] == ["pour"]
@@ -588,7 +588,7 @@ async def test_an_error_is_a_word_too_unless_it_says_that_the_session_is_lost(
         pings.append(seen)
         return ping
 
-    broker = house()
+    broker = new_broker()
     play = Small(faults, sessions=True)
     async with upstream(play) as behind, kept(broker, entry(behind.url, wire="http")) as one, asyncio.timeout(BOUND):
         await becomes(one, "running")
@@ -603,7 +603,7 @@ async def test_an_error_is_a_word_too_unless_it_says_that_the_session_is_lost(
 @pytest.mark.parametrize("status", [401, 402, 403, 418, 429, 500, 503])
 async def test_a_refusal_is_told_with_its_status_and_words_at_the_handshake_and_in_a_call(status: int, told: list[str]) -> None:
     refusal = reply(status, b'{"error":{"message":"because of hush-hush and \\u001b[31m"}}', JSON, "WWW-Authenticate: Bearer")
-    broker = house()
+    broker = new_broker()
     async with upstream(says(refusal)) as behind:
         async with kept(broker, entry(behind.url, secrets=frozenset(("hush-hush",)))) as one:
             why = (await becomes(one, "waiting"))["why"]
@@ -623,7 +623,7 @@ async def test_a_refusal_is_told_with_its_status_and_words_at_the_handshake_and_
 )
 async def test_an_answer_on_the_old_wire_that_cannot_be_read_ends_its_call_at_once_and_no_other(result: bytes) -> None:
     relay = _relay_of_sse(lambda frame: b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (frame["id"], result))
-    broker = house(Limits(provider_message_bytes=50_000))
+    broker = new_broker(Limits(provider_message_bytes=50_000))
     async with upstream(relay) as behind, kept(broker, entry(f"{behind.url}/sse", wire="sse")) as one, asyncio.timeout(BOUND):
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -652,7 +652,7 @@ async def test_one_answer_above_the_limit_ends_its_call_and_no_other(wire: str) 
         return "x" * size
 
     app = server.sse_app() if wire == "sse" else server.streamable_http_app()
-    broker = house()
+    broker = new_broker()
     async with (
         served(app) as (port, _),
         kept(broker, entry(f"http://127.0.0.1:{port}/{'sse' if wire == 'sse' else 'mcp'}", wire=wire)) as one,
@@ -676,7 +676,7 @@ async def test_one_answer_above_the_limit_ends_its_call_and_no_other(wire: str) 
 
 
 async def test_allow_and_deny_hold_for_servers_by_url_too() -> None:
-    broker = house()
+    broker = new_broker()
     async with served(adder().streamable_http_app()) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp", deny=("w*",))) as one:
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -686,7 +686,7 @@ async def test_allow_and_deny_hold_for_servers_by_url_too() -> None:
 
 
 async def test_headers_of_the_entry_go_along_and_nothing_of_it_is_shown(told: list[str]) -> None:
-    broker = house()
+    broker = new_broker()
     secret: dict[str, Any] = {"headers": {"X-Secret": "hush-too"}, "secrets": frozenset(("hush-hush", "hush-too"))}
     server = entry("http://127.0.0.1:1/mcp?api_key=hush-hush", **secret)
     async with kept(broker, server) as one:
@@ -719,7 +719,7 @@ async def test_requests_take_turns_with_the_keys_of_a_pool(tmp_path: Path, place
                 return
         await app(scope, receive, send)
 
-    broker = house()
+    broker = new_broker()
     keys = ring(tmp_path)
     async with served(keyed) as (port, _), kept(broker, entry(f"http://127.0.0.1:{port}/mcp", place=place), keys) as one:
         await becomes(one, "running")
@@ -734,7 +734,7 @@ async def test_requests_take_turns_with_the_keys_of_a_pool(tmp_path: Path, place
 
 
 async def test_when_every_key_is_refused_the_reason_is_said_and_none_is_banned(tmp_path: Path) -> None:
-    broker = house()
+    broker = new_broker()
     async with upstream(says(reply(403))) as behind, kept(broker, entry(behind.url), ring(tmp_path)) as one:
         why = (await becomes(one, "waiting"))["why"]
         assert "403" in why
@@ -758,7 +758,7 @@ async def test_when_every_key_is_refused_the_reason_is_said_and_none_is_banned(t
     ],
 )
 async def test_a_server_that_is_none_is_not_attached_or_bare_and_others_do_not_mind(script: Any, words: str) -> None:
-    broker = house()
+    broker = new_broker()
     async with (
         upstream(script) as behind,
         served(adder().streamable_http_app()) as (port, _),
@@ -774,7 +774,7 @@ async def test_a_server_that_is_none_is_not_attached_or_bare_and_others_do_not_m
 
 
 async def test_a_redirect_to_another_address_is_not_followed() -> None:
-    broker = house()
+    broker = new_broker()
     async with upstream(says(reply(200, b"secret"))) as inner:
         moved = reply(307, b"", f"Location: {inner.url}/mcp")
         async with upstream(says(moved)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
@@ -790,7 +790,7 @@ async def test_a_server_that_hangs_in_the_handshake_is_given_up(monkeypatch: pyt
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
-    broker = house()
+    broker = new_broker()
     for wire in ("http", "sse"):
         async with upstream(script) as behind, kept(broker, entry(behind.url, wire=wire)) as one:
             await until(lambda: behind.seen and one.describe()["state"] == "waiting")
@@ -810,7 +810,7 @@ async def test_an_endless_answer_ends_at_the_limit(tmp_path: Path) -> None:
         body = json.dumps({"jsonrpc": "2.0", "id": frame.get("id"), "result": result}).encode()
         writer.write(reply(200, body, "Content-Type: application/json") if "id" in frame else reply(202))
 
-    broker = house(Limits(provider_message_bytes=1_000_000))
+    broker = new_broker(Limits(provider_message_bytes=1_000_000))
     async with upstream(script) as behind, kept(broker, entry(behind.url, wire="http")) as one:
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -902,7 +902,7 @@ async def test_a_call_that_is_answered_with_an_attack_fails_alone(call: Any, mon
     """The drips end when their time is over, the others by their size or by themselves."""
     if call in (dripping_head, dripping_body):
         monkeypatch.setattr(carrying, "ANSWER_SECONDS", 2.0)
-    broker = house(Limits(provider_message_bytes=200_000))
+    broker = new_broker(Limits(provider_message_bytes=200_000))
     async with (
         upstream(plays(call)) as behind,
         served(adder().streamable_http_app()) as (port, _),
@@ -928,7 +928,7 @@ async def test_over_http_an_answer_belongs_to_its_request_whatever_id_it_names(i
         error = b'{"jsonrpc":"2.0","id":%b,"error":{"code":-32603,"message":"the database is locked"}}' % id
         writer.write(reply(200, error, "Content-Type: application/json"))
 
-    broker = house()
+    broker = new_broker()
     async with upstream(plays(script)) as behind, kept(broker, entry(behind.url, wire="http")) as one:
         await becomes(one, "running")
         async with asyncio.timeout(BOUND):
@@ -945,7 +945,7 @@ async def test_an_old_server_may_not_send_us_elsewhere_and_hears_why_at_once(add
         await writer.drain()
         await asyncio.Event().wait()
 
-    broker = house()
+    broker = new_broker()
     async with upstream(script) as behind, kept(broker, entry(behind.url, wire="sse")) as one:
         why = (await becomes(one, "waiting"))["why"]
         assert "another origin" in why and "/m" in why
@@ -971,7 +971,7 @@ async def test_a_refused_key_gives_way_to_another(tmp_path: Path, refusal: bytes
             return
         await plays(lambda seen, writer: None)(seen, writer)
 
-    broker = house()
+    broker = new_broker()
     async with upstream(script) as behind, kept(broker, entry(behind.url, wire="http", place="query:api_key"), ring(tmp_path)) as one:
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -984,7 +984,7 @@ async def test_a_refused_key_gives_way_to_another(tmp_path: Path, refusal: bytes
 async def test_a_server_with_keys_is_not_asked_for_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would cost a key's turn; such a server is looked for when a call fails."""
     monkeypatch.setattr(module, "HEALTH_SECONDS", 0.01)
-    broker = house()
+    broker = new_broker()
     async with (
         upstream(plays(somebody_elses)) as behind,
         kept(broker, entry(behind.url, wire="http", place="bearer"), ring(tmp_path)) as one,
@@ -999,7 +999,7 @@ async def test_when_no_key_is_left_a_call_says_so_and_may_be_repeated_elsewhere(
     async def refuse(seen: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(reply(429, b"", "Retry-After: 600"))
 
-    broker = house()
+    broker = new_broker()
     async with upstream(plays(refuse)) as behind, kept(broker, entry(behind.url, wire="http", place="bearer"), ring(tmp_path)) as one:
         await becomes(one, "running")
         inside = local(broker, one.server)
@@ -1011,7 +1011,7 @@ async def test_when_no_key_is_left_a_call_says_so_and_may_be_repeated_elsewhere(
         assert "the first for 600 s" in caught.value.data["hint"]
 
 
-async def test_a_server_that_does_not_hear_goodbye_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_does_not_answer_the_close_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carrying, "CLOSE_SECONDS", 0.1)
 
     async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -1025,7 +1025,7 @@ async def test_a_server_that_does_not_hear_goodbye_holds_nobody_up(monkeypatch: 
         else:
             writer.write(reply(202))
 
-    broker = house()
+    broker = new_broker()
     async with upstream(script) as behind:
         async with kept(broker, entry(behind.url, wire="http")) as one:
             await becomes(one, "running")

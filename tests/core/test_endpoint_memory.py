@@ -1,4 +1,4 @@
-"""What a hostile peer may make the endpoint keep: every hoard has an end, and whoever fills it is told."""
+"""What a hostile peer can make the endpoint keep in memory is bounded, and who exceeds a bound is told."""
 
 from __future__ import annotations
 

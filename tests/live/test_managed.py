@@ -37,7 +37,7 @@ def written(root: Path, **servers: Mapping[str, Any]) -> Path:
 
 
 @asynccontextmanager
-async def house(root: Path, file: Path, *arguments: str, **environ: str) -> AsyncIterator[Program]:
+async def server_with(root: Path, file: Path, *arguments: str, **environ: str) -> AsyncIterator[Program]:
     words = ("--root", str(root), "serve", "--port", "0", "--providers", str(file), *arguments)
     async with program(root, *words, environ=environ) as running:
         await running.listens()
@@ -60,7 +60,7 @@ async def servers(running: Program, **states: str) -> dict[str, dict[str, Any]]:
 
 
 def children(session: int) -> list[int]:
-    """The living processes of a session but for the leash that leads it."""
+    """The living processes of a session without the supervisor that leads it."""
     alive = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -104,7 +104,7 @@ async def hears_of_a_change(asker: Device) -> None:
 async def test_one_command_with_the_example_serves_both_demo_servers_to_a_device(tmp_path: Path) -> None:
     """The device asks at once: it need not wait until the servers have started."""
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
-    async with house(tmp_path, EXAMPLES / "mcp.json", PATH=path) as running, device(running) as asker:
+    async with server_with(tmp_path, EXAMPLES / "mcp.json", PATH=path) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         assert await asker.names() == {"calculator", "get_weather", "get_forecast"}
         assert "16900000000" in text_of(await asker.calls(3, "calculator", python_expression="130000 * 130000"))
@@ -119,14 +119,14 @@ async def test_one_command_with_the_example_serves_both_demo_servers_to_a_device
 async def test_the_device_that_asks_only_once_gets_the_whole_list(tmp_path: Path) -> None:
     """xiaozhi-server ignores list_changed; it connects the moment the port is open."""
     file = written(tmp_path, one=small("one", "a"), two=small("two", "b"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         await asker.greets()
         assert await asker.names() == {"a", "b"}
 
 
 async def test_an_entry_that_is_added_can_be_called_and_leaves_the_others_alone(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a"), two=small("two", "b", "slow"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         before = text_of(await asker.calls(1, "a"))
         slow = asyncio.create_task(asker.calls("slow", "slow", seconds=2.0))
@@ -140,7 +140,7 @@ async def test_an_entry_that_is_added_can_be_called_and_leaves_the_others_alone(
 
 async def test_an_entry_that_changes_or_goes_takes_only_its_own_process_along(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a"), two=small("two", "b"), three=small("three", "c"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         a, b = text_of(await asker.calls(1, "a")), text_of(await asker.calls(2, "b"))
         written(tmp_path, one=small("one", "a"), two=small("two", "b", env={"X": "1"}), three=small("three", "c", disabled=True))
@@ -158,7 +158,7 @@ async def test_an_entry_that_changes_or_goes_takes_only_its_own_process_along(tm
 
 async def test_a_broken_edit_changes_nothing_and_says_where_it_is_broken(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         before = text_of(await asker.calls(1, "a"))
         good = file.read_text()
@@ -186,7 +186,7 @@ async def test_a_file_that_is_broken_at_the_start_is_one_clear_message(tmp_path:
 @linux
 async def test_a_killed_child_comes_back_and_its_tools_never_leave_the_list(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a", "slow"), two=small("two", "b"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         before = text_of(await asker.calls(1, "a"))
         other = text_of(await asker.calls(2, "b"))
@@ -215,7 +215,7 @@ async def test_kill_minus_9_on_the_broker_leaves_no_child_and_no_childs_child(tm
         f"sys.argv = ['small', 'forks', 'c']; runpy.run_path({str(SMALL)!r}, run_name='__main__')\n"
     )
     file = written(tmp_path, one=small("one", "a"), odd=odd, forks={"command": sys.executable, "args": [str(forks)]})
-    async with house(tmp_path, file) as running:
+    async with server_with(tmp_path, file) as running:
         found = await servers(running, one="running", forks="running")
         leashes = [server["pid"] for server in found.values()]
         async with asyncio.timeout(BOUND):
@@ -228,7 +228,7 @@ async def test_kill_minus_9_on_the_broker_leaves_no_child_and_no_childs_child(tm
 
 async def test_a_drain_ends_every_child(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a"), odd={"command": sys.executable, "args": ["-I", "-S", str(ODD)]})
-    async with house(tmp_path, file) as running:
+    async with server_with(tmp_path, file) as running:
         found = await servers(running, one="running")
         running.process.send_signal(signal.SIGTERM)
         assert await running.ends() == 0
@@ -276,7 +276,7 @@ async def test_no_secret_of_a_server_is_shown_anywhere(tmp_path: Path) -> None:
         gone={"command": "no-such-program-${IN_ARGS}", "env": {"NAMED": "canary-named-1"}},
     )
     ours = {"OURS": canaries["OURS"], "IN_ARGS": canaries["IN_ARGS"], "MES_SERVER_LOG_LEVEL": "DEBUG"}
-    async with house(tmp_path, file, **ours) as running, device(running) as asker:
+    async with server_with(tmp_path, file, **ours) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         assert text_of(await asker.calls(1, "environment", variable="NAMED")) == canaries["NAMED"]
         assert text_of(await asker.calls(2, "environment", variable="OURS")) == canaries["OURS"]
@@ -293,7 +293,7 @@ async def test_no_secret_of_a_server_is_shown_anywhere(tmp_path: Path) -> None:
 
 async def test_a_tool_that_is_not_shown_stands_in_no_list_and_cannot_be_called(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "get_a", "set_a", "get_secret", allow=["get_*"], deny="*secret"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         assert await asker.names() == {"get_a"}
         assert text_of(await asker.calls(1, "get_a")).startswith("one")
@@ -309,7 +309,7 @@ async def test_tools_have_other_names_outside_and_an_edit_of_them_starts_nothing
             "near": small("near", "environment", "die", env={"CITY": "杭州"}, tools=tools),
             "far": {"url": f"{far.url}/mcp", "tools": {"pour": {"name": "倒水"}}},
         }
-        async with house(tmp_path, written(tmp_path, **entries)) as running, device(running) as asker:
+        async with server_with(tmp_path, written(tmp_path, **entries)) as running, device(running) as asker:
             await asker.greets(client="an MCP client")
             assert await asker.names() == {"读变量", "倒水"}
             assert text_of(await asker.calls(3, "读变量", variable="CITY")) == "杭州"
@@ -338,7 +338,7 @@ async def test_tools_have_other_names_outside_and_an_edit_of_them_starts_nothing
 async def test_each_client_gets_a_result_that_only_programs_can_read_as_it_can_show_it(tmp_path: Path) -> None:
     """An old device beside a modern one, whichever greeted it first."""
     file = written(tmp_path, one=small("one", "structured"))
-    async with house(tmp_path, file) as running, device(running) as old, device(running) as modern:
+    async with server_with(tmp_path, file) as running, device(running) as old, device(running) as modern:
         await old.greets(client="XiaozhiMCPEndpointClient")
         hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "modern", "version": "1"}}
         assert "result" in await modern.asks(1, "initialize", hello)
@@ -356,7 +356,7 @@ async def test_servers_are_brought_to_the_endpoints_they_are_for(tmp_path: Path)
         nobody=small("nobody", "b", endpoints=[]),
         both=small("both", "c", endpoints=["home-*", "shop"]),
     )
-    async with house(tmp_path, file, "--set", "security.opaque_tokens=always", "--set", "providers.endpoints=none") as running:
+    async with server_with(tmp_path, file, "--set", "security.opaque_tokens=always", "--set", "providers.endpoints=none") as running:
         codec = TokenCodec(running.key)
         seen = {}
         for name in ("home-1", "shop", "office"):
@@ -373,9 +373,9 @@ async def test_servers_are_brought_to_the_endpoints_they_are_for(tmp_path: Path)
             assert (await servers(running, both="running"))["both"]["pid"] == session, "whom it serves is no reason to start it again"
 
 
-async def test_a_server_of_the_house_and_one_that_dials_in_are_one_list(tmp_path: Path) -> None:
+async def test_a_managed_server_and_one_that_dials_in_are_one_list(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a", "who"))
-    async with house(tmp_path, file) as running, tool(running, sys.executable, "-I", "-S", SMALL, "guest", "who", server_id="guest"):
+    async with server_with(tmp_path, file) as running, tool(running, sys.executable, "-I", "-S", SMALL, "guest", "who", server_id="guest"):
         await until(lambda stats: stats["tool_connections"] == 1, running)
         async with device(running) as asker:
             await asker.greets(client="an MCP client")
@@ -388,7 +388,7 @@ async def test_a_server_of_the_house_and_one_that_dials_in_are_one_list(tmp_path
 @linux
 async def test_replicas_by_label_take_over_from_each_other(tmp_path: Path) -> None:
     file = written(tmp_path, first=small("same", "who", label="pair"), second=small("same", "who", label="pair"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         found = await servers(running, first="running", second="running")
         pids = {pid for server in found.values() for pid in children(server["pid"])}
         await asker.greets(client="an MCP client")
@@ -401,7 +401,7 @@ async def test_replicas_by_label_take_over_from_each_other(tmp_path: Path) -> No
 
 async def test_the_timeout_of_an_entry_is_how_long_its_calls_may_take(tmp_path: Path) -> None:
     file = written(tmp_path, quick=small("quick", "slow", timeout=0.5), patient=small("patient", "a"))
-    async with house(tmp_path, file) as running, device(running) as asker:
+    async with server_with(tmp_path, file) as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         error = (await asker.calls(1, "slow", seconds=3.0))["error"]
         assert error["code"] == -32006
@@ -410,7 +410,7 @@ async def test_the_timeout_of_an_entry_is_how_long_its_calls_may_take(tmp_path: 
 
 async def test_a_hundred_devices_come_and_go_and_no_bridge_is_left(tmp_path: Path) -> None:
     file = written(tmp_path, one=small("one", "a"))
-    async with house(tmp_path, file) as running:
+    async with server_with(tmp_path, file) as running:
         codec = TokenCodec(running.key)
         await servers(running, one="running")
 
@@ -433,7 +433,7 @@ async def test_each_process_gets_the_next_key_of_its_pool_and_nobody_sees_it(tmp
     (tmp_path / "data/.mcp-endpoint-server.cfg").write_text('[credentials.pool]\nfile = "keys.txt"\n')
     one = small("one", "environment", "tell", "die", credentials="pool", place="env:API_KEY")
     file = written(tmp_path, one=one)
-    async with house(tmp_path, file, MES_SERVER_LOG_LEVEL="DEBUG") as running, device(running) as asker:
+    async with server_with(tmp_path, file, MES_SERVER_LOG_LEVEL="DEBUG") as running, device(running) as asker:
         await asker.greets(client="an MCP client")
         seen = []
         for _ in range(3):
@@ -454,7 +454,7 @@ async def test_servers_by_url_recover_without_a_restart(tmp_path: Path) -> None:
     moved = Small(lambda seen, frame: None if seen.target == "/mcp/" else reply(308, b"", "Location: /mcp/"), tool="pour", sessions=True)
     async with upstream(moved) as first, upstream(says(MAINTENANCE)) as second:
         file = written(tmp_path, moved={"url": f"{first.url}/mcp"}, ill={"url": f"{second.url}/mcp"})
-        async with house(tmp_path, file) as running, device(running) as asker:
+        async with server_with(tmp_path, file) as running, device(running) as asker:
             await asker.greets(client="an MCP client")
             found = await servers(running, moved="running", ill="waiting")
             assert "(text/html) cannot be read" in found["ill"]["why"] and "Back soon" in found["ill"]["why"]
