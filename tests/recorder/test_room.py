@@ -151,6 +151,16 @@ async def test_a_batch_that_cannot_be_said_is_dropped_and_the_next_one_is_writte
         await until(room, lambda: room.written == 1)
 
 
+async def test_a_batch_that_the_writer_never_tells_of_is_lost_with_the_next_word(tmp_path: Path) -> None:
+    async with recording(tmp_path) as room:
+        await until(room, room._ready.is_set)
+        room._number += 1
+        room._sent.append((room._number, 7, None))  # handed over, and not understood
+        see(room, 2)
+        await until(room, lambda: room.written == 2)
+        assert room.counters()["records_dropped"] == 7 and not room._sent
+
+
 async def test_a_writer_that_cannot_be_started_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     async with recording(tmp_path) as room:

@@ -287,7 +287,9 @@ class Recorder:
         self.on_told()
 
     def _settle(self, told: Told) -> None:
-        """A batch is done with."""
+        """A batch is done with; one before it that nobody told of was not understood, and is lost."""
+        while self._sent and self._sent[0][0] < told.batch:
+            self._lose_batch()
         if not self._sent or self._sent[0][0] != told.batch:
             return
         _, count, gap = self._sent.popleft()
@@ -303,10 +305,14 @@ class Recorder:
     def _lose_sent(self) -> None:
         """Nobody will ever tell of what was on its way."""
         while self._sent:
-            _, count, gap = self._sent.popleft()
-            self._queue.lose(count)
-            if gap is not None:
-                self._queue.reopen(*gap)
+            self._lose_batch()
+
+    def _lose_batch(self) -> None:
+        """The first of them."""
+        _, count, gap = self._sent.popleft()
+        self._queue.lose(count)
+        if gap is not None:
+            self._queue.reopen(*gap)
 
     def _tell_trouble(self, trouble: str) -> None:
         if trouble != self.trouble:
