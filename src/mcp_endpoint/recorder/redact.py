@@ -18,7 +18,20 @@ from typing import Final
 from urllib.parse import quote
 
 NEEDLES: Final = (
-    *("token", "secret", "passw", "api_key", "apikey", "authoriz", "cookie", "jwt", "credential", "private_key", "privatekey"),
+    *(
+        "token",
+        "secret",
+        "passw",
+        "passphrase",
+        "api_key",
+        "apikey",
+        "authoriz",
+        "cookie",
+        "jwt",
+        "credential",
+        "private_key",
+        "privatekey",
+    ),
     *("access_key", "accesskey"),
 )
 """A key or a header that has one of these in its name, `-` counting as `_`, holds a secret."""
@@ -59,6 +72,7 @@ _SHAPES: Final = (
     (b"mep1.", re.compile(rb"(?i)()(mep1\.[A-Za-z0-9_.%=-]+)")),
     (b"eyj", re.compile(rb"()(?<![A-Za-z0-9_-])(eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?)")),
     (b"bearer", re.compile(rb"(?i)(\bbearer(?:\s|%20|\+){1,4})([^\s\"',;&<>\\]+)")),
+    (b"://", re.compile(rb"(://[^\s\"'<>\\/?#@:]{0,64}:)([^\s\"'<>\\/?#@]{1,256})(?=@)")),
     (b"basic ", re.compile(rb"(?i)(\bbasic\s{1,4})([A-Za-z0-9+/=_-]{8,})")),
 )
 """What must be there in small letters, and the shape: what stays, and what goes."""
