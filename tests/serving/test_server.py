@@ -338,13 +338,13 @@ def test_run_serves_logs_and_announces_until_the_signal(
     loaded = Loaded(config, SOURCES, (("a warning", "一个警告"),), tmp_path / "cfg")
     prepared = Prepared("", (("made it", "已创建"),), (("read-only", "只读"),))
     monkeypatch.setattr(module, "descriptor_shortage", lambda _: [module.Hint("few files", "文件太少")])
-    real = module.Server.startup
+    real = module.DrainingServer.startup
 
-    async def start_and_stop(self: module.Server, sockets: list[socket.socket] | None = None) -> None:
+    async def start_and_stop(self: module.DrainingServer, sockets: list[socket.socket] | None = None) -> None:
         await real(self, sockets)
         self.handle_exit(signal.SIGTERM, None)
 
-    monkeypatch.setattr(module.Server, "startup", start_and_stop)
+    monkeypatch.setattr(module.DrainingServer, "startup", start_and_stop)
     monkeypatch.setattr(module.signals, "leaving", lambda: None)  # the tests do not end here
     module.run(loaded, prepared, tmp_path)
     printed = capsys.readouterr()
