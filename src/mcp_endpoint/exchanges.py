@@ -1,4 +1,4 @@
-"""What a room hands to the recorder: an HTTP exchange, as it was, when it has ended."""
+"""The HTTP exchange that a room gives to the recorder when it has ended."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Literal, Protocol
 import msgspec
 
 Ending = Literal["ok", "error", "aborted", "broken"]
-"""Whole; whole with a status that is an error; the client left; the upstream broke off."""
+"""Complete; complete with an error status; the client left; the upstream ended early."""
 
 
 class Exchange(msgspec.Struct, array_like=True, gc=False):
-    """One exchange. Whoever made it gives it away: it is read later, in another process."""
+    """One exchange. It must not be changed afterwards: another process reads it later."""
 
     started: float
     """Seconds since 1970."""
     ms: float
-    """How long it took to the last byte, in milliseconds."""
+    """Milliseconds until the last byte."""
     first_ms: float | None
-    """When the first byte of the answer's body was there, in milliseconds; None if there was none."""
+    """Milliseconds until the first byte of the response body; None if there was none."""
     endpoint: str | None
-    """The endpoint it is known to belong to, by its printed name."""
+    """The printed name of its endpoint, if known."""
     label: str
     """The name of the gateway."""
     client: str
-    """Whoever asked: an address, without a secret."""
+    """The client's address, without a secret."""
     method: str
     path: str
-    """As it was asked for, with the query."""
+    """The path as requested, with the query."""
     status: int
-    """The HTTP status; 0 where there was no answer."""
+    """The HTTP status; 0 if there was no response."""
     ending: Ending
     request_headers: Sequence[tuple[bytes, bytes]]
     request_body: bytes
@@ -39,16 +39,16 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
     answer_chunks: Sequence[tuple[float, bytes]]
     """Each with the seconds since `started`, as the upstream sent them (compressed, if it did), at most `record_body_bytes` together."""
     seen_bytes: int
-    """Bytes of both bodies, with those that are not here."""
+    """Bytes of both bodies, also those that were not kept."""
     truncated: bool
-    """Whether there are such."""
+    """Whether some were not kept."""
 
 
 class Exchanges(Protocol):
-    """Who takes exchanges."""
+    """A receiver of exchanges."""
 
     body_bytes: int
-    """How much of each body is taken."""
+    """Bytes of each body that are kept."""
 
     def exchange(self, exchange: Exchange) -> None:
-        """Take one that has ended; never waits, never raises."""
+        """Take an ended exchange; never waits, never raises."""

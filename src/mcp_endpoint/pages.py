@@ -1,4 +1,4 @@
-"""A page that a room contributes to the console: where it stands, what it is called, who may see it and what it shows."""
+"""The interface of a console page: its path, titles, permission and content."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from typing import Any, NamedTuple
 from .access.directory import User
 
 Facts = Mapping[str, Any]
-"""What a page shows, ready for JSON. The template gets it by its names; `PATH.json` is the same without the template."""
+"""The content of a page, ready for JSON. The template gets it as variables; `PATH.json` returns it as JSON."""
 
 
 class Visit(NamedTuple):
-    """One look at a page."""
+    """One request for a page."""
 
     user: User
     may: Callable[[str], bool]
-    """Whether this user may do something, see `Directory.may`."""
+    """Whether this user may perform an action, see `Directory.may`."""
     query: Mapping[str, str]
-    """The query of the address, the last value of each name."""
+    """The query parameters; the last value of each name."""
     address: str
-    """`http(s)://HOST[:PORT][/PREFIX]` under which others reach this server, as far as it is known."""
+    """`http(s)://HOST[:PORT][/PREFIX]` at which clients reach this server, as far as known."""
     item: str = ""
-    """What stands in the path where the page's path says `{item}`."""
+    """The value of `{item}` in the path."""
 
 
 class Page(NamedTuple):
-    """One page of the console, with its JSON twin."""
+    """One page of the console, as HTML and as JSON."""
 
     path: str
     """Below /console/: `records`, or `records/{item}`."""
     en: str
-    """Its title, and the same in Chinese."""
+    """The title, in English and Chinese."""
     zh: str
     action: str
-    """What a user must be allowed to do to see it."""
+    """The permission needed to see it."""
     template: str
-    """The file in `folder` that is filled with the facts."""
+    """The file name of the template in `folder`."""
     facts: Callable[[Visit], Awaitable[Facts]]
-    """What it shows. Raises NotThere."""
+    """Returns the content. Raises NotThere."""
     folder: Path | None = None
-    """Where the template is; None is the console's own folder."""
+    """The folder of the template; None is the console's own."""
     menu: bool = True
-    """Whether the navigation leads to it."""
+    """Whether it is in the navigation."""
 
 
 class NotThere(Exception):
-    """The page has nothing to show under this address: why, in both languages."""
+    """There is no such item; the reason in both languages."""
 
     def __init__(self, en: str, zh: str) -> None:
         super().__init__(f"{zh} / {en}")

@@ -1,4 +1,4 @@
-"""Who may look at the server's pages, and what each may do there: its key's holder, or the users somebody else hands in."""
+"""Users of the console and their permissions: the holder of the server's key, or the users of another directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class User(NamedTuple):
     name: str
     """Unique in its directory; stands in the cookie."""
     en: str
-    """What the pages call them, and the same in Chinese."""
+    """The display name, in English and Chinese."""
     zh: str
 
 
@@ -24,39 +24,39 @@ class Field(NamedTuple):
     en: str
     zh: str
     secret: bool = True
-    """Whether it is typed unseen."""
+    """Whether the browser hides what is typed."""
 
 
 class Directory(Protocol):
-    """Users, and what each may do; whoever keeps users hands its own in."""
+    """Users and their permissions; a program with users of its own implements it."""
 
     @property
     def fields(self) -> Sequence[Field]:
-        """What the log-in form asks for."""
+        """The fields of the log-in form."""
 
     async def log_in(self, shown: Mapping[str, str]) -> User | None:
-        """Who shows these values of the fields; None if they are wrong."""
+        """The user with these values of the fields; None if they are wrong."""
 
     async def by_token(self, token: str) -> User | None:
-        """Whose token it is that a program shows (`Authorization: Bearer`); None if nobody's."""
+        """The user of a bearer token; None if it is unknown."""
 
     def by_name(self, name: str) -> User | None:
-        """The user of a cookie; None once there is no such user any more."""
+        """The user named in a cookie; None if there is no such user any more."""
 
     def may(self, user: User, action: str) -> bool:
-        """Whether a user may do something: `status.read`, `addresses.read`, `tools.call`, `records.read`."""
+        """Whether a user may perform an action: `status.read`, `addresses.read`, `tools.call`, `records.read`."""
 
 
 OPERATOR: Final = User("operator", "holder of the key", "密钥持有者")
 
 
 class KeyHolder:
-    """The directory of a server without users: whoever knows its key may do everything."""
+    """The directory of a server without users: who has its key may do everything."""
 
     fields = (Field("key", "Key", "密钥"),)
 
     def __init__(self, key: str) -> None:
-        """`key` is the server's; with an empty one nobody comes in."""
+        """`key` is the server's; with an empty one every log-in is refused."""
         self._key = key.encode()
 
     async def log_in(self, shown: Mapping[str, str]) -> User | None:

@@ -1,4 +1,4 @@
-"""`mcp-endpoint record`: runs an MCP server on stdin and stdout as its client would, and writes each message that passes into a file.
+"""`mcp-endpoint record`: runs an MCP server on stdin and stdout as its client would, and writes each message to a file.
 
 The client sees the server's bytes and its exit code; a message is sent on before it is written. What cannot be written is told once, on
 stderr, and the server goes on.
@@ -36,13 +36,13 @@ Report = Callable[[str], None]
 
 
 def label_of(argv: Sequence[str]) -> str:
-    """What a server is called: the script that is run, else the program. `weather_server.py` is `weather`."""
+    """The name of a server: its script, else its program. `weather_server.py` is `weather`."""
     script = next((argument for argument in argv[1:] if argument.endswith(SCRIPTS)), argv[0])
     return PurePath(script).stem.removesuffix("_server").removesuffix("-server")
 
 
 class Leg:
-    """One direction: bytes are sent on as they come, and written line by line."""
+    """One direction: bytes are forwarded at once, and recorded line by line."""
 
     def __init__(self, messages: Messages, direction: str, report: Report) -> None:
         self._messages = messages
@@ -52,7 +52,7 @@ class Leg:
         self._writes = True
 
     def carry(self, read: Callable[[int], bytes], write: Callable[[bytes], object]) -> None:
-        """Until there is nothing more to read. Raises OSError when nobody takes it any more."""
+        """Forward until the input ends. Raises OSError if the output is closed."""
         while data := read(READ_BYTES):
             write(data)
             for line in self._lines.feed(data):
@@ -85,7 +85,7 @@ def run(argv: Sequence[str], messages: Messages, report: Report) -> int:
     stdin = io.FileIO(sys.stdin.fileno(), closefd=False)
     threading.Thread(target=_to_server, args=(stdin, child, Leg(messages, "request", report)), daemon=True).start()
     stdout, source = sys.stdout.fileno(), child.stdout.fileno()
-    with contextlib.suppress(OSError):  # the client reads no more; the server learns of it as it would without us
+    with contextlib.suppress(OSError):  # the client closed its end; the server notices as it would without us
         Leg(messages, "response", report).carry(lambda most: os.read(source, most), lambda data: write_all(stdout, data))
     child.stdout.close()
     status = child.wait()
@@ -95,14 +95,14 @@ def run(argv: Sequence[str], messages: Messages, report: Report) -> int:
 def _to_server(stdin: io.FileIO, child: subprocess.Popen[bytes], leg: Leg) -> None:
     assert child.stdin is not None
     target = child.stdin.fileno()
-    with contextlib.suppress(OSError):  # the server reads no more
+    with contextlib.suppress(OSError):  # the server closed its end
         leg.carry(lambda most: stdin.read(most) or b"", lambda data: write_all(target, data))
     with contextlib.suppress(OSError):
         child.stdin.close()
 
 
 def _hand_on_signals(child: subprocess.Popen[bytes]) -> None:
-    """What ends us ends the server: SIGTERM and SIGHUP are handed on; Ctrl-C reaches it without us, and it decides what that means."""
+    """Forward SIGTERM and SIGHUP to the server. Ctrl-C reaches it without us, and it decides what to do."""
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(OSError):
@@ -115,9 +115,9 @@ def _hand_on_signals(child: subprocess.Popen[bytes]) -> None:
 
 
 def opened(root: Path, config: Config, label: str, *, raw: bool) -> Messages:
-    """The file of this session, below logs/ in `root`; the oldest files give way. Raises EndpointError if it cannot be made."""
+    """The file of this session, below logs/ in `root`; the oldest files are deleted. Raises EndpointError if it cannot be made."""
     logs, keep = root / "logs", config.recorder
-    # Without a key of the server, equal secrets are told to be equal within one session only.
+    # Without a server key, equal secrets get the same mark within one session only.
     rules = Raw() if raw else Redactor(config.server.key.encode() or secrets.token_bytes(), keep.redact, [config.server.key])
     try:
         trim(logs, keep.keep_bytes, keep.keep_days, time.time())

@@ -1,4 +1,4 @@
-"""What `mcp-endpoint tail` and `mcp-endpoint records` do: read the file of records, whether a server writes to it or not."""
+"""`mcp-endpoint tail` and `mcp-endpoint records`: read the file of records, also while a server writes to it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ..recorder.store import Damaged, Record, Store
 from ..settings.schema import Config
 
 LOOK_SECONDS: Final = 0.2
-"""How often `tail` asks whether somebody has written."""
+"""Seconds between two reads of `tail`."""
 FOREVER_SECONDS: Final = 600.0
-"""How long an export may read at a time; it is no page of a browser."""
+"""Timeout of one read of an export; longer than that of a page."""
 IMPORTED: Final = 200
-"""Records that are imported together."""
+"""Records imported in one transaction."""
 STAMP: Final = "%Y-%m-%d %H:%M:%S"
 
 
 def filter_of(words: Sequence[str]) -> Filter:
-    """The filter of a command line: what the shell kept together stays together. Raises EndpointError."""
+    """The filter of a command line; an argument with blanks stays one term. Raises EndpointError."""
     quoted = []
     for word in words:
         if " " in word and '"' not in word:
@@ -40,12 +40,12 @@ def filter_of(words: Sequence[str]) -> Filter:
 
 
 def path_of(config: Config, root: Path) -> Path:
-    """Where the records of this installation are."""
+    """The path of the file of records."""
     return root / config.recorder.file
 
 
 def tail(path: Path, words: Sequence[str], count: int, *, as_json: bool, wait: Callable[[float], object] = time.sleep) -> Iterator[str]:
-    """The last records of a filter, and then those that come, for as long as somebody asks for more."""
+    """Yield the last records of a filter, then new ones as they are written."""
     condition = filter_of(words)
     reader = Reader(path)
     shown = 0
@@ -69,7 +69,7 @@ def tail(path: Path, words: Sequence[str], count: int, *, as_json: bool, wait: C
 
 
 def listed(path: Path, words: Sequence[str], count: int, *, as_json: bool) -> Iterator[str]:
-    """The newest records of a filter, the oldest of them first."""
+    """The newest records of a filter in order of time."""
     condition = filter_of(words)
     reader = Reader(path, seconds=FOREVER_SECONDS)
     for summary in reversed(reader.page(condition, most=count).records):
@@ -77,7 +77,7 @@ def listed(path: Path, words: Sequence[str], count: int, *, as_json: bool) -> It
 
 
 def shown(path: Path, number: int, *, as_json: bool) -> Iterator[str]:
-    """One record with all it holds. Raises EndpointError where it is not there."""
+    """One record with its bodies. Raises EndpointError if there is none with this id."""
     detail = Reader(path).record(number)
     if detail is None:
         raise EndpointError(f"there is no record {number}; it may have been too old", f"没有记录 {number}；可能已过期")
@@ -99,14 +99,14 @@ def shown(path: Path, number: int, *, as_json: bool) -> Iterator[str]:
 
 
 def exported(path: Path, words: Sequence[str]) -> Iterator[bytes]:
-    """Each record of a filter as a line of JSON, the oldest first."""
+    """Yield each record of a filter as a line of JSON, oldest first."""
     condition = filter_of(words)
     for one in lines(Reader(path, seconds=FOREVER_SECONDS), condition):
         yield one + b"\n"
 
 
 def imported(config: Config, root: Path, source: Iterable[bytes]) -> int:
-    """Put exported records into the file, as new ones; gives how many. Raises EndpointError, with the line's number."""
+    """Import exported records as new ones; return their number. Raises EndpointError with the number of the line."""
     store = _store(config, root)
     records: list[Record] = []
     parts = {}
@@ -132,9 +132,9 @@ def imported(config: Config, root: Path, source: Iterable[bytes]) -> int:
 
 
 def deleted(config: Config, root: Path, words: Sequence[str]) -> int:
-    """Delete the records of a filter, without words all; gives how many there were. Raises EndpointError."""
+    """Delete the records of a filter (all if it is empty); return their number. Raises EndpointError."""
     condition = filter_of(words)
-    Reader(path_of(config, root)).close()  # says what is wrong with the file
+    Reader(path_of(config, root)).close()  # raises for a damaged file
     store = _store(config, root)
     try:
         return store.delete(condition.where, condition.values)
@@ -143,7 +143,7 @@ def deleted(config: Config, root: Path, words: Sequence[str]) -> int:
 
 
 def figures(path: Path) -> Iterator[str]:
-    """How much there is, of what, and since when."""
+    """Size of the file, number of records, their period, and counts by facet."""
     reader = Reader(path, seconds=FOREVER_SECONDS)
     found = reader.figures()
     yield f"文件 / file  {path}  {path.stat().st_size} bytes"

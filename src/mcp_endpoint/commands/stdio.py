@@ -258,7 +258,7 @@ class _Out:
     """Writes lines to the client on a thread, so that a client that does not read cannot block signals."""
 
     def __init__(self, descriptor: int, gone: Callable[[], None]) -> None:
-        """`gone` is called when nobody can read any more."""
+        """`gone` is called when the client has closed its end."""
         self._descriptor = descriptor
         self._gone = gone
         self._loop = asyncio.get_running_loop()

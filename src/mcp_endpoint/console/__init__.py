@@ -1,1 +1,1 @@
-"""The console: pages for people about what the server does, behind its key."""
+"""The console: web pages about the server, protected by its key."""

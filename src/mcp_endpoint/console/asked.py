@@ -1,4 +1,4 @@
-"""One request to the console as the rest of the room sees it, and the error it may be answered with."""
+"""A parsed request to the console, and its error responses."""
 
 from __future__ import annotations
 

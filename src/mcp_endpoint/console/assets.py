@@ -1,4 +1,4 @@
-"""The console's own styles and scripts, at addresses that change when any of them does, so that browsers may keep them for ever."""
+"""The console's own styles and scripts, at URLs that contain a hash of their content, so that browsers may cache them for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tools of endpoints as the console lists and calls them: with a consumer of its own at each, which leaves soon after its last use."""
+"""Lists and calls the tools of endpoints for the console, with one consumer per endpoint that is detached soon after its last use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tool's JSON Schema as a form, and what is filled in as its arguments.
+"""Renders a tool's JSON Schema as a form, and converts the form's fields to arguments.
 
 Rules of this module:
 

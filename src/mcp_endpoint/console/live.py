@@ -1,4 +1,4 @@
-"""Records as they are written, as server-sent events: a browser that comes back misses none, and one that falls behind is told how many."""
+"""New records as server-sent events: a browser that reconnects misses none; one that falls behind receives the number of those left out."""
 
 from __future__ import annotations
 

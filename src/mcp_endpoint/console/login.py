@@ -1,4 +1,4 @@
-"""Who asks the console for something, how somebody comes in and leaves, and what a request that changes something must bring."""
+"""Log-in and log-out of the console, the user of a request, and the protection of POST requests against forgery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages about the present show: endpoints and who is at them, the addresses to copy, and the servers this program brings."""
+"""The overview pages: endpoints with their parties, addresses to copy, and managed servers."""
 
 from __future__ import annotations
 

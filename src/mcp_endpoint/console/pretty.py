@@ -1,4 +1,4 @@
-"""JSON in lines, for people to read: every number as it came."""
+"""Indents JSON for people to read; numbers stay as they were received."""
 
 from __future__ import annotations
 

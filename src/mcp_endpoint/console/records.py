@@ -1,4 +1,4 @@
-"""The pages of what was recorded: lists with filters, one record whole, and the timeline of a session.
+"""The pages of records: lists with filters, one record, and the timeline of a session.
 
 Every question goes to the file on a thread, with a connection of its own: the file may be replaced at any time, and the loop waits for
 no disk.

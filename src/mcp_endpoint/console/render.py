@@ -1,4 +1,4 @@
-"""Fills templates in: every text of others escaped, one language at a time."""
+"""Renders templates: all values are escaped, one language at a time."""
 
 from __future__ import annotations
 

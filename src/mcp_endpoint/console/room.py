@@ -1,4 +1,4 @@
-"""The room of the console: its paths, and what stands behind them once somebody asks for the first page.
+"""The room of the console: its paths; the other modules are imported at the first request.
 
 Nothing else of the console is imported before that: one that nobody opens costs nothing.
 """

@@ -1,4 +1,4 @@
-"""The cookie of somebody who has logged in: a name and an end, signed; the server keeps nothing of it."""
+"""The signed cookie of a logged-in user: name and expiry; the server keeps no state."""
 
 from __future__ import annotations
 

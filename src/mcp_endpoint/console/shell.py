@@ -1,4 +1,4 @@
-"""The shell of the console: each page as HTML and as JSON, for whoever may see it, in one frame.
+"""The console's dispatcher: each page as HTML or JSON, for users who may see it, in one layout.
 
 The templates and their packages are loaded with the first page.
 """

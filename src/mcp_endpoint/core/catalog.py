@@ -162,7 +162,7 @@ _NO_OWNERS: Final[dict[str, tuple[str, str]]] = {}
 _NO_EXPORTED: Final[dict[tuple[str, str], str]] = {}
 _NO_CALLED: Final[dict[str, None]] = {}
 _NO_LABELS: Final[dict[str, str]] = {}
-"""What a catalog has as long as nobody brought anything; these are never filled."""
+"""The empty tables of a catalog without tools, shared by all such catalogs; never filled."""
 
 
 class Catalog:

@@ -28,10 +28,10 @@ class Link(Protocol):
 
 
 class FrameLink(Link, Protocol):
-    """A link to another part of this process, which takes a frame as it was read, so that nobody reads it again."""
+    """A link to another part of this process, which also takes a parsed frame, so that it is not parsed again."""
 
     def send_frame(self, frame: Frame, first: Part, second: Part) -> None:
-        """As `send`; `frame` is what `first` and `second` say. It is not changed, by nobody."""
+        """As `send`; `frame` is `first` and `second` as parsed. It must not be changed."""
 
 
 class Watch(Protocol):

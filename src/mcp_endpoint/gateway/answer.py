@@ -32,7 +32,7 @@ class Streamed:
         self.wait: float | None = None
         """Seconds for Retry-After: set when all keys wait, because the upstream's own value is about one key only."""
         self.tee: Tee | None = None
-        """Hears what the client was sent."""
+        """Records what is sent to the client."""
         self._ending: Ending = "aborted"
         self._stopped = stopped
         self._upstream = upstream

@@ -92,7 +92,7 @@ def below(target: bytes, path: bytes) -> bytes:
 
 
 def beside(target: bytes, query: bytes) -> bytes:
-    """A request's query without the fields that the target's query has: `api-version` is the target's to say."""
+    """A request's query without the fields of the target's query: the target's `api-version` is used."""
     taken = {_name(field) for field in target.split(b"&") if field}
     return b"&".join(field for field in query.split(b"&") if _name(field) not in taken)
 

@@ -110,7 +110,7 @@ class Gateway:
         self.upstreams: dict[str, Upstream] = {}
         for settings in config.gateway[:1] if standalone else config.gateway:
             target = Target.at(settings.target)
-            # trust_env=False: the destination is what the configuration says, whatever proxy variables the environment has.
+            # trust_env=False: connect to the configured target, ignore proxy variables of the environment.
             transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits, socket_options=RECEIVED)
             ring = rings.get(settings.credentials)
             known = llm.environment_key(settings.target) if settings.kind == "llm" and ring is None else None
@@ -254,7 +254,7 @@ class Gateway:
         return await carrying if tee is None else await _recorded(carrying, tee)
 
     def _tee(self, upstream: Upstream, request: Request, client: str) -> Tee | None:
-        """What records the exchange, if somebody does."""
+        """Records the exchange; None without a recorder."""
         if self._recording is None or not upstream.settings.record:
             return None
         return self._recording.begin(upstream.settings.name, client, request.method, request.scope["headers"])
@@ -416,7 +416,7 @@ _Answer = Response | Streamed
 
 
 async def _recorded(carrying: Coroutine[Any, Any, _Answer], tee: Tee) -> _Answer:
-    """The answer; a streamed one ends its record itself, an answer of our own is recorded here."""
+    """Return the response. A streamed one ends its record itself; one of the gateway's own is recorded here."""
     try:
         given = await carrying
     except BaseException:  # the client has left, or sent its body too slowly

@@ -1,6 +1,6 @@
-"""What an exchange was, kept within bounds while it goes on, and given to the recorder when it has ended.
+"""Copies an exchange, within bounds, for the recorder, which receives it when it has ended.
 
-A chunk goes to the client first. Nothing is read here: a chunk is kept as a reference, with its time.
+A chunk is sent to the client first. Nothing is parsed here: a chunk is kept by reference, with its time.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from ..exchanges import Ending, Exchange, Exchanges
 from .rewrite import KEY_HEADER, Header
 
 CHUNK_BYTES: Final = 64
-"""What a chunk counts for beside its bytes: many small ones must not take many times the bound."""
+"""Overhead of a chunk: many small ones must not exceed the bound."""
 BODIES: Final = 16
-"""All exchanges under way keep this many times `Exchanges.body_bytes` together; of what comes beyond only the size is known."""
+"""All exchanges in progress keep this many times `Exchanges.body_bytes` together; beyond it only sizes are kept."""
 
 
 class Recording:
-    """The exchanges under way of one server's gateways."""
+    """The exchanges in progress of all gateways."""
 
     def __init__(self, exchanges: Exchanges, clock: Callable[[], float], epoch: Callable[[], float]) -> None:
         """`clock` is the loop's, `epoch` seconds since 1970."""
@@ -29,12 +29,12 @@ class Recording:
         """Bytes kept for all of them."""
 
     def begin(self, label: str, client: str, method: str, headers: Sequence[Header]) -> Tee:
-        """An exchange begins."""
+        """Begin an exchange."""
         return Tee(self, label, client, method, headers)
 
 
 class _Body:
-    """How much of one body is kept."""
+    """The bytes kept of one body."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
@@ -43,7 +43,7 @@ class _Body:
         self.cut = False
 
     def take(self, piece: bytes, overhead: int = 0) -> bytes:
-        """What of a piece there is room for. After the first cut nothing follows: a body has no holes."""
+        """The part of a piece that fits. Nothing is kept after the first cut, so that a body has no gaps."""
         recording = self._recording
         most = recording.exchanges.body_bytes
         room = 0 if self.cut else max(0, min(most - self.held, BODIES * most - recording.held) - overhead)
@@ -57,7 +57,7 @@ class _Body:
 
 
 class Tee:
-    """One exchange under way."""
+    """One exchange in progress."""
 
     def __init__(self, recording: Recording, label: str, client: str, method: str, headers: Sequence[Header]) -> None:
         self._recording = recording
@@ -83,23 +83,23 @@ class Tee:
         self._path = (path + (b"?" + query if query else b"")).decode("latin-1")
 
     def asked(self, piece: bytes) -> None:
-        """A piece of the request's body."""
+        """Add a piece of the request's body."""
         if kept := self._asked.take(piece):
             self._request.append(kept)
 
     async def asking(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The pieces of a body that is carried as it comes."""
+        """Yield and add the pieces of a streamed request body."""
         async for piece in pieces:
             self.asked(piece)
             yield piece
 
     def answered(self, status: int, headers: Sequence[Header]) -> None:
-        """The head of the answer."""
+        """Set the head of the response."""
         self._status = status
         self._answer_headers = headers
 
     def add(self, chunk: bytes) -> None:
-        """A chunk that the client has been sent."""
+        """Add a chunk that was sent to the client."""
         if not chunk:
             return
         offset = self._recording.clock() - self._began
@@ -109,7 +109,7 @@ class Tee:
             self._chunks.append((offset, kept))
 
     def end(self, ending: Ending) -> None:
-        """It has ended: give it away."""
+        """End the exchange and give it to the recorder."""
         recording = self._recording
         recording.held -= self._asked.held + self._answered.held
         recording.exchanges.exchange(

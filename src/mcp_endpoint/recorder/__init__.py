@@ -1,1 +1,1 @@
-"""The recorder: what devices, tools and models said, one record per call."""
+"""The recorder: stores the calls of devices, tools and models, one record per call."""

@@ -1,4 +1,4 @@
-"""What crosses the pipe to the writer, and what comes back.
+"""The messages between the server and the writer process.
 
 A frame is four bytes with its length and that many bytes of MessagePack. The first is a `Hello`, all others are batches: a number
 and its items. What is seen is put into a batch as a tuple, tag first, so that the loop makes no objects for it; the writer reads

@@ -1,4 +1,4 @@
-"""What an exchange with a model said: model, messages, tool calls and tokens, from whole bodies and from streams of events.
+"""Parses exchanges with models: model, messages, tool calls and tokens, from JSON bodies and event streams.
 
 Four dialects are known by the end of the request's path: OpenAI chat completions and responses, Anthropic messages, embeddings. A stream
 is folded into the one message that its client makes of it. What is unknown, cut short or broken is never an error: as much is said as was

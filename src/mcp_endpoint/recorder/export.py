@@ -1,4 +1,4 @@
-"""Records as lines of JSON, and back: one object a line, the oldest first."""
+"""Converts records to and from JSON lines: one object per line, oldest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log files for people: an exchange with a model as one JSON file, the messages of an MCP server as lines of JSON.
+"""Writes log files: an exchange with a model as one JSON file, the messages of an MCP server as JSON lines.
 
     logs/llm_proxy/20240101_120000_UUID.json
     logs/mcp_weather/20240101_UUID.jsonl

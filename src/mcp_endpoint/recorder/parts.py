@@ -1,4 +1,4 @@
-"""Bodies in pieces: what a chat repeats in every request (its messages, its tools) is kept once, under its hash.
+"""Stores bodies in parts: messages and tools that a chat repeats in every request are stored once, by their hash.
 
 A body is a list of pieces: bytes as they came, and between them the hashes of parts. Put together again it is byte for byte the same.
 """

@@ -1,4 +1,4 @@
-"""Reads the file of records: one language of filters, pages, facets, and one record with all it holds.
+"""Reads the file of records: filters, pages, facets, and one record with its bodies.
 
 A filter is words: `endpoint:9f86 tool:get_weather status:error model:gpt ms:>500 since:1h 北京`. All must be true of a record.
 A word without a name is looked for in what was said, letter for letter. `name:value` looks for the value anywhere in a column, whatever

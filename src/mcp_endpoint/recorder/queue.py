@@ -1,4 +1,4 @@
-"""What was seen waits here, in bounded bytes, for the writer; what finds no room is dropped, counted, and leaves a gap.
+"""The bounded queue of events for the writer; events beyond the bound are dropped, counted, and recorded as a gap.
 
 Two sums always hold: what was seen is what is waiting, on its way, written and dropped; and what was dropped is in a gap that was,
 or will be, handed on.

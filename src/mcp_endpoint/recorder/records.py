@@ -1,4 +1,4 @@
-"""Makes records of what was seen: unpacked, without its secrets, and in pieces."""
+"""Makes records of events: decompressed, without secrets, and in parts."""
 
 from __future__ import annotations
 

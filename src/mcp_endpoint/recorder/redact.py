@@ -1,4 +1,4 @@
-"""Takes secrets out of what is recorded, before anything of it touches a disk.
+"""Removes secrets from records before they are written to a disk.
 
 Looked for are, in this order: members whose key sounds like a secret, in JSON, in JSON inside of its strings, in forms and
 queries; texts of the shape of a key or a token; and the secrets this server knows, by their value. What is found becomes

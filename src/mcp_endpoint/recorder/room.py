@@ -1,4 +1,4 @@
-"""Keeps the writer running, hands it what the taps put into the queue, and counts what becomes of it.
+"""Keeps the writer process running, sends it the events of the queue, and counts the results.
 
 The writer is a process of its own: on a thread, redacting and storing would take the time of the loop (measured: 2.2 times the time of a
 round trip, as against 1.1). It may die, stop, or find the disk full: then records are lost and counted, and calls go on.

@@ -1,4 +1,4 @@
-"""The file of records: tables, retention, and what happens when it is full, damaged or of another version.
+"""The file of records: tables, retention, and the handling of a full disk, a damaged file and another version.
 
 SQLite in WAL mode: one process writes, any number read beside it. A row of `record` is one call, frame, exchange, link event or gap.
 """

@@ -1,4 +1,4 @@
-"""Hears all that happens at the endpoints, and puts it into the queue.
+"""Receives all events of the endpoints, and puts them into the queue.
 
 This is the part of recording that calls pay for: a tuple with references to what was said. Nothing is read, copied or redacted here.
 """
@@ -21,7 +21,7 @@ SESSIONS: Final = 1_000_000
 
 
 class _Attached:
-    """What is known of a party while it is attached."""
+    """State of an attached party."""
 
     __slots__ = ("endpoint", "id", "named")
 

@@ -1,4 +1,4 @@
-"""The process at the other end of the pipe: takes batches, stores them, and says after each what is in the file.
+"""The writer process: receives batches, stores them, and reports the state of the file after each.
 
     python -m mcp_endpoint.recorder.writer
 

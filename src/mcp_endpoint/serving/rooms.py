@@ -53,7 +53,7 @@ class Context(NamedTuple):
     keep: Keep = lambda one, size: None
     """Counts what waits for a connection that a room has made (`Budget.keep`)."""
     report: Callable[[], Mapping[str, Any]] = dict
-    """What `/stats` tells the holder of the key, for the console."""
+    """The content of `/stats` for the holder of the key, for the console."""
     directory: Directory | None = None
     """Who may use the console; None is the holder of the key."""
 
@@ -154,7 +154,7 @@ class Keys:
 
 
 def _recorder(context: Context, rings: Keys) -> Any:
-    """The recorder, which hears everything from now on. Its modules are loaded here and nowhere else."""
+    """Create the recorder, which receives all events from now on. Its modules are imported here only."""
     config = context.config
     ours = (config.server.key, config.api.secret, *config.api.old_secrets, *environment_keys(context.environ))
 

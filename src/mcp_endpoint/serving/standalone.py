@@ -20,9 +20,9 @@ AVIATION: Final = GatewaySettings(
     credentials="accounts",
     place="query:api_key",
 )
-"""The gateway's upstream without a `[[gateway]]`: the only one of its predecessor."""
+"""The upstream of a gateway without a `[[gateway]]` section, as in the program it replaces."""
 OPENROUTER: Final = GatewaySettings(kind="llm", name="llm", target="https://openrouter.ai/api/v1")
-"""Where the gateway to models goes if nobody says otherwise."""
+"""The default target of the gateway to models."""
 ACCOUNTS: Final = CredentialSettings(accounts="accounts.txt")
 LOOPBACK: Final = "127.0.0.1"
 
@@ -37,7 +37,7 @@ class Standalone(NamedTuple):
     dot_env: tuple[str, ...] = ()
     """Names (`*` as in file names) of the variables in `.env` that are for this room: HOST and PORT in it are the API's."""
     ports: tuple[str, ...] = ("PORT",)
-    """The variables that say the port, the first of them first."""
+    """The variables for the port; the first one that is set is used."""
 
 
 def _gateway(config: Config, target: str) -> Config:
@@ -72,7 +72,7 @@ ROOMS: Final[Mapping[str, Standalone]] = {
     "api": Standalone("5000", _api, dot_env=("*",)),
 }
 DOT_ENV: Final = ".env"
-"""The file of variables that the API's predecessor read."""
+"""The file of variables that the program replaced by the API reads."""
 API_VARIABLES: Final = {
     "JWT_SECRET": "api.secret",
     "JWT_ALGORITHM": "api.algorithm",
@@ -109,7 +109,7 @@ def overrides(name: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def target(environ: Mapping[str, str]) -> str:
-    """Where the variables say that the gateway to models goes; empty if they do not."""
+    """The target of the gateway to models in the environment; empty if none is set."""
     return environ.get("TARGET_BASE_URL") or environ.get("TARGET_URL") or ""
 
 
