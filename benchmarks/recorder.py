@@ -150,27 +150,30 @@ def writes(count: int) -> None:
         )
 
 
-def chat(turns: int = 40) -> None:
-    """An agent's chat, each request with all that was said before and all its tools."""
+def chat(turns: int = 40, chats: int = 5) -> None:
+    """An agent's chats, each request with all that was said before and all its tools; several, as an empty file has 90 KB already."""
     words = [f"word{number * 7919 % 100_003}" for number in range(100_000)]
 
     def text(place: int, count: int) -> str:
-        return " ".join(words[place * 1_000 % 90_000 :][:count])
+        return " ".join(words[place * 1_000 % 90_000 + place // 90 :][:count])
 
     tools = [{"type": "function", "function": {"name": f"tool_{n}", "description": text(n, 60), "parameters": {}}} for n in range(20)]
-    messages: list[dict[str, Any]] = [{"role": "system", "content": text(50, 400)}]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         writer, seen = Writer(Path(folder)), 0
-        for turn in range(turns):
-            messages.append({"role": "user", "content": text(turn + 100, 120)})
-            body = json.dumps({"model": "m", "messages": messages, "tools": tools}).encode()
-            answer = json.dumps({"choices": [{"message": {"role": "assistant", "content": text(turn + 200, 200)}}]}).encode()
-            messages.append({"role": "assistant", "content": text(turn + 200, 200)})
-            seen += len(body) + len(answer)
-            sent = ("POST", "/v1/chat/completions", 200, "ok", [], body, [], [(0.5, answer)], len(body) + len(answer), False)
-            writer.give([(EXCHANGE, (time.time(), 500.0, 400.0, None, "model", "127.0.0.1", *sent))])
+        for number in range(chats):
+            messages: list[dict[str, Any]] = [{"role": "system", "content": text(50, 400)}]
+            for turn in range(turns):
+                place = 100 * number + turn
+                messages.append({"role": "user", "content": text(place + 500, 120)})
+                body = json.dumps({"model": "m", "messages": messages, "tools": tools}).encode()
+                said = {"role": "assistant", "content": text(place + 9_000, 200)}
+                answer = json.dumps({"choices": [{"message": said}]}).encode()
+                messages.append(said)
+                seen += len(body) + len(answer)
+                sent = ("POST", "/v1/chat/completions", 200, "ok", [], body, [], [(0.5, answer)], len(body) + len(answer), False)
+                writer.give([(EXCHANGE, (time.time(), 500.0, 400.0, None, "model", "127.0.0.1", *sent))])
         size = writer.end()
-        print(f"chat of {turns} turns: {seen} B said, {size} B on the disk: {seen / size:.1f} times smaller")
+        print(f"{chats} chats of {turns} turns: {seen} B said, {size} B on the disk: {seen / size:.1f} times smaller")
 
 
 def main() -> None:
