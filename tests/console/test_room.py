@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from console import BEARER, PAGE, console
@@ -54,6 +56,26 @@ class Shell:
 
     def close(self) -> None:
         self.closed = True
+
+
+async def test_a_package_that_is_not_installed_is_named_and_the_next_request_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program was updated and its packages were not: the page says what to run, and no restart is needed afterwards."""
+    real = importlib.import_module
+
+    def lacking(name: str, package: str | None = None) -> ModuleType:
+        if name == ".shell":
+            raise ModuleNotFoundError("No module named 'segno'", name="segno")
+        return real(name, package)
+
+    async with console(root=tmp_path) as (_, visitor):
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib, "import_module", lacking)
+            answer = await visitor.get("/console", headers=PAGE | BEARER)
+        assert answer.status_code == 503
+        assert "segno" in answer.text and "pip install -r requirements.txt" in answer.text and "未安装" in answer.text
+        assert (await visitor.get("/console", headers=PAGE | BEARER)).status_code == 200
 
 
 async def test_the_first_requests_share_one_shell_which_is_closed_with_the_room() -> None:

@@ -102,6 +102,7 @@ class Login:
 
     def _wrong(self, asked: Asked) -> Denied:
         refusal = self._authenticator.wrong_key(asked.source)
-        logger.debug("已拒绝请求 / request refused", peer=refusal.address, status=refusal.status, reason=refusal.why)
+        level = "WARNING" if refusal.status == 401 else "DEBUG"  # whoever tries on is one line a try no more
+        logger.log(level, "控制台：密钥错误 / console: wrong key", peer=refusal.address, status=refusal.status)
         zh, _, en = refusal.message.partition(" / ")
         return Denied(refusal.status, refusal.error, en, zh, refusal.headers)

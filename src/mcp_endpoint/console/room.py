@@ -10,12 +10,19 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from loguru import logger
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 PATH: Final = "/console"
+MISSING: Final = """\
+The console needs the Python package {0}, which is not installed.
+Run: pip install -r requirements.txt (or pip install {0}), then load this page again.
+控制台需要 Python 软件包 {0}，但尚未安装。
+请运行 pip install -r requirements.txt（或 pip install {0}），然后重新打开本页面。
+"""
 
 
 class Pages(Protocol):
@@ -66,7 +73,11 @@ class Console:
     async def answer(self, request: Request) -> Response:
         """The answer to one request. Raises ClientDisconnect when its client has left."""
         if self.shell is None:
-            await asyncio.to_thread(importlib.import_module, ".shell", __package__)  # nobody's calls wait for it
+            try:
+                await asyncio.to_thread(importlib.import_module, ".shell", __package__)  # nobody's calls wait for it
+            except ModuleNotFoundError as error:  # an update of the program, and not of its packages
+                logger.error("控制台缺少软件包 / the console lacks a package", package=error.name)
+                return PlainTextResponse(MISSING.format(error.name), 503, {"Cache-Control": "no-store"})
             self.shell = self.shell or self._make()
         response: Response = await self.shell.answer(request)
         return response
