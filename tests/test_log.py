@@ -257,7 +257,11 @@ def test_lines_of_uvicorn_and_asyncio_come_along_without_query_strings(begin: Be
     ]
 
 
-def test_debug_lines_of_http_and_websocket_libraries_hold_headers_and_are_not_taken(begin: Begin) -> None:
+def test_debug_lines_of_http_and_websocket_libraries_hold_headers_and_are_not_taken(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = stdlib.getLogger("httpx2")
+    monkeypatch.setattr(library, "disabled", False)  # what another test's library may have made of it
+    monkeypatch.setattr(library, "level", stdlib.NOTSET)
+    library.manager._clear_cache()  # type: ignore[attr-defined]
     stream = begin(log_level="TRACE")
     stdlib.getLogger("httpcore2.http11").debug("receive_response_headers.complete %r", [(b"Set-Cookie", b"session=canary")])
     stdlib.getLogger("websockets.client").debug("> TEXT 'canary'")

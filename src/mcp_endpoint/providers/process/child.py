@@ -168,6 +168,17 @@ class Child:
         `on_stderr` gets its stderr in chunks; without it, the child inherits our stderr. `on_line` gets each line of its stdout; without
         it, they are read by `lines`. Raises EndpointError if it cannot be started.
         """
+        starting = asyncio.ensure_future(cls._spawn(command, on_stderr, on_line))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # asyncio may wait for ever for a child whose start is cancelled before its pipes are connected: first started, then ended.
+            with contextlib.suppress(EndpointError):
+                await (await starting).stop()
+            raise
+
+    @classmethod
+    async def _spawn(cls, command: Command, on_stderr: Callable[[bytes], None] | None, on_line: Callable[[Line], None] | None) -> Child:
         argv = (command.found(), *command.args)
         if any("\0" in word for word in argv):
             raise EndpointError("a command line cannot contain a NUL character", "命令行不能包含 NUL 字符")
